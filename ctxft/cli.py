@@ -1,0 +1,192 @@
+"""The command line: ``ctxft run | train | evaluate | compare | check``.
+
+Bad input ends with one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+from ctxft import __version__
+from ctxft.runtime import InputError, runs_root
+
+EXAMPLES = """examples:
+  ctxft run                                            the whole course on the practice world, offline, on a CPU
+  ctxft train mini --set name=first --set seeds=[0]    train the arms of an experiment (a profile or a YAML file)
+  ctxft evaluate mini --set name=first --set seeds=[0] examine them
+  ctxft compare first                                  the paired table, and a report that opens offline
+  ctxft check                                          versions, device, and self-tests of the kit's promises
+"""
+
+
+# YAML reads 1e-4 as text; on the command line it is meant as a number.
+EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _settings(pairs: list[str]) -> dict:
+    """Turn ["train.epochs=3"] into {"train.epochs": 3}; values are read as YAML."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set train.epochs=3.")
+        try:
+            values[key] = float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(
+                f"--set {pair}: the value is not valid YAML; quote it, for example '{key}=\"text\"'."
+            ) from None
+    return values
+
+
+def _experiment(options: argparse.Namespace):
+    from ctxft.experiment.config import load_experiment
+
+    settings = _settings(options.set)
+    if options.data:
+        settings["evaluation.data"] = options.data
+    return load_experiment(options.config, settings)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from ctxft.experiment.prepare import prepare
+    from ctxft.experiment.tasks import parse_task, train_all, train_task, train_tasks
+
+    config = _experiment(options)
+    if not options.task:
+        print(f"trained: {train_all(config, options.workers)}")
+        return
+    tasks = [parse_task(name, train_tasks(config)) for name in options.task]
+    folder = prepare(config)
+    for arm, seed in tasks:
+        done = train_task(config, arm, seed, quiet=not sys.stderr.isatty())
+        print(
+            f"{arm}, seed {seed}: {done['optimizer_steps']} optimizer steps, {done['target_tokens']} target tokens, {folder}"
+        )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from ctxft.experiment.tasks import evaluate_all, evaluate_task, evaluate_tasks, parse_task
+
+    config = _experiment(options)
+    if not options.task:
+        print(f"examined: {evaluate_all(config, options.workers)}")
+        return
+    for arm, seed in [parse_task(name, evaluate_tasks(config)) for name in options.task]:
+        for benchmark, values in evaluate_task(config, arm, seed)["benchmarks"].items():
+            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {values['n']} items")
+
+
+def _run_folder(name: str) -> Path:
+    """Return the run folder for a name below the run root, or for a path."""
+    folder = Path(name) if (Path(name) / "manifest.json").exists() else runs_root() / name
+    if not (folder / "manifest.json").exists():
+        raise InputError(f"no run '{name}': neither {folder} nor {Path(name).resolve()} holds a manifest.json.")
+    return folder
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from ctxft.report import results_table, write_report
+
+    folder = _run_folder(options.run)
+    print(results_table(folder).to_string(index=False))
+    print(f"\nreport: {write_report(folder)}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ctxft.experiment.config import load_experiment
+    from ctxft.experiment.tasks import load_benchmarks
+    from ctxft.pipeline import run_notebooks
+
+    parameters = _settings(options.parameter)
+    overrides = _settings(options.set)
+    if options.data:
+        overrides["evaluation.data"] = options.data
+    named = {"name": options.name} if options.name else {}
+    load_benchmarks(load_experiment(options.profile, overrides | named))  # missing files are told before any notebook
+    folder = run_notebooks(options.profile, options.name, options.notebook, parameters, overrides)
+    _compare(argparse.Namespace(run=str(folder)))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ctxft.selftest import run_checks
+
+    return run_checks()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ctxft",
+        description="Contextual fine-tuning of language models: matched arms, trained, examined and compared.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"ctxft {__version__}")
+    verbs = parser.add_subparsers(title="commands", dest="verb", required=True, metavar="COMMAND")
+
+    run = verbs.add_parser("run", help="run the notebooks in order and print the results table")
+    run.add_argument(
+        "--profile", default="mini", help="profile of the kit, or the path of your own YAML (default: mini)"
+    )
+    run.add_argument("--name", help="name of the run folder (default: the profile's)")
+    run.add_argument(
+        "--notebook", action="append", default=[], metavar="NN_NAME", help="only this notebook; may be repeated"
+    )
+    run.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a notebook parameter; may be repeated",
+    )
+    run.set_defaults(call=_run)
+
+    train = verbs.add_parser("train", help="train the arms of an experiment")
+    evaluate = verbs.add_parser("evaluate", help="examine the trained arms on the benchmarks and held-out text")
+    for verb, call in ((train, _train), (evaluate, _evaluate)):
+        verb.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
+        verb.add_argument(
+            "--task", action="append", default=[], metavar="ARM:SEED", help="only this task, in this process"
+        )
+        verb.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
+        verb.set_defaults(call=call)
+    for verb in (run, train, evaluate):
+        verb.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="set a config value, e.g. train.epochs=3; may be repeated",
+        )
+        verb.add_argument("--data", metavar="DIR", help="folder with local benchmark files, instead of the hub")
+
+    compare = verbs.add_parser("compare", help="print the paired table of a run and write its report")
+    compare.add_argument("run", help="name of a run below the run root, or its folder")
+    compare.set_defaults(call=_compare)
+    check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
+    check.set_defaults(call=_check)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input)."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return options.call(options) or 0
+    except InputError as error:
+        print(f"ctxft: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"ctxft: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ctxft: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return 130

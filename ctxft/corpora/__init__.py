@@ -1,0 +1,1 @@
+"""Corpora: from files or the hub to passages of token ids."""

@@ -1,0 +1,144 @@
+"""A passage and its prompt flow in; token ids, labels and a count of every token flow out.
+
+    row:      [start] prompt + separator   text of the passage          [EOS]
+    labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
+
+Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut.
+The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
+and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ctxft.corpora.passages import Passage
+from ctxft.models import encode_text
+from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptBook
+from ctxft.runtime import InputError
+
+IGNORE_INDEX = -100  # the label that torch's cross-entropy leaves out
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The token ids that frame a row: ``start`` at its beginning, ``eos`` at a document's end, ``pad`` behind the row.
+
+    ``notes`` says in words what had to be replaced; the ledger prints it.
+    """
+
+    start: int
+    eos: int
+    pad: int
+    notes: tuple[str, ...]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Read a tokenizer's special tokens, with the stated replacement for a missing BOS or pad token.
+
+    Without BOS, EOS starts every row of every arm: otherwise the first text token would be a target in CFT and not in
+    CPT. Without a pad token EOS fills the space; padding is told by length, never by id, so no EOS is lost.
+
+    Example:
+        >>> from ctxft.models import load_tokenizer
+        >>> special_tokens(load_tokenizer("practice")).notes
+        ()
+    """
+    eos, start, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
+    notes = []
+    if start is None:
+        notes.append("the tokenizer has no BOS token: EOS starts every row")
+    if pad is None:
+        notes.append("the tokenizer has no pad token: EOS fills rows, masked by length")
+    return SpecialTokens(eos if start is None else start, eos, eos if pad is None else pad, tuple(notes))
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None) -> list[int]:
+    """Return the token ids of a prompt and its separator; an empty list for no prompt."""
+    return [] if prompt is None else encode_text(tokenizer, prompt.text + SEPARATOR)[0]
+
+
+def longest_prompt(tokenizer: PreTrainedTokenizerBase, books: Iterable[PromptBook]) -> int:
+    """Return the tokens (separator included) of the longest prompt in any of the books."""
+    return max(len(prompt_ids(tokenizer, prompt)) for book in books for prompt in book.prompts)
+
+
+def text_budget(window: int, longest: int, least: int) -> int:
+    """Return how many text tokens a passage may have: the window less start token, longest prompt and EOS.
+
+    The budget is the same in all arms, so that all arms read the same passages.
+
+    Args:
+        window: tokens a row may have.
+        longest: tokens of the longest prompt of all arms, separator included.
+        least: text tokens that must be left.
+
+    Raises:
+        InputError: fewer than ``least`` tokens are left.
+
+    Example:
+        >>> text_budget(window=128, longest=30, least=32)
+        96
+    """
+    budget = window - 2 - longest
+    if budget < least:
+        raise InputError(
+            f"a window of {window} tokens leaves {max(budget, 0)} for text after the longest prompt ({longest} tokens), "
+            f"but train.min_text_tokens is {least}: raise train.window or shorten the prompts."
+        )
+    return budget
+
+
+def build_row(passage: Passage, prompt: list[int], special: SpecialTokens) -> dict[str, list[int]]:
+    """Lay one passage out as a training row.
+
+    Args:
+        passage: the passage.
+        prompt: ids of prompt and separator; empty for CPT.
+        special: the tokenizer's special tokens.
+
+    Returns:
+        ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
+    """
+    text = passage.ids.tolist() + ([special.eos] if passage.last else [])
+    before = [special.start, *prompt]
+    return {"input_ids": before + text, "labels": [IGNORE_INDEX] * len(before) + text}
+
+
+class PaddedCollator:
+    """Stack rows into a batch, padded on the right to the longest; the attention mask follows length, never ids."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        """Return ``input_ids``, ``attention_mask`` and ``labels``, each of shape (rows, longest row in tokens)."""
+        longest = max(len(row["input_ids"]) for row in rows)
+        fills = {"input_ids": self.pad, "attention_mask": 0, "labels": IGNORE_INDEX}
+        rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+        return {
+            name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
+            for name, fill in fills.items()
+        }
+
+
+def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
+    """Count one arm's rows, the tokens it reads, those that are prompt (separator included), and its targets.
+
+    Example:
+        >>> arm_tokens([{"input_ids": [1, 5, 6, 7, 2], "labels": [-100, -100, 6, 7, 2]}])
+        {'rows': 1, 'tokens read': 5, 'prompt tokens': 1, 'target tokens': 3}
+    """
+    rows = list(rows)
+    read = sum(len(row["input_ids"]) for row in rows)
+    targets = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
+    return {
+        "rows": len(rows),
+        "tokens read": read,
+        "prompt tokens": read - targets - len(rows),
+        "target tokens": targets,
+    }

@@ -1,0 +1,159 @@
+"""A profile or YAML file flows in; an experiment with every value checked flows out."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ctxft.benchmarks import FORMS, NAMES
+from ctxft.corpora.documents import CorpusConfig
+from ctxft.prompts import ARMS, BOOKS
+from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
+from ctxft.training.config import TrainConfig
+
+PROFILES = PACKAGE_ROOT / "profiles"
+
+
+@dataclass
+class PromptConfig:
+    """Prompt books: "strategies" and "negative" inside the package, or paths of your own YAML files."""
+
+    strategies: str = "strategies"
+    negative: str = "negative"
+
+
+@dataclass
+class EvaluationConfig:
+    """What every arm is examined on.
+
+    Attributes:
+        benchmarks: names, or paths of your own jsonl files.
+        form: "lettered" (options A-D shown) or "options" (options not shown, their texts scored).
+        limit: at most this many items of each benchmark.
+        data: folder with local benchmark files; None loads from the hub.
+        token_budget: tokens in one forward pass, padding included; changes speed and memory only.
+    """
+
+    benchmarks: list[str] = field(default_factory=lambda: ["practice"])
+    form: str = "options"
+    limit: int | None = None
+    data: str | None = None
+    token_budget: int = 4096
+
+    def __post_init__(self) -> None:
+        check_known(self.form, FORMS, "evaluation.form")
+        for name in ("limit", "token_budget"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")
+        if self.data is not None and not Path(self.data).is_dir():
+            raise InputError(f"evaluation.data (--data) must be a folder with benchmark files, found '{self.data}'.")
+        for name in self.benchmarks:
+            if name not in NAMES and Path(name).suffix != ".jsonl":
+                known = ", ".join(NAMES)
+                raise InputError(
+                    f"unknown benchmark '{name}'{nearest(name, NAMES)}; known: {known}, or the path of a .jsonl file."
+                )
+        stems = [name if name in NAMES else Path(name).stem for name in self.benchmarks]
+        if twice := [stem for stem in stems if stems.count(stem) > 1]:
+            raise InputError(f"evaluation.benchmarks: two benchmarks are called '{twice[0]}': rename a file.")
+
+
+@dataclass
+class ExperimentConfig:
+    """An experiment: a model, a corpus, arms and seeds.
+
+    Attributes:
+        name: of the run folder below the run root.
+        model: "practice", a folder or a hub id.
+        revision: the model's hub revision.
+        arms: of ``base cpt cft neg control``; base is examined, not trained.
+        seeds: each seed draws its own order and prompts.
+        corpus, prompts, train, evaluation: see their classes.
+    """
+
+    name: str
+    model: str = "practice"
+    revision: str | None = None
+    arms: list[str] = field(default_factory=lambda: ["base", "cpt", "cft", "neg"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        self._resolve_paths()
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
+            raise InputError(f"name must be a plain folder name, found '{self.name}'.")
+        for what, values in (
+            ("arms", self.arms),
+            ("seeds", self.seeds),
+            ("evaluation.benchmarks", self.evaluation.benchmarks),
+        ):
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{what} must be a list of different values with at least one, found {values}.")
+        for arm in self.arms:
+            check_known(arm, ARMS, "arm")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise InputError(f"seeds must be whole numbers from 0 to 2**32 - 1, found {seed}.")
+
+    def _resolve_paths(self) -> None:
+        """Make relative paths absolute, since tasks and notebooks may run in another folder."""
+
+        def resolved(name: str | None, known: tuple[str, ...]) -> str | None:
+            return str(Path(name).resolve()) if name and name not in known and Path(name).exists() else name
+
+        self.model = resolved(self.model, ("practice",))
+        self.corpus.source = resolved(self.corpus.source, ("practice",))
+        self.prompts.strategies = resolved(self.prompts.strategies, BOOKS)
+        self.prompts.negative = resolved(self.prompts.negative, BOOKS)
+        self.evaluation.data = resolved(self.evaluation.data, ())
+        self.evaluation.benchmarks = [resolved(name, NAMES) for name in self.evaluation.benchmarks]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return runs_root() / self.name
+
+    def identity(self) -> dict:
+        """Return the part of the config that every result of the run folder depends on (not arms, seeds, evaluation)."""
+        values = dataclasses.asdict(self)
+        return {key: values[key] for key in ("model", "revision", "corpus", "prompts", "train")}
+
+
+def load_experiment(source: str | Path, overrides: dict | None = None) -> ExperimentConfig:
+    """Read an experiment from a profile of the kit or a YAML file, and set single values.
+
+    Args:
+        source: a profile's name ("mini") or the path of a YAML file.
+        overrides: dotted keys and values, such as {"train.learning_rate": 1e-3, "seeds": [0, 1]}.
+
+    Raises:
+        InputError: unknown profile or key (the nearest is named), a value of the wrong type, a value out of range.
+
+    Example:
+        >>> load_experiment("mini", {"seeds": [7]}).seeds
+        [7]
+    """
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PROFILES / f"{check_known(str(source), sorted(p.stem for p in PROFILES.glob('*.yaml')), 'profile')}.yaml"
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold a mapping of keys to values, such as `name: my-run`.")
+    for dotted, value in (overrides or {}).items():
+        *parents, key = dotted.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{dotted}: '{parent}' is a single value and has no keys below it.")
+        place[key] = value
+    return from_mapping(ExperimentConfig, values, path.name)
+
+
+def to_mapping(config: ExperimentConfig) -> dict:
+    """Return an experiment as plain values, ready for YAML or JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,167 @@
+"""An experiment flows in; a run folder flows out that holds what all its arms share.
+
+    ExperimentConfig -> passages.jsonl, held_out.jsonl, ledger.json, manifest.json
+
+All arms read the same passages in the same order with the same targets; only what stands before the text differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from ctxft.corpora.documents import corpus_state
+from ctxft.corpora.passages import Passage, passages_hash, passages_of
+from ctxft.examples import arm_tokens, build_row, longest_prompt, prompt_ids, special_tokens, text_budget
+from ctxft.experiment.config import ExperimentConfig
+from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
+from ctxft.prompts import ARMS, PromptBook, load_book, prompt_for
+from ctxft.runtime import InputError, code_revision, read_json, read_jsonl, sha256, versions, write_json, write_jsonl
+
+FATES = ("duplicate", "held out", "kept")  # what becomes of a document
+# What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
+PREPARED = ("notebooks", "index.html", "passages.jsonl", "held_out.jsonl", "ledger.json")
+
+
+def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
+    """Load the experiment's strategy book and negative book."""
+    return load_book(config.prompts.strategies), load_book(config.prompts.negative)
+
+
+def rows_of(
+    config: ExperimentConfig, arm: str, seed: int, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[dict], list[dict]]:
+    """Build an arm's training rows and say which prompt was drawn for each passage.
+
+    Returns:
+        (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
+    """
+    strategies, negative = books_of(config)
+    special = special_tokens(tokenizer)
+    rows, drawn = [], []
+    for passage in passages:
+        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer)
+        ids = prompt_ids(tokenizer, prompt)
+        rows.append(build_row(passage, ids, special))
+        if prompt is not None:
+            drawn.append(
+                {
+                    "passage": passage.id,
+                    "prompt": prompt.id,
+                    "family": prompt.family,
+                    "text": prompt.text,
+                    "tokens": len(ids),
+                }
+            )
+    return rows, drawn
+
+
+def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
+    longest = longest_prompt(tokenizer, books_of(config))
+    counted = {
+        f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
+    }
+    return {
+        **counted,
+        "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
+        **{name: value for name, value in sorted(counts.items()) if name not in counted},
+        "window (tokens)": config.train.window,
+        "longest prompt (tokens)": longest,
+        "text budget (tokens)": text_budget(config.train.window, longest, config.train.min_text_tokens),
+        "special tokens": "; ".join(special_tokens(tokenizer).notes)
+        or "BOS, EOS and padding as the tokenizer has them",
+    }
+
+
+def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Add to a ledger what each trained arm reads and learns in one pass over the passages, with the first seed's prompts."""
+    passages = read_passages(config.folder)
+    for arm in (arm for arm in config.arms if arm != "base" and f"{arm}: rows" not in ledger):
+        rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
+        ledger |= {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
+    return ledger
+
+
+def prepare(config: ExperimentConfig) -> Path:
+    """Cut the corpus, count its tokens and write what all arms share; a folder that is prepared already is checked.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
+    """
+    folder = config.folder
+    strategies, negative = books_of(config)
+    check_model(config.model, config.revision, config.train.window)
+    corpus, corpus_commit = corpus_state(config.corpus)
+    inputs = {"model": model_hash(config.model, config.revision), "corpus": corpus}
+    inputs["prompts"] = sha256([strategies.hash, negative.hash])
+    tokenizer = load_tokenizer(config.model, config.revision)
+    if (folder / "manifest.json").exists():
+        manifest = read_json(folder / "manifest.json")
+        _check_same(config, manifest, inputs)
+        _extend(config, manifest, tokenizer)
+        return folder
+    if folder.exists() and any(p.name not in PREPARED and p.suffix != ".part" for p in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and not a run (no manifest.json): choose another name, or empty it.")
+    longest = longest_prompt(tokenizer, (strategies, negative))
+    budget = text_budget(config.train.window, longest, config.train.min_text_tokens)
+    exact = dataclasses.replace(config.corpus, revision=corpus_commit or config.corpus.revision)
+    passages, held_out, counts = passages_of(exact, tokenizer, budget)
+    inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
+    write_jsonl(folder / "passages.jsonl", (p.to_json() for p in passages))
+    write_jsonl(folder / "held_out.jsonl", (p.to_json() for p in held_out))
+    ledger = corpus_ledger(config, counts, tokenizer) | {"passages": len(passages), "passages held out": len(held_out)}
+    write_json(folder / "ledger.json", add_arms(config, ledger, tokenizer))
+    commit = resolve_model(config.model, config.revision)[1]
+    commits = {"model_commit": commit, "corpus_commit": corpus_commit}
+    manifest = {"name": config.name, "config": dataclasses.asdict(config), "hashes": inputs, **commits}
+    write_json(folder / "manifest.json", manifest | {"versions": versions(), "code": code_revision()})
+    return folder
+
+
+def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write arms and seeds that were added to a run into its manifest and ledger."""
+    then = manifest["config"]
+    arms = [arm for arm in ARMS if arm in {*then["arms"], *config.arms}]
+    seeds = sorted({*then["seeds"], *config.seeds})
+    evaluation = dataclasses.asdict(config.evaluation)
+    now = {**then, "arms": arms, "seeds": seeds, "evaluation": evaluation}
+    if now != then:
+        write_json(config.folder / "ledger.json", add_arms(config, read_json(config.folder / "ledger.json"), tokenizer))
+        write_json(config.folder / "manifest.json", {**manifest, "config": now})
+
+
+def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
+    def flat(values: dict, before: str = "") -> dict:
+        pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
+        return {key: value for pair in pairs for key, value in pair.items()}
+
+    then, now = flat(manifest["config"]), flat(config.identity())
+    changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
+    changed += [f"the {key} changed" for key, value in inputs.items() if manifest["hashes"].get(key) != value]
+    if changed:
+        raise InputError(
+            f"{config.folder} holds another run ({'; '.join(changed)}): choose another name, or remove that folder."
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _passages(path: Path, modified: int) -> tuple[Passage, ...]:
+    return tuple(Passage.from_json(row) for _, row in read_jsonl(path))
+
+
+def read_passages(folder: Path, which: str = "passages") -> list[Passage]:
+    """Read a run's passages ("passages" or "held_out") back from disk."""
+    path = Path(folder) / f"{which}.jsonl"
+    if not path.exists():
+        raise InputError(
+            f"{folder} is not a run yet ({path.name} is missing): prepare it first, e.g. by `ctxft train`."
+        )
+    return list(_passages(path, path.stat().st_mtime_ns))

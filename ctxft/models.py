@@ -1,0 +1,200 @@
+"""A name goes in (the practice model, a folder, a hub id); a tokenizer and a causal language model in the wanted dtype come out.
+
+Weights are read from safetensors only, and no code of a model repository is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    logging,
+)
+
+from ctxft.hub import hub_errors, is_hub_id, resolve_revision
+from ctxft.runtime import InputError, hash_folder, sha256
+from ctxft.world import model_folder
+
+logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read
+
+PRACTICE = "practice"
+WHERE_TO_PUT = (
+    "put its files (config.json, *.safetensors, tokenizer files) in a folder and give that folder as the model"
+)
+
+
+def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Turn a model name into what transformers loads: a folder, or a hub id with the revision it points to now.
+
+    Args:
+        source: "practice" (inside the package), a folder, or a hub id such as "org/name".
+        revision: a branch, tag or commit on the hub; None is the default branch.
+
+    Returns:
+        (folder or hub id, commit or None for a folder).
+
+    Raises:
+        InputError: the name is none of the three, or the hub cannot be reached or refuses.
+
+    Example:
+        >>> resolve_model("practice")[1] is None
+        True
+    """
+    if source == PRACTICE:
+        return str(model_folder()), None
+    if Path(source).is_dir():
+        return source, None
+    if not is_hub_id(source):
+        raise InputError(
+            f"model '{source}' is neither '{PRACTICE}', nor an existing folder, nor a hub id like org/name."
+        )
+    return source, resolve_revision(source, "model", revision, WHERE_TO_PUT)
+
+
+def model_hash(source: str, revision: str | None = None) -> str:
+    """Return a hash that changes when the model's files do: of the folder's bytes, or of hub id and commit."""
+    place, commit = resolve_model(source, revision)
+    return hash_folder(Path(place)) if Path(place).is_dir() else sha256([place, commit])
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that stands beside a model.
+
+    Raises:
+        InputError: no tokenizer is there, it has no EOS token, or it cannot give character offsets (a "slow" tokenizer).
+    """
+    place, commit = resolve_model(source, revision)
+    if Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").exists():
+        raise InputError(f"{place} has no tokenizer: add tokenizer.json and tokenizer_config.json.")
+    with hub_errors(place, "model", WHERE_TO_PUT):
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of '{source}' has no EOS token, so the end of a document cannot be learned: "
+            "set eos_token in its tokenizer_config.json."
+        )
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the tokenizer of '{source}' gives no character offsets: a tokenizer.json (fast tokenizer) is needed."
+        )
+    return tokenizer
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Tokenise text without special tokens; "<s>" and the like inside the text stay ordinary characters.
+
+    Returns:
+        (token ids, character position at which each token starts).
+    """
+    encoded = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
+    return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+
+
+def _check_weights(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder} is not a model folder: config.json is missing.")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder} holds no weights: a *.safetensors file is needed (other formats can run code and are not read)."
+        )
+
+
+def check_model(source: str, revision: str | None, window: int) -> None:
+    """Check, without reading any weights, that a model can be trained on rows of ``window`` tokens.
+
+    Raises:
+        InputError: the folder has no config or no weights, holds an adapter only, or the model reads fewer tokens.
+
+    Example:
+        >>> check_model("practice", None, window=128)
+    """
+    place, commit = resolve_model(source, revision)
+    folder = Path(place)
+    if (folder / "adapter_config.json").exists():
+        raise InputError(
+            f"{place} holds a LoRA adapter, which cannot be trained further: give its base model as model."
+        )
+    if folder.is_dir():
+        _check_weights(folder)
+    try:
+        with hub_errors(place, "model", WHERE_TO_PUT):
+            config = AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)
+    except InputError:
+        raise
+    except ValueError as error:  # a kind of model that transformers does not know
+        raise InputError(f"{place}: the model's config.json cannot be used: {str(error).splitlines()[0]}") from None
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and window > limit:
+        raise InputError(
+            f"train.window is {window} tokens, but the model '{source}' reads at most {limit}: lower train.window."
+        )
+
+
+def load_model(
+    source: str, revision: str | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Load a causal language model, or a LoRA adapter on its base model.
+
+    Args:
+        source: "practice", a folder (full weights, or an adapter with adapter_config.json), or a hub id.
+        revision: hub revision.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: of the weights in memory, whatever the file holds (training wants float32 master weights).
+
+    Returns:
+        The model in evaluation mode; an adapter stays unmerged.
+
+    Raises:
+        InputError: the folder has no weights, the model is unknown, gated, or the hub cannot be reached.
+
+    Example:
+        >>> load_model("practice").config.model_type
+        'llama'
+    """
+    place, commit = resolve_model(source, revision)
+    folder = Path(place)
+    if (folder / "adapter_config.json").exists():
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = load_model(adapter["base_model_name_or_path"], adapter.get("revision"), device, dtype)
+        return PeftModel.from_pretrained(base, place).eval()
+    if folder.is_dir():
+        _check_weights(folder)
+    options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    try:
+        with hub_errors(place, "model", WHERE_TO_PUT):
+            model, info = AutoModelForCausalLM.from_pretrained(place, revision=commit, dtype=dtype, **options)
+    except SafetensorError as error:
+        raise InputError(f"the weights of {place} cannot be read ({error}): fetch them again.") from None
+    if info["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise InputError(f"the weights of {place} are not complete: {missing} and maybe more are missing.")
+    return model.to(device).eval()
+
+
+def window_of(model: PreTrainedModel) -> int:
+    """Return how many tokens the model can attend to (``max_position_embeddings``)."""
+    return model.config.max_position_embeddings
+
+
+def pick_device(wanted: str = "auto") -> str:
+    """Return the device to compute on: "auto" takes CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: the device that was asked for is not there.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device '{wanted}' was asked for, but torch sees no CUDA device: use device: cpu or auto.")
+    return wanted

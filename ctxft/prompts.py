@@ -1,0 +1,300 @@
+"""A seed, a passage id and a prompt book go in; the contextual prompt that stands before the passage comes out.
+
+A book holds short prompts in families. Each family is one way of learning (Choi et al., *Teaching LLMs How to Learn
+with Contextual Fine-Tuning*, ICLR 2025, arXiv 2503.09032, names ten); the wording is ours. The draw takes a family
+uniformly, then a prompt of that family uniformly, so that a family with many prompts is not drawn more often.
+The books themselves are YAML files in ``ctxft/books``; a user's own file replaces or extends one:
+
+    name: my-strategies
+    kind: strategy            # or negative
+    extends: strategies       # optional: start from this book; a prompt with the same id is replaced
+    families:                 # optional: the idea behind each family
+      drawing: {idea: "Sketching a process makes its steps explicit."}
+    prompts:
+      - id: drawing-1
+        family: drawing
+        text: "Sketch in your mind the process that the text below describes."
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, nearest, read_text, read_yaml, seeded, sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEPARATOR = "\n\n"
+ARMS = ("base", "cpt", "cft", "neg", "control")
+BOOKS = ("strategies", "negative")
+KINDS = ("strategy", "negative")
+PROMPT_KEYS = ("id", "family", "text")
+BOOK_KEYS = ("name", "kind", "version", "extends", "families", "prompts")
+
+# Everyday words without a subject of their own: none asks for anything, denies anything, or speaks of reading,
+# learning, medicine or money, so that a row of them is as meaningless as words can be.
+COMMON_WORDS = tuple(
+    """the a of and to in on at by for with from or as it that this these those some many few every other each one two
+    three four five six seven eight nine ten day night week year hour morning summer winter hill river lake sea rock
+    sand snow rain wind cloud sun moon star tree leaf root flower grass field garden farm barn house room door window
+    wall floor roof stair table chair bed lamp cup plate spoon bowl box bag coat hat shoe glove button rope wheel cart
+    road bridge street corner town village city park bench gate fence horse dog cat bird fish cow sheep goat duck bee
+    apple pear plum bread milk salt sugar soup egg cake red blue green yellow brown white black grey big small long
+    short tall wide thin round flat soft warm cold dry wet near far high low left right under over behind beside
+    between around across along again often once soon later here there walk run jump sit stand carry push pull throw
+    catch wash paint sing""".split()
+)
+
+
+@dataclass(frozen=True)
+class ContextualPrompt:
+    """A text that the model reads before a passage, without learning it.
+
+    Args:
+        id: unique in its book, for example "application-1".
+        family: the way of learning it belongs to ("control" for control prompts).
+        text: what the model reads, without the separator.
+        kind: "strategy", "negative" or "control".
+    """
+
+    id: str
+    family: str
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class PromptBook:
+    """Prompts of one kind, in families.
+
+    Args:
+        name: the book's name, as a run records it.
+        kind: "strategy" or "negative"; every prompt of the book has it.
+        prompts: in the order of the file.
+        ideas: family -> the idea from learning science behind it, in one line.
+        version: the author's number for the wording.
+
+    Example:
+        >>> load_book("strategies").draw(seed=0, passage_id="p1").kind
+        'strategy'
+    """
+
+    name: str
+    kind: str
+    prompts: tuple[ContextualPrompt, ...]
+    ideas: dict[str, str] = field(default_factory=dict, hash=False)
+    version: int = 1
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        """The families, in the order in which the prompts name them first."""
+        return tuple(dict.fromkeys(prompt.family for prompt in self.prompts))
+
+    @cached_property
+    def hash(self) -> str:
+        """The SHA-256 of ``to_dict()``: another wording, order or name is another book."""
+        return sha256(self.to_dict())
+
+    def to_dict(self) -> dict:
+        """Return the book in the shape of its file, so that a dump of it can be loaded again."""
+        prompts = [{"id": prompt.id, "family": prompt.family, "text": prompt.text} for prompt in self.prompts]
+        families = {family: {"idea": idea} for family, idea in self.ideas.items()}
+        return {"name": self.name, "kind": self.kind, "version": self.version, "families": families, "prompts": prompts}
+
+    def draw(self, seed: int, passage_id: str) -> ContextualPrompt:
+        """Return the prompt of a passage: a family drawn uniformly, then a prompt of it drawn uniformly.
+
+        The draw depends on the seed, the passage id and this book alone, not on the order or number of draws.
+        """
+        random = seeded(seed, passage_id, self.hash)
+        family = random.choice(self.families)
+        return random.choice([prompt for prompt in self.prompts if prompt.family == family])
+
+
+# --- reading a book ---------------------------------------------------------------------------------------------------
+
+
+def load_book(source: str | Path) -> PromptBook:
+    """Return a prompt book of the package, or a user's own.
+
+    Args:
+        source: "strategies", "negative", or the path of a YAML file in the shape shown at the top of this module.
+
+    Raises:
+        InputError: no such book, or a key that is missing, unknown, repeated, empty or of the wrong type; the message
+            names the file and the line.
+    """
+    path = Path(source)
+    if str(source) in BOOKS:
+        path = PACKAGE_ROOT / "books" / f"{source}.yaml"
+    elif not path.suffix and not path.exists():
+        known = f"{nearest(str(source), BOOKS)}; give one of {', '.join(BOOKS)} or a YAML file"
+        raise InputError(f"unknown prompt book '{source}'{known}.")
+    read_yaml(path)  # the one place that words a syntax error; the nodes below know their lines
+    root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+    entries = _mapping(root, path, BOOK_KEYS, required=("name", "kind", "prompts"))
+    kind = _one_of(entries["kind"], path, KINDS, "kind")
+    base = _base(entries, path, kind)
+    prompts = {prompt.id: prompt for prompt in (*base.prompts, *_prompts(entries["prompts"], path, kind))}
+    families = {prompt.family for prompt in prompts.values()}
+    ideas = {**base.ideas, **_ideas(entries.get("families"), path, families)}
+    return PromptBook(
+        name=_text(entries["name"], path, "name"),
+        kind=kind,
+        prompts=tuple(prompts.values()),
+        ideas={family: idea for family, idea in ideas.items() if family in families},
+        version=_whole_number(entries["version"], path, "version") if "version" in entries else 1,
+    )
+
+
+def _base(entries: dict[str, yaml.Node], path: Path, kind: str) -> PromptBook:
+    if "extends" not in entries:
+        return PromptBook(name="empty", kind=kind, prompts=())
+    base = load_book(_one_of(entries["extends"], path, BOOKS, "book to extend"))
+    if base.kind != kind:
+        raise _error(path, entries["kind"], f"a book of kind '{kind}' cannot extend one of kind '{base.kind}'")
+    return base
+
+
+def _prompts(node: yaml.Node, path: Path, kind: str) -> list[ContextualPrompt]:
+    if not isinstance(node, yaml.SequenceNode) or not node.value:
+        raise _error(path, node, "'prompts' must be a list with at least one prompt")
+    prompts: dict[str, ContextualPrompt] = {}
+    for item in node.value:
+        entries = _mapping(item, path, PROMPT_KEYS, PROMPT_KEYS)
+        values = {key: _text(entries[key], path, key) for key in PROMPT_KEYS}
+        if values["id"] in prompts:
+            raise _error(path, entries["id"], f"the id '{values['id']}' is used twice: give each prompt its own")
+        prompts[values["id"]] = ContextualPrompt(**values, kind=kind)
+    return list(prompts.values())
+
+
+def _ideas(node: yaml.Node | None, path: Path, known: set[str]) -> dict[str, str]:
+    if node is None:
+        return {}
+    ideas = {}
+    for family, value in _mapping(node, path).items():
+        if family not in known:
+            raise _error(path, value, f"the family '{family}' has no prompt{nearest(family, known)}: write one")
+        ideas[family] = _text(_mapping(value, path, ("idea",), ("idea",))["idea"], path, "idea")
+    return ideas
+
+
+def _error(path: Path, node: yaml.Node | None, message: str) -> InputError:
+    line = node.start_mark.line + 1 if node is not None else 1
+    return InputError(f"{path}, line {line}: {message}.")
+
+
+def _mapping(node: yaml.Node | None, path: Path, known: tuple = (), required: tuple = ()) -> dict[str, yaml.Node]:
+    if not isinstance(node, yaml.MappingNode):
+        raise _error(path, node, f"a mapping is needed here ({', '.join(known) or 'family: {idea: ...}'})")
+    entries: dict[str, yaml.Node] = {}
+    for key_node, value in node.value:
+        key = key_node.value
+        if known and key not in known:
+            raise _error(path, key_node, f"unknown key '{key}'{nearest(str(key), known)}; known: {', '.join(known)}")
+        if key in entries:
+            raise _error(path, key_node, f"the key '{key}' stands twice: remove one")
+        entries[key] = value
+    for key in required:
+        if key not in entries:
+            raise _error(path, node, f"the key '{key}' is missing")
+    return entries
+
+
+def _text(node: yaml.Node, path: Path, key: str) -> str:
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:null"):
+        raise _error(path, node, f"'{key}' must be text: put it in quotes")
+    text = "" if node.tag.endswith("null") else node.value.strip()
+    if not text:
+        raise _error(path, node, f"'{key}' is empty: write it or remove the entry")
+    return text
+
+
+def _whole_number(node: yaml.Node, path: Path, key: str) -> int:
+    if node.tag != "tag:yaml.org,2002:int" or not node.value.isdecimal():
+        raise _error(path, node, f"'{key}' must be a whole number such as 1")
+    return int(node.value)
+
+
+def _one_of(node: yaml.Node, path: Path, known: tuple[str, ...], what: str) -> str:
+    word = _text(node, path, what)
+    if word not in known:
+        raise _error(path, node, f"unknown {what} '{word}'{nearest(word, known)}; known: {', '.join(known)}")
+    return word
+
+
+# --- the prompt of an arm ---------------------------------------------------------------------------------------------
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Return the number of tokens of a text, without special tokens."""
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def control_prompt(
+    tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int, passage_id: str, separator: str = SEPARATOR
+) -> ContextualPrompt:
+    """Return meaningless common words that take, with the separator, exactly the asked number of tokens.
+
+    Words are drawn without replacement until the row has the right length. The row is tokenised as a whole each time,
+    so merges are counted as they are. A row that steps over the number is dropped for the next one, 200 at most.
+
+    Args:
+        tokenizer: a transformers tokenizer, of any family.
+        tokens: tokens of prompt and separator together, special tokens not counted.
+        seed: the run's seed.
+        passage_id: the passage that the prompt stands before.
+        separator: what stands between prompt and passage.
+
+    Raises:
+        InputError: no row of words has that length, for example because it is shorter than the separator.
+    """
+    random = seeded(seed, passage_id, "control")
+    words = COMMON_WORDS * (1 + max(tokens, 0) // len(COMMON_WORDS))
+    for _ in range(200 if tokens > 0 else 0):
+        text = ""
+        for word in random.sample(words, tokens):
+            text = f"{text} {word}".strip()
+            length = count_tokens(tokenizer, text + separator)
+            if length == tokens:
+                return ContextualPrompt(f"control-{sha256(text)[:12]}", "control", text, "control")
+            if length > tokens:
+                break
+    alone = count_tokens(tokenizer, separator)
+    raise InputError(
+        f"no row of common words takes exactly {tokens} tokens before passage '{passage_id}' "
+        f"(the separator alone takes {alone}): use a longer prompt or another tokenizer."
+    )
+
+
+def prompt_for(
+    arm: str,
+    passage_id: str,
+    seed: int,
+    strategies: PromptBook,
+    negative: PromptBook,
+    tokenizer: PreTrainedTokenizerBase,
+) -> ContextualPrompt | None:
+    """Return the prompt that an arm reads before a passage; None for the arms that read none (base, cpt).
+
+    The control prompt has, with the separator, as many tokens as the prompt that arm cft reads before the same passage.
+
+    Raises:
+        InputError: the arm is unknown.
+    """
+    check_known(arm, ARMS, "arm")
+    if arm == "cft":
+        return strategies.draw(seed, passage_id)
+    if arm == "neg":
+        return negative.draw(seed, passage_id)
+    if arm == "control":
+        tokens = count_tokens(tokenizer, strategies.draw(seed, passage_id).text + SEPARATOR)
+        return control_prompt(tokenizer, tokens, seed, passage_id)
+    return None

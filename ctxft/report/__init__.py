@@ -1,0 +1,19 @@
+"""Report: from a run folder to tables, figures and one HTML file; no model is loaded and torch is not imported."""
+
+from ctxft.report.claims import claims
+from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
+from ctxft.report.page import write_report
+from ctxft.report.record import RunRecord, read_run
+from ctxft.report.tables import results_table, subject_table
+
+__all__ = [
+    "ARM_COLORS",
+    "RunRecord",
+    "claims",
+    "loss_figure",
+    "read_run",
+    "results_figure",
+    "results_table",
+    "subject_table",
+    "write_report",
+]

@@ -1,0 +1,55 @@
+"""The paper's claims and a run flow in; which of them this run shows, does not show, or does not test flows out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas
+
+from ctxft.report.record import RunRecord, as_record
+from ctxft.statistics import Outcomes, compare
+
+# Choi et al., ICLR 2025, abstract: in the medical and in the financial domain.
+CLAIMS = (
+    ("contextual prompts beat plain text (CFT above CPT)", "cft", "cpt"),
+    ("negative prompts lose the gain (NEG-CFT below CFT)", "neg", "cft"),
+    ("training teaches the text (CPT above the base model)", "cpt", "base"),
+)
+UNTESTED = (
+    ("CFT then instruction tuning beats CPT then instruction tuning", "no such arms in this run"),
+    ("it holds in the medical and in the financial domain", "one corpus in this run"),
+)
+
+
+def _verdict(arms: Outcomes, arm: str, reference: str) -> str | None:
+    if arm not in arms or reference not in arms:
+        return None
+    return next(row["verdict"] for row in compare(arms, reference) if row["arm"] == arm)
+
+
+def claims(run: RunRecord | str | Path) -> pandas.DataFrame:
+    """Hold the paper's claims against a run.
+
+    Args:
+        run: a run folder, or a run that is read already.
+
+    Returns:
+        Columns claim, benchmark, here ("shown", "not shown", "the contrary" or "not tested") and verdict. A difference is
+        shown only if its tests show it (see ``statistics.compare``).
+
+    Example:
+        >>> claims("runs/mini")  # doctest: +SKIP
+    """
+    rows = []
+    for claim, arm, reference in CLAIMS:
+        expected = "lower" if arm == "neg" else "higher"
+        for name, arms in as_record(run).outcomes.items():
+            verdict = _verdict(arms, arm, reference)
+            if verdict is None:
+                rows.append((claim, name, "not tested", f"arm {arm} or {reference} is missing"))
+                continue
+            here = "shown" if verdict.startswith(expected) else "not shown"
+            here = here if verdict.startswith(("no difference", expected)) else "the contrary"
+            rows.append((claim, name, here, verdict))
+    rows += [(claim, "", "not tested", why) for claim, why in UNTESTED]
+    return pandas.DataFrame(rows, columns=["claim", "benchmark", "here", "verdict"])

@@ -1,0 +1,89 @@
+"""A run folder goes in; figures come out, in which an arm has the same colour everywhere.
+
+They are plain ``Figure`` objects without pyplot's state; a notebook shows them after ``%matplotlib inline``.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ctxft.prompts import ARMS
+from ctxft.report.record import RunRecord, as_record
+from ctxft.report.tables import lines_of
+from ctxft.runtime import InputError
+from ctxft.statistics import Outcomes, wilson
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+ARM_COLORS = {"base": "#999999", "cpt": "#0072B2", "cft": "#D55E00", "neg": "#CC79A7", "control": "#009E73"}
+INK = "#333333"
+
+
+def results_figure(run: RunRecord | str | Path) -> Figure:
+    """Return a figure of accuracy (%) per arm with 95 % intervals, a panel per benchmark, chance and majority lines."""
+    run = as_record(run)
+    columns = min(3, len(run.outcomes))
+    rows = math.ceil(len(run.outcomes) / columns)
+    figure = Figure(figsize=(1.2 + 3.5 * columns, 3.5 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for axes, (name, arms) in zip(panels, run.outcomes.items(), strict=False):
+        _accuracy_panel(axes, arms, lines_of(run, name))
+        axes.set_title(name, parse_math=False, fontsize=11, loc="left")
+    for axes in panels[len(run.outcomes) :]:
+        axes.set_visible(False)
+    panels[0].set_ylim(0, 1.06 * panels[0].get_ylim()[1])  # room for the number above the tallest bar; shared by all
+    for axes in panels[::columns]:
+        axes.set_ylabel("accuracy (%), 95 % interval over items")
+    return figure
+
+
+def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> None:
+    for position, (arm, seeds) in enumerate(arms.items()):
+        values = [sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
+        n, mean = len(next(iter(seeds.values()))), math.fsum(values) / len(values)
+        low, high = wilson(mean * n, n)
+        axes.bar(position, 100 * mean, width=0.66, color=ARM_COLORS[arm], alpha=0.85)
+        bars = [[100 * (mean - low)], [100 * (high - mean)]]
+        axes.errorbar(position, 100 * mean, yerr=bars, color=INK, capsize=4, linewidth=1.2)
+        if len(values) > 1:
+            axes.plot([position] * len(values), [100 * v for v in values], "o", color="white", mec=INK, ms=4, zorder=3)
+        axes.annotate(f"{100 * mean:.1f}", (position, 100 * high), (0, 3), textcoords="offset points", ha="center")
+    for (label, share), side in zip(sorted(lines.items(), key=lambda line: line[1]), ("top", "bottom"), strict=True):
+        axes.axhline(100 * share, color=INK, linewidth=1, linestyle={"chance": "--", "majority": ":"}[label])
+        text = f" {label} {100 * share:.1f}"
+        axes.annotate(
+            text, (1, 100 * share), xycoords=("axes fraction", "data"), va=side, fontsize=8, annotation_clip=False
+        )
+    axes.set_xticks(range(len(arms)), arms)
+    axes.set_xlabel("arm")
+    axes.set_xlim(-0.6, len(arms) - 0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def loss_figure(run: RunRecord | str | Path) -> Figure:
+    """Return a figure of training loss over optimizer steps: the mean over seeds per arm, thin lines for the seeds.
+
+    Raises:
+        InputError: no arm of the run has a training log.
+    """
+    run = as_record(run)
+    if run.logs.empty:
+        raise InputError(f"{run.folder} holds no training log (arms/<arm>/seed-<n>/log.jsonl): train an arm first.")
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for arm in [arm for arm in ARMS if (run.logs["arm"] == arm).any()]:
+        log = run.logs[run.logs["arm"] == arm]
+        seeds = log["seed"].nunique()
+        for _, one in log.groupby("seed"):
+            axes.plot(one["step"], one["loss"], color=ARM_COLORS[arm], linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
+        mean = log.groupby("step")["loss"].mean()
+        label = f"{arm}, mean of {seeds} seeds" if seeds > 1 else f"{arm}, 1 seed"
+        axes.plot(mean.index, mean, color=ARM_COLORS[arm], linewidth=1.6, label=label)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("training loss (nats per text token)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

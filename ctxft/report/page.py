@@ -1,0 +1,229 @@
+"""A run folder goes in; report.html comes out: the verdicts, the table, the figures and how they were obtained.
+
+The page is one file: styles and figures are inside it, and its content policy forbids the browser to fetch anything.
+Every text from the run folder is escaped before it stands in the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas
+from matplotlib.figure import Figure
+
+from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
+from ctxft.report.record import RunRecord, read_run
+from ctxft.report.tables import compared, subject_table, results_table
+from ctxft.runtime import write_text
+
+STYLE = """
+body { margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #222; background: #fff;
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin-bottom: .3rem; }
+.note { color: #555; margin-top: .2rem; max-width: 46rem; } li { max-width: 50rem; margin: .25rem 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
+th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
+.text td, .text th, td:first-child, th:first-child, td.arm { text-align: left; }
+.text td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+.text td:first-child { min-width: 14rem; } tr.line td { color: #666; font-style: italic; }
+tr.first td { border-top: 1px solid #888; }
+.dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em; }
+img { max-width: 100%; height: auto; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
+"""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(folder: str | Path, reference: str = "cpt") -> Path:
+    """Write report.html into a run folder: tables, figures, verdicts and caveats, in one file that opens offline.
+
+    Args:
+        folder: the run folder.
+        reference: the arm that differences are taken to.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: the folder is no evaluated run, the reference was not evaluated, or arms were asked different items.
+    """
+    run = read_run(folder)
+    title = html.escape(str(run.manifest["name"]))
+    trained = not run.logs.empty
+    parts = [
+        f"<h1>{title}</h1>",
+        '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
+        "ICLR 2025, arXiv 2503.09032). Arms differ in what stands before the text, and in nothing else.</p>",
+        _section("What the tests say", _list(_verdicts(run, reference))),
+        _section("Results", _results(results_table(run, reference)), _legend(reference)),
+        _section("Accuracy", _image(results_figure(run), "accuracy per arm and benchmark")),
+        _section("Training loss", _image(loss_figure(run), "training loss per arm")) if trained else "",
+        _section("By subject", *_subjects(run)),
+        _section("Read with care", _list(_caveats(run, reference))),
+        _section("How it was obtained", *_origin(run)),
+    ]
+    head = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
+    )
+    return write_text(run.folder / "report.html", head + "\n".join(filter(None, parts)) + "\n</body></html>\n")
+
+
+# --- what the page says -----------------------------------------------------------------------------------------------
+
+
+def _verdicts(run: RunRecord, reference: str) -> list[str]:
+    return [
+        f"{name}, {row['arm']}: {row['verdict']}."
+        for name, rows in compared(run, reference).items()
+        for row in rows
+        if row["arm"] != reference
+    ]
+
+
+def _legend(reference: str) -> str:
+    said = (
+        "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Differences are points of accuracy "
+        f"minus that of {reference}, paired by item and seed: with one seed the interval is over items (Agresti and "
+        "Min), with several it is Student's t over seeds, for these items. McNemar's p is exact, one for each seed. A "
+        "difference is called shown only when every one of these tests at hand shows it, over items and over seeds. "
+        "Held-out loss is in nats per token, without a prompt. Chance is guessing; majority is always giving the "
+        "commonest answer position."
+    )
+    return f'<p class="note">{html.escape(said)}</p>'
+
+
+def _caveats(run: RunRecord, reference: str) -> list[str]:
+    seeds = max(len(found) for found in run.metrics.values())
+    tests = sum(len(arms) - 1 for arms in run.outcomes.values())
+    one_seed = "Every arm was trained with one seed: nothing here says how another training run would come out."
+    several = f"{seeds} seeds are few: intervals over seeds are wide, and a null result is not a proof of equality."
+    said = [
+        one_seed if seeds == 1 else several,
+        f"The page holds {tests} comparisons and corrects for none: where no arm differs, each still has a chance of "
+        "up to 1 in 20 to look different.",
+        "Whether benchmark items stand in the training text is not examined here; items that do would favour every "
+        "trained arm over base.",
+        "Held-out loss and accuracy are different questions and may rank the arms differently.",
+    ]
+    return said + _about_items(run) + _about_the_world(run)
+
+
+def _about_items(run: RunRecord) -> list[str]:
+    said = []
+    for name in run.outcomes:
+        found = run.metrics_of(name)
+        ties, cut = sum(one["ties"] for one in found), sum(one["truncated_items"] for one in found)
+        if ties or cut:
+            said.append(
+                f"{name}: over all arms and seeds, {ties} answers were ties (the first choice was taken) and {cut} "
+                "questions were longer than the window (cut from the left)."
+            )
+    return said
+
+
+def _about_the_world(run: RunRecord) -> list[str]:
+    said = []
+    if any(name.startswith("practice") for name in run.outcomes):
+        said.append(
+            "The practice world is fictional and its texts are made from templates: it shows how the method works, not "
+            "whether contextual fine-tuning helps a real language model."
+        )
+    if run.manifest["config"].get("model") == "practice":
+        said.append(
+            "The practice model met prompts of every kind before true text only, so the meaning of a prompt has no "
+            "consequence for it: a difference between cft, neg and control would need another explanation."
+        )
+    return said
+
+
+def _origin(run: RunRecord) -> list[str]:
+    seeds = "; ".join(f"{arm}: {', '.join(map(str, sorted(found)))}" for arm, found in run.metrics.items())
+    facts = {"code revision": run.manifest["code"], "seeds evaluated": seeds}
+    tables = {
+        "Run": facts,
+        "Ledger of texts and tokens": run.ledger,
+        "Configuration": run.manifest["config"],
+        "Versions": run.manifest["versions"],
+        "Hashes": run.manifest["hashes"],
+    }
+    opened = ("Run", "Ledger of texts and tokens")
+    return [
+        f"<details{' open' if name in opened else ''}><summary>{name}</summary>{_pairs(values)}</details>"
+        for name, values in tables.items()
+        if values
+    ]
+
+
+def _subjects(run: RunRecord) -> list[str]:
+    tables = {name: subject_table(run, name) for name in run.outcomes}
+    return [
+        f"<h3>{html.escape(name)}, accuracy in %</h3>{_rows(table.columns, table.astype(str).values)}"
+        for name, table in tables.items()
+        if len(table) > 1
+    ]
+
+
+# --- how it looks -----------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, *content: str) -> str:
+    return f"<h2>{title}</h2>\n" + "\n".join(content) if content else ""
+
+
+def _list(sentences: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def _rows(columns: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _results(table: pandas.DataFrame) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    body, before = "", None
+    for name, arm, *cells in table.itertuples(index=False):
+        kind = ("line " if arm not in ARM_COLORS else "") + ("first" if before not in (None, name) else "")
+        dot = f'<span class="dot" style="background:{ARM_COLORS[arm]}"></span>' if arm in ARM_COLORS else ""
+        body += f'<tr class="{kind}"><td>{html.escape(name) if name != before else ""}</td>'
+        body += f'<td class="arm">{dot}{html.escape(arm)}</td>'
+        body += "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        before = name
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _pairs(values: dict) -> str:
+    return _rows(("name", "value"), [(name, _readable(value)) for name, value in _flat(values)], "text")
+
+
+def _flat(values: dict, before: str = "") -> list[tuple[str, object]]:
+    pairs = []
+    for name, value in values.items():
+        pairs += _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(f"{before}{name}", value)]
+    return pairs
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _image(figure: Figure, description: str) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
+    data = base64.b64encode(file.getvalue()).decode()
+    width = round(figure.get_figwidth() * 96)
+    return f'<img alt="{description}" width="{width}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,91 @@
+"""A run folder goes in; one record of what its files say comes out.
+
+Read are manifest.json, ledger.json, arms/<arm>/seed-<n>/log.jsonl, and evals/<arm>/seed-<n>/ with metrics.json and one
+<benchmark>.jsonl of outcomes per benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas
+
+from ctxft.prompts import ARMS
+from ctxft.runtime import InputError, check_known, read_json, read_jsonl
+from ctxft.statistics import Outcomes
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says.
+
+    Args:
+        folder: the run folder.
+        manifest: name, config, versions, hashes and code revision of the run.
+        ledger: names to counts of tokens and passages; empty for a run without training.
+        metrics: arm -> seed -> the evaluation's metrics.json.
+        outcomes: benchmark -> arm -> seed -> an outcome per item.
+        logs: a row per optimizer step with arm, seed, step, loss (nats per target token), ...; empty without training.
+    """
+
+    folder: Path
+    manifest: dict
+    ledger: dict
+    metrics: dict[str, dict[int, dict]]
+    outcomes: dict[str, Outcomes]
+    logs: pandas.DataFrame
+
+    def metrics_of(self, benchmark: str) -> list[dict]:
+        """Return the metrics of a benchmark, of every arm and seed that was evaluated on it."""
+        every = [found["benchmarks"] for seeds in self.metrics.values() for found in seeds.values()]
+        return [found[benchmark] for found in every if benchmark in found]
+
+
+def as_record(run: RunRecord | str | Path) -> RunRecord:
+    """Return a run that is read already as it is, and read a folder."""
+    return run if isinstance(run, RunRecord) else read_run(run)
+
+
+def read_run(folder: str | Path, seeds: Collection[int] | None = None) -> RunRecord:
+    """Read all that a report needs from a run folder.
+
+    Args:
+        folder: the run folder.
+        seeds: only these seeds of the trained arms (base is evaluated once and always read); None reads all.
+
+    Raises:
+        InputError: the folder has no manifest or no evaluation, an unknown arm, or a file that cannot be read.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    metrics: dict[str, dict[int, dict]] = {}
+    outcomes: dict[str, Outcomes] = {}
+    for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds):
+        metrics.setdefault(arm, {})[seed] = found = read_json(path / "metrics.json")
+        for name in found["benchmarks"]:
+            rows = [row for _, row in read_jsonl(path / f"{name}.jsonl")]
+            outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = rows
+    if not metrics:
+        raise InputError(f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): evaluate the run first.")
+    logs = [
+        {"arm": arm, "seed": seed, **row}
+        for arm, seed, path in _seed_folders(folder / "arms", "log.jsonl", seeds)
+        for _, row in read_jsonl(path / "log.jsonl")
+    ]
+    ledger = read_json(folder / "ledger.json") if (folder / "ledger.json").exists() else {}
+    return RunRecord(folder, manifest, ledger, metrics, outcomes, pandas.DataFrame(logs))
+
+
+def _seed_folders(parent: Path, needed: str, seeds: Collection[int] | None) -> list[tuple[str, int, Path]]:
+    """List (arm, seed, folder) in the order of ARMS for the folders that hold the needed file."""
+    found = []
+    for path in parent.glob(f"*/seed-*/{needed}"):
+        arm, seed = path.parts[-3], path.parts[-2].removeprefix("seed-")
+        check_known(arm, ARMS, f"arm in {parent}:")
+        if not seed.isdecimal():
+            raise InputError(f"{path.parent}: a folder seed-<whole number> is needed here; rename or remove it.")
+        if seeds is None or arm == "base" or int(seed) in seeds:
+            found.append((arm, int(seed), path.parent))
+    return sorted(found, key=lambda row: (ARMS.index(row[0]), row[1]))

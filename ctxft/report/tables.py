@@ -1,0 +1,88 @@
+"""A run folder goes in; tables of results come out, with chance and majority lines among the arms."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas
+
+from ctxft.report.record import RunRecord, as_record
+from ctxft.runtime import InputError, check_known
+from ctxft.statistics import compare
+
+
+def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas.DataFrame:
+    """Return one row per benchmark and arm, with the chance and majority lines as rows of their own below.
+
+    Args:
+        run: a run folder, or a run that is read already.
+        reference: the arm that differences are taken to.
+
+    Returns:
+        Columns benchmark, arm, seeds, accuracy %, 95 % interval, difference to the reference in points with its
+        interval, McNemar p per seed, and held-out loss (nats per token, mean over seeds); "" where there is nothing.
+
+    Raises:
+        InputError: the reference was not evaluated, or two arms were asked different items.
+    """
+    run, rows = as_record(run), []
+    for name, arms in compared(run, reference).items():
+        for row in arms:
+            loss = [m["held_out"]["loss"] for m in run.metrics[row["arm"]].values() if m.get("held_out")]
+            known = not math.isnan(row["difference"])
+            cells = (
+                *(name, row["arm"], row["seeds"], f"{100 * row['accuracy']:.1f}"),
+                f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+                f"{row['difference']:+.1f}" if known else "",
+                f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}" if known else "",
+                " / ".join(_p_value(p) for p in row["mcnemar"]),
+                f"{math.fsum(loss) / len(loss):.3f}" if loss else "",
+            )
+            rows.append(cells)
+        for line, share in lines_of(run, name).items():
+            rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 5))
+    measured = ("seeds", "accuracy %", "95 % interval", f"minus {reference}", "95 % interval of difference")
+    columns = ["benchmark", "arm", *measured, "McNemar p per seed", "held-out loss"]
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
+    """Return for each benchmark the rows of ``compare``; raises InputError if the reference was not evaluated."""
+    for name, arms in run.outcomes.items():
+        if reference not in arms:
+            raise InputError(
+                f"benchmark '{name}' was not evaluated for the reference arm '{reference}' (only for "
+                f"{', '.join(arms)}): evaluate it, or choose another reference."
+            )
+    return {name: compare(arms, reference) for name, arms in run.outcomes.items()}
+
+
+def lines_of(run: RunRecord, name: str) -> dict[str, float]:
+    """Return what guessing and always giving the commonest answer would score, as shares."""
+    return {line: run.metrics_of(name)[0][line] for line in ("chance", "majority")}
+
+
+def _p_value(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def subject_table(run: RunRecord | str | Path, benchmark: str) -> pandas.DataFrame:
+    """Return accuracy (%, mean over seeds) per subject and arm, with the number of items of each subject.
+
+    Raises:
+        InputError: the benchmark was not evaluated in this run.
+    """
+    run = as_record(run)
+    arms = run.outcomes[check_known(benchmark, run.outcomes, f"benchmark in {run.folder}:")]
+    rows = [
+        {"arm": arm, "seed": seed, "subject": item["subject"], "correct": 100.0 * item["correct"]}
+        for arm, seeds in arms.items()
+        for seed, items in seeds.items()
+        for item in items
+    ]
+    frame = pandas.DataFrame(rows)
+    accuracy = frame.pivot_table(index="subject", columns="arm", values="correct", aggfunc="mean").round(1)
+    per_seed = frame.groupby(["subject", "arm", "seed"]).size()
+    accuracy.insert(0, "n", per_seed.groupby("subject").first())
+    return accuracy[["n", *arms]].reset_index().rename_axis(None, axis="columns")

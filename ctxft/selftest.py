@@ -1,0 +1,187 @@
+"""The kit's promises flow in as small experiments on the practice model; a table of what held on this machine flows out.
+
+Each check is a function that returns one sentence on what it saw, or raises ``AssertionError`` with what went wrong.
+``ctxft check`` runs them all, in about a minute on a CPU.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, logging
+
+from ctxft.benchmarks import load_benchmark, render
+from ctxft.corpora.documents import Document
+from ctxft.corpora.passages import Passage, cut
+from ctxft.examples import (
+    IGNORE_INDEX,
+    PaddedCollator,
+    build_row,
+    longest_prompt,
+    prompt_ids,
+    special_tokens,
+    text_budget,
+)
+from ctxft.models import encode_text, load_model, load_tokenizer
+from ctxft.prompts import ARMS, load_book, prompt_for
+from ctxft.runtime import versions
+from ctxft.scoring import score_choices
+from ctxft.training.arm import train_arm
+from ctxft.training.config import TrainConfig
+from ctxft.world import practice_documents
+
+WINDOW = 128
+TRAINED = tuple(arm for arm in ARMS if arm != "base")
+
+
+def _passages() -> list[Passage]:
+    tokenizer = load_tokenizer("practice")
+    budget = text_budget(WINDOW, longest_prompt(tokenizer, (load_book("strategies"), load_book("negative"))), 16)
+    documents = [Document(row["id"], row["text"], row["id"]) for row in practice_documents("new")[:6]]
+    return [passage for document in documents for passage in cut(document, tokenizer, budget)]
+
+
+def _rows(arm: str, seed: int = 0) -> list[dict]:
+    tokenizer, strategies, negative = load_tokenizer("practice"), load_book("strategies"), load_book("negative")
+    special = special_tokens(tokenizer)
+    prompts = [prompt_for(arm, p.id, seed, strategies, negative, tokenizer) for p in _passages()]
+    return [build_row(p, prompt_ids(tokenizer, c), special) for p, c in zip(_passages(), prompts, strict=True)]
+
+
+def check_text_is_whole() -> str:
+    """Passages joined are the document, token for token."""
+    tokenizer = load_tokenizer("practice")
+    for row in practice_documents("new")[:6]:
+        pieces = [p for p in _passages() if p.document == row["id"]]
+        assert [i for p in pieces for i in p.ids] == encode_text(tokenizer, row["text"])[0], row["id"]
+    return f"{len(_passages())} passages hold every token of 6 documents"
+
+
+def check_same_targets() -> str:
+    """All arms learn the same ids in the same rows."""
+    targets = {arm: [[i for i in row["labels"] if i != IGNORE_INDEX] for row in _rows(arm)] for arm in TRAINED}
+    assert all(targets[arm] == targets["cpt"] for arm in TRAINED)
+    return f"{', '.join(TRAINED)}: {sum(map(len, targets['cpt']))} equal targets"
+
+
+def check_prompt_on_every_passage() -> str:
+    """Every row starts with one BOS and, but in CPT, carries a prompt of which nothing is a target."""
+    special = special_tokens(load_tokenizer("practice"))
+    for arm in TRAINED:
+        for row in _rows(arm):
+            before = row["labels"].count(IGNORE_INDEX)
+            assert row["input_ids"][0] == special.start and row["input_ids"].count(special.start) == 1
+            assert (before == 1) == (arm == "cpt") and row["labels"][:before] == [IGNORE_INDEX] * before
+    return f"{len(_rows('cft'))} rows an arm, one BOS each, a prompt on every one but in cpt"
+
+
+def check_control_length() -> str:
+    """A control prompt has as many tokens as the prompt it stands for."""
+    lengths = [[len(row["input_ids"]) for row in _rows(arm)] for arm in ("cft", "control")]
+    assert lengths[0] == lengths[1]
+    return f"equal in {len(lengths[0])} rows, to the token"
+
+
+def check_padding() -> str:
+    """The loss of a padded batch is that of its rows one at a time."""
+    model, tokenizer = load_model("practice"), load_tokenizer("practice")
+    rows = sorted(_rows("cft"), key=lambda row: len(row["input_ids"]))
+    rows = [rows[0], rows[-1], rows[len(rows) // 2]]
+    collate = PaddedCollator(special_tokens(tokenizer).pad)
+    with torch.inference_mode():
+        together = model(**collate(rows), num_items_in_batch=1).loss.item()
+        alone = sum(model(**collate([row]), num_items_in_batch=1).loss.item() for row in rows)
+    assert abs(together - alone) <= 1e-5 * abs(alone), f"{together} against {alone}"
+    return f"relative difference {abs(together - alone) / abs(alone):.1e}"
+
+
+def check_scores_ignore_batching() -> str:
+    """Log-likelihoods do not depend on the batch size."""
+    model, tokenizer = load_model("practice"), load_tokenizer("practice")
+    requests = [render(q, "options", "practice") for q in load_benchmark("practice", limit=24).questions]
+    small, large = (score_choices(model, tokenizer, requests, token_budget=budget) for budget in (64, 4096))
+    pairs = [
+        (a, b)
+        for s, g in zip(small, large, strict=True)
+        for a, b in zip(s.log_likelihoods, g.log_likelihoods, strict=True)
+    ]
+    worst = max(abs(a - b) for a, b in pairs)
+    assert worst <= 1e-4, worst
+    return f"{len(pairs)} log-likelihoods, largest difference {worst:.1e}"
+
+
+@contextmanager
+def _stop_after(step: int) -> Iterator[None]:
+    """Make the next training stop after an optimizer step, as a kill would, by way of an exception."""
+    original = TrainerCallback.on_step_begin
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step >= step:
+            raise InterruptedError
+
+    TrainerCallback.on_step_begin = on_step_begin
+    try:
+        yield
+    except InterruptedError:
+        pass
+    finally:
+        TrainerCallback.on_step_begin = original
+
+
+def check_resume() -> str:
+    """A training that was interrupted and went on ends with the weights of one that was not, bit for bit on a CPU."""
+    config = TrainConfig(steps=6, batch_passages=8, micro_batch_passages=4, save_every=2, device="cpu")
+    tokenizer, rows = load_tokenizer("practice"), _rows("cft")
+    with tempfile.TemporaryDirectory() as place:
+        straight = train_arm(rows, "practice", tokenizer, config, 0, Path(place) / "straight")
+        with _stop_after(5):
+            train_arm(rows, "practice", tokenizer, config, 0, Path(place) / "resumed")
+        resumed = train_arm(rows, "practice", tokenizer, config, 0, Path(place) / "resumed")
+        logs = [(Path(place) / name / "log.jsonl").read_text() for name in ("straight", "resumed")]
+    assert straight["model_hash"] == resumed["model_hash"] and logs[0] == logs[1]
+    return "6 optimizer steps, stopped after 5, resumed from 4: equal weights and log"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "no text is lost": check_text_is_whole,
+    "all arms learn the same targets": check_same_targets,
+    "the prompt is on every passage": check_prompt_on_every_passage,
+    "control prompts match in length": check_control_length,
+    "padding changes no loss": check_padding,
+    "scores do not depend on batch size": check_scores_ignore_batching,
+    "resumed equals straight": check_resume,
+}
+
+
+def describe_machine() -> list[tuple[str, str]]:
+    """Return the versions of the libraries and the devices that torch sees, as pairs of text."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [*versions().items(), ("device", ", ".join(gpus) or "cpu"), ("torch threads", str(torch.get_num_threads()))]
+
+
+def run_checks() -> int:
+    """Print versions, device and a table of the self-tests; returns 0 if all held, else 1.
+
+    Example:
+        >>> run_checks()  # doctest: +SKIP
+        0
+    """
+    for name, value in describe_machine():
+        print(f"{name:<14} {value}")
+    print()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    failed = 0
+    for name, check in CHECKS.items():
+        started = time.perf_counter()
+        try:
+            result, seen = "holds", check()
+        except AssertionError as error:
+            result, seen, failed = "FAILS", str(error) or "see the check's source", failed + 1
+        print(f"{result:<6} {name:<36} {seen} ({time.perf_counter() - started:.1f} s)", flush=True)
+    return 1 if failed else 0

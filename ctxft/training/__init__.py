@@ -1,0 +1,1 @@
+"""Training: one arm of an experiment, fine-tuned with the transformers Trainer."""

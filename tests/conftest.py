@@ -1,0 +1,178 @@
+"""Shared ground of the tests: an environment that leaves the repository alone, tiny tokenizers and models, a tiny experiment."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+SESSION = Path(tempfile.mkdtemp(prefix="ctxft-tests-"))
+atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
+# Set before torch and tokenizers are imported; notebook kernels and worker processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["CTXFT_RUNS"] = str(SESSION / "runs")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ctxft.experiment.config import ExperimentConfig
+from ctxft.models import load_tokenizer
+from ctxft.prompts import COMMON_WORDS, load_book
+from ctxft.runtime import from_mapping, write_jsonl
+from ctxft.training.config import TrainConfig
+
+torch.set_num_threads(1)
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
+KINDS = ("byte", "metaspace")
+
+
+def make_text(seed: int, sentences: int) -> str:
+    """Return sentences of common words in paragraphs of four, the same for a seed."""
+    rng = random.Random(seed)
+    parts = []
+    for number in range(sentences):
+        words = rng.sample(COMMON_WORDS, rng.randint(5, 11))
+        end = "\n\n" if number % 4 == 3 else " "
+        parts.append(" ".join(words).capitalize() + rng.choice([".", ".", "?", "!"]) + end)
+    return "".join(parts).strip()
+
+
+def make_tokenizer(kind: str, folder: Path, **special: str | None) -> Path:
+    """Train and save a BPE tokenizer, byte-level or in the manner of SentencePiece; ``bos_token=None`` leaves BOS out."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=kind == "metaspace", unk_token="<unk>" if kind == "metaspace" else None))
+    if kind == "byte":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
+    else:
+        newlines = pre_tokenizers.Split("\n", "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([newlines, pre_tokenizers.Metaspace(prepend_scheme="first")])
+        tokenizer.decoder, alphabet = decoders.Metaspace(prepend_scheme="first"), ["\n"]
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)] if kind == "metaspace" else []
+    texts = [make_text(seed, 40) for seed in range(10)]
+    texts += [prompt.text for book in ("strategies", "negative") for prompt in load_book(book).prompts]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=SPECIAL + bytes_, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"} | special
+    names = {name: token for name, token in names.items() if token is not None}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return folder
+
+
+def make_model(folder: Path, vocabulary: int, window: int = 256) -> Path:
+    """Save a random Llama of some 60,000 parameters, in bfloat16 as models on the hub are."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=window,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """The run root of one test: a folder that does not exist yet."""
+    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def text_of() -> Callable[[int, int], str]:
+    """The function (seed, sentences) -> text."""
+    return make_text
+
+
+@pytest.fixture(scope="session")
+def save_tokenizer() -> Callable:
+    """The function (kind, folder, **special tokens) -> folder."""
+    return make_tokenizer
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory) -> dict[str, Path]:
+    """A random model with a byte-level tokenizer, and one with a tokenizer in the manner of SentencePiece."""
+    folders = {}
+    for kind in KINDS:
+        folder = make_tokenizer(kind, tmp_path_factory.mktemp(kind))
+        folders[kind] = make_model(folder, len(load_tokenizer(str(folder))))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tokenizers(model_folders) -> dict:
+    """The tokenizers of ``model_folders``, loaded."""
+    return {kind: load_tokenizer(str(folder)) for kind, folder in model_folders.items()}
+
+
+@pytest.fixture
+def corpus_file(tmp_path) -> Path:
+    """Eight documents of one to three passages each."""
+    rows = [{"id": f"d{n}", "text": make_text(100 + n, 5 + 2 * n)} for n in range(8)]
+    return write_jsonl(tmp_path / "corpus.jsonl", rows)
+
+
+@pytest.fixture
+def questions_file(tmp_path) -> Path:
+    """Six questions of one's own."""
+    rows = [
+        {"id": f"q{n}", "question": f"What stands at place {n}?", "choices": ["the house", "a road", "water"], "answer": n % 3}
+        for n in range(6)
+    ]
+    return write_jsonl(tmp_path / "own-questions.jsonl", rows)
+
+
+@pytest.fixture
+def experiment(runs, model_folders, corpus_file, questions_file) -> Callable[..., ExperimentConfig]:
+    """The function that makes a tiny experiment; ``train`` and other keys replace the defaults."""
+
+    def make(train: dict | None = None, **values) -> ExperimentConfig:
+        recipe = {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "micro_batch_passages": 4}
+        defaults = {
+            "name": "tiny",
+            "model": str(model_folders["byte"]),
+            "arms": ["base", "cpt", "cft"],
+            "seeds": [0],
+            "corpus": {"source": str(corpus_file), "held_out": 0.3},
+            "train": recipe | {"device": "cpu"} | (train or {}),
+            "evaluation": {"benchmarks": [str(questions_file)]},
+        }
+        return from_mapping(ExperimentConfig, defaults | values, "test")
+
+    return make
+
+
+@pytest.fixture
+def recipe() -> Callable[..., TrainConfig]:
+    """The function that makes a training recipe of a few small optimizer steps on the CPU."""
+
+    def make(**values) -> TrainConfig:
+        defaults = {"steps": 6, "batch_passages": 4, "micro_batch_passages": 2, "device": "cpu", "learning_rate": 1e-2}
+        return TrainConfig(**defaults | values)
+
+    return make

@@ -1,0 +1,293 @@
+"""No text is lost or told twice: every format is read, documents are cut once at natural places, every token is counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from ctxft.corpora import documents as module
+from ctxft.corpora.documents import CorpusConfig, Document, corpus_state, read_documents
+from ctxft.corpora.passages import Passage, cut, cut_points, passages_hash, passages_of
+from ctxft.models import encode_text
+from ctxft.runtime import InputError, write_jsonl, write_text
+
+ROWS = [{"id": "a", "text": "First text."}, {"id": "b", "text": "Second text."}]
+
+
+def read(source, **settings):
+    counts = Counter()
+    found = list(read_documents(CorpusConfig(source=str(source), **settings), counts))
+    return [(document.id, document.text) for document in found], counts
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def test_jsonl_and_parquet_and_a_column_of_another_name(tmp_path):
+    expected = [("a", "First text."), ("b", "Second text.")]
+    assert read(write_jsonl(tmp_path / "c.jsonl", ROWS))[0] == expected
+    table = pyarrow.Table.from_pylist([{"key": row["id"], "body": row["text"]} for row in ROWS])
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    assert read(tmp_path / "c.parquet", text_field="body", id_field="key")[0] == expected
+
+
+@pytest.mark.parametrize("name", ["one.txt", "one.md", "ONE.TXT"])
+def test_a_text_file_is_one_document(tmp_path, name):
+    assert read(write_text(tmp_path / name, "All of it.\n"))[0] == [(name, "All of it.")]
+
+
+def test_a_mixed_folder_is_read_in_the_order_of_names_with_ids_of_file_and_line(tmp_path):
+    write_text(tmp_path / "b" / "x.md", "In md.")
+    write_text(tmp_path / "a.TXT", "In txt.")
+    write_text(tmp_path / "c.jsonl", '\n{"text": "In jsonl."}\n{"id": null, "text": "Again."}\n')
+    write_text(tmp_path / "d" / "c.jsonl", '{"text": "Elsewhere."}\n')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["In parquet."]}), tmp_path / "e.parquet")
+    write_text(tmp_path / "notes.log", "Not a corpus file.")
+    expected = {"a.TXT": "In txt.", "b/x.md": "In md.", "c.jsonl:2": "In jsonl.", "c.jsonl:3": "Again."}
+    assert read(tmp_path)[0] == list((expected | {"d/c.jsonl:1": "Elsewhere.", "e.parquet:1": "In parquet."}).items())
+
+
+def test_line_ends_are_normalised(tmp_path):
+    path = tmp_path / "dos.txt"
+    path.write_bytes(b"One.\r\n\r\nTwo.\rThree.\r\n")
+    assert read(path)[0] == [("dos.txt", "One.\n\nTwo.\nThree.")]
+
+
+def test_limit_and_practice():
+    found, _ = read("practice", limit=3)
+    assert len(found) == 3 and all(text for _, text in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "c"}', r"line 3: no field 'text' \(found: id\); set corpus.text_field"),
+        ('{"id": "c", "text": " "}', "line 3: the record has no text"),
+        ('{"id": "c", "text": 7}', "line 3: the record has no text"),
+        ('{"id": "c", "text": null}', "line 3: the record has no text"),
+        ('{"id": "a", "text": "Again."}', "line 3: the id 'a' is used twice"),
+        ('{"id": "c", "text": "\\ud800"}', r"line 3: the text holds a lone surrogate \(character 0\)"),
+        ('{"id": "c", ', "line 3: invalid JSON"),
+    ],
+)
+def test_a_bad_record_is_named_by_file_and_line(tmp_path, line, said):
+    path = write_jsonl(tmp_path / "bad.jsonl", ROWS)
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}, {said}"):
+        read(path)
+
+
+def test_empty_records_are_skipped_and_counted_where_asked(tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", [*ROWS, {"id": "c", "text": ""}])
+    found, counts = read(path, skip_empty=True)
+    assert len(found) == 2 and counts == {"documents empty": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("empty.jsonl", "is empty: it needs at least one document"),
+        ("folder", "is empty: it needs at least one document"),
+        ("table.csv", "a corpus file must be one of"),
+        ("broken.parquet", "is not a parquet file"),
+        ("texts/missing.jsonl", "does not exist"),
+        ("nothing", "neither 'practice', nor an existing file or folder, nor a hub id"),
+    ],
+)
+def test_a_source_that_holds_no_corpus_is_named(tmp_path, monkeypatch, source, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("empty.jsonl", "table.csv", "broken.parquet"):
+        write_text(tmp_path / name, "" if name.startswith("empty") else "no table")
+    with pytest.raises(InputError, match=f"{source}.*{said}"):
+        read(source)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"held_out": 1.0}, {"held_out": -0.1}, {"held_out": float("nan")}, {"limit": 0}, {"folders": ["diseases"]}],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(InputError, match=f"corpus.{next(iter(settings))}"):
+        CorpusConfig(**settings)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def commit(monkeypatch):
+    """A hub whose revisions all point to one commit; returns what was asked for."""
+    asked = []
+
+    def resolve(name, kind, revision, put):
+        asked.append((name, kind, revision))
+        return "c0ffee"
+
+    monkeypatch.setattr(module, "resolve_revision", resolve)
+    return asked
+
+
+def test_a_hub_data_set_of_text_files_is_read_by_folder(tmp_path, monkeypatch, commit):
+    for name in ("diseases/flu.txt", "diseases/old/pox.txt", "vaccines/flu.txt", "README.md"):
+        write_text(tmp_path / name, f"About {name}.")
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options, name=name)
+        return str(tmp_path)  # the cache of a snapshot: other folders were fetched before
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    found, _ = read(module.TEXT_FILES, folders=["vaccines/", "diseases"], revision="v2")
+    assert [name for name, _ in found] == ["vaccines/flu.txt", "diseases/flu.txt", "diseases/old/pox.txt"]
+    assert found[0][1] == "About vaccines/flu.txt."
+    assert asked["repo_type"] == "dataset" and asked["revision"] == "c0ffee"
+    assert asked["allow_patterns"] == ["vaccines/**", "diseases/**"]
+    assert commit == [(module.TEXT_FILES, "dataset", "v2")]
+    with pytest.raises(InputError, match="has no folder 'disease' with text files"):
+        read(module.TEXT_FILES, folders=["disease"])
+    with pytest.raises(InputError, match="name the folders to read"):
+        read(module.TEXT_FILES)
+
+
+def test_a_hub_table_needs_no_id(monkeypatch, commit):
+    rows = [{"title": "t", "text": f"News {n}.", "url": "u"} for n in range(2)]
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options))
+        return rows
+
+    monkeypatch.setattr(module, "load_dataset", load)
+    found, _ = read("ashraq/financial-news-articles", split="train")
+    assert found == [("train:0", "News 0."), ("train:1", "News 1.")]
+    assert asked == [("ashraq/financial-news-articles", {"split": "train", "revision": "c0ffee"})]
+    rows[1]["text"] = ""
+    with pytest.raises(InputError, match="ashraq/financial-news-articles, train row 1: the record has no text"):
+        read("ashraq/financial-news-articles")
+
+
+def test_an_unknown_split_is_told(monkeypatch, commit):
+    def load(name, **options):
+        raise ValueError(f"Unknown split \"{options['split']}\". Should be one of ['train'].\nmore")
+
+    monkeypatch.setattr(module, "load_dataset", load)
+    with pytest.raises(InputError, match=r"org/set' cannot be read: Unknown split \"tarin\". Should be one of \['train'\]\.$"):
+        read("org/set", split="tarin")
+
+
+def test_the_state_of_a_corpus_follows_its_texts_or_its_commit(tmp_path, commit, monkeypatch):
+    path = write_jsonl(tmp_path / "c" / "c.jsonl", ROWS)
+    before = [corpus_state(CorpusConfig(source=str(place)))[0] for place in (path, path.parent)]
+    write_text(tmp_path / "c" / "notes.log", "no corpus file")
+    assert before == [corpus_state(CorpusConfig(source=str(place)))[0] for place in (path, path.parent)]
+    write_jsonl(path, ROWS[::-1])
+    assert not set(before) & {corpus_state(CorpusConfig(source=str(place)))[0] for place in (path, path.parent)}
+    hub = corpus_state(CorpusConfig(source="org/set"))
+    assert hub[1] == "c0ffee" and commit == [("org/set", "dataset", None)]
+    monkeypatch.setattr(module, "resolve_revision", lambda *_: "beef")
+    assert corpus_state(CorpusConfig(source="org/set")) != hub
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["byte", "metaspace"])
+def test_passages_joined_are_the_document_within_the_budget(tokenizers, text_of, kind):
+    tokenizer = tokenizers[kind]
+    for seed, sentences, budget in ((0, 60, 40), (1, 3, 40), (2, 30, 7), (3, 2, 1)):
+        text = text_of(seed, sentences)
+        passages = cut(Document("d", text, "here"), tokenizer, budget)
+        ids, starts = encode_text(tokenizer, text)
+        assert [i for passage in passages for i in passage.ids] == ids
+        assert "".join(passage.text for passage in passages) == text
+        assert all(1 <= len(passage.ids) <= budget for passage in passages)
+        assert [passage.last for passage in passages] == [False] * (len(passages) - 1) + [True]
+        assert [passage.index for passage in passages] == list(range(len(passages)))
+        assert all(text[starts[p.start] :].startswith(p.text) for p in passages)
+        assert len({passage.id for passage in passages}) == len(passages)
+
+
+@pytest.mark.parametrize("kind", ["byte", "metaspace"])
+def test_passages_end_at_paragraphs_and_else_at_sentences(tokenizers, text_of, kind):
+    text = text_of(4, 80)
+    for budget, common in ((90, "paragraph"), (30, "sentence")):
+        counts = Counter()
+        passages = cut(Document("d", text, "here"), tokenizers[kind], budget, counts)
+        assert len(passages) > 8 and all(re.search(r"[.!?]\s*$", passage.text) for passage in passages)
+        assert counts[f"passages ending at a {common}"] > len(passages) / 2
+        assert counts["passages ending at a document"] == 1 and sum(counts.values()) == len(passages)
+        assert counts["passages ending inside a sentence"] == 0
+        place = 0
+        for passage in passages[:-1]:
+            place += len(passage.text)
+            near = text[place - len(passage.text) // 3 : place].rstrip()
+            at_paragraph = text[place:].startswith("\n\n") or text[:place].endswith("\n\n")
+            assert at_paragraph or "\n\n" not in near  # a paragraph end that was near was taken
+
+
+def test_where_no_sentence_ends_the_cut_is_counted_as_such(tokenizers):
+    counts = Counter()
+    passages = cut(Document("d", "word " * 100, "here"), tokenizers["byte"], 10, counts)
+    assert counts["passages ending inside a sentence"] == len(passages) - 1 > 5
+    assert all(len(passage.ids) == 10 for passage in passages[:-1])
+
+
+def test_cut_points_prefer_paragraph_then_sentence_then_the_limit():
+    text = "A b. C d.\n\nE f. G h. I"
+    starts = list(range(len(text)))  # a token a character
+    assert cut_points(text, starts, 12)[0] == (9, "paragraph")
+    assert cut_points(text, starts, 8)[0] == (8, "inside a sentence")  # the sentence end at 4 lies in the first half
+    assert cut_points("Ab cd. Ef gh", list(range(12)), 8)[0] == (6, "sentence")
+    assert cut_points("3.5 is no end", list(range(13)), 4)[0] == (4, "inside a sentence")
+    assert cut_points("short", [0], 4) == [(1, "document")]
+
+
+def test_a_passage_survives_json(tokenizers, text_of):
+    passages = cut(Document("d", text_of(5, 9), "here"), tokenizers["byte"], 30)
+    again = [Passage.from_json(json.loads(json.dumps(passage.to_json()))) for passage in passages]
+    assert again == passages and passages_hash(again) == passages_hash(passages)
+    assert passages_hash(passages[::-1]) != passages_hash(passages)
+
+
+# --- the account of tokens --------------------------------------------------------------------------------------------
+
+
+def test_tokens_read_are_duplicate_or_held_out_or_kept(tokenizers, text_of, tmp_path):
+    texts = [text_of(n, 6) for n in range(30)]
+    rows = [{"id": f"d{n}", "text": text} for n, text in enumerate(texts)]
+    rows += [{"id": "twice", "text": "  " + texts[0].replace(" ", "  ")}, {"id": "thrice", "text": texts[0]}]
+    config = CorpusConfig(source=str(write_jsonl(tmp_path / "c.jsonl", rows)), held_out=0.3)
+    kept, held, counts = passages_of(config, tokenizers["byte"], 50)
+    lengths = {row["id"]: len(encode_text(tokenizers["byte"], row["text"].strip())[0]) for row in rows}
+    assert counts["documents duplicate"] == 2 and counts["documents read"] == 32
+    assert counts["tokens duplicate"] == lengths["twice"] + lengths["thrice"]
+    assert counts["tokens read"] == sum(lengths.values())
+    assert counts["tokens kept"] == sum(len(p.ids) for p in kept) > 0
+    assert counts["tokens held out"] == sum(len(p.ids) for p in held) > 0
+    assert counts["tokens read"] == sum(counts[f"tokens {fate}"] for fate in ("duplicate", "held out", "kept"))
+    assert {p.document for p in kept} & {p.document for p in held} == set()
+    assert sum(n for name, n in counts.items() if name.startswith("passages")) == len(kept)
+
+
+def test_held_out_documents_do_not_depend_on_order_but_on_the_seed(tokenizers, text_of, tmp_path):
+    rows = [{"id": f"d{n}", "text": text_of(n, 3)} for n in range(40)]
+
+    def held(rows, seed=0):
+        config = CorpusConfig(source=str(write_jsonl(tmp_path / "c.jsonl", rows)), held_out=0.3)
+        return {passage.document for passage in passages_of(config, tokenizers["byte"], 50, seed)[1]}
+
+    assert 4 <= len(held(rows)) <= 20
+    assert held(rows) == held(rows[::-1]) and held(rows[:20]) == held(rows) & {row["id"] for row in rows[:20]}
+    assert held(rows) != held(rows, seed=1)
+
+
+def test_nothing_left_to_train_on_is_told(tokenizers, tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"no document of .* is left to train on: lower corpus.held_out \(0.999\)"):
+        passages_of(CorpusConfig(source=str(path), held_out=0.999), tokenizers["byte"], 50)

@@ -1,0 +1,131 @@
+"""What the libraries really raise, at a hub of our own on this machine, becomes a sentence that says what to do."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ctxft.hub import hub_error, hub_errors
+from ctxft.runtime import InputError
+
+ANSWERS = {  # repository name: (HTTP status, the hub's error code, its message)
+    "gated": (403, "GatedRepo", "Access is restricted"),
+    "gated-anonymous": (401, "GatedRepo", "Access is restricted"),
+    "missing": (404, "RepoNotFound", "Repository not found"),
+    "refused": (403, None, "Forbidden"),
+    "broken": (400, None, "Bad request"),
+    "revision": (404, "RevisionNotFound", "Invalid rev id"),
+}
+ASK = """
+import json, sys
+import datasets, huggingface_hub, transformers
+from ctxft.hub import hub_errors
+from ctxft.runtime import InputError
+
+loaders = {
+    ("dataset", "datasets"): datasets.load_dataset,
+    ("model", "transformers"): transformers.AutoModelForCausalLM.from_pretrained,
+    ("model", "tokenizer"): transformers.AutoTokenizer.from_pretrained,
+    ("model", "snapshot"): huggingface_hub.snapshot_download,
+}
+found = {}
+for name in sys.argv[1:]:
+    for (kind, library), load in loaders.items():
+        try:
+            with hub_errors(f"org/{name}", kind, "pass a local folder"):
+                load(f"org/{name}")
+        except InputError as error:
+            found[f"{name} {library}"] = str(error)
+print(json.dumps(found))
+"""
+LIBRARIES = ("datasets", "transformers", "tokenizer", "snapshot")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        name = next(name for name in sorted(ANSWERS, key=len, reverse=True) if f"org/{name}" in self.path)
+        status, code, message = ANSWERS[name]
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output quiet."""
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def ask(names: list[str], home: Path, **environment: str) -> dict[str, str]:
+    """Load each repository with each library in a fresh process; returns the sentences by "name library"."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
+    environment = {**kept, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **environment}
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", ASK, *names]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def sentences(hub: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return ask(list(ANSWERS), tmp_path_factory.mktemp("hub"), HF_ENDPOINT=hub)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", ["gated", "gated-anonymous"])
+def test_a_gated_repository_says_where_to_accept_and_how_to_log_in(sentences: dict, name: str, library: str) -> None:
+    what = "data set" if library == "datasets" else "model"
+    address = "https://huggingface.co/" + ("datasets/" if library == "datasets" else "")
+    assert sentences[f"{name} {library}"] == (
+        f"the {what} 'org/{name}' is gated on the Hugging Face hub: accept its terms at {address}org/{name}"
+        " and log in with `hf auth login`, or pass a local folder."
+    )
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_other_answers_of_the_hub(sentences: dict, library: str) -> None:
+    assert "was not found on the Hugging Face hub: check the name" in sentences[f"missing {library}"]
+    assert "(HTTP 403): check its name, accept its terms" in sentences[f"refused {library}"]
+    assert "answered HTTP 400" in sentences[f"broken {library}"]
+    assert "has no such revision" in sentences[f"revision {library}"]
+
+
+def test_offline_mode_is_named(tmp_path: Path) -> None:
+    found = ask(["any"], tmp_path, HF_HUB_OFFLINE="1")
+    for library in LIBRARIES:
+        assert "is not in the local cache and HF_HUB_OFFLINE is set: unset it, or pass" in found[f"any {library}"]
+
+
+def test_no_connection_and_other_troubles_are_told_apart() -> None:
+    error = hub_error(ConnectionError("Couldn't reach 'a/b' on the Hub"), "a/b", "dataset", "pass --data DIR")
+    assert str(error) == (
+        "the Hugging Face hub cannot be reached for the data set 'a/b': check the connection, or pass --data DIR."
+    )
+    error = hub_error(OSError("disk full\nmore"), "a/b", "model", "pass a folder")
+    assert "'a/b' could not be loaded (OSError: disk full): mend that, or pass a folder." in str(error)
+
+
+def test_errors_that_are_not_of_the_hub_pass_through() -> None:
+    with pytest.raises(KeyError), hub_errors("a/b", "model", "pass a folder"):
+        raise KeyError("a bug")
+    with pytest.raises(InputError), hub_errors("a/b", "model", "pass a folder"):
+        raise OSError("gone")

@@ -1,0 +1,230 @@
+"""Books are well formed, the draw is uniform and repeatable, control prompts are exact, bad books are refused."""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ctxft.prompts import ARMS, COMMON_WORDS, SEPARATOR, PromptBook, control_prompt, count_tokens, load_book, prompt_for
+from ctxft.runtime import InputError
+
+STRATEGIES = load_book("strategies")
+NEGATIVE = load_book("negative")
+FAMILIES = (
+    "application exploration reflection creative synthesis key-concepts context critical questions comparison".split()
+)
+SENTENCES = [prompt.text for prompt in STRATEGIES.prompts + NEGATIVE.prompts] + [" ".join(COMMON_WORDS)]
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=alphabet, special_tokens=["<s>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """SentencePiece-like: unigram pieces may span words, and special tokens are added unless one asks not to."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(split=False)
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "\n"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+
+def stories_tokenizer() -> PreTrainedTokenizerFast:
+    if not os.environ.get("CTXFT_REAL_DATA"):
+        pytest.skip("CTXFT_REAL_DATA is not set: no real SentencePiece tokenizer to test with")
+    return AutoTokenizer.from_pretrained(Path(os.environ["CTXFT_REAL_DATA"]) / "models" / "stories260K")
+
+
+@pytest.fixture(scope="module", params=[byte_level_tokenizer, metaspace_tokenizer, stories_tokenizer])
+def tokenizer(request):
+    return request.param()
+
+
+# --- the books --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("book", "kind", "each"), [(STRATEGIES, "strategy", 2), (NEGATIVE, "negative", 1)])
+def test_books_of_the_package(book: PromptBook, kind: str, each: int):
+    assert list(book.families) == FAMILIES == list(book.ideas)
+    assert collections.Counter(prompt.family for prompt in book.prompts) == dict.fromkeys(FAMILIES, each)
+    assert {prompt.kind for prompt in book.prompts} == {book.kind} == {kind}
+    assert len({prompt.text for prompt in book.prompts}) == len(book.prompts)
+    for prompt in book.prompts:
+        assert 10 <= len(prompt.text.split()) <= 22, prompt.id
+        assert prompt.id.startswith(prompt.family + "-")
+
+
+def test_common_words_are_distinct_and_neutral():
+    assert len(set(COMMON_WORDS)) == len(COMMON_WORDS) >= 150
+    assert not set(COMMON_WORDS) & set("no not never read learn think know text question money drug disease".split())
+
+
+def test_hash_follows_the_content(tmp_path: Path):
+    saved = tmp_path / "book.json"
+    saved.write_text(json.dumps(STRATEGIES.to_dict(), sort_keys=True), encoding="utf-8")
+    again = load_book(saved)
+    assert again == STRATEGIES and again.hash == STRATEGIES.hash
+    assert [again.draw(0, str(i)) for i in range(50)] == [STRATEGIES.draw(0, str(i)) for i in range(50)]
+    saved.write_text(json.dumps(STRATEGIES.to_dict()).replace("first case", "next case"), encoding="utf-8")
+    assert load_book(saved).hash != STRATEGIES.hash
+
+
+# --- the draw ---------------------------------------------------------------------------------------------------------
+
+
+def test_draw_is_uniform_over_families_then_prompts(tmp_path: Path):
+    path = tmp_path / "uneven.yaml"
+    prompts = [f"  - {{id: many-{i}, family: many, text: 'text {i}'}}" for i in range(4)]
+    prompts.append("  - {id: one-1, family: one, text: alone}")
+    path.write_text("name: uneven\nkind: strategy\nprompts:\n" + "\n".join(prompts), encoding="utf-8")
+    for book in (STRATEGIES, load_book(path)):
+        n = 10_000
+        counts = collections.Counter(book.draw(3, f"passage-{i}").id for i in range(n))
+        for family in book.families:
+            members = [prompt.id for prompt in book.prompts if prompt.family == family]
+            for expected, count in [
+                (1 / len(book.families), sum(counts[member] for member in members)),
+                *((1 / len(book.families) / len(members), counts[member]) for member in members),
+            ]:
+                sigma = math.sqrt(n * expected * (1 - expected))
+                # 30 counts are looked at: 3 sigma for the fixed seed of this test, which no chance can break later.
+                assert abs(count - n * expected) <= 3 * sigma, (family, count, n * expected, sigma)
+
+
+def test_draw_depends_on_seed_passage_and_book_alone():
+    ids = [f"passage-{i}" for i in range(300)]
+    forward = {i: STRATEGIES.draw(0, i).id for i in ids}
+    backward = {i: STRATEGIES.draw(0, i).id for i in reversed(ids)}
+    assert forward == backward
+    assert sum(forward[i] != STRATEGIES.draw(1, i).id for i in ids) > 250
+    code = (
+        "import json; from ctxft.prompts import load_book; b = load_book('strategies');"
+        "print(json.dumps({f'passage-{i}': b.draw(0, f'passage-{i}').id for i in range(300)}))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(printed.stdout) == forward
+
+
+# --- control prompts and arms -----------------------------------------------------------------------------------------
+
+
+def test_control_is_exact_to_the_token(tokenizer):
+    separator = count_tokens(tokenizer, SEPARATOR)
+    for passage in range(60):
+        for tokens in (separator + 4, separator + 17, separator + 40):
+            prompt = control_prompt(tokenizer, tokens, 0, f"p{passage}")
+            ids = tokenizer(prompt.text + SEPARATOR, add_special_tokens=False)["input_ids"]
+            assert len(ids) == tokens
+            assert set(prompt.text.split()) <= set(COMMON_WORDS)
+            assert prompt == control_prompt(tokenizer, tokens, 0, f"p{passage}")
+    texts = {control_prompt(tokenizer, separator + 17, seed, f"p{i}").text for seed in (0, 1) for i in range(20)}
+    assert len(texts) == 40
+
+
+def test_control_matches_the_prompt_of_cft(tokenizer):
+    for i in range(40):
+        drawn, control = (prompt_for(arm, f"p{i}", 5, STRATEGIES, NEGATIVE, tokenizer) for arm in ("cft", "control"))
+        assert count_tokens(tokenizer, control.text + SEPARATOR) == count_tokens(tokenizer, drawn.text + SEPARATOR)
+        assert (drawn.kind, control.kind) == ("strategy", "control")
+
+
+def test_control_longer_than_the_word_list():
+    tokenizer = byte_level_tokenizer()
+    prompt = control_prompt(tokenizer, 900, 0, "p", separator="\n")
+    assert count_tokens(tokenizer, prompt.text + "\n") == 900
+
+
+@pytest.mark.parametrize("tokens", [-1, 0, 1])
+def test_impossible_control_is_refused(tokens: int):
+    with pytest.raises(InputError, match=rf"exactly {tokens} tokens before passage 'p9' .*separator alone takes \d"):
+        control_prompt(byte_level_tokenizer(), tokens, 0, "p9")
+
+
+def test_prompt_for_each_arm():
+    tokenizer = byte_level_tokenizer()
+    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer) for arm in ARMS}
+    assert drawn["base"] is None and drawn["cpt"] is None
+    assert drawn["cft"] == STRATEGIES.draw(0, "p1") and drawn["neg"] == NEGATIVE.draw(0, "p1")
+    with pytest.raises(InputError, match=r"unknown arm 'contrl'.*did you mean 'control'"):
+        prompt_for("contrl", "p1", 0, STRATEGIES, NEGATIVE, tokenizer)
+
+
+# --- a user's own book ------------------------------------------------------------------------------------------------
+
+HEAD = "name: mine\nkind: strategy\nprompts:\n"
+ONE = "  - {id: a-1, family: a, text: hello}\n"
+
+
+def test_extending_a_book_adds_and_replaces(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\nkind: strategy\nextends: strategies\nversion: 3\nfamilies: {drawing: {idea: sketch}}\nprompts:\n"
+        "  - {id: drawing-1, family: drawing, text: ' Sketch it. '}\n"
+        "  - {id: context-2, family: context, text: Other words.}\n",
+        encoding="utf-8",
+    )
+    book = load_book(path)
+    texts = {prompt.id: prompt.text for prompt in book.prompts}
+    assert (book.name, book.version, len(texts)) == ("mine", 3, 21)
+    assert texts["drawing-1"] == "Sketch it." and texts["context-2"] == "Other words."
+    assert book.families == (*FAMILIES, "drawing") and book.ideas["drawing"] == "sketch"
+    assert book.hash != STRATEGIES.hash
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (HEAD + ONE + ONE, 5, "'a-1' is used twice"),
+        (HEAD + "  - id: a-1\n    family: a\n    text: '  '\n", 6, "'text' is empty"),
+        (HEAD + "  - id: a-1\n    family: a\n    text:\n", 6, "'text' is empty"),
+        (HEAD + "  - id: a-1\n    family: a\n    text: 12\n", 6, "'text' must be text: put it in quotes"),
+        (HEAD + ONE + "  - {id: a-2, family: a}\n", 5, "key 'text' is missing"),
+        (HEAD + "  - id: a-1\n    famly: a\n    text: x\n", 5, "unknown key 'famly' .did you mean 'family'"),
+        (HEAD + ONE + "author: me\n", 5, "unknown key 'author'"),
+        (HEAD + "  - hello\n", 4, "a mapping is needed here .id, family, text"),
+        (HEAD + "  []\n", 4, "'prompts' must be a list with at least one prompt"),
+        ("name: mine\nkind: strategic\nprompts:\n" + ONE, 2, "unknown kind 'strategic' .did you mean 'strategy'"),
+        ("name: mine\nprompts:\n" + ONE, 1, "key 'kind' is missing"),
+        ("name: mine\nname: yours\nkind: strategy\nprompts:\n" + ONE, 2, "key 'name' stands twice"),
+        ("version: one\n" + HEAD + ONE, 1, "'version' must be a whole number"),
+        ("families:\n  b: {idea: x}\n" + HEAD + ONE, 2, "family 'b' has no prompt"),
+        ("extends: strategie\n" + HEAD + ONE, 1, "unknown book to extend 'strategie' .did you mean 'strategies'"),
+        ("extends: negative\n" + HEAD + ONE, 3, "kind 'strategy' cannot extend one of kind 'negative'"),
+        (HEAD + "  - {id: [\n", 5, "invalid YAML"),
+        ("", 1, "a mapping is needed here"),
+    ],
+)
+def test_broken_books_are_refused_with_file_and_line(tmp_path: Path, text: str, line: int, message: str):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"broken\.yaml, line {line}: .*{message}"):
+        load_book(path)
+
+
+def test_unknown_books_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"unknown prompt book 'strategy' .did you mean 'strategies'"):
+        load_book("strategy")
+    with pytest.raises(InputError, match=r"none.yaml does not exist"):
+        load_book(tmp_path / "none.yaml")

@@ -1,0 +1,237 @@
+"""A fake run folder becomes the right numbers, a figure with its lines, and a page that is safe and whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+from matplotlib.colors import same_color
+
+from ctxft.prompts import ARMS
+from ctxft.report import (
+    ARM_COLORS,
+    loss_figure,
+    read_run,
+    results_figure,
+    results_table,
+    subject_table,
+    write_report,
+)
+from ctxft.runtime import InputError, write_json, write_jsonl
+from ctxft.statistics import compare, wilson
+
+RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66}
+SUBJECTS = ("drugs", "companies")
+
+
+def outcomes(name: str, share: float, seed: int, n: int) -> list[dict]:
+    """An item is right where its difficulty, the same for all arms, is below the share of the arm, give or take."""
+    rows = []
+    for i in range(n):
+        noise = 0.05 * (random.Random(f"{share}-{seed}-{i}").random() - 0.5) if share > 0.3 else 0
+        correct = (i * 0.618034) % 1 < share + noise
+        rows.append({"id": f"q{i}", "hash": f"{name}-{i}", "subject": SUBJECTS[i % 2], "answer": 0, "correct": correct})
+    return rows
+
+
+def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = None, steps: int = 40) -> Path:
+    benchmarks = benchmarks or {"practice": 160, "practice-old": 120}
+    for arm in ARMS:
+        for seed in range(1 if arm == "base" else seeds):
+            evals, found = folder / "evals" / arm / f"seed-{seed}", {}
+            for name, n in benchmarks.items():
+                rows = outcomes(name, RIGHT[arm], seed, n)
+                write_jsonl(evals / f"{name}.jsonl", rows)
+                found[name] = {"n": n, "chance": 0.25, "majority": 0.275, "ties": 0, "truncated_items": 0}
+                found[name]["accuracy"] = sum(row["correct"] for row in rows) / n
+            loss = {"loss": 1.5 - RIGHT[arm] + 0.01 * seed, "tokens": 4000}
+            write_json(evals / "metrics.json", {"held_out": loss, "benchmarks": found})
+            if arm != "base":
+                log = [
+                    {"step": s, "loss": 1.3 - RIGHT[arm] + math.exp(-s / 9) + 0.02 * seed} for s in range(1, steps + 1)
+                ]
+                write_jsonl(folder / "arms" / arm / f"seed-{seed}" / "log.jsonl", log)
+    config = {"model": "practice", "seeds": list(range(seeds)), "train": {"learning_rate": 5e-4, "epochs": 5}}
+    manifest = {"name": "fake run", "config": config, "versions": {"python": "3.12"}, "hashes": {"passages": "ab12"}}
+    write_json(folder / "manifest.json", manifest | {"code": "0123abc"})
+    ledger = {"tokens read": 51234, "tokens kept": 50000, "dropped": {"too short": 1234}, "notes": "none"}
+    write_json(folder / "ledger.json", ledger)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return fake_run(tmp_path_factory.mktemp("runs") / "fake")
+
+
+def change_json(path: Path, change) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    write_json(path, value)
+
+
+# --- reading and tables -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_read_whole(run: Path):
+    record = read_run(run)
+    assert list(record.metrics) == list(ARMS) and list(record.outcomes) == ["practice", "practice-old"]
+    assert [sorted(seeds) for seeds in record.metrics.values()] == [[0], *[[0, 1, 2]] * 4]
+    assert len(record.logs) == 4 * 3 * 40 and set(record.logs["arm"]) == set(ARMS) - {"base"}
+    assert record.ledger["tokens read"] == 51234
+
+
+def test_results_table_says_what_the_outcomes_say(run: Path):
+    table = results_table(run)
+    assert list(table["arm"]) == [*ARMS, "(chance)", "(majority)"] * 2
+    row = table.set_index(["benchmark", "arm"]).loc[("practice", "neg")]
+    rows = [outcomes("practice", RIGHT["neg"], seed, 160) for seed in range(3)]
+    accuracy = sum(item["correct"] for items in rows for item in items) / 480
+    low, high = wilson(accuracy * 160, 160)
+    assert row["accuracy %"] == f"{100 * accuracy:.1f}" and row["seeds"] == 3
+    assert row["95 % interval"] == f"{100 * low:.1f} to {100 * high:.1f}"
+    compared = {row["arm"]: row for row in compare(read_run(run).outcomes["practice"])}["neg"]
+    assert row["minus cpt"] == f"{compared['difference']:+.1f}" and row["minus cpt"].startswith("-2")
+    assert row["McNemar p per seed"] == "<0.001 / <0.001 / <0.001"
+    assert row["held-out loss"] == f"{1.5 - RIGHT['neg'] + 0.01:.3f}"
+    lines = table.set_index(["benchmark", "arm"])["accuracy %"]
+    assert (lines["practice", "(chance)"], lines["practice", "(majority)"]) == ("25.0", "27.5")
+    printed = table.to_string(index=False)
+    assert max(map(len, printed.splitlines())) <= 140 and "nan" not in printed.lower()
+
+
+def test_another_reference(run: Path):
+    table = results_table(run, reference="base").set_index(["benchmark", "arm"])
+    assert table.loc[("practice", "cpt"), "minus base"].startswith("+4")
+    with pytest.raises(InputError, match="'practice' was not evaluated for the reference arm 'ctp'"):
+        results_table(run, reference="ctp")
+
+
+def test_subject_table(run: Path):
+    table = subject_table(run, "practice")
+    assert list(table.columns) == ["subject", "n", *ARMS] and list(table["n"]) == [80, 80]
+    rows = [row for seed in range(3) for row in outcomes("practice", RIGHT["cft"], seed, 160)]
+    expected = [row["correct"] for row in rows if row["subject"] == "drugs"]
+    found = table.set_index("subject").loc["drugs", "cft"]
+    assert found == pytest.approx(100 * sum(expected) / len(expected), abs=0.051)
+    with pytest.raises(InputError, match=r"unknown benchmark in .*'practise' .did you mean 'practice'"):
+        subject_table(run, "practise")
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_results_figure_shows_arms_and_lines(run: Path):
+    figure = results_figure(run)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["practice", "practice-old"]
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == list(ARMS)
+    assert all(
+        same_color(bar.get_facecolor()[:3], ARM_COLORS[arm]) for bar, arm in zip(axes.patches, ARMS, strict=True)
+    )
+    accuracy = results_table(run).query("benchmark == 'practice'")["accuracy %"].astype(float)
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(list(accuracy[:5]), abs=0.051)
+    texts = {text.get_text().strip() for text in axes.texts}
+    assert {"chance 25.0", "majority 27.5"} <= texts
+    assert "accuracy (%)" in axes.get_ylabel() and axes.get_xlabel() == "arm"
+
+
+def test_loss_figure_shows_the_mean_over_seeds(run: Path):
+    axes = loss_figure(run).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"{arm}, mean of 3 seeds" for arm in ARMS[1:]]
+    mean = next(line for line in axes.get_lines() if line.get_label() == labels[0])
+    assert mean.get_ydata()[0] == pytest.approx(1.3 - RIGHT["cpt"] + math.exp(-1 / 9) + 0.02)
+    assert axes.get_xlabel() == "optimizer step" and "nats" in axes.get_ylabel()
+
+
+def test_an_untrained_run_has_no_loss_figure_but_a_report(tmp_path: Path):
+    folder = fake_run(tmp_path / "run")
+    (folder / "arms").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="holds no training log"):
+        loss_figure(folder)
+    assert "Training loss" not in write_report(folder).read_text(encoding="utf-8")
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_report_is_whole_and_opens_offline(run: Path):
+    page = write_report(run).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    assert page.count("data:image/png;base64,") == 2 and "default-src 'none'" in page
+    for row in results_table(run).itertuples(index=False):
+        assert all(f">{cell}</td>" in page for cell in row[3:] if cell and not str(cell).startswith("<"))
+    for text in ("lower than cpt by", "chance", "majority", "51,234", "dropped.too short", "train.learning_rate"):
+        assert text in page
+    assert "3 seeds are few" in page and "8 comparisons" in page and "planted" not in page
+    opened = re.findall(r"<(h1|h2|table|tr|td|ul|li|details|div|p)\b", page)
+    closed = re.findall(r"</(h1|h2|table|tr|td|ul|li|details|div|p)>", page)
+    assert sorted(opened) == sorted(closed)
+    assert write_report(run).read_text(encoding="utf-8") == page
+
+
+def test_one_seed_is_said_and_paired_over_items(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", seeds=1)
+    assert "trained with one seed" in write_report(folder).read_text(encoding="utf-8")
+    assert set(results_table(folder)["seeds"]) == {1, ""}
+
+
+def test_every_text_is_escaped(tmp_path: Path):
+    attack = "<script>alert('x')<&$\\frac$"
+    folder = fake_run(tmp_path / "run", benchmarks={attack: 40})
+    change_json(folder / "manifest.json", lambda m: m.update(name=attack, code=attack, versions={attack: attack}))
+    change_json(folder / "manifest.json", lambda m: m["config"].update({attack: [attack]}))
+    write_json(folder / "ledger.json", {attack: attack, "nested": {attack: 1}})
+    for path in folder.glob("evals/*/*/*.jsonl"):
+        path.write_text(path.read_text(encoding="utf-8").replace('"drugs"', json.dumps(attack)), encoding="utf-8")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)&lt;&amp;") >= 10
+
+
+def test_an_arm_that_is_none_is_refused(tmp_path: Path):
+    folder = fake_run(tmp_path / "run")
+    (folder / "evals" / "neg").rename(folder / "evals" / "<script>")
+    with pytest.raises(InputError, match=r"unknown arm in .*evals: '<script>'"):
+        write_report(folder)
+
+
+def test_different_items_are_refused(tmp_path: Path):
+    folder = fake_run(tmp_path / "run")
+    path = folder / "evals" / "cft" / "seed-1" / "practice.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"practice-7"', '"practice-x"'), encoding="utf-8")
+    with pytest.raises(InputError, match="arm cft, seed 1 and arm cpt, seed 0 differ: item 'q7' has another hash"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"manifest.json does not exist"):
+        read_run(tmp_path)
+    write_json(tmp_path / "manifest.json", {"name": "x"})
+    with pytest.raises(InputError, match="holds no evaluation"):
+        read_run(tmp_path)
+    write_json(tmp_path / "evals" / "cpt" / "seed-one" / "metrics.json", {"benchmarks": {}})
+    with pytest.raises(InputError, match="seed-one: a folder seed-<whole number> is needed"):
+        read_run(tmp_path)
+
+
+def test_a_report_needs_no_torch(run: Path):
+    code = (
+        f"import sys; from ctxft.report import write_report; write_report({str(run)!r}); print('torch' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "False"
+
+
+def test_the_table_is_plain_pandas(run: Path):
+    assert isinstance(results_table(run), pandas.DataFrame)
+    assert not results_table(run).isna().any().any()

@@ -1,0 +1,177 @@
+"""Files appear whole or not at all, errors name the place, seeds and hashes are the same everywhere, configs are strict."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+
+from ctxft import runtime
+from ctxft.runtime import InputError
+
+# --- seeds and hashes -------------------------------------------------------------------------------------------------
+
+
+def test_hash_ignores_the_order_of_keys_and_nothing_else():
+    assert runtime.sha256({"a": 1, "b": [1, 2]}) == runtime.sha256({"b": [1, 2], "a": 1})
+    values = [{"a": 1}, {"a": "1"}, {"a": 1.5}, ["a", 1], "a", b"b", {"a": [1, 2]}, {"a": [2, 1]}]
+    assert len({runtime.sha256(value) for value in values}) == len(values)
+
+
+def test_draws_are_the_same_in_another_process_with_another_hash_seed():
+    code = "from ctxft.runtime import seeded; print(seeded(0, 'passage-7').random(), seeded('0', 'passage-7').random())"
+    found = {
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(runtime.REPO_ROOT)},
+                       capture_output=True, text=True, check=True).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert found == {f"{runtime.seeded(0, 'passage-7').random()} {runtime.seeded(0, 'passage-7').random()}\n"}
+    assert runtime.seeded(0, "passage-7").random() != runtime.seeded(0, "passage-8").random()
+
+
+def test_folder_hash_sees_names_and_bytes(tmp_path):
+    def folder_hash(name: str, content: str) -> str:
+        folder = tmp_path / runtime.sha256([name, content])[:8]
+        runtime.write_text(folder / name, content)
+        return runtime.hash_folder(folder)
+
+    assert folder_hash("a", "x") not in (folder_hash("b", "x"), folder_hash("a", "y"))
+    same = runtime.write_text(tmp_path / "other" / "a", "x").parent
+    assert runtime.hash_folder(same) == folder_hash("a", "x")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def rows_that_fail():
+    yield {"a": 1}
+    raise KeyError("stop")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
+    path = runtime.write_jsonl(tmp_path / "rows.jsonl", [{"old": "é"}])
+    with pytest.raises(KeyError):
+        runtime.write_jsonl(path, rows_that_fail())
+    with pytest.raises(KeyError):
+        runtime.write_jsonl(tmp_path / "new.jsonl", rows_that_fail())
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert path.read_bytes() == '{"old": "é"}\n'.encode()
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "model"
+    with runtime.whole_folder(folder) as place:
+        (place / "a").write_text("1")
+    with pytest.raises(KeyError), runtime.whole_folder(folder) as place:
+        (place / "b").write_text("2")
+        raise KeyError
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "a"]
+    with runtime.whole_folder(folder) as place:
+        (place / "b").write_text("2")
+    assert [p.name for p in tmp_path.rglob("*")] == ["model", "b"]
+
+
+def test_text_is_utf8_with_or_without_a_mark(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe")
+    assert runtime.read_text(path) == "Grüße"
+    path.write_bytes(b"Gr\xfc\xdfe")
+    with pytest.raises(InputError, match=re.escape(f"{path} is not UTF-8 (byte 2)")):
+        runtime.read_text(path)
+
+
+@pytest.mark.parametrize(("name", "said"), [("missing.txt", "does not exist"), (".", "is a folder")])
+def test_a_path_that_is_no_file_is_named(tmp_path, name, said):
+    with pytest.raises(InputError, match=f"{re.escape(str(tmp_path / name))}.* {said}"):
+        runtime.read_text(tmp_path / name)
+
+
+def test_json_lines_name_the_line_of_an_error(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\r\n\r\n{"a": "2"}\r\n')
+    assert list(runtime.read_jsonl(path)) == [(1, {"a": 1}), (3, {"a": "2"})]
+    for line, said in (('{"a": 1', "invalid JSON"), ("[1]", "an? JSON object is needed, found list")):
+        path.write_text(f'{{"a": 1}}\n\n{line}\n')
+        with pytest.raises(InputError, match=f"{re.escape(str(path))}, line 3: .*{said}"):
+            list(runtime.read_jsonl(path))
+
+
+def test_yaml_runs_no_code_and_names_the_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    for text, line in (("a: 1\nb: !!python/object/apply:os.getcwd []\n", 2), ("a: 1\nb: [\n", 3)):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"{re.escape(str(path))}, line {line}: invalid YAML"):
+            runtime.read_yaml(path)
+
+
+# --- strict configs ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Inner:
+    rate: float = 0.5
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Outer:
+    name: str
+    count: int = 1
+    flag: bool = False
+    limit: int | None = None
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_a_mapping_becomes_a_dataclass_with_its_defaults():
+    values = {"name": "x", "limit": None, "inner": {"rate": 1, "names": ["a"]}}
+    assert runtime.from_mapping(Outer, values, "here") == Outer("x", inner=Inner(1.0, ["a"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "x", "conut": 1}, r"here: unknown key 'conut' \(did you mean 'count'\?\)"),
+        ({"name": "x", "inner": {"rat": 1}}, r"here: inner: unknown key 'rat' \(did you mean 'rate'\?\)"),
+        ({}, "the key 'name' is missing"),
+        ({"name": 1}, "here: name must be str, found 1"),
+        ({"name": "x", "count": True}, "here: count must be int, found True"),
+        ({"name": "x", "count": 1.0}, "here: count must be int, found 1.0"),
+        ({"name": "x", "flag": 1}, "here: flag must be bool, found 1"),
+        ({"name": "x", "limit": "3"}, "here: limit must be int, found '3'"),
+        ({"name": "x", "inner": {"rate": "1e-4"}}, r"here: inner: rate must be float, found '1e-4' \(YAML reads"),
+        ({"name": "x", "inner": {"rate": True}}, "rate must be float, found True"),
+        ({"name": "x", "inner": {"names": "a"}}, "names must be a list, found 'a'"),
+        ({"name": "x", "inner": {"names": ["a", 2]}}, r"names\[1\] must be str, found 2"),
+        ({"name": "x", "inner": None}, "here: inner must be a mapping"),
+        ([], "here must be a mapping"),
+    ],
+)
+def test_nothing_is_converted_or_ignored_silently(values, said):
+    with pytest.raises(InputError, match=said):
+        runtime.from_mapping(Outer, values, "here")
+
+
+def test_an_unknown_word_brings_the_nearest_and_all_known():
+    with pytest.raises(InputError, match=r"unknown arm 'cftt' \(did you mean 'cft'\?\); known: cpt, cft\."):
+        runtime.check_known("cftt", ("cpt", "cft"), "arm")
+    assert runtime.nearest("zzz", ("cpt", "cft")) == ""
+
+
+# --- where runs live --------------------------------------------------------------------------------------------------
+
+
+def test_runs_root_follows_the_variable_and_never_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CTXFT_RUNS", "here")
+    assert runtime.runs_root() == tmp_path / "here"
+    monkeypatch.delenv("CTXFT_RUNS")
+    assert runtime.runs_root() == runtime.REPO_ROOT / "runs"
+
+
+def test_versions_and_revision_are_told():
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}(\+changes)?", runtime.code_revision())
+    assert runtime.versions()["torch"].startswith("2.") and json.dumps(runtime.versions())
