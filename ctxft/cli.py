@@ -39,9 +39,7 @@ def _settings(pairs: list[str]) -> dict:
         try:
             values[key] = float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value)
         except yaml.YAMLError:
-            raise InputError(
-                f"--set {pair}: the value is not valid YAML; quote it, for example '{key}=\"text\"'."
-            ) from None
+            raise InputError(f"--set {pair}: '{value}' is not a YAML value; quote it or mend it.") from None
     return values
 
 
@@ -80,7 +78,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     for arm, seed in [parse_task(name, evaluate_tasks(config)) for name in options.task]:
         for benchmark, values in evaluate_task(config, arm, seed)["benchmarks"].items():
-            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {values['n']} items")
+            note = f" ({values['note']})" if values["note"] else ""
+            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {values['n']} items{note}")
 
 
 def _run_folder(name: str) -> Path:

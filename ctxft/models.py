@@ -6,6 +6,7 @@ Weights are read from safetensors only, and no code of a model repository is eve
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -167,7 +168,9 @@ def load_model(
     if (folder / "adapter_config.json").exists():
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         base = load_model(adapter["base_model_name_or_path"], adapter.get("revision"), device, dtype)
-        return PeftModel.from_pretrained(base, place).eval()
+        with warnings.catch_warnings():  # peft still asks transformers by a name that version 6 will drop
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            return PeftModel.from_pretrained(base, place).eval()
     if folder.is_dir():
         _check_weights(folder)
     options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}

@@ -19,16 +19,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CTXFT_RUNS"] = str(SESSION / "runs")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
 
-import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from ctxft.experiment.config import ExperimentConfig
-from ctxft.models import load_tokenizer
-from ctxft.prompts import COMMON_WORDS, load_book
-from ctxft.runtime import from_mapping, write_jsonl
-from ctxft.training.config import TrainConfig
+from ctxft.experiment.config import ExperimentConfig  # noqa: E402
+from ctxft.models import load_tokenizer  # noqa: E402
+from ctxft.prompts import COMMON_WORDS, load_book  # noqa: E402
+from ctxft.runtime import from_mapping, write_jsonl  # noqa: E402
+from ctxft.training.config import TrainConfig  # noqa: E402
 
 torch.set_num_threads(1)
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
@@ -48,7 +48,9 @@ def make_text(seed: int, sentences: int) -> str:
 
 def make_tokenizer(kind: str, folder: Path, **special: str | None) -> Path:
     """Train and save a BPE tokenizer, byte-level or in the manner of SentencePiece; ``bos_token=None`` leaves BOS out."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=kind == "metaspace", unk_token="<unk>" if kind == "metaspace" else None))
+    tokenizer = Tokenizer(
+        models.BPE(byte_fallback=kind == "metaspace", unk_token="<unk>" if kind == "metaspace" else None)
+    )
     if kind == "byte":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
@@ -141,7 +143,12 @@ def corpus_file(tmp_path) -> Path:
 def questions_file(tmp_path) -> Path:
     """Six questions of one's own."""
     rows = [
-        {"id": f"q{n}", "question": f"What stands at place {n}?", "choices": ["the house", "a road", "water"], "answer": n % 3}
+        {
+            "id": f"q{n}",
+            "question": f"What stands at place {n}?",
+            "choices": ["the house", "a road", "water"],
+            "answer": n % 3,
+        }
         for n in range(6)
     ]
     return write_jsonl(tmp_path / "own-questions.jsonl", rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -177,7 +178,9 @@ def test_an_unknown_split_is_told(monkeypatch, commit):
         raise ValueError(f"Unknown split \"{options['split']}\". Should be one of ['train'].\nmore")
 
     monkeypatch.setattr(module, "load_dataset", load)
-    with pytest.raises(InputError, match=r"org/set' cannot be read: Unknown split \"tarin\". Should be one of \['train'\]\.$"):
+    with pytest.raises(
+        InputError, match=r"org/set' cannot be read: Unknown split \"tarin\". Should be one of \['train'\]\.$"
+    ):
         read("org/set", split="tarin")
 
 
@@ -223,12 +226,11 @@ def test_passages_end_at_paragraphs_and_else_at_sentences(tokenizers, text_of, k
         assert counts[f"passages ending at a {common}"] > len(passages) / 2
         assert counts["passages ending at a document"] == 1 and sum(counts.values()) == len(passages)
         assert counts["passages ending inside a sentence"] == 0
-        place = 0
-        for passage in passages[:-1]:
-            place += len(passage.text)
-            near = text[place - len(passage.text) // 3 : place].rstrip()
-            at_paragraph = text[place:].startswith("\n\n") or text[:place].endswith("\n\n")
-            assert at_paragraph or "\n\n" not in near  # a paragraph end that was near was taken
+        starts = encode_text(tokenizers[kind], text)[1]
+        for one, other in itertools.pairwise(passages):
+            late = text[starts[min(one.start + budget // 2 + 1, other.start)] : starts[other.start]]
+            at_paragraph = other.text.startswith("\n") or one.text.endswith("\n")
+            assert at_paragraph or "\n\n" not in late  # a paragraph end in the second half of the budget was taken
 
 
 def test_where_no_sentence_ends_the_cut_is_counted_as_such(tokenizers):

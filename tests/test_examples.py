@@ -90,7 +90,9 @@ def test_a_document_of_thirty_windows_carries_its_prompt_on_all_thirty(tokenizer
 def test_control_is_as_long_as_the_prompt_it_stands_for(tokenizers, books, text_of, kind):
     passages = cut(Document("d", text_of(8, 60), "here"), tokenizers[kind], 40)
     for seed in (0, 1):
-        lengths = [[len(p) for p in rows_of(arm, passages, tokenizers[kind], books, seed)[1]] for arm in ("cft", "control")]
+        lengths = [
+            [len(p) for p in rows_of(arm, passages, tokenizers[kind], books, seed)[1]] for arm in ("cft", "control")
+        ]
         assert lengths[0] == lengths[1] and len(set(lengths[0])) > 3
 
 
@@ -102,9 +104,10 @@ def test_only_the_prompt_depends_on_the_seed(tokenizers, books, text_of):
 
 def test_a_passages_ids_do_not_depend_on_what_stands_before_it(tokenizers, text_of):
     """The start of a text after a prompt must be that of the text alone: it is tokenised apart."""
-    tokenizer, text = tokenizers["metaspace"], text_of(9, 2)
-    alone = cut(Document("d", text, "here"), tokenizer, 90)[0].ids.tolist()
-    row = build_row(cut(Document("d", text, "here"), tokenizer, 90)[0], encode_text(tokenizer, "Think.\n\n")[0], special_tokens(tokenizer))  # fmt: skip
+    tokenizer, document = tokenizers["metaspace"], Document("d", text_of(9, 2), "here")
+    passage = cut(document, tokenizer, 90)[0]
+    alone = encode_text(tokenizer, document.text)[0]
+    row = build_row(passage, encode_text(tokenizer, "Think.\n\n")[0], special_tokens(tokenizer))
     assert targets(row)[:-1] == alone
 
 
@@ -120,7 +123,9 @@ def byte_level_tokenizer(corpus: Path) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
     texts = [row["text"] for _, row in read_jsonl(corpus)][:40]
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
@@ -170,7 +175,10 @@ def test_without_bos_eos_starts_every_row_of_every_arm(save_tokenizer, tmp_path,
     )
     passages = cut(Document("d", text_of(12, 20), "here"), tokenizer, 40)
     assert_matched(passages, tokenizer, books, WINDOW)
-    assert sum(map(len, map(targets, rows_of("cpt", passages, tokenizer, books)[0]))) == sum(len(p.ids) for p in passages) + 1
+    assert (
+        sum(map(len, map(targets, rows_of("cpt", passages, tokenizer, books)[0])))
+        == sum(len(p.ids) for p in passages) + 1
+    )
 
 
 def test_padding_is_masked_by_length_even_where_pad_is_eos():
@@ -190,7 +198,9 @@ def test_the_budget_is_what_the_longest_prompt_of_all_arms_leaves(tokenizers, bo
     longest = max(len(encode_text(tokenizer, p.text + "\n\n")[0]) for book in books for p in book.prompts)
     assert longest_prompt(tokenizer, books) == longest
     assert text_budget(longest + 2 + 16, longest, 16) == 16
-    with pytest.raises(InputError, match=f"leaves 15 for text after the longest prompt .{longest} tokens.*raise train.window"):
+    with pytest.raises(
+        InputError, match=f"leaves 15 for text after the longest prompt .{longest} tokens.*raise train.window"
+    ):
         text_budget(longest + 2 + 15, longest, 16)
     with pytest.raises(InputError, match="leaves 0 for text"):
         text_budget(8, longest, 16)

@@ -68,7 +68,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_weights_are_read(model
 
 def test_a_window_above_the_models_limit_is_refused(model_folders):
     models.check_model(str(model_folders["byte"]), None, 256)
-    with pytest.raises(InputError, match="train.window is 257 tokens, but the model .* at most 256"):
+    with pytest.raises(InputError, match=r"train\.window is 257 tokens, but the model .* at most 256"):
         models.check_model(str(model_folders["byte"]), None, 257)
 
 
@@ -91,8 +91,14 @@ def test_weights_that_are_missing_are_not_replaced_by_random_numbers(model_folde
 
 def test_code_of_a_model_folder_is_not_run(model_folders, tmp_path):
     folder = copy(model_folders["byte"], tmp_path)
-    (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass\nclass Config: pass\n")
-    names = {"AutoModelForCausalLM": "modeling.Model", "AutoConfig": "modeling.Config", "AutoTokenizer": "modeling.Model"}
+    (folder / "modeling.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Model: pass\nclass Config: pass\n"
+    )
+    names = {
+        "AutoModelForCausalLM": "modeling.Model",
+        "AutoConfig": "modeling.Config",
+        "AutoTokenizer": "modeling.Model",
+    }
     write_json(folder / "config.json", read_json(folder / "config.json") | {"auto_map": names})
     models.check_model(str(folder), None, 128)
     models.load_tokenizer(str(folder))
@@ -132,10 +138,10 @@ def test_tokens_joined_are_the_text(tokenizers):
 
 
 def test_an_adapter_loads_on_its_base_at_its_revision(tmp_path, monkeypatch):
-    asked = []
+    asked, loaded = [], (torch.nn.Linear(1, 1), {"missing_keys": []})
     write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "org/base", "revision": "abc"})
     monkeypatch.setattr(models, "resolve_revision", lambda name, kind, revision, put: asked.append((name, revision)))
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: (torch.nn.Linear(1, 1), {"missing_keys": []}))
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: loaded)
     monkeypatch.setattr(models.PeftModel, "from_pretrained", lambda base, place: base)
     models.load_model(str(tmp_path))
     assert asked == [("org/base", "abc")]

@@ -42,10 +42,12 @@ class Passage:
     text: str
 
     def to_json(self) -> dict:
+        """Return the passage as plain values."""
         return {**self.__dict__, "ids": self.ids.tolist()}
 
     @classmethod
     def from_json(cls, row: dict) -> Passage:
+        """Make a passage again from ``to_json``'s values."""
         return cls(**{**row, "ids": array("i", row["ids"])})
 
 
@@ -108,9 +110,7 @@ def cut(
         )
         begin = end
         if counts is not None:
-            counts[
-                f"passages ending {'in' if kind.startswith('inside') else 'at a'} {kind}".replace("in inside", "inside")
-            ] += 1
+            counts[f"passages ending {kind if kind.startswith('inside') else f'at a {kind}'}"] += 1
     return passages
 
 

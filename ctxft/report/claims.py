@@ -13,8 +13,9 @@ from ctxft.statistics import Outcomes, compare
 CLAIMS = (
     ("contextual prompts beat plain text (CFT above CPT)", "cft", "cpt"),
     ("negative prompts lose the gain (NEG-CFT below CFT)", "neg", "cft"),
-    ("training teaches the text (CPT above the base model)", "cpt", "base"),
+    ("precondition: training teaches the text (CPT above the base model)", "cpt", "base"),
 )
+FORGETTING = ("practice-old",)  # asks about what was known before; no claim is about it
 UNTESTED = (
     ("CFT then instruction tuning beats CPT then instruction tuning", "no such arms in this run"),
     ("it holds in the medical and in the financial domain", "one corpus in this run"),
@@ -41,9 +42,10 @@ def claims(run: RunRecord | str | Path) -> pandas.DataFrame:
         >>> claims("runs/mini")  # doctest: +SKIP
     """
     rows = []
+    learned = {name: arms for name, arms in as_record(run).outcomes.items() if name not in FORGETTING}
     for claim, arm, reference in CLAIMS:
         expected = "lower" if arm == "neg" else "higher"
-        for name, arms in as_record(run).outcomes.items():
+        for name, arms in learned.items():
             verdict = _verdict(arms, arm, reference)
             if verdict is None:
                 rows.append((claim, name, "not tested", f"arm {arm} or {reference} is missing"))

@@ -22,14 +22,14 @@ from ctxft.report.tables import compared, subject_table, results_table
 from ctxft.runtime import write_text
 
 STYLE = """
-body { margin: 2rem auto; max-width: 66rem; padding: 0 1rem; color: #222; background: #fff;
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; background: #fff;
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 h3 { font-size: 1rem; margin-bottom: .3rem; }
 .note { color: #555; margin-top: .2rem; max-width: 46rem; } li { max-width: 50rem; margin: .25rem 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
+th, td { padding: .28rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
 .text td, .text th, td:first-child, th:first-child, td.arm { text-align: left; }
 .text td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
@@ -121,6 +121,7 @@ def _about_items(run: RunRecord) -> list[str]:
     said = []
     for name in run.outcomes:
         found = run.metrics_of(name)
+        said += sorted({f"{name}: {one['note']}." for one in found if one.get("note")})
         ties, cut = sum(one["ties"] for one in found), sum(one["truncated_items"] for one in found)
         if ties or cut:
             said.append(
@@ -150,7 +151,7 @@ def _origin(run: RunRecord) -> list[str]:
     facts = {"code revision": run.manifest["code"], "seeds evaluated": seeds}
     tables = {
         "Run": facts,
-        "Ledger of texts and tokens": run.ledger,
+        "Ledger of texts and tokens": dict(sorted(run.ledger.items(), key=lambda pair: (":" in pair[0], pair[0]))),
         "Configuration": run.manifest["config"],
         "Versions": run.manifest["versions"],
         "Hashes": run.manifest["hashes"],

@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -100,7 +102,9 @@ def wrap_lora(model: PreTrainedModel, settings: LoraSettings, base: str, revisio
     )
     adapter.revision = revision
     try:
-        wrapped = get_peft_model(model, adapter)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to be replaced
+            wrapped = get_peft_model(model, adapter)
     except ValueError as error:
         raise InputError(f"train.lora.targets: {error}") from None
     # where the files are: peft looks up the base model's config each time it saves, on the hub if it is not here
@@ -152,9 +156,15 @@ def _arguments(folder: Path, config: TrainConfig, steps: int, seed: int, quiet: 
     return arguments
 
 
-def _name_base(path: Path, base: str) -> None:
-    """Write the base model's name into a saved adapter instead of the folder that it was loaded from on this machine."""
-    write_json(path, read_json(path) | {"base_model_name_or_path": base})
+def _complete_model(folder: Path, tokenizer: PreTrainedTokenizerBase, base: str | None, files: dict[str, str]) -> None:
+    """Put tokenizer and texts beside saved weights; ``base`` is the base model's name where they are an adapter."""
+    tokenizer.save_pretrained(folder)
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
+    if base is not None:  # its name, and not the folder that it was loaded from on this machine
+        path = folder / "adapter_config.json"
+        write_json(path, read_json(path) | {"base_model_name_or_path": base})
+    for name, text in files.items():
+        write_text(folder / name, text)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -217,22 +227,22 @@ def train_arm(
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(last_checkpoint(folder) or "") or None)
     seconds = time.perf_counter() - started
-    with whole_folder(folder / "model") as model_folder:
-        trainer.save_model(str(model_folder))
-        tokenizer.save_pretrained(model_folder)
-        (model_folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
-        if config.method == "lora":
-            _name_base(model_folder / "adapter_config.json", model)
-        for name, text in (files or {}).items():
-            write_text(model_folder / name, text)
+    first = trainer.is_world_process_zero()
+    # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
+    with whole_folder(folder / "model") if first else tempfile.TemporaryDirectory() as place:
+        trainer.save_model(str(place))
+        if first:
+            _complete_model(place, tokenizer, model if config.method == "lora" else None, files or {})
     done = {
         "optimizer_steps": len(order),
         "passages": len(rows),
         "target_tokens": sum(targets[i] for step in order for i in step),
         "seconds": round(seconds, 2),
-        "model_hash": hash_folder(folder / "model"),
+        "model_hash": hash_folder(folder / "model") if first else None,
         "train": dataclasses.asdict(config),
         "seed": seed,
     }
-    write_json(folder / "done.json", done)
-    return done
+    if first:
+        write_json(folder / "done.json", done)
+    trainer.accelerator.wait_for_everyone()
+    return read_json(folder / "done.json")

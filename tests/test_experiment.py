@@ -1,0 +1,278 @@
+"""A tiny experiment from corpus to metrics: computed once, extended by arms and seeds, refused where its inputs changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+from peft import PeftModel
+
+from ctxft.evaluation import read_outcomes
+from ctxft.examples import IGNORE_INDEX
+from ctxft.experiment import prepare as preparation
+from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.experiment.prepare import prepare, read_passages, rows_of
+from ctxft.experiment.tasks import (
+    evaluate_all,
+    evaluate_task,
+    evaluate_tasks,
+    is_examined,
+    parse_task,
+    train_all,
+    train_task,
+    train_tasks,
+)
+from ctxft.models import load_model, load_tokenizer
+from ctxft.runtime import InputError, from_mapping, hash_folder, read_json, read_jsonl, write_jsonl, write_text
+
+
+def files_of(folder) -> dict[str, int]:
+    """Return when each file of a folder was last written."""
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+# --- config -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"arm": ["cpt"]}, r"unknown key 'arm' \(did you mean 'arms'\?\)"),
+        ({"train": {"epoch": 1}}, r"train: unknown key 'epoch' \(did you mean 'epochs'\?\)"),
+        ({"arms": ["cpt", "ctf"]}, r"unknown arm 'ctf'"),
+        ({"arms": []}, "arms must be a list of different values"),
+        ({"seeds": [0, 0]}, "seeds must be a list of different values"),
+        ({"seeds": [True]}, r"seeds\[0\] must be int, found True"),
+        ({"seeds": [-1]}, "seeds must be whole numbers from 0"),
+        ({"name": "../up"}, "name must be a plain folder name, found '../up'"),
+        ({"name": ""}, "name must be a plain folder name"),
+        ({"evaluation": {"form": "letter"}}, r"unknown evaluation.form 'letter' \(did you mean 'lettered'\?\)"),
+        ({"evaluation": {"limit": 0}}, "evaluation.limit must be at least 1"),
+        ({"evaluation": {"token_budget": 0}}, "evaluation.token_budget must be at least 1"),
+        ({"evaluation": {"data": "no/such/folder"}}, "evaluation.data .* must be a folder .* 'no/such/folder'"),
+        ({"evaluation": {"benchmarks": ["medqua"]}}, r"unknown benchmark 'medqua' \(did you mean 'medqa'\?\)"),
+        ({"evaluation": {"benchmarks": ["a/own.jsonl", "b/own.jsonl"]}}, "two benchmarks are called 'own'"),
+        ({"corpus": {"held_out": 1.5}}, "corpus.held_out must be a share"),
+    ],
+)
+def test_a_bad_experiment_is_refused(values, said):
+    with pytest.raises(InputError, match=said):
+        from_mapping(ExperimentConfig, {"name": "x"} | values, "config.yaml")
+
+
+def test_profiles_and_overrides(tmp_path):
+    config = load_experiment("mini", {"train.learning_rate": 1e-3, "seeds": [7], "name": "other"})
+    assert (config.train.learning_rate, config.seeds, config.name) == (1e-3, [7], "other")
+    with pytest.raises(InputError, match=r"unknown profile 'minni' \(did you mean 'mini'\?\)"):
+        load_experiment("minni")
+    with pytest.raises(InputError, match=r"train: unknown key 'epoch'"):
+        load_experiment("mini", {"train.epoch": 1})
+    with pytest.raises(InputError, match="'name' is a single value"):
+        load_experiment("mini", {"name.first": 1})
+    path = write_text(tmp_path / "own.yaml", yaml.safe_dump(to_mapping(config)))
+    assert load_experiment(path) == config
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "texts.txt", "Text.")
+    config = from_mapping(ExperimentConfig, {"name": "x", "corpus": {"source": "texts.txt"}}, "here")
+    assert config.corpus.source == str(tmp_path / "texts.txt") and config.model == "practice"
+
+
+# --- preparation ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_accounts_for_every_token(experiment, model_folders):
+    config = experiment(arms=["base", "cpt", "cft", "neg", "control"])
+    folder = prepare(config)
+    ledger, kept, held = read_json(folder / "ledger.json"), read_passages(folder), read_passages(folder, "held_out")
+    assert ledger["tokens unaccounted"] == 0
+    assert ledger["tokens read"] == ledger["tokens kept"] + ledger["tokens held out"] + ledger["tokens duplicate"]
+    assert ledger["tokens kept"] == sum(len(p.ids) for p in kept) and ledger["tokens held out"] == sum(
+        len(p.ids) for p in held
+    )
+    assert ledger["passages"] == len(kept) and ledger["passages held out"] == len(held) > 0
+    targets = {ledger[f"{arm}: target tokens"] for arm in ("cpt", "cft", "neg", "control")}
+    assert targets == {ledger["tokens kept"] + ledger["documents kept"]}  # every token, and an EOS a document
+    assert ledger["cpt: prompt tokens"] == 0 < ledger["cft: prompt tokens"] == ledger["control: prompt tokens"]
+    tokenizer = load_tokenizer(str(model_folders["byte"]))
+    for arm in ("cpt", "cft", "neg", "control"):
+        rows, drawn = rows_of(config, arm, 0, kept, tokenizer)
+        assert [row["passage"] for row in drawn] == ([] if arm == "cpt" else [passage.id for passage in kept])
+        learned = [[i for i in row["labels"] if i != IGNORE_INDEX] for row in rows]
+        assert learned == [p.ids.tolist() + [2] * p.last for p in kept]
+
+
+def test_a_manifest_says_what_was_run_with_what(experiment, model_folders):
+    config = experiment()
+    manifest = read_json(prepare(config) / "manifest.json")
+    assert manifest["name"] == "tiny" and manifest["config"] == json.loads(json.dumps(to_mapping(config)))
+    assert manifest["hashes"]["model"] == hash_folder(model_folders["byte"])
+    assert set(manifest["hashes"]) == {"model", "corpus", "prompts", "passages", "held_out"}
+    assert manifest["versions"]["torch"] and manifest["code"] and manifest["model_commit"] is None
+
+
+def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch):
+    from ctxft.corpora import documents
+
+    asked = []
+
+    def load(name, split, revision):
+        asked.append(revision)
+        return [{"text": f"News about {n}. It is long enough."} for n in range(5)]
+
+    monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: revision or "c0ffee")
+    monkeypatch.setattr(documents, "load_dataset", load)
+    manifest = read_json(prepare(experiment(corpus={"source": "org/news"})) / "manifest.json")
+    assert manifest["corpus_commit"] == "c0ffee" and asked == ["c0ffee"]
+
+
+def test_a_prepared_run_is_not_prepared_again(experiment, monkeypatch):
+    folder = prepare(experiment())
+    before = files_of(folder)
+    monkeypatch.setattr(preparation, "passages_of", lambda *_: pytest.fail("cut again"))
+    prepare(experiment())
+    assert files_of(folder) == before
+
+
+def test_added_arms_and_seeds_extend_manifest_and_ledger(experiment):
+    folder = prepare(experiment())
+    ledger = read_json(folder / "ledger.json")
+    prepare(experiment(arms=["neg"], seeds=[2]))
+    manifest = read_json(folder / "manifest.json")["config"]
+    assert manifest["arms"] == ["base", "cpt", "cft", "neg"] and manifest["seeds"] == [0, 2]
+    added = read_json(folder / "ledger.json")
+    assert {name: added[name] for name in ledger} == ledger
+    assert added.keys() - ledger.keys() == {
+        f"neg: {what}" for what in ("rows", "tokens read", "prompt tokens", "target tokens")
+    }
+
+
+def test_another_config_in_the_same_folder_is_refused_with_what_changed(
+    experiment, corpus_file, tmp_path, model_folders
+):
+    folder = prepare(experiment())
+    before = files_of(folder)
+    for values, said in (
+        ({"train": {"learning_rate": 0.5}}, r"train.learning_rate was 0.0005, is 0.5"),
+        ({"corpus": {"source": str(corpus_file), "held_out": 0.2}}, "corpus.held_out was 0.3, is 0.2"),
+        ({"model": str(model_folders["metaspace"])}, "model was .*the model changed"),
+    ):
+        with pytest.raises(
+            InputError, match=f"{re.escape(str(folder))} holds another run .*{said}.*choose another name"
+        ):
+            prepare(experiment(**values))
+    corpus_file.write_text(corpus_file.read_text() + '{"id": "new", "text": "One more."}\n')
+    with pytest.raises(InputError, match=r"holds another run \(the corpus changed\)"):
+        prepare(experiment())
+    assert files_of(folder) == before
+
+
+def test_a_model_that_changed_on_disk_is_noticed(experiment, model_folders, tmp_path):
+    copy = shutil.copytree(model_folders["byte"], tmp_path / "model")
+    prepare(experiment(model=str(copy)))
+    (copy / "generation_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds another run \(the model changed\)"):
+        prepare(experiment(model=str(copy)))
+
+
+def test_what_a_killed_preparation_left_is_written_anew(experiment):
+    folder = prepare(experiment())
+    expected = (folder / "passages.jsonl").read_bytes()
+    (folder / "manifest.json").unlink()
+    (folder / "passages.jsonl").write_text("half")
+    (folder / ".manifest.json.x.part").write_text("{")
+    prepare(experiment())
+    assert (folder / "passages.jsonl").read_bytes() == expected and (folder / "manifest.json").exists()
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tasks_of_an_experiment(experiment):
+    config = experiment(seeds=[0, 3])
+    assert train_tasks(config) == [("cpt", 0), ("cpt", 3), ("cft", 0), ("cft", 3)]
+    assert evaluate_tasks(config) == [("base", 0), *train_tasks(config)]
+    assert parse_task("cft:3", train_tasks(config)) == ("cft", 3)
+    with pytest.raises(InputError, match=r"unknown task 'cft:1' .*known: cpt:0, cpt:3, cft:0, cft:3"):
+        parse_task("cft:1", train_tasks(config))
+
+
+def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file, tmp_path):
+    config = experiment()
+    folder = prepare(config)
+    done = train_task(config, "cft", 0)
+    place = folder / "arms" / "cft" / "seed-0"
+    assert {path.name for path in place.iterdir()} == {
+        "config.yaml",
+        "prompts.jsonl",
+        "log.jsonl",
+        "model",
+        "done.json",
+    }
+    assert {"README.md", "prompt_book.yaml", "model.safetensors"} <= {path.name for path in (place / "model").iterdir()}
+    assert load_experiment(place / "config.yaml") == config
+    assert [row["passage"] for _, row in read_jsonl(place / "prompts.jsonl")] == [p.id for p in read_passages(folder)]
+    scores = {arm: evaluate_task(config, arm, 0) for arm in ("base", "cft")}
+    outcomes = read_outcomes(folder / "evals" / "cft" / "seed-0" / "own-questions.jsonl")
+    assert len(outcomes) == 6 and scores["cft"]["benchmarks"]["own-questions"]["n"] == 6
+    held = read_passages(folder, "held_out")
+    assert scores["cft"]["held_out"]["tokens"] == sum(len(p.ids) + p.last for p in held)
+    assert scores["cft"]["held_out"]["loss"] < scores["base"]["held_out"]["loss"]
+    assert is_examined(config, "cft", 0)
+
+    before = files_of(folder)
+    assert train_task(config, "cft", 0) == done and evaluate_task(config, "cft", 0) == scores["cft"]
+    assert files_of(folder) == before
+    # other questions: only they are asked again
+    write_jsonl(questions_file, [{**row, "question": row["question"] + "!"} for _, row in read_jsonl(questions_file)])
+    assert not is_examined(config, "cft", 0)
+    again = evaluate_task(config, "cft", 0)
+    assert again["held_out"] == scores["cft"]["held_out"] and again["benchmarks"] != scores["cft"]["benchmarks"]
+    assert train_task(config, "cft", 0) == done
+
+
+def test_a_lora_run_is_trained_and_examined(experiment):
+    config = experiment(train={"method": "lora", "learning_rate": 0.05})
+    folder = prepare(config)
+    train_task(config, "cpt", 0)
+    scores = {arm: evaluate_task(config, arm, 0)["held_out"] for arm in ("base", "cpt")}
+    assert isinstance(load_model(str(folder / "arms" / "cpt" / "seed-0" / "model")), PeftModel)
+    assert (
+        scores["cpt"]["tokens"] == scores["base"]["tokens"]
+        and abs(scores["cpt"]["loss"] - scores["base"]["loss"]) > 1e-4
+    )
+
+
+def test_nothing_is_held_out_where_nothing_was_asked_to_be(experiment, corpus_file):
+    config = experiment(corpus={"source": str(corpus_file), "held_out": 0.0})
+    prepare(config)
+    assert evaluate_task(config, "base", 0)["held_out"]["loss"] is None
+
+
+def test_passages_that_were_edited_are_not_trained_on(experiment):
+    config = experiment()
+    path = prepare(config) / "passages.jsonl"
+    write_jsonl(path, [{**row, "ids": row["ids"][::-1]} for _, row in read_jsonl(path)])
+    with pytest.raises(InputError, match=f"{re.escape(str(path))} was changed after it was made"):
+        train_task(config, "cpt", 0)
+
+
+def test_tasks_need_what_comes_before_them(experiment, runs):
+    config = experiment()
+    for call, said in (
+        (lambda: train_task(config, "cpt", 0), "is not a run yet"),
+        (lambda: evaluate_task(config, "base", 0), "is not a run yet: run `ctxft train` first"),
+        (lambda: evaluate_all(config), "arm 'cpt', seed 0 of .* is not trained yet: run `ctxft train` first"),
+        (lambda: train_all(config, workers=0), "workers must be at least 1 process, found 0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+    assert not runs.exists()
+    prepare(config)
+    with pytest.raises(InputError, match=r"arm 'cpt', seed 0 of .* is not trained yet"):
+        evaluate_task(config, "cpt", 0)

@@ -1,0 +1,125 @@
+"""Packaging and README: pins inside ranges, notebooks inside the wheel, and a README that says what is true."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import ctxft
+from ctxft.pipeline import list_notebooks
+from tests.refresh import results_block
+
+ROOT = Path(__file__).resolve().parents[1]
+KIT = ["jupyterlab", "torch", "transformers", "datasets", "peft", "ipywidgets", "matplotlib", "papermill", "nbval"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = TOML["project"]
+
+
+def ranges() -> dict[str, Requirement]:
+    texts = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    return {requirement.name: requirement for requirement in map(Requirement, texts)}
+
+
+def pins() -> dict[str, str]:
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    *names, project = conda[-1]["pip"]
+    assert project == "-e ."
+    return dict(name.split("==") for name in names)
+
+
+def test_environment_pins_every_direct_dependency_inside_its_range() -> None:
+    assert pins().keys() == ranges().keys()
+    for name, version in pins().items():
+        assert ranges()[name].specifier.contains(version), name
+
+
+def test_kit_packages_come_first() -> None:
+    assert list(pins())[: len(KIT)] == KIT
+
+
+def test_every_range_has_an_upper_bound() -> None:
+    for name, requirement in ranges().items():
+        assert {"<", "=="} & {part.operator for part in requirement.specifier}, name
+    assert "<" in PROJECT["requires-python"]
+
+
+@pytest.mark.skipif("CTXFT_CI" not in os.environ, reason="pins are compared with what is installed in CI only")
+def test_pins_are_what_is_installed() -> None:
+    installed = {name: importlib.metadata.version(name).split("+")[0] for name in pins()}
+    assert installed == pins(), "test with the installed versions, then change the pins in environment.yml"
+
+
+def test_wheel_holds_the_notebooks_the_model_and_the_books(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = [f"ctxft/notebooks/{path.name}" for path in list_notebooks()]
+    wanted += ["ctxft/books/strategies.yaml", "ctxft/profiles/mini.yaml", "ctxft/practice/model/model.safetensors"]
+    assert not set(wanted) - names
+    assert not [name for name in names if name.startswith(("tests/", "runs/"))]
+    assert wheel.stat().st_size < 6_000_000
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```$", README, flags=re.M | re.S)
+
+
+def test_readme_has_the_two_commands_and_ci_runs_them() -> None:
+    first, second = blocks()
+    assert first.splitlines()[-1] == ".venv/bin/ctxft run"
+    assert second.splitlines()[-1] == ".venv/bin/python -m pytest"
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "command_of" in ci and "README.md" in ci and "for number in 1 2" in ci
+    assert not re.search(r"pip install|pytest|ctxft run", ci), "CI must take its commands from the README"
+
+
+def test_plain_pytest_runs_unit_tests_and_all_notebooks() -> None:
+    options = TOML["tool"]["pytest"]["ini_options"]
+    assert options["testpaths"] == ["tests", "notebooks"]
+    assert "--nbval-lax" in options["addopts"].split()
+
+
+def test_readme_lists_the_notebooks() -> None:
+    assert re.findall(r"^\| \[(\w+)\]\(notebooks/\w+\.ipynb\)", README, flags=re.M) == [p.stem for p in list_notebooks()]
+
+
+def test_readme_tree_is_the_tree() -> None:
+    listed = set(re.findall(r"^  (\w+(?:\.py|/)) ", README, flags=re.M))
+    folder = Path(ctxft.__file__).parent
+    modules = {p.name for p in folder.glob("*.py") if not p.name.startswith("__")}
+    packages = {f"{p.parent.name}/" for p in folder.glob("*/__init__.py")}
+    named_beside = {name for name in modules if name in README}
+    assert listed | named_beside >= modules | packages
+    assert listed <= modules | packages
+
+
+def test_readme_results_are_the_committed_ones() -> None:
+    assert results_block() in README
+
+
+def test_readme_figure_exists() -> None:
+    assert all((ROOT / path).exists() for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README))
+
+
+def test_top_level_is_what_the_ecosystem_asks_for() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    top = {name.split("/")[0] for name in tracked}
+    wanted = {"notebooks", "ctxft", "tests", "environment.yml", "README.md", "pyproject.toml", "LICENSE", ".gitignore", ".ci"}
+    assert top == wanted
+
+
+def test_help_names_every_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "ctxft", "--help"], check=True, capture_output=True, text=True).stdout
+    assert all(f"  {verb} " in shown for verb in ("run", "train", "evaluate", "compare", "check"))

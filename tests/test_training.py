@@ -1,0 +1,300 @@
+"""The recipe is strict, the order the same in every arm, and a training that was killed ends as one that was not."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from contextlib import contextmanager
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.utils import save_and_load
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from ctxft.corpora.documents import Document
+from ctxft.corpora.passages import cut
+from ctxft.examples import IGNORE_INDEX, build_row, prompt_ids, special_tokens
+from ctxft.models import load_model, load_tokenizer
+from ctxft.prompts import load_book, prompt_for
+from ctxft.runtime import InputError, from_mapping, hash_folder, read_json, read_jsonl
+from ctxft.scoring import text_losses
+from ctxft.training import arm as module
+from ctxft.training.arm import last_checkpoint, train_arm
+from ctxft.training.config import TrainConfig, passage_order
+from ctxft.world import model_folder
+
+LORA = {"method": "lora", "lora": from_mapping(TrainConfig, {"lora": {"rank": 2, "alpha": 4}}, "test").lora}
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizers, text_of):
+    """The rows of arms cpt and cft on the same 18 passages or so, of very different lengths."""
+    tokenizer = tokenizers["byte"]
+    passages = []
+    for number in range(6):
+        passages += cut(Document(f"d{number}", text_of(20 + number, 2 + 4 * number), "here"), tokenizer, 60)
+    books = load_book("strategies"), load_book("negative")
+
+    def of(arm: str):
+        prompts = [prompt_ids(tokenizer, prompt_for(arm, passage.id, 0, *books, tokenizer)) for passage in passages]
+        return [build_row(p, ids, special_tokens(tokenizer)) for p, ids in zip(passages, prompts, strict=True)]
+
+    return {arm: of(arm) for arm in ("cpt", "cft")}
+
+
+@pytest.fixture
+def train(rows, model_folders, tokenizers, tmp_path):
+    """The function that trains arm cft into tmp_path/<name>; returns done.json and the log."""
+
+    def run(name: str, config: TrainConfig, arm: str = "cft", seed: int = 0):
+        folder = tmp_path / name
+        done = train_arm(rows[arm], str(model_folders["byte"]), tokenizers["byte"], config, seed, folder)
+        return done, [row for _, row in read_jsonl(folder / "log.jsonl")]
+
+    return run
+
+
+@contextmanager
+def killed_after(step: int, monkeypatch):
+    """Stop the training inside by an exception before optimizer step ``step`` + 1."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step >= step:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(TrainerCallback, "on_step_begin", on_step_begin)
+        yield
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+# --- recipe -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"learning_rat": 1e-3}, r"unknown key 'learning_rat' \(did you mean 'learning_rate'\?\)"),
+        (
+            {"learning_rate": "1e-4"},
+            r"learning_rate must be float, found '1e-4' \(YAML reads 1e-4 as text; write 1.0e-4\)",
+        ),
+        ({"epochs": True}, "epochs must be int, found True"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing must be bool, found 1"),
+        ({"epochs": 0}, "train.epochs must be above 0, found 0"),
+        ({"learning_rate": -1.0}, "train.learning_rate must be above 0"),
+        ({"learning_rate": math.nan}, "train.learning_rate must be above 0, found nan"),
+        ({"learning_rate": math.inf}, "train.learning_rate must be above 0, found inf"),
+        ({"epsilon": 0.0}, "train.epsilon must be above 0"),
+        ({"steps": 0}, "train.steps must be at least 1"),
+        ({"warmup": 1.0}, "train.warmup must be a share"),
+        ({"weight_decay": -0.1}, "train.weight_decay must be 0 or more"),
+        ({"clip": -1.0}, "train.clip must be 0 or more"),
+        ({"save_every": -1}, "train.save_every must be 0 or more"),
+        ({"betas": [0.9]}, "train.betas must be two numbers"),
+        ({"betas": [0.9, 1.0]}, "train.betas must be two numbers"),
+        ({"threads": 0}, "train.threads must be above 0"),
+        ({"method": "qlora"}, r"unknown train.method 'qlora' \(did you mean 'lora'\?\); known: full, lora"),
+        ({"schedule": "cosin"}, "unknown train.schedule 'cosin'"),
+        ({"device": "gpu"}, "unknown train.device 'gpu'"),
+        ({"batch_passages": 16, "micro_batch_passages": 5}, r"train.batch_passages \(16\) must be a multiple of"),
+        ({"lora": {"rank": 0}}, "train.lora: rank and alpha must be at least 1.*found rank 0"),
+        ({"lora": {"dropout": 1.0}}, "dropout a share from 0 to below 1"),
+        ({"lora": {"targets": []}}, "targets not empty"),
+    ],
+)
+def test_a_bad_recipe_is_refused(values, said):
+    with pytest.raises(InputError, match=said):
+        from_mapping(TrainConfig, values, "train")
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_order_depends_on_the_seed_alone_and_takes_every_passage_once_an_epoch():
+    config = TrainConfig(epochs=3, batch_passages=4, micro_batch_passages=4)
+    order = passage_order(10, config, seed=3)
+    stream = [index for step in order for index in step]
+    assert len(order) == 8 and {len(step) for step in order} == {4}
+    epochs = [stream[0:10], stream[10:20], stream[20:30]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and epochs[0] != epochs[1]
+    assert order == passage_order(10, config, seed=3) != passage_order(10, config, seed=4)
+    assert len(passage_order(10, TrainConfig(steps=5, epochs=9), 0)) == 5
+
+
+def test_the_log_has_a_line_for_every_step_with_its_passages_the_same_in_all_arms(train, rows, recipe):
+    config = recipe(steps=5)
+    (done, cft), (_, cpt) = train("cft", config, "cft"), train("cpt", config, "cpt")
+    order = passage_order(len(rows["cft"]), config, 0)
+    assert [line["step"] for line in cft] == [1, 2, 3, 4, 5]
+    assert [line["passages"] for line in cft] == [line["passages"] for line in cpt] == order
+    assert [line["target_tokens"] for line in cft] == [line["target_tokens"] for line in cpt]
+    assert done["optimizer_steps"] == 5 and done["target_tokens"] == sum(line["target_tokens"] for line in cft)
+    assert set(cft[0]) == {"step", "loss", "learning_rate", "grad_norm", "target_tokens", "passages"}
+    assert [line["passages"] for line in train("other", config, "cft", seed=1)[1]] != order
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_the_passages_of_the_log_are_those_that_were_read(train, rows, recipe, monkeypatch, micro):
+    read = []
+
+    class Recorder(module.PaddedCollator):
+        def __call__(self, given):
+            read.extend(rows["cft"].index(row) for row in given)
+            return super().__call__(given)
+
+    monkeypatch.setattr(module, "PaddedCollator", Recorder)
+    _, log = train("read", recipe(steps=5, micro_batch_passages=micro))
+    assert read == [index for line in log for index in line["passages"]]
+
+
+# --- the loss of a step -----------------------------------------------------------------------------------------------
+
+
+def test_accumulation_is_weighted_by_target_tokens(train, rows, recipe, model_folders, tmp_path):
+    """With an epsilon of 1, AdamW's first step is to first order a plain gradient step: sizes are compared, not signs."""
+    plain = {"epsilon": 1.0, "learning_rate": 0.1, "clip": 0.0, "schedule": "constant", "warmup": 0.0}
+    lines, found = [], []
+    for micro in (1, 4, 16):
+        config = recipe(steps=1, batch_passages=16, micro_batch_passages=micro, **plain)
+        lines += train(f"micro-{micro}", config)[1]
+        found.append(weights(tmp_path / f"micro-{micro}"))
+    model = load_model(str(model_folders["byte"]))
+    order = passage_order(len(rows["cft"]), config, 0)[0]
+    nll = text_losses(model, [(rows["cft"][i]["input_ids"], rows["cft"][i]["labels"]) for i in order])
+    by_token = sum(loss for loss, _ in nll) / sum(count for _, count in nll)
+    by_row = sum(loss / count for loss, count in nll) / len(nll)
+    assert abs(by_token - by_row) > 1e-3  # so that the wrong weighting would be seen
+    assert [line["loss"] for line in lines] == pytest.approx([by_token] * 3, abs=1e-5)
+    assert [line["grad_norm"] for line in lines] == pytest.approx([lines[0]["grad_norm"]] * 3, abs=1e-5)
+    before = model.state_dict()
+    assert max((found[0][name] - before[name]).abs().max().item() for name in before) > 1e-3
+    for other in found[1:]:
+        assert max((found[0][name] - other[name]).abs().max().item() for name in before) < 1e-6
+
+
+def test_gradient_checkpointing_changes_no_loss(train, recipe):
+    for method in ({}, LORA):
+        settings = {"steps": 2, **method}
+        logs = [train(f"{len(method)}-{on}", recipe(gradient_checkpointing=on, **settings))[1] for on in (False, True)]
+        assert [line["loss"] for line in logs[0]] == pytest.approx([line["loss"] for line in logs[1]], abs=1e-6)
+        assert all(line["grad_norm"] > 0 for line in logs[1])
+
+
+def test_a_loss_that_is_not_a_number_stands_in_the_log(train, recipe):
+    _, log = train("broken", recipe(steps=3, learning_rate=1e30, clip=0.0, warmup=0.0, schedule="constant"))
+    assert math.isfinite(log[0]["loss"]) and not math.isfinite(log[-1]["loss"])
+
+
+def test_a_row_above_the_window_is_refused(train, recipe):
+    with pytest.raises(InputError, match=r"a row has \d+ tokens, but train.window is 32 and the model's limit 256"):
+        train("long", recipe(window=32))
+
+
+def test_a_quiet_training_prints_nothing(train, recipe, capfd):
+    train("quiet", recipe(steps=2))
+    assert capfd.readouterr().out == ""
+
+
+# --- what is saved ----------------------------------------------------------------------------------------------------
+
+
+def test_full_fine_tuning_moves_every_parameter_in_float32(train, recipe, tmp_path, model_folders):
+    done, _ = train("full", recipe())
+    folder = tmp_path / "full" / "model"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    before, after = load_file(model_folders["byte"] / "model.safetensors"), weights(tmp_path / "full")
+    assert {tensor.dtype for tensor in before.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in after.values()} == {torch.float32}
+    assert before.keys() == after.keys()
+    assert [name for name in after if torch.equal(before[name].float(), after[name])] == []
+    model = load_model(str(folder))
+    assert all(torch.equal(model.state_dict()[name], after[name]) for name in after)
+    assert done["model_hash"] == hash_folder(folder) and read_json(tmp_path / "full" / "done.json") == done
+
+
+def test_lora_moves_the_adapter_and_leaves_the_base(train, recipe, tmp_path, model_folders, monkeypatch):
+    trained, wrap = [], module.wrap_lora
+    monkeypatch.setattr(module, "wrap_lora", lambda *given: trained.append(wrap(*given)) or trained[-1])
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda *_, **__: pytest.fail("asked the hub"))
+    train("lora", recipe(**LORA))
+    folder = tmp_path / "lora" / "model"
+    assert (folder / "adapter_model.safetensors").exists() and not (folder / "model.safetensors").exists()
+    adapter = load_file(folder / "adapter_model.safetensors")
+    assert adapter and all(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == str(model_folders["byte"])
+    base, loaded = load_model(str(model_folders["byte"])), load_model(str(folder))
+    assert isinstance(loaded, PeftModel)
+    kept = {name.replace(".base_layer", ""): value for name, value in loaded.get_base_model().state_dict().items()}
+    assert all(torch.equal(kept[name], value) for name, value in base.state_dict().items())
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        now, reloaded, untrained = trained[0].eval()(ids).logits, loaded(ids).logits, base(ids).logits
+    assert torch.equal(now, reloaded) and (now - untrained).abs().max() > 1e-3
+
+
+def test_an_adapter_names_the_practice_model_and_no_folder_of_this_machine(rows, recipe, tmp_path):
+    train_arm(rows["cft"], "practice", load_tokenizer("practice"), recipe(steps=1, **LORA), 0, tmp_path)
+    assert read_json(tmp_path / "model" / "adapter_config.json")["base_model_name_or_path"] == "practice"
+    assert str(model_folder()) not in "".join(path.read_text() for path in (tmp_path / "model").glob("*.json"))
+    assert isinstance(load_model(str(tmp_path / "model")), PeftModel)
+
+
+def test_lora_targets_that_are_not_there_are_refused(train, recipe):
+    config = from_mapping(
+        TrainConfig, {"method": "lora", "steps": 1, "device": "cpu", "lora": {"targets": ["nose"]}}, "test"
+    )
+    with pytest.raises(InputError, match=r"train.lora.targets: .*nose"):
+        train("none", config)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [{}, LORA], ids=["full", "lora"])
+def test_resumed_equals_straight_bit_for_bit(train, recipe, monkeypatch, tmp_path, method):
+    config = recipe(save_every=2, **method)
+    straight, straight_log = train("straight", config)
+    with killed_after(5, monkeypatch):
+        train("killed", config)
+    assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 5
+    assert not (tmp_path / "killed" / "model").exists() and not (tmp_path / "killed" / "done.json").exists()
+    starts = []
+
+    def on_train_begin(self, args, state, control, **_):
+        starts.append(state.global_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainerCallback, "on_train_begin", on_train_begin)
+        resumed, resumed_log = train("killed", config)
+    assert set(starts) == {4}  # went on, and did not start anew
+    assert resumed_log == straight_log and resumed["model_hash"] == straight["model_hash"]
+
+
+def test_a_half_written_checkpoint_is_passed_over(train, recipe, monkeypatch, tmp_path):
+    config = recipe(save_every=2)
+    straight, _ = train("straight", config)
+    with killed_after(5, monkeypatch):
+        train("killed", config)
+    folder = tmp_path / "killed"
+    half = folder / "checkpoint-4"
+    (half / module.COMPLETE).unlink()
+    (half / "model.safetensors").write_bytes(b"half")
+    shutil.copytree(half, folder / "checkpoint-1000")
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
+    assert train("killed", config)[0]["model_hash"] == straight["model_hash"]
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_labels_decide_what_is_learned(rows):
+    """Prompts differ, targets do not: what the two arms of these tests have in common."""
+    for cpt, cft in zip(rows["cpt"], rows["cft"], strict=True):
+        assert [i for i in cpt["labels"] if i != IGNORE_INDEX] == [i for i in cft["labels"] if i != IGNORE_INDEX]
+        assert len(cft["input_ids"]) > len(cpt["input_ids"])
