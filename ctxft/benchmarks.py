@@ -253,7 +253,7 @@ def render(question: Question, form: str, benchmark_name: str) -> tuple[str, lis
         ('Question: Which?\\nAnswer:', [' this', ' that'])
     """
     check_known(form, FORMS, "form")
-    mmlu = benchmark_name.startswith("mmlu-")
+    mmlu = benchmark_name in NAMES and benchmark_name.startswith("mmlu-")
     kind = "multiple choice questions" if form == "lettered" else "questions"
     about = f"The following are {kind} (with answers) about {question.subject.replace('_', ' ')}.\n\n" if mmlu else ""
     if form == "options":

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ctxft import __version__
-from ctxft.runtime import InputError, runs_root
+from ctxft.runtime import FailedError, InputError, runs_root
 
 EXAMPLES = """examples:
   ctxft run                                            the whole course on the practice world, offline, on a CPU
@@ -54,9 +54,12 @@ def _experiment(options: argparse.Namespace):
 
 def _train(options: argparse.Namespace) -> None:
     from ctxft.experiment.prepare import prepare
-    from ctxft.experiment.tasks import parse_task, train_all, train_task, train_tasks
+    from ctxft.experiment.tasks import parse_task, train_task, train_tasks
+    from ctxft.experiment.workers import train_all
 
     config = _experiment(options)
+    if not options.task and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("several processes train one task together: name it with --task ARM:SEED.")
     if not options.task:
         print(f"trained: {train_all(config, options.workers)}")
         return
@@ -70,7 +73,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from ctxft.experiment.tasks import evaluate_all, evaluate_task, evaluate_tasks, parse_task
+    from ctxft.experiment.tasks import evaluate_task, evaluate_tasks, parse_task
+    from ctxft.experiment.workers import evaluate_all
 
     config = _experiment(options)
     if not options.task:
@@ -94,23 +98,19 @@ def _compare(options: argparse.Namespace) -> None:
     from ctxft.report import results_table, write_report
 
     folder = _run_folder(options.run)
-    print(results_table(folder).to_string(index=False))
-    print(f"\nreport: {write_report(folder)}")
+    print(results_table(folder, options.reference).to_string(index=False))
+    print(f"\nreport: {write_report(folder, options.reference)}")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ctxft.experiment.config import load_experiment
-    from ctxft.experiment.tasks import load_benchmarks
     from ctxft.pipeline import run_notebooks
 
     parameters = _settings(options.parameter)
     overrides = _settings(options.set)
     if options.data:
         overrides["evaluation.data"] = options.data
-    named = {"name": options.name} if options.name else {}
-    load_benchmarks(load_experiment(options.profile, overrides | named))  # missing files are told before any notebook
     folder = run_notebooks(options.profile, options.name, options.notebook, parameters, overrides)
-    _compare(argparse.Namespace(run=str(folder)))
+    _compare(argparse.Namespace(run=str(folder), reference="cpt"))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -168,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = verbs.add_parser("compare", help="print the paired table of a run and write its report")
     compare.add_argument("run", help="name of a run below the run root, or its folder")
+    compare.add_argument(
+        "--reference", default="cpt", metavar="ARM", help="the arm that others are compared with (default: cpt)"
+    )
     compare.set_defaults(call=_compare)
     check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
     check.set_defaults(call=_check)
@@ -183,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"ctxft: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except FailedError as error:
         print(f"ctxft: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,12 +23,21 @@ from transformers import (
 )
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
-from ctxft.runtime import InputError, hash_folder, sha256
+from ctxft.runtime import InputError, hash_file, sha256
 from ctxft.world import model_folder
 
 logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read
 
 PRACTICE = "practice"
+MODEL_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "*token*",
+    "*.safetensors",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
 WHERE_TO_PUT = (
     "put its files (config.json, *.safetensors, tokenizer files) in a folder and give that folder as the model"
 )
@@ -62,9 +72,15 @@ def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | 
 
 
 def model_hash(source: str, revision: str | None = None) -> str:
-    """Return a hash that changes when the model's files do: of the folder's bytes, or of hub id and commit."""
+    """Return a hash that changes when what decides a model's behaviour does: config, tokenizer, weights; or hub id and commit.
+
+    Other files of a folder (model card, optimizer state) do not count.
+    """
     place, commit = resolve_model(source, revision)
-    return hash_folder(Path(place)) if Path(place).is_dir() else sha256([place, commit])
+    if not Path(place).is_dir():
+        return sha256([place, commit])
+    files = sorted(path for pattern in MODEL_FILES for path in Path(place).glob(pattern))
+    return sha256([[path.name, hash_file(path)] for path in files])
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -76,8 +92,13 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     place, commit = resolve_model(source, revision)
     if Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").exists():
         raise InputError(f"{place} has no tokenizer: add tokenizer.json and tokenizer_config.json.")
-    with hub_errors(place, "model", WHERE_TO_PUT):
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
+    try:
+        with hub_errors(place, "model", WHERE_TO_PUT):
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
+    except InputError:
+        raise
+    except ValueError as error:  # a tokenizer of an unknown kind, or one that wants to run code of its own
+        raise InputError(f"the tokenizer of '{source}' cannot be used: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer of '{source}' has no EOS token, so the end of a document cannot be learned: "
@@ -135,6 +156,10 @@ def check_model(source: str, revision: str | None, window: int) -> None:
         raise
     except ValueError as error:  # a kind of model that transformers does not know
         raise InputError(f"{place}: the model's config.json cannot be used: {str(error).splitlines()[0]}") from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"the model '{source}' is of the kind '{config.model_type}', which is no causal language model: choose another."
+        )
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and window > limit:
         raise InputError(
@@ -185,9 +210,9 @@ def load_model(
     return model.to(device).eval()
 
 
-def window_of(model: PreTrainedModel) -> int:
-    """Return how many tokens the model can attend to (``max_position_embeddings``)."""
-    return model.config.max_position_embeddings
+def window_of(model: PreTrainedModel) -> int | None:
+    """Return how many tokens the model can read (``max_position_embeddings``); None if its config sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def pick_device(wanted: str = "auto") -> str:

@@ -8,9 +8,12 @@ can be committed, compared and tested.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -19,17 +22,18 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from ctxft import __version__
-from ctxft.experiment.config import load_experiment
+from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.experiment.prepare import inputs_of, manifest_of, pinned
+from ctxft.experiment.tasks import eval_folder, evaluate_tasks, load_benchmarks
 from ctxft.runtime import (
     PACKAGE_ROOT,
     REPO_ROOT,
+    FailedError,
     InputError,
     check_known,
     hash_file,
     nearest,
     read_json,
-    runs_root,
     sha256,
     versions,
     write_json,
@@ -110,7 +114,9 @@ def write_notebook(path: Path, notebook: NotebookNode) -> Path:
 
 def to_html(notebook: NotebookNode, path: Path) -> Path:
     """Write an executed notebook as one HTML file that opens without a network."""
-    exporter = HTMLExporter(require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="", exclude_input_prompt=True)
+    exporter = HTMLExporter(
+        require_js_url="", mathjax_url="", mermaid_js_url="", jquery_url="", exclude_input_prompt=True
+    )
     body, _ = exporter.from_notebook_node(notebook)
     return write_text(path, body)
 
@@ -119,11 +125,38 @@ def _parameters_of(path: Path) -> set[str]:
     return set(papermill.inspect_notebook(str(path)))
 
 
-def _stamp(path: Path, parameters: dict) -> str:
-    """Hash what an executed notebook depends on: its source, its parameters, the kit's code and the libraries."""
+def _inputs(config: ExperimentConfig) -> dict:
+    """Return what all notebooks of a run depend on: config, contents that it names, the kit's code, the libraries."""
     code = {p.relative_to(PACKAGE_ROOT).as_posix(): hash_file(p) for p in sorted(PACKAGE_ROOT.rglob("*.py"))}
+    items = [[question.hash for question in benchmark.questions] for benchmark in load_benchmarks(config)]
+    exact = pinned(config, manifest_of(config))
+    return {
+        "config": to_mapping(config),
+        **inputs_of(exact),
+        "items": sha256(items),
+        "code": code,
+        "versions": versions(),
+    }
+
+
+def _stamp(path: Path, parameters: dict, inputs: dict) -> str:
     cells = [[cell.cell_type, cell.source] for cell in nbformat.read(path, as_version=4).cells]
-    return sha256([cells, parameters, code, versions(), __version__])
+    return sha256([cells, parameters, inputs])
+
+
+def _is_complete(config: ExperimentConfig) -> bool:
+    return all((eval_folder(config, *task) / "metrics.json").exists() for task in evaluate_tasks(config))
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
@@ -135,19 +168,28 @@ def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
         parameters: values for its parameters cell.
 
     Raises:
-        RuntimeError: a cell failed; notebook, cell and error are named, and the notebook up to there is kept at ``target``.
+        InputError: a cell met bad input.
+        FailedError: a cell failed; notebook, cell and error are named, and the notebook up to there is kept at ``target``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     working = target.with_name(f".running-{target.name}")
+    quiet = {"TQDM_DISABLE": "1"}  # nobody watches a bar here, and its text would differ from run to run
     try:
-        papermill.execute_notebook(
-            str(path), str(working), parameters, kernel_name="python3", progress_bar=False, extra_arguments=QUIET_KERNEL
-        )
+        with _environment(quiet):
+            papermill.execute_notebook(
+                str(path),
+                str(working),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                extra_arguments=QUIET_KERNEL,
+            )
     except papermill.PapermillExecutionError as error:
         os.replace(working, target)
-        raise RuntimeError(
-            f"notebook {path.name} failed in code cell {error.exec_count}: {error.ename}: {error.evalue}\n(see {target})"
-        ) from error
+        where = f"notebook {path.name} failed in code cell {error.exec_count}"
+        if error.ename == InputError.__name__:
+            raise InputError(f"{where}: {error.evalue}") from None
+        raise FailedError(f"{where}: {error.ename}: {error.evalue}\n(see {target})") from error
     notebook = normalize(nbformat.read(working, as_version=4))
     to_html(notebook, target.with_suffix(".html"))
     write_notebook(target, notebook)
@@ -165,7 +207,11 @@ def _check_parameters(paths: list[Path], parameters: dict) -> dict[Path, set[str
     known = set().union(*declared.values())
     for name in parameters:
         if name not in known or name in COMMON:
-            hint = "use --profile, --name or --set" if name in COMMON else f"known: {', '.join(sorted(known - set(COMMON)))}"
+            hint = (
+                "use --profile, --name or --set"
+                if name in COMMON
+                else f"known: {', '.join(sorted(known - set(COMMON)))}"
+            )
             raise InputError(f"no notebook takes the parameter '{name}'{nearest(name, known)}; {hint}.")
     return declared
 
@@ -191,25 +237,36 @@ def run_notebooks(
 
     Raises:
         InputError: unknown profile, notebook, parameter or config key.
-        RuntimeError: a notebook failed (its name, cell and error are told).
+        FailedError: a notebook failed (its name, cell and error are told).
     """
     parameters, overrides = parameters or {}, overrides or {}
     config = load_experiment(profile, overrides | ({"name": name} if name else {}))
+    if missing := [arm for arm in ("base", "cpt", "cft") if arm not in config.arms]:
+        raise InputError(f"the notebooks compare base, cpt and cft: add {', '.join(missing)} to arms.")
     source = profile if not Path(profile).suffix else str(Path(profile).resolve())
-    common = {"profile": source, "run_name": config.name, "overrides": {k: v for k, v in overrides.items() if k != "name"}}
+    common = {
+        "profile": source,
+        "run_name": config.name,
+        "overrides": {k: v for k, v in overrides.items() if k != "name"},
+    }
     paths = _wanted(notebooks or [])
     declared = _check_parameters(paths, parameters)
-    folder = runs_root() / config.name
+    inputs = _inputs(config)  # bad input is told before any notebook runs
+    folder = config.folder
     stamps_path = folder / "notebooks" / "stamps.json"
     stamps = read_json(stamps_path) if stamps_path.exists() else {}
     for path in tqdm(paths, desc="ctxft run", unit="notebook", leave=False, disable=not sys.stderr.isatty()):
         given = common | {key: value for key, value in parameters.items() if key in declared[path]}
-        target, stamp = folder / "notebooks" / path.name, _stamp(path, given)
-        if stamps.get(path.name) == stamp and target.exists() and (folder / "manifest.json").exists():
+        target, stamp = folder / "notebooks" / path.name, _stamp(path, given, inputs)
+        if stamps.get(path.name) == stamp and target.exists() and _is_complete(config):
             print(f"{path.stem}: nothing changed since the last run, skipped", flush=True)
             continue
-        print(f"{path.stem}: running", flush=True)
+        print(f"{path.stem}: running ...", end=" ", flush=True)
+        started = time.perf_counter()
+        if stamps.pop(path.name, None):  # should it fail now, its output is not valid for any stamp
+            write_json(stamps_path, stamps)
         execute(path, target, given)
         stamps[path.name] = stamp
         write_json(stamps_path, stamps)
+        print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
     return folder

@@ -235,7 +235,7 @@ def _one_of(node: yaml.Node, path: Path, known: tuple[str, ...], what: str) -> s
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """Return the number of tokens of a text, without special tokens."""
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def control_prompt(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -35,6 +36,10 @@ class InputError(ValueError):
     """Bad input from a user: one sentence that says what is wrong, where, and what to do; the command line exits with 2."""
 
 
+class FailedError(RuntimeError):
+    """A task or a notebook stopped for a reason of its own; the message ends with its output; the command line exits with 1."""
+
+
 # --- seeds and hashes -------------------------------------------------------------------------------------------------
 
 
@@ -52,8 +57,8 @@ def sha256(value: object) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, read in pieces of 1 MiB."""
+@functools.lru_cache(maxsize=4096)
+def _hash_file(path: Path, size: int, modified: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -61,10 +66,10 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_folder(folder: Path) -> str:
-    """Return one SHA-256 for all files of a folder: their relative names and their bytes."""
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
-    return sha256([[p.relative_to(folder).as_posix(), hash_file(p)] for p in files])
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes; read once in a process unless its size or time changes."""
+    stat = Path(path).stat()
+    return _hash_file(Path(path), stat.st_size, stat.st_mtime_ns)
 
 
 def seeded(*keys: object) -> random.Random:
@@ -284,7 +289,7 @@ def versions() -> dict[str, str]:
 
 def code_revision() -> str:
     """Return the git revision of the code ("+changes" if the working tree differs), or "unknown" outside a repository."""
-    if not (REPO_ROOT / ".git").exists():
+    if not (REPO_ROOT / ".git").exists() or not shutil.which("git"):
         return "unknown"
     git = ["git", "-C", str(REPO_ROOT)]
     head = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from ctxft.examples import IGNORE_INDEX
+from ctxft.models import window_of
 from ctxft.runtime import InputError
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ def score_choices(
         >>> score_choices(model, tokenizer, [("2 + 2 =", [" 4", " 5"])])[0].log_likelihoods  # doctest: +SKIP
         [-1.3, -4.2]
     """
-    window = _window(model, window)
+    window = window or window_of(model) or sys.maxsize
     scores = [ChoiceScores([0.0] * len(choices), [0] * len(choices), 0) for _, choices in requests]
     shared: dict[tuple[int, ...], _Prompt] = {}
     for number, (context, choices) in enumerate(requests):
@@ -182,15 +184,6 @@ def score_choices(
             if progress:
                 progress(done, len(shared))
     return scores
-
-
-def _window(model: PreTrainedModel, window: int | None) -> int:
-    window = window or getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not window:
-        raise InputError(
-            f"the config of {type(model).__name__} names no max_position_embeddings: give the window in tokens."
-        )
-    return window
 
 
 def _fit(

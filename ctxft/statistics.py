@@ -3,7 +3,7 @@
 Two sources of chance are kept apart. The items are a sample of what could be asked: Wilson's interval, the paired
 interval over items and McNemar's test speak of them. The seeds are a sample of training runs: Student's t over seeds
 speaks of them. Five seeds on 100 items are not 500 items, so seeds never make an interval over items narrower than the
-average over seeds allows. A difference is called shown only when every test at hand shows it.
+average over seeds allows. The interval of a difference holds both; ``compare`` says when a difference is called shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
         level: share of intervals that hold the true proportion.
 
     Returns:
-        The lower and the upper end, between 0 and 1.
+        The lower and the upper end, between 0 and 1; exactly 0 if nothing is correct, exactly 1 if all is.
 
     Raises:
         InputError: there are no items, or more correct ones than items.
@@ -42,11 +42,12 @@ def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """
     if n < 1 or not 0 <= correct <= n:
         raise InputError(f"a proportion needs at least one item and 0 to n correct ones, found {correct} of {n}.")
-    z = scipy.stats.norm.ppf((1 + level) / 2)
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # In exact arithmetic the interval holds the share and ends at 0 or 1 for none or all; rounding can miss both.
+    return 0.0 if correct == 0 else min(share, centre - half), 1.0 if correct == n else max(share, centre + half)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -134,13 +135,14 @@ def smallest_difference(n: int, discordant: float, level: float = 0.95, power: f
 def compare(outcomes: Outcomes, reference: str = "cpt", level: float = 0.95) -> list[dict]:
     """Compare every arm with a reference arm on the same items, seed by seed.
 
-    An arm's seed is paired with the same seed of the reference. The base model is not trained and is evaluated once, so
-    it is paired with every seed of the other. Accuracies have Wilson's interval; of several seeds it is that of the
-    mean accuracy on n items, since seeds are not items. With one pair the difference has the interval over items; with
-    several, Student's t over the pairs. A difference is shown when its interval leaves out 0 and, with one pair,
-    McNemar's exact p is below 1 - level; with several, the interval over items of the mean difference leaves out 0 too.
-    What could have been seen, with a chance of 80 %, is ``smallest_difference`` over items and, with several pairs, the
-    same sum of t quantiles times the standard error over pairs; the larger of the two.
+    Only the seeds that all trained arms share count (``common_seeds``), for accuracies and differences alike. A seed of
+    an arm is paired with the same seed of the reference; the base model, evaluated once, with every seed of the other.
+    Accuracies have Wilson's interval; of several seeds it is that of the mean accuracy on n items, since seeds are not
+    items. With one seed a difference has the interval over items; with several it has the smallest interval that holds
+    both that of the mean difference over items and Student's t over seeds. A difference is shown when its interval
+    leaves out 0 and, with one seed, McNemar's exact p is below 1 - level too; with several seeds the p values, one for
+    each, have no say. What could have been seen, with a chance of 80 %, is ``smallest_difference`` over items and, with
+    several seeds, the same sum of t quantiles times the standard error over seeds; the larger of the two.
 
     Args:
         outcomes: arm -> seed -> outcomes, each with "id", "hash" and "correct"; the order of items does not matter.
@@ -148,19 +150,43 @@ def compare(outcomes: Outcomes, reference: str = "cpt", level: float = 0.95) -> 
         level: of all intervals; 1 - level is the size of the tests, which are not corrected for the number of arms.
 
     Returns:
-        A row per arm, in the order of ``ARMS``: arm, n (items), seeds, accuracy, low, high (shares); difference,
-        difference_low, difference_high, detectable (points; nan for the reference itself), mcnemar (a p value per pair
-        of seeds) and verdict (in words).
+        A row per arm, in the order of ``ARMS``: arm, n (items), seeds (how many count), accuracy, low, high (shares);
+        difference, difference_low, difference_high, detectable (points; nan for the reference itself), mcnemar (a p
+        value per seed) and verdict (in words).
 
     Raises:
-        InputError: an unknown arm, an arm without a seed in common with the reference, or other items in one arm than
-            in another; the first differing item is named.
+        InputError: an unknown arm, trained arms without a seed in common, a base arm with several seeds, or other items
+            in one arm than in another; the first differing item is named.
     """
     for arm in outcomes:
         check_known(arm, ARMS, "arm")
     check_known(reference, outcomes, "reference arm")
-    correct = _joined(outcomes, reference)
+    correct = _joined(common_seeds(outcomes), reference)
     return [_row(arm, correct, reference, level) for arm in ARMS if arm in correct]
+
+
+def common_seeds(outcomes: Outcomes) -> Outcomes:
+    """Keep of each trained arm the seeds that all trained arms share; the base arm, evaluated once, is kept as it is.
+
+    Raises:
+        InputError: the trained arms share no seed, or the base arm has several.
+
+    Example:
+        >>> common_seeds({"base": {0: []}, "cpt": {1: [], 2: []}, "cft": {2: []}})
+        {'base': {0: []}, 'cpt': {2: []}, 'cft': {2: []}}
+    """
+    if len(outcomes.get("base", ())) > 1:
+        found = ", ".join(map(str, sorted(outcomes["base"])))
+        raise InputError(f"arm base is not trained and has one seed, found {found}: remove all but one.")
+    trained = {arm: set(seeds) for arm, seeds in outcomes.items() if arm != "base"}
+    common = set.intersection(*trained.values()) if trained else set()
+    if trained and not common:
+        found = "; ".join(f"{arm}: {', '.join(map(str, sorted(seeds)))}" for arm, seeds in trained.items())
+        raise InputError(f"the trained arms have no seed in common ({found}): run all with the same seeds.")
+    return {
+        arm: {seed: items for seed, items in seeds.items() if arm == "base" or seed in common}
+        for arm, seeds in outcomes.items()
+    }
 
 
 def _joined(outcomes: Outcomes, reference: str) -> dict[str, dict[int, list[bool]]]:
@@ -202,15 +228,11 @@ def _by_id(rows: list[dict], where: str) -> dict[str, dict]:
 
 def _pairs(arm: str, correct: dict, reference: str) -> list[tuple[list[bool], list[bool]]]:
     ours, theirs = correct[arm], correct[reference]
-    if arm == "base" and len(ours) == 1:
-        ours = dict.fromkeys(theirs, next(iter(ours.values())))
-    elif reference == "base" and len(theirs) == 1:
-        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(ours) if seed in theirs]
-    if not pairs:
-        seeds = f"{sorted(ours)} and {sorted(theirs)}"
-        raise InputError(f"arms {arm} and {reference} have no seed in common ({seeds}): run both with the same seeds.")
-    return pairs
+    if arm == "base":
+        ours = dict.fromkeys(theirs, *ours.values())
+    if reference == "base":
+        theirs = dict.fromkeys(ours, *theirs.values())
+    return [(ours[seed], theirs[seed]) for seed in sorted(ours)]
 
 
 def _row(arm: str, correct: dict, reference: str, level: float) -> dict:
@@ -232,21 +254,20 @@ def _difference(pairs: list[tuple[list[bool], list[bool]]], n: int, reference: s
     discordant = math.fsum(d * d for d in per_item) / n  # for one pair: the share of items that differ
     detectable = smallest_difference(n, discordant, level)
     items = item_interval(per_item, level)
-    value, low, high = seed_interval([sum(row) / n for row in signs], level)
+    value, *over_seeds = seed_interval([sum(row) / n for row in signs], level)
     if len(pairs) == 1:
         low, high = items
-        shown = (low > 0 or high < 0) and tests[0] < 1 - level
     else:
-        shown = (low > 0 and items[0] > 0) or (high < 0 and items[1] < 0)
+        low, high = min(items[0], over_seeds[0]), max(items[1], over_seeds[1])
         t = scipy.stats.t.ppf([(1 + level) / 2, 0.8], len(pairs) - 1)
-        detectable = max(detectable, float(t.sum() / t[0]) * (high - low) / 2)
+        detectable = max(detectable, float(t.sum() / t[0]) * (over_seeds[1] - over_seeds[0]) / 2)
+    shown = (low > 0 or high < 0) and (len(pairs) > 1 or tests[0] < 1 - level)
     if shown:
         side = "higher" if value > 0 else "lower"
         span = f"{100 * level:g} % interval {100 * low:+.1f} to {100 * high:+.1f}"
         verdict = f"{side} than {reference} by {abs(100 * value):.1f} points ({span})"
     else:
-        why = " (the seeds agree, but the items are too few)" if len(pairs) > 1 and (low > 0 or high < 0) else ""
         size = f"could have seen {100 * detectable:.1f} points" if detectable <= 1 else "could not have seen any"
-        verdict = f"no difference to {reference} shown{why}; {size}"
+        verdict = f"no difference to {reference} shown; {size}"
     numbers = {"difference": value, "difference_low": low, "difference_high": high, "detectable": detectable}
     return {name: 100 * number for name, number in numbers.items()} | {"mcnemar": tests, "verdict": verdict}

@@ -57,8 +57,8 @@ def results_block() -> str:
     how = (
         f"Obtained by `{found['command']}` (profile mini, seeds {', '.join(map(str, found['seeds']))}, one CPU thread a process; "
         f"{versions}). `practice` asks about the texts that were trained on, `practice-old` about what the base model knew "
-        "before (forgetting). `minus cpt` is in points of accuracy, paired by question and seed; its interval is Student's t "
-        "over seeds. Accuracy in per cent, held-out loss in nats a token. The practice world is fictional and its model "
+        "before (forgetting). `minus cpt` is in points of accuracy, paired by question and seed; its interval covers "
+        "other questions and other seeds. Accuracy in per cent, held-out loss in nats a token. The practice world is fictional and its model "
         "small: nothing here is evidence about large models."
     )
     return "\n".join([START, "", *lines, "", how, "", END])

@@ -163,7 +163,7 @@ def test_questions_that_are_none_are_told_before_anything_runs(refuse, config_fi
 
 
 def test_ensure_run_reads_the_questions_before_it_trains(experiment, questions_file, runs):
-    from ctxft.experiment.tasks import ensure_run
+    from ctxft.experiment.workers import ensure_run
     from ctxft.runtime import InputError
 
     questions_file.write_text("{}\n")

@@ -284,6 +284,7 @@ def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
 def test_own_questions_have_as_many_letters_as_choices() -> None:
     context, texts = render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered", "mine")
     assert context == "Question: Which?\nA. x\nB. y\nC. z\nAnswer:" and texts == [" A", " B", " C"]
+    assert render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered", "mmlu-mine") == (context, texts)
     with pytest.raises(InputError, match=r"unknown form 'letter' \(did you mean 'lettered'\?\)"):
         render(Question("1", "Which?", ("x", "y"), 0, "all"), "letter", "mine")
 

@@ -293,3 +293,10 @@ def test_nothing_left_to_train_on_is_told(tokenizers, tmp_path):
     path = write_jsonl(tmp_path / "c.jsonl", ROWS)
     with pytest.raises(InputError, match=r"no document of .* is left to train on: lower corpus.held_out \(0.999\)"):
         passages_of(CorpusConfig(source=str(path), held_out=0.999), tokenizers["byte"], 50)
+
+
+def test_hidden_files_of_a_folder_are_not_texts(tmp_path):
+    write_text(tmp_path / "a.txt", "A text.")
+    write_text(tmp_path / "._a.txt", "Not a text.")
+    write_text(tmp_path / ".ipynb_checkpoints" / "a.txt", "Not a text either.")
+    assert [document.id for document in read_documents(CorpusConfig(source=str(tmp_path)), Counter())] == ["a.txt"]

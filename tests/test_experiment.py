@@ -10,23 +10,25 @@ import pytest
 import yaml
 from peft import PeftModel
 
+from ctxft.corpora import documents
 from ctxft.evaluation import read_outcomes
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import prepare as preparation
+from ctxft.experiment import tasks
 from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
 from ctxft.experiment.prepare import prepare, read_passages, rows_of
 from ctxft.experiment.tasks import (
-    evaluate_all,
     evaluate_task,
     evaluate_tasks,
     is_examined,
+    load_benchmarks,
     parse_task,
-    train_all,
     train_task,
     train_tasks,
 )
-from ctxft.models import load_model, load_tokenizer
-from ctxft.runtime import InputError, from_mapping, hash_folder, read_json, read_jsonl, write_jsonl, write_text
+from ctxft.experiment.workers import evaluate_all, train_all
+from ctxft.models import load_model, load_tokenizer, model_hash
+from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
 def files_of(folder) -> dict[str, int]:
@@ -111,14 +113,12 @@ def test_a_manifest_says_what_was_run_with_what(experiment, model_folders):
     config = experiment()
     manifest = read_json(prepare(config) / "manifest.json")
     assert manifest["name"] == "tiny" and manifest["config"] == json.loads(json.dumps(to_mapping(config)))
-    assert manifest["hashes"]["model"] == hash_folder(model_folders["byte"])
+    assert manifest["hashes"]["model"] == model_hash(str(model_folders["byte"]))
     assert set(manifest["hashes"]) == {"model", "corpus", "prompts", "passages", "held_out"}
     assert manifest["versions"]["torch"] and manifest["code"] and manifest["model_commit"] is None
 
 
 def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch):
-    from ctxft.corpora import documents
-
     asked = []
 
     def load(name, split, revision):
@@ -160,7 +160,7 @@ def test_another_config_in_the_same_folder_is_refused_with_what_changed(
     for values, said in (
         ({"train": {"learning_rate": 0.5}}, r"train.learning_rate was 0.0005, is 0.5"),
         ({"corpus": {"source": str(corpus_file), "held_out": 0.2}}, "corpus.held_out was 0.3, is 0.2"),
-        ({"model": str(model_folders["metaspace"])}, "model was .*the model changed"),
+        ({"model": str(model_folders["metaspace"])}, "the model changed"),
     ):
         with pytest.raises(
             InputError, match=f"{re.escape(str(folder))} holds another run .*{said}.*choose another name"
@@ -172,12 +172,64 @@ def test_another_config_in_the_same_folder_is_refused_with_what_changed(
     assert files_of(folder) == before
 
 
-def test_a_model_that_changed_on_disk_is_noticed(experiment, model_folders, tmp_path):
+def test_a_model_that_changed_on_disk_is_noticed_but_not_its_card_or_place(experiment, model_folders, tmp_path):
     copy = shutil.copytree(model_folders["byte"], tmp_path / "model")
     prepare(experiment(model=str(copy)))
-    (copy / "generation_config.json").write_text("{}")
+    (copy / "README.md").write_text("A card.")
+    prepare(experiment(model=str(shutil.copytree(copy, tmp_path / "moved"))))
+    config = read_json(copy / "config.json")
+    write_json(copy / "config.json", config | {"rms_norm_eps": 1e-3})
     with pytest.raises(InputError, match=r"holds another run \(the model changed\)"):
         prepare(experiment(model=str(copy)))
+
+
+def test_a_hub_revision_stays_the_one_that_the_run_recorded(experiment, monkeypatch):
+    commits = {None: "c0ffee", "c0ffee": "c0ffee"}
+    rows = [{"text": f"Text number {n} has one sentence. And another one."} for n in range(6)]
+    monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: commits[revision])
+    monkeypatch.setattr(documents, "load_dataset", lambda name, split, revision: rows)
+    config = experiment(corpus={"source": "org/set", "held_out": 0.3})
+    prepare(config)
+    commits[None] = "beef"  # the hub moves on
+    prepare(config)
+    commits[None] = None  # the hub is out of reach, and its cache has the recorded commit
+    prepare(config)
+
+
+def test_examining_with_another_model_than_the_run_has_is_refused(experiment, model_folders):
+    prepare(experiment())
+    with pytest.raises(InputError, match="the model changed"):
+        evaluate_task(experiment(model=str(model_folders["metaspace"])), "base", 0)
+
+
+def test_a_killed_examination_leaves_no_metrics_of_other_outcomes(experiment, monkeypatch):
+    config = experiment()
+    prepare(config)
+    first = evaluate_task(config, "base", 0)
+    lettered = experiment(evaluation={**to_mapping(config)["evaluation"], "form": "lettered"})
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "metrics", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        with pytest.raises(InterruptedError):
+            evaluate_task(lettered, "base", 0)
+    assert not is_examined(config, "base", 0, load_benchmarks(config))
+    again = evaluate_task(config, "base", 0)
+    outcomes = read_outcomes(config.folder / "evals" / "base" / "seed-0" / "own-questions.jsonl")
+    name = "own-questions"
+    assert again == first and again["benchmarks"][name]["accuracy"] == sum(o["correct"] for o in outcomes) / len(
+        outcomes
+    )
+
+
+def test_a_model_that_was_changed_after_training_is_not_examined(experiment):
+    config = experiment(arms=["cpt"])
+    folder = prepare(config)
+    train_task(config, "cpt", 0)
+    weights = folder / "arms" / "cpt" / "seed-0" / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match="was changed after training"):
+        evaluate_task(config, "cpt", 0)
 
 
 def test_what_a_killed_preparation_left_is_written_anew(experiment):
@@ -223,14 +275,14 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
     held = read_passages(folder, "held_out")
     assert scores["cft"]["held_out"]["tokens"] == sum(len(p.ids) + p.last for p in held)
     assert scores["cft"]["held_out"]["loss"] < scores["base"]["held_out"]["loss"]
-    assert is_examined(config, "cft", 0)
+    assert is_examined(config, "cft", 0, load_benchmarks(config))
 
     before = files_of(folder)
     assert train_task(config, "cft", 0) == done and evaluate_task(config, "cft", 0) == scores["cft"]
     assert files_of(folder) == before
     # other questions: only they are asked again
     write_jsonl(questions_file, [{**row, "question": row["question"] + "!"} for _, row in read_jsonl(questions_file)])
-    assert not is_examined(config, "cft", 0)
+    assert not is_examined(config, "cft", 0, load_benchmarks(config))
     again = evaluate_task(config, "cft", 0)
     assert again["held_out"] == scores["cft"]["held_out"] and again["benchmarks"] != scores["cft"]["benchmarks"]
     assert train_task(config, "cft", 0) == done

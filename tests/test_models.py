@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, T5Config
 
 from ctxft import models
 from ctxft.runtime import InputError, read_json, write_json
@@ -158,3 +158,10 @@ def test_loading_prints_nothing(model_folders, capfd):
     models.load_model(str(model_folders["byte"]))
     assert capfd.readouterr() == ("", "")
     assert json.loads((model_folders["byte"] / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path):
+    T5Config().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"of the kind .t5., which is no causal language model"):
+        models.check_model(str(tmp_path), None, window=64)

@@ -9,9 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from ctxft import pipeline
 from ctxft.cli import main
+from ctxft.experiment.config import load_experiment
 from ctxft.pipeline import execute, list_notebooks, normalize, run_notebooks
-from ctxft.runtime import InputError
+from ctxft.runtime import FailedError, InputError
 
 NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
@@ -42,7 +44,9 @@ class TestEveryNotebook:
 
     def test_opens_like_the_others(self, path: Path) -> None:
         first, versions = read(path).cells[:2]
-        assert re.match(rf"# {path.stem[:2]} · .+\n\n\*\*.+\*\*\n\nAfter this notebook you can\n\n(- .+\n)+", first.source)
+        assert re.match(
+            rf"# {path.stem[:2]} · .+\n\n\*\*.+\*\*\n\nAfter this notebook you can\n\n(- .+\n)+", first.source
+        )
         assert re.search(r"\*Time: .+ Reading: \d+ minutes\.\*$", first.source)
         assert "versions()" in versions.source
 
@@ -70,7 +74,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All notebooks, run by papermill with parameters that are not the defaults."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTXFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        parameters = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2, "seed": 4}
+        parameters = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2}
         yield run_notebooks("mini", "small", parameters=parameters, overrides=SMALL)
 
 
@@ -78,40 +82,64 @@ def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) ->
     for path in NOTEBOOKS:
         executed = read(small_run / "notebooks" / path.name)
         assert normalize(executed) == executed
-        assert "run_name = \"small\"" in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
+        assert 'run_name = "small"' in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
     assert (small_run / "report.html").stat().st_size > 10_000
     assert {p.name for p in (small_run / "evals").iterdir()} == {"base", "cpt", "cft", "neg"}
 
 
 def test_html_pages_open_without_a_network(small_run: Path) -> None:
     for page in (*(small_run / "notebooks").glob("*.html"), small_run / "report.html"):
-        loads = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](?!data:|#)([^\"']+)", page.read_text("utf-8"))
+        loads = re.findall(
+            r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](?!data:|#)([^\"']+)", page.read_text("utf-8")
+        )
         assert not loads, (page.name, loads)
 
 
 def test_second_run_skips_what_is_valid(small_run: Path, capsys: pytest.CaptureFixture) -> None:
-    parameters = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2, "seed": 4}
+    parameters = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2}
     run_notebooks("mini", "small", parameters=parameters, overrides=SMALL)
     assert capsys.readouterr().out.count("skipped") == len(NOTEBOOKS)
+
+
+def test_what_a_profile_names_is_part_of_the_stamp(small_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    stamps = []
+    for questions in ("practice", "practice-old"):
+        path.write_text(f"name: small\nevaluation: {{benchmarks: [{questions}], limit: 4}}\n")
+        stamps.append(pipeline._stamp(NOTEBOOKS[0], {}, pipeline._inputs(load_experiment(path))))
+    assert stamps[0] != stamps[1]
 
 
 def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in ("1", "1 / 0")])
     nbformat.write(notebook, tmp_path / "99_broken.ipynb")
-    with pytest.raises(RuntimeError, match=r"99_broken\.ipynb failed in code cell 2: ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        FailedError, match=r"99_broken\.ipynb failed in code cell 2: ZeroDivisionError: division by zero"
+    ):
         execute(tmp_path / "99_broken.ipynb", tmp_path / "out" / "99_broken.ipynb", {})
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["99_broken.ipynb"]
 
 
 def test_unknown_parameter_and_notebook_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
-    with pytest.raises(InputError, match=r"no notebook takes the parameter 'question_numbr' \(did you mean 'question_number'\?\)"):
+    with pytest.raises(
+        InputError, match=r"no notebook takes the parameter 'question_numbr' \(did you mean 'question_number'\?\)"
+    ):
         run_notebooks(parameters={"question_numbr": 1})
     with pytest.raises(InputError, match=r"unknown notebook '04_fine_tunin' \(did you mean '04_fine_tuning'\?\)"):
         run_notebooks(notebooks=["04_fine_tunin"])
     with pytest.raises(InputError, match="use --profile, --name or --set"):
         run_notebooks(parameters={"run_name": "x"})
     assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
+    source = "from ctxft.runtime import InputError\nraise InputError('line 3 of x.jsonl has no text.')"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "99_bad.ipynb")
+    with pytest.raises(
+        InputError, match=r"^notebook 99_bad\.ipynb failed in code cell 1: line 3 of x\.jsonl has no text\.$"
+    ):
+        execute(tmp_path / "99_bad.ipynb", tmp_path / "out" / "99_bad.ipynb", {})
 
 
 def test_command_line_refuses_an_unknown_parameter(capsys: pytest.CaptureFixture) -> None:

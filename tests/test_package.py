@@ -16,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import ctxft
+from ctxft.experiment.config import load_experiment
 from ctxft.pipeline import list_notebooks
 from tests.refresh import results_block
 
@@ -92,7 +93,9 @@ def test_plain_pytest_runs_unit_tests_and_all_notebooks() -> None:
 
 
 def test_readme_lists_the_notebooks() -> None:
-    assert re.findall(r"^\| \[(\w+)\]\(notebooks/\w+\.ipynb\)", README, flags=re.M) == [p.stem for p in list_notebooks()]
+    assert re.findall(r"^\| \[(\w+)\]\(notebooks/\w+\.ipynb\)", README, flags=re.M) == [
+        p.stem for p in list_notebooks()
+    ]
 
 
 def test_readme_tree_is_the_tree() -> None:
@@ -109,6 +112,13 @@ def test_readme_results_are_the_committed_ones() -> None:
     assert results_block() in README
 
 
+def test_readme_experiment_is_a_valid_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", README, flags=re.M | re.S)
+    (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
+    config = load_experiment(tmp_path / "my.yaml")
+    assert config.name == "mine" and config.train.method == "lora"
+
+
 def test_readme_figure_exists() -> None:
     assert all((ROOT / path).exists() for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README))
 
@@ -116,7 +126,17 @@ def test_readme_figure_exists() -> None:
 def test_top_level_is_what_the_ecosystem_asks_for() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     top = {name.split("/")[0] for name in tracked}
-    wanted = {"notebooks", "ctxft", "tests", "environment.yml", "README.md", "pyproject.toml", "LICENSE", ".gitignore", ".ci"}
+    wanted = {
+        "notebooks",
+        "ctxft",
+        "tests",
+        "environment.yml",
+        "README.md",
+        "pyproject.toml",
+        "LICENSE",
+        ".gitignore",
+        ".ci",
+    }
     assert top == wanted
 
 

@@ -14,7 +14,19 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ctxft.prompts import ARMS, COMMON_WORDS, SEPARATOR, PromptBook, control_prompt, count_tokens, load_book, prompt_for
+from ctxft.examples import prompt_ids
+from ctxft.models import load_tokenizer
+from ctxft.prompts import (
+    ARMS,
+    COMMON_WORDS,
+    SEPARATOR,
+    ContextualPrompt,
+    PromptBook,
+    control_prompt,
+    count_tokens,
+    load_book,
+    prompt_for,
+)
 from ctxft.runtime import InputError
 
 STRATEGIES = load_book("strategies")
@@ -228,3 +240,11 @@ def test_unknown_books_are_refused(tmp_path: Path):
         load_book("strategy")
     with pytest.raises(InputError, match=r"none.yaml does not exist"):
         load_book(tmp_path / "none.yaml")
+
+
+def test_control_matches_a_prompt_that_spells_special_tokens() -> None:
+    tokenizer = load_tokenizer("practice")
+    text = "Read what stands between <s> and </s> in the lines below with care, please."
+    book = PromptBook("own", "strategy", (ContextualPrompt("own-1", "own", text, "strategy"),))
+    control = prompt_for("control", "p#0", 0, book, load_book("negative"), tokenizer)
+    assert len(prompt_ids(tokenizer, control)) == len(prompt_ids(tokenizer, book.prompts[0]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,7 @@ def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = N
                 rows = outcomes(name, RIGHT[arm], seed, n)
                 write_jsonl(evals / f"{name}.jsonl", rows)
                 found[name] = {"n": n, "chance": 0.25, "majority": 0.275, "ties": 0, "truncated_items": 0}
+                found[name]["form"] = "options"
                 found[name]["accuracy"] = sum(row["correct"] for row in rows) / n
             loss = {"loss": 1.5 - RIGHT[arm] + 0.01 * seed, "tokens": 4000}
             write_json(evals / "metrics.json", {"held_out": loss, "benchmarks": found})
@@ -77,6 +80,12 @@ def change_json(path: Path, change) -> None:
     write_json(path, value)
 
 
+def change_lines(path: Path, change) -> None:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    change(rows)
+    write_jsonl(path, rows)
+
+
 # --- reading and tables -----------------------------------------------------------------------------------------------
 
 
@@ -86,6 +95,51 @@ def test_a_run_is_read_whole(run: Path):
     assert [sorted(seeds) for seeds in record.metrics.values()] == [[0], *[[0, 1, 2]] * 4]
     assert len(record.logs) == 4 * 3 * 40 and set(record.logs["arm"]) == set(ARMS) - {"base"}
     assert record.ledger["tokens read"] == 51234
+
+
+def test_a_benchmark_in_two_forms_is_refused(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", benchmarks={"practice": 20})
+    path = folder / "evals" / "neg" / "seed-1" / "metrics.json"
+    change_json(path, lambda m: m["benchmarks"]["practice"].update(form="lettered"))
+    message = "'practice' has the form 'options' for base, seed 0 and 'lettered' for neg, seed 1, .* evaluate again"
+    with pytest.raises(InputError, match=message):
+        read_run(folder)
+    assert sorted(read_run(folder, seeds=[0, 2]).metrics["neg"]) == [0, 2]
+    change_json(path, lambda m: m["benchmarks"]["practice"].pop("form"))
+    with pytest.raises(InputError, match=r"'practice', neg, seed 1: metrics.json says no form"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("key", ["id", "hash", "subject", "correct"])
+@pytest.mark.parametrize("change", [lambda row, key: row.pop(key), lambda row, key: row.update({key: 1})])
+def test_an_outcome_that_is_none_is_refused_with_its_line(tmp_path: Path, key: str, change):
+    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice": 20})
+    change_lines(folder / "evals" / "cft" / "seed-0" / "practice.jsonl", lambda rows: change(rows[6], key))
+    with pytest.raises(InputError, match=rf"cft/seed-0/practice.jsonl, line 7: {key} missing or of a wrong type"):
+        read_run(folder)
+
+
+def test_a_run_without_held_out_documents_has_an_empty_cell(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", benchmarks={"practice": 20})
+    for path in folder.glob("evals/*/*/metrics.json"):
+        change_json(path, lambda m: m.update(held_out={"loss": None, "tokens": 0}))
+    assert set(results_table(folder)["held-out loss"]) == {""}
+    write_report(folder)
+
+
+def test_seeds_that_not_every_arm_has_are_left_out_and_named(tmp_path: Path):
+    folder = fake_run(tmp_path / "run")
+    for seed in (1, 2):
+        shutil.rmtree(folder / "evals" / "neg" / f"seed-{seed}")
+    table, alike = results_table(folder), results_table(read_run(folder, seeds=[0]))
+    assert table.equals(alike) and set(table["seeds"]) == {1, ""}
+    assert subject_table(folder, "practice").equals(subject_table(read_run(folder, seeds=[0]), "practice"))
+    heights = [bar.get_height() for bar in results_figure(folder).axes[0].patches]
+    assert heights == [bar.get_height() for bar in results_figure(read_run(folder, seeds=[0])).axes[0].patches]
+    page = write_report(folder).read_text(encoding="utf-8")
+    said = "practice: seeds that not every trained arm has are left out of its results"
+    assert f"{said} (cpt: 1, 2; cft: 1, 2; control: 1, 2)" in page and "compared with one seed of training" in page
+    assert "left out of its results" not in write_report(read_run(folder, seeds=[0])).read_text(encoding="utf-8")
 
 
 def test_results_table_says_what_the_outcomes_say(run: Path):
@@ -110,7 +164,7 @@ def test_results_table_says_what_the_outcomes_say(run: Path):
 def test_another_reference(run: Path):
     table = results_table(run, reference="base").set_index(["benchmark", "arm"])
     assert table.loc[("practice", "cpt"), "minus base"].startswith("+4")
-    with pytest.raises(InputError, match="'practice' was not evaluated for the reference arm 'ctp'"):
+    with pytest.raises(InputError, match=r"not evaluated for the reference arm 'ctp' .* with --reference ARM"):
         results_table(run, reference="ctp")
 
 
@@ -123,6 +177,19 @@ def test_subject_table(run: Path):
     assert found == pytest.approx(100 * sum(expected) / len(expected), abs=0.051)
     with pytest.raises(InputError, match=r"unknown benchmark in .*'practise' .did you mean 'practice'"):
         subject_table(run, "practise")
+
+
+def test_the_interval_of_a_difference_holds_items_and_seeds(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", seeds=2, benchmarks={"practice": 40})
+    for arm in ("cpt", "cft"):  # two seeds that agree exactly
+        source = folder / "evals" / arm / "seed-0" / "practice.jsonl"
+        shutil.copy(source, folder / "evals" / arm / "seed-1" / "practice.jsonl")
+    for seed in (0, 1):
+        path = folder / "evals" / "cft" / f"seed-{seed}" / "practice.jsonl"
+        change_lines(path, lambda rows: [row.update(correct=True) for row in rows])
+    cell = results_table(folder).set_index("arm").loc["cft", "95 % interval of difference"]
+    low, high = map(float, cell.split(" to "))
+    assert high - low > 20
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -141,6 +208,13 @@ def test_results_figure_shows_arms_and_lines(run: Path):
     texts = {text.get_text().strip() for text in axes.texts}
     assert {"chance 25.0", "majority 27.5"} <= texts
     assert "accuracy (%)" in axes.get_ylabel() and axes.get_xlabel() == "arm"
+
+
+@pytest.mark.parametrize(("right", "n"), [(False, 7), (False, 9), (False, 160), (True, 10), (True, 13), (True, 160)])
+def test_results_figure_draws_none_and_all_correct(run: Path, right: bool, n: int):
+    items = [{"id": str(i), "correct": right} for i in range(n)]  # matplotlib refuses an error bar below 0
+    record = dataclasses.replace(read_run(run), outcomes={"practice": {"cpt": {0: items, 1: items}}})
+    assert results_figure(record).axes[0].patches[0].get_height() == 100 * right
 
 
 def test_loss_figure_shows_the_mean_over_seeds(run: Path):
@@ -171,6 +245,11 @@ def test_report_is_whole_and_opens_offline(run: Path):
         assert all(f">{cell}</td>" in page for cell in row[3:] if cell and not str(cell).startswith("<"))
     for text in ("lower than cpt by", "chance", "majority", "51,234", "dropped.too short", "train.learning_rate"):
         assert text in page
+    for text in (
+        "holds both that of the mean difference over items and",
+        "with several seeds no verdict depends on it",
+    ):
+        assert text in page
     assert "3 seeds are few" in page and "8 comparisons" in page and "planted" not in page
     opened = re.findall(r"<(h1|h2|table|tr|td|ul|li|details|div|p)\b", page)
     closed = re.findall(r"</(h1|h2|table|tr|td|ul|li|details|div|p)>", page)
@@ -180,8 +259,25 @@ def test_report_is_whole_and_opens_offline(run: Path):
 
 def test_one_seed_is_said_and_paired_over_items(tmp_path: Path):
     folder = fake_run(tmp_path / "run", seeds=1)
-    assert "trained with one seed" in write_report(folder).read_text(encoding="utf-8")
+    assert "compared with one seed of training" in write_report(folder).read_text(encoding="utf-8")
     assert set(results_table(folder)["seeds"]) == {1, ""}
+
+
+def test_a_report_of_a_record_shows_the_seeds_of_the_record(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", benchmarks={"practice": 40})
+    record = read_run(folder, seeds=[1, 2])
+    path = write_report(record)
+    page = path.read_text(encoding="utf-8")
+    assert path == folder / "report.html" and "2 seeds are few" in page and "cft: 1, 2;" in page
+    cells = results_table(record).set_index("arm").loc["cft"]
+    assert f">{cells['95 % interval of difference']}</td>" in page
+    assert page != write_report(folder).read_text(encoding="utf-8")
+
+
+def test_only_the_built_in_practice_questions_are_called_fictional(tmp_path: Path):
+    own = write_report(fake_run(tmp_path / "own", benchmarks={"practice-exam": 20})).read_text(encoding="utf-8")
+    built_in = write_report(fake_run(tmp_path / "old", benchmarks={"practice-old": 20})).read_text(encoding="utf-8")
+    assert "fictional" not in own and "fictional" in built_in
 
 
 def test_every_text_is_escaped(tmp_path: Path):

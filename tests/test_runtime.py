@@ -33,17 +33,6 @@ def test_draws_are_the_same_in_another_process_with_another_hash_seed():
     assert runtime.seeded(0, "passage-7").random() != runtime.seeded(0, "passage-8").random()
 
 
-def test_folder_hash_sees_names_and_bytes(tmp_path):
-    def folder_hash(name: str, content: str) -> str:
-        folder = tmp_path / runtime.sha256([name, content])[:8]
-        runtime.write_text(folder / name, content)
-        return runtime.hash_folder(folder)
-
-    assert folder_hash("a", "x") not in (folder_hash("b", "x"), folder_hash("a", "y"))
-    same = runtime.write_text(tmp_path / "other" / "a", "x").parent
-    assert runtime.hash_folder(same) == folder_hash("a", "x")
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ class LearnsPadding(selftest.PaddedCollator):
 )
 def test_a_check_fails_where_its_promise_is_broken(monkeypatch, check, name, broken):
     monkeypatch.setattr(selftest, name, broken)
-    with pytest.raises(AssertionError):
+    with pytest.raises(selftest.CheckFailed):
         selftest.CHECKS[check]()
 
 
@@ -73,13 +73,13 @@ def test_the_check_of_resuming_fails_where_state_is_lost(monkeypatch):
         return found
 
     monkeypatch.setattr(arm, "last_checkpoint", forgetful)
-    with pytest.raises(AssertionError):
+    with pytest.raises(selftest.CheckFailed):
         selftest.CHECKS["resumed equals straight"]()
 
 
 def test_a_failed_check_fails_the_command(monkeypatch, capsys):
     def fails():
-        raise AssertionError("3 tokens are gone")
+        raise selftest.CheckFailed("3 tokens are gone")
 
     monkeypatch.setattr(selftest, "CHECKS", {"no text is lost": fails})
     assert main(["check"]) == 1

@@ -8,7 +8,15 @@ import random
 import pytest
 
 from ctxft.runtime import InputError
-from ctxft.statistics import compare, item_interval, mcnemar, seed_interval, smallest_difference, wilson
+from ctxft.statistics import (
+    common_seeds,
+    compare,
+    item_interval,
+    mcnemar,
+    seed_interval,
+    smallest_difference,
+    wilson,
+)
 
 
 def outcomes(correct: list[int]) -> list[dict]:
@@ -30,6 +38,12 @@ def by_arm(outcomes_of: dict) -> dict:
 def test_wilson_against_a_published_table(correct: int, n: int, low: float, high: float):
     assert wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
     assert wilson(n - correct, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilson_ends_exactly_at_none_and_all_and_holds_the_share():
+    for n in range(1, 400):
+        assert wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0
+        assert all(low <= k / n <= high for k in {0, 1, n // 2, n} for low, high in [wilson(k, n)])
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 0), (3, 2), (-1, 5)])
@@ -113,22 +127,43 @@ def test_several_seeds_use_t_over_seeds_and_do_not_multiply_items():
     assert (row["n"], row["seeds"]) == (200, 3) and row["accuracy"] == pytest.approx(0.62)
     assert (row["low"], row["high"]) == pytest.approx(wilson(124, 200))
     interval = row["difference"], row["difference_low"], row["difference_high"]
-    assert interval == pytest.approx(seed_interval([10.0, 12.0, 14.0]))
+    assert interval == pytest.approx(seed_interval([10.0, 12.0, 14.0]))  # over items 7.5 to 16.3
     assert row["mcnemar"] == [mcnemar(20, 0), mcnemar(24, 0), mcnemar(28, 0)]
     assert row["verdict"].startswith("higher than cpt by 12.0 points")
     base = rows["base"]
     assert base["seeds"] == 1 and len(base["mcnemar"]) == 3 and base["difference"] == pytest.approx(-20)
 
 
-def test_seeds_that_agree_on_too_few_items_show_nothing():
-    cpt = {seed: outcomes([0] * 4 + HALF) for seed in (0, 1)}
-    cft = {seed: outcomes([1] * 3 + [0] + HALF) for seed in (0, 1)}
+def test_the_interval_of_several_seeds_holds_that_over_items_and_that_over_seeds():
+    cpt = {seed: outcomes([0] * 100) for seed in range(3)}
+    cft = {seed: outcomes([1] * (5 + 2 * seed) + [0] * (95 - 2 * seed)) for seed in range(3)}
     row = by_arm({"cpt": cpt, "cft": cft})["cft"]
-    assert row["difference_low"] == pytest.approx(row["difference_high"])  # t over two equal seeds has no width
-    assert row["verdict"] == (
-        "no difference to cpt shown (the seeds agree, but the items are too few); "
-        f"could have seen {row['detectable']:.1f} points"
-    )
+    items = item_interval([1] * 5 + [2 / 3] * 2 + [1 / 3] * 2 + [0] * 91)
+    seeds = seed_interval([5.0, 7.0, 9.0])
+    assert 100 * items[0] < seeds[1] and 100 * items[1] < seeds[2]
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((100 * items[0], seeds[2]))
+
+
+def test_seeds_that_agree_keep_the_interval_over_items():
+    def row(gained: int) -> dict:
+        cpt = {seed: outcomes([0] * 16 + HALF) for seed in (0, 1)}
+        cft = {seed: outcomes([1] * gained + [0] * (16 - gained) + HALF) for seed in (0, 1)}
+        return by_arm({"cpt": cpt, "cft": cft})["cft"]
+
+    for gained in (3, 16):  # Student's t over two equal seeds has no width, so all of it is over items
+        low, high = item_interval([1] * gained + [0] * (116 - gained))
+        assert (row(gained)["difference_low"], row(gained)["difference_high"]) == (100 * low, 100 * high)
+    assert row(3)["verdict"].startswith("no difference to cpt shown; could have seen 5.2 points")
+    assert row(16)["verdict"].startswith("higher than cpt by 13.8 points (95 % interval +")
+
+
+def test_the_p_value_has_a_say_with_one_seed_only():
+    cpt, cft = outcomes([0] * 5 + HALF[:95]), outcomes([1] * 5 + HALF[:95])
+    one = by_arm({"cpt": {0: cpt}, "cft": {0: cft}})["cft"]
+    two = by_arm({"cpt": {0: cpt, 1: cpt}, "cft": {0: cft, 1: cft}})["cft"]
+    assert one["mcnemar"] == [0.0625] and two["mcnemar"] == [0.0625, 0.0625]
+    assert 0 < one["difference_low"] == two["difference_low"]
+    assert one["verdict"].startswith("no difference") and two["verdict"].startswith("higher than cpt by 5.0 points")
 
 
 def test_seeds_that_disagree_show_nothing():
@@ -150,11 +185,29 @@ def test_verdicts_keep_the_level_when_nothing_differs():
 def test_items_are_joined_by_id_and_pairs_by_seed():
     shuffled = outcomes(HALF)
     random.Random(0).shuffle(shuffled)
-    other = {1: outcomes([1 - value for value in HALF]), 2: shuffled, 3: outcomes(HALF)}
-    row = by_arm({"cpt": {2: outcomes(HALF)}, "cft": other})["cft"]
-    assert row["seeds"] == 3 and row["mcnemar"] == [1.0] and row["difference"] == 0
-    with pytest.raises(InputError, match=r"cft and cpt have no seed in common \(\[1\] and \[2\]\)"):
-        compare({"cpt": {2: outcomes(HALF)}, "cft": {1: outcomes(HALF)}})
+    other = {1: outcomes([0] * 100), 2: shuffled}
+    row = by_arm({"cpt": {1: outcomes([0] * 100), 2: outcomes(HALF)}, "cft": other})["cft"]
+    assert row["mcnemar"] == [1.0, 1.0] and row["difference"] == 0
+
+
+def test_only_seeds_that_all_trained_arms_share_count():
+    none, half = outcomes([0] * 100), outcomes(HALF)
+    arms = {"base": {0: none}, "cpt": {1: none, 2: half}, "cft": {2: none, 3: half, 1: half}, "neg": {2: half, 5: none}}
+    assert {arm: list(seeds) for arm, seeds in common_seeds(arms).items()} == {
+        "base": [0],
+        "cpt": [2],
+        "cft": [2],
+        "neg": [2],
+    }
+    rows = by_arm(arms)
+    assert [rows[arm]["seeds"] for arm in ("base", "cpt", "cft", "neg")] == [1, 1, 1, 1]
+    assert [rows[arm]["accuracy"] for arm in ("base", "cpt", "cft", "neg")] == [0, 0.5, 0, 0.5]
+    assert [rows[arm]["difference"] for arm in ("base", "cft", "neg")] == [-50, -50, 0]
+    assert common_seeds({"base": {0: none}}) == {"base": {0: none}}
+    with pytest.raises(InputError, match=r"trained arms have no seed in common \(cpt: 1, 2; cft: 3\): run all"):
+        compare({"base": {3: half}, "cpt": {2: half, 1: half}, "cft": {3: half}})
+    with pytest.raises(InputError, match="arm base is not trained and has one seed, found 0, 1"):
+        compare({"base": {0: half, 1: half}, "cpt": {1: half}})
 
 
 def test_the_base_can_be_the_reference():

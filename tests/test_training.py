@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 from ctxft.corpora.documents import Document
 from ctxft.corpora.passages import cut
 from ctxft.examples import IGNORE_INDEX, build_row, prompt_ids, special_tokens
-from ctxft.models import load_model, load_tokenizer
+from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.prompts import load_book, prompt_for
-from ctxft.runtime import InputError, from_mapping, hash_folder, read_json, read_jsonl
+from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl
 from ctxft.scoring import text_losses
 from ctxft.training import arm as module
 from ctxft.training.arm import last_checkpoint, train_arm
@@ -217,7 +217,7 @@ def test_full_fine_tuning_moves_every_parameter_in_float32(train, recipe, tmp_pa
     assert [name for name in after if torch.equal(before[name].float(), after[name])] == []
     model = load_model(str(folder))
     assert all(torch.equal(model.state_dict()[name], after[name]) for name in after)
-    assert done["model_hash"] == hash_folder(folder) and read_json(tmp_path / "full" / "done.json") == done
+    assert done["model_hash"] == model_hash(str(folder)) and read_json(tmp_path / "full" / "done.json") == done
 
 
 def test_lora_moves_the_adapter_and_leaves_the_base(train, recipe, tmp_path, model_folders, monkeypatch):

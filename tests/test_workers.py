@@ -9,7 +9,7 @@ import pytest
 
 from ctxft.cli import main
 from ctxft.experiment import prepare as preparation
-from ctxft.experiment.tasks import ensure_run, train_all
+from ctxft.experiment.workers import ensure_run, train_all
 from ctxft.runtime import InputError, read_json, read_jsonl, write_text
 
 

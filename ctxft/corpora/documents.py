@@ -92,7 +92,8 @@ def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
 def _files_of(place: Path) -> list[Path]:
     """Return the corpus files of a folder in the order of their names, or the file itself."""
     if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts))
     if place.suffix.lower() not in SUFFIXES:
         raise InputError(f"{place}: a corpus file must be one of {', '.join(SUFFIXES)}.")
     return [place]

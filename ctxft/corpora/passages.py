@@ -120,7 +120,7 @@ def passages_of(
     """Read a corpus and cut it into passages for training and passages held out from every arm.
 
     Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
-    the seed and the document's id alone.
+    the seed and each document's text alone, so neither ids nor their order nor copies can move one.
 
     Args:
         config: the corpus.
@@ -143,7 +143,7 @@ def passages_of(
         pieces = cut(document, tokenizer, budget, ends)
         tokens = sum(len(piece.ids) for piece in pieces)
         digest = sha256(" ".join(document.text.split()))
-        fate = "held out" if seeded("held out", seed, document.id).random() < config.held_out else "kept"
+        fate = "held out" if seeded("held out", seed, digest).random() < config.held_out else "kept"
         fate = "duplicate" if digest in hashes else fate
         hashes.add(digest)
         for name in ("read", fate):

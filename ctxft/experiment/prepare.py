@@ -22,6 +22,8 @@ from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
 from ctxft.prompts import ARMS, PromptBook, load_book, prompt_for
 from ctxft.runtime import InputError, code_revision, read_json, read_jsonl, sha256, versions, write_json, write_jsonl
 
+# Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
+BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative")
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
 # What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
 PREPARED = ("notebooks", "index.html", "passages.jsonl", "held_out.jsonl", "ledger.json")
@@ -96,34 +98,72 @@ def prepare(config: ExperimentConfig) -> Path:
     Raises:
         InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
     """
-    folder = config.folder
-    strategies, negative = books_of(config)
+    folder, wanted, manifest = config.folder, config, manifest_of(config)
+    config = pinned(config, manifest)
     check_model(config.model, config.revision, config.train.window)
-    corpus, corpus_commit = corpus_state(config.corpus)
-    inputs = {"model": model_hash(config.model, config.revision), "corpus": corpus}
-    inputs["prompts"] = sha256([strategies.hash, negative.hash])
+    inputs = inputs_of(config)
     tokenizer = load_tokenizer(config.model, config.revision)
-    if (folder / "manifest.json").exists():
-        manifest = read_json(folder / "manifest.json")
-        _check_same(config, manifest, inputs)
+    if manifest is not None:
+        _check_same(wanted, manifest, inputs)
         _extend(config, manifest, tokenizer)
         return folder
     if folder.exists() and any(p.name not in PREPARED and p.suffix != ".part" for p in folder.iterdir()):
         raise InputError(f"{folder} is not empty and not a run (no manifest.json): choose another name, or empty it.")
-    longest = longest_prompt(tokenizer, (strategies, negative))
+    commits = {"model_commit": resolve_model(config.model, config.revision)[1]}
+    commits["corpus_commit"] = corpus_state(config.corpus)[1]
+    config = pinned(config, commits)
+    longest = longest_prompt(tokenizer, books_of(config))
     budget = text_budget(config.train.window, longest, config.train.min_text_tokens)
-    exact = dataclasses.replace(config.corpus, revision=corpus_commit or config.corpus.revision)
-    passages, held_out, counts = passages_of(exact, tokenizer, budget)
+    passages, held_out, counts = passages_of(config.corpus, tokenizer, budget)
     inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
     write_jsonl(folder / "passages.jsonl", (p.to_json() for p in passages))
     write_jsonl(folder / "held_out.jsonl", (p.to_json() for p in held_out))
     ledger = corpus_ledger(config, counts, tokenizer) | {"passages": len(passages), "passages held out": len(held_out)}
     write_json(folder / "ledger.json", add_arms(config, ledger, tokenizer))
-    commit = resolve_model(config.model, config.revision)[1]
-    commits = {"model_commit": commit, "corpus_commit": corpus_commit}
-    manifest = {"name": config.name, "config": dataclasses.asdict(config), "hashes": inputs, **commits}
+    manifest = {"name": config.name, "config": dataclasses.asdict(wanted), "hashes": inputs, **commits}
     write_json(folder / "manifest.json", manifest | {"versions": versions(), "code": code_revision()})
     return folder
+
+
+def manifest_of(config: ExperimentConfig) -> dict | None:
+    """Return the manifest of the experiment's run folder, or None if it is not prepared yet."""
+    path = config.folder / "manifest.json"
+    return read_json(path) if path.exists() else None
+
+
+def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:
+    """Fix hub revisions to the commits that a run recorded, so that a change on the hub, or its absence, cannot touch the run.
+
+    A revision that the config names itself stays.
+    """
+    if manifest is None:
+        return config
+    corpus = dataclasses.replace(config.corpus, revision=config.corpus.revision or manifest["corpus_commit"])
+    return dataclasses.replace(config, revision=config.revision or manifest["model_commit"], corpus=corpus)
+
+
+def inputs_of(config: ExperimentConfig) -> dict[str, str]:
+    """Return the hashes of what an experiment reads: model, corpus and prompt books."""
+    strategies, negative = books_of(config)
+    return {
+        "model": model_hash(config.model, config.revision),
+        "corpus": corpus_state(config.corpus)[0],
+        "prompts": sha256([strategies.hash, negative.hash]),
+    }
+
+
+def require_same(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the experiment pinned to its run's commits.
+
+    Raises:
+        InputError: the run is not prepared, or holds another experiment (what differs is named).
+    """
+    manifest = manifest_of(config)
+    if manifest is None:
+        raise InputError(f"{config.folder} is not a run yet: run `ctxft train` first.")
+    exact = pinned(config, manifest)
+    _check_same(config, manifest, inputs_of(exact))
+    return exact
 
 
 def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -144,6 +184,7 @@ def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
         return {key: value for pair in pairs for key, value in pair.items()}
 
     then, now = flat(manifest["config"]), flat(config.identity())
+    now = {key: value for key, value in now.items() if key not in BY_HASH}
     changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
     changed += [f"the {key} changed" for key, value in inputs.items() if manifest["hashes"].get(key) != value]
     if changed:

@@ -35,8 +35,8 @@ def claims(run: RunRecord | str | Path) -> pandas.DataFrame:
         run: a run folder, or a run that is read already.
 
     Returns:
-        Columns claim, benchmark, here ("shown", "not shown", "the contrary" or "not tested") and verdict. A difference is
-        shown only if its tests show it (see ``statistics.compare``).
+        Columns claim, benchmark, here ("shown", "not shown", "the contrary" or "not tested") and verdict. What is
+        called shown stands in ``statistics.compare``.
 
     Example:
         >>> claims("runs/mini")  # doctest: +SKIP

@@ -15,7 +15,7 @@ from ctxft.prompts import ARMS
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import lines_of
 from ctxft.runtime import InputError
-from ctxft.statistics import Outcomes, wilson
+from ctxft.statistics import Outcomes, common_seeds, wilson
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 ARM_COLORS = {"base": "#999999", "cpt": "#0072B2", "cft": "#D55E00", "neg": "#CC79A7", "control": "#009E73"}
@@ -30,7 +30,7 @@ def results_figure(run: RunRecord | str | Path) -> Figure:
     figure = Figure(figsize=(1.2 + 3.5 * columns, 3.5 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, (name, arms) in zip(panels, run.outcomes.items(), strict=False):
-        _accuracy_panel(axes, arms, lines_of(run, name))
+        _accuracy_panel(axes, common_seeds(arms), lines_of(run, name))
         axes.set_title(name, parse_math=False, fontsize=11, loc="left")
     for axes in panels[len(run.outcomes) :]:
         axes.set_visible(False)

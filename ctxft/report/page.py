@@ -17,9 +17,10 @@ import pandas
 from matplotlib.figure import Figure
 
 from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
-from ctxft.report.record import RunRecord, read_run
-from ctxft.report.tables import compared, subject_table, results_table
+from ctxft.report.record import RunRecord, as_record
+from ctxft.report.tables import compared, results_table, subject_table
 from ctxft.runtime import write_text
+from ctxft.statistics import common_seeds
 
 STYLE = """
 body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; background: #fff;
@@ -39,13 +40,14 @@ tr.first td { border-top: 1px solid #888; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+PRACTICE = ("practice", "practice-old")
 
 
-def write_report(folder: str | Path, reference: str = "cpt") -> Path:
-    """Write report.html into a run folder: tables, figures, verdicts and caveats, in one file that opens offline.
+def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
+    """Write report.html into a run's folder: tables, figures, verdicts and caveats, in one file that opens offline.
 
     Args:
-        folder: the run folder.
+        run: a run folder, or a run that is read already; of a run read with some seeds the page shows these.
         reference: the arm that differences are taken to.
 
     Returns:
@@ -54,7 +56,7 @@ def write_report(folder: str | Path, reference: str = "cpt") -> Path:
     Raises:
         InputError: the folder is no evaluated run, the reference was not evaluated, or arms were asked different items.
     """
-    run = read_run(folder)
+    run = as_record(run)
     title = html.escape(str(run.manifest["name"]))
     trained = not run.logs.empty
     parts = [
@@ -92,9 +94,10 @@ def _verdicts(run: RunRecord, reference: str) -> list[str]:
 def _legend(reference: str) -> str:
     said = (
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Differences are points of accuracy "
-        f"minus that of {reference}, paired by item and seed: with one seed the interval is over items (Agresti and "
-        "Min), with several it is Student's t over seeds, for these items. McNemar's p is exact, one for each seed. A "
-        "difference is called shown only when every one of these tests at hand shows it, over items and over seeds. "
+        f"minus that of {reference}, paired by item and seed. With one seed their interval is over items (Agresti and "
+        "Min); with several it is the smallest that holds both that of the mean difference over items and Student's t "
+        "over seeds. A difference is called shown when this interval leaves out 0 and, with one seed, McNemar's p is "
+        "below 0.05 too. McNemar's p is exact, one for each seed; with several seeds no verdict depends on it. "
         "Held-out loss is in nats per token, without a prompt. Chance is guessing; majority is always giving the "
         "commonest answer position."
     )
@@ -102,9 +105,9 @@ def _legend(reference: str) -> str:
 
 
 def _caveats(run: RunRecord, reference: str) -> list[str]:
-    seeds = max(len(found) for found in run.metrics.values())
+    seeds = min(max(map(len, common_seeds(arms).values())) for arms in run.outcomes.values())
     tests = sum(len(arms) - 1 for arms in run.outcomes.values())
-    one_seed = "Every arm was trained with one seed: nothing here says how another training run would come out."
+    one_seed = "Arms are compared with one seed of training: nothing here says how another training run would come out."
     several = f"{seeds} seeds are few: intervals over seeds are wide, and a null result is not a proof of equality."
     said = [
         one_seed if seeds == 1 else several,
@@ -114,7 +117,18 @@ def _caveats(run: RunRecord, reference: str) -> list[str]:
         "trained arm over base.",
         "Held-out loss and accuracy are different questions and may rank the arms differently.",
     ]
-    return said + _about_items(run) + _about_the_world(run)
+    return said + _about_seeds(run) + _about_items(run) + _about_the_world(run)
+
+
+def _about_seeds(run: RunRecord) -> list[str]:
+    said = []
+    for name, arms in run.outcomes.items():
+        kept = common_seeds(arms)
+        left = {arm: sorted(set(seeds) - set(kept[arm])) for arm, seeds in arms.items()}
+        listed = "; ".join(f"{arm}: {', '.join(map(str, seeds))}" for arm, seeds in left.items() if seeds)
+        if listed:
+            said.append(f"{name}: seeds that not every trained arm has are left out of its results ({listed}).")
+    return said
 
 
 def _about_items(run: RunRecord) -> list[str]:
@@ -133,7 +147,7 @@ def _about_items(run: RunRecord) -> list[str]:
 
 def _about_the_world(run: RunRecord) -> list[str]:
     said = []
-    if any(name.startswith("practice") for name in run.outcomes):
+    if any(name in PRACTICE for name in run.outcomes):
         said.append(
             "The practice world is fictional and its texts are made from templates: it shows how the method works, not "
             "whether contextual fine-tuning helps a real language model."

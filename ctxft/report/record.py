@@ -16,6 +16,8 @@ from ctxft.prompts import ARMS
 from ctxft.runtime import InputError, check_known, read_json, read_jsonl
 from ctxft.statistics import Outcomes
 
+NEEDED = {"id": str, "hash": str, "subject": str, "correct": bool}  # what the report takes from an outcome
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -56,17 +58,19 @@ def read_run(folder: str | Path, seeds: Collection[int] | None = None) -> RunRec
         seeds: only these seeds of the trained arms (base is evaluated once and always read); None reads all.
 
     Raises:
-        InputError: the folder has no manifest or no evaluation, an unknown arm, or a file that cannot be read.
+        InputError: the folder has no manifest or no evaluation, an unknown arm, a benchmark that was asked in another
+            form of one arm or seed than of another, or a file that cannot be read or lacks something.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, Outcomes] = {}
+    forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
     for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds):
         metrics.setdefault(arm, {})[seed] = found = read_json(path / "metrics.json")
-        for name in found["benchmarks"]:
-            rows = [row for _, row in read_jsonl(path / f"{name}.jsonl")]
-            outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = rows
+        for name, measured in found["benchmarks"].items():
+            _check_form(forms, name, f"{arm}, seed {seed}", measured.get("form"))
+            outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = _outcomes(path / f"{name}.jsonl")
     if not metrics:
         raise InputError(f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): evaluate the run first.")
     logs = [
@@ -76,6 +80,27 @@ def read_run(folder: str | Path, seeds: Collection[int] | None = None) -> RunRec
     ]
     ledger = read_json(folder / "ledger.json") if (folder / "ledger.json").exists() else {}
     return RunRecord(folder, manifest, ledger, metrics, outcomes, pandas.DataFrame(logs))
+
+
+def _check_form(forms: dict[str, tuple[str, str]], benchmark: str, task: str, form: str | None) -> None:
+    """Refuse a task whose form is unknown, or not that of the benchmark's first task."""
+    if form is None:
+        raise InputError(f"benchmark '{benchmark}', {task}: metrics.json says no form: evaluate again.")
+    first, expected = forms.setdefault(benchmark, (task, form))
+    if form != expected:
+        raise InputError(
+            f"benchmark '{benchmark}' has the form '{expected}' for {first} and '{form}' for {task}, and these "
+            "accuracies cannot be compared: evaluate again."
+        )
+
+
+def _outcomes(path: Path) -> list[dict]:
+    rows = []
+    for number, row in read_jsonl(path):
+        if wrong := [key for key, kind in NEEDED.items() if not isinstance(row.get(key), kind)]:
+            raise InputError(f"{path}, line {number}: {', '.join(wrong)} missing or of a wrong type: evaluate again.")
+        rows.append(row)
+    return rows
 
 
 def _seed_folders(parent: Path, needed: str, seeds: Collection[int] | None) -> list[tuple[str, int, Path]]:

@@ -9,7 +9,7 @@ import pandas
 
 from ctxft.report.record import RunRecord, as_record
 from ctxft.runtime import InputError, check_known
-from ctxft.statistics import compare
+from ctxft.statistics import common_seeds, compare
 
 
 def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas.DataFrame:
@@ -21,15 +21,15 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
 
     Returns:
         Columns benchmark, arm, seeds, accuracy %, 95 % interval, difference to the reference in points with its
-        interval, McNemar p per seed, and held-out loss (nats per token, mean over seeds); "" where there is nothing.
+        interval (over items and, with several seeds, over seeds too), McNemar p per seed, and held-out loss (nats per
+        token, mean over seeds); "" where there is nothing. Seeds that not every trained arm has are left out.
 
     Raises:
-        InputError: the reference was not evaluated, or two arms were asked different items.
+        InputError: the reference was not evaluated, two arms were asked different items, or no seed is common to all.
     """
     run, rows = as_record(run), []
     for name, arms in compared(run, reference).items():
         for row in arms:
-            loss = [m["held_out"]["loss"] for m in run.metrics[row["arm"]].values() if m.get("held_out")]
             known = not math.isnan(row["difference"])
             cells = (
                 *(name, row["arm"], row["seeds"], f"{100 * row['accuracy']:.1f}"),
@@ -37,7 +37,7 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
                 f"{row['difference']:+.1f}" if known else "",
                 f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}" if known else "",
                 " / ".join(_p_value(p) for p in row["mcnemar"]),
-                f"{math.fsum(loss) / len(loss):.3f}" if loss else "",
+                _held_out_loss(run, name, row["arm"]),
             )
             rows.append(cells)
         for line, share in lines_of(run, name).items():
@@ -53,7 +53,7 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
         if reference not in arms:
             raise InputError(
                 f"benchmark '{name}' was not evaluated for the reference arm '{reference}' (only for "
-                f"{', '.join(arms)}): evaluate it, or choose another reference."
+                f"{', '.join(arms)}): evaluate it, or choose another with --reference ARM."
             )
     return {name: compare(arms, reference) for name, arms in run.outcomes.items()}
 
@@ -63,18 +63,24 @@ def lines_of(run: RunRecord, name: str) -> dict[str, float]:
     return {line: run.metrics_of(name)[0][line] for line in ("chance", "majority")}
 
 
+def _held_out_loss(run: RunRecord, benchmark: str, arm: str) -> str:
+    found = [run.metrics[arm][seed].get("held_out", {}) for seed in common_seeds(run.outcomes[benchmark])[arm]]
+    losses = [one["loss"] for one in found if one.get("loss") is not None]  # None: no documents are held out
+    return f"{math.fsum(losses) / len(losses):.3f}" if losses else ""
+
+
 def _p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def subject_table(run: RunRecord | str | Path, benchmark: str) -> pandas.DataFrame:
-    """Return accuracy (%, mean over seeds) per subject and arm, with the number of items of each subject.
+    """Return accuracy (%, mean over the common seeds) per subject and arm, with the number of items of each subject.
 
     Raises:
         InputError: the benchmark was not evaluated in this run.
     """
     run = as_record(run)
-    arms = run.outcomes[check_known(benchmark, run.outcomes, f"benchmark in {run.folder}:")]
+    arms = common_seeds(run.outcomes[check_known(benchmark, run.outcomes, f"benchmark in {run.folder}:")])
     rows = [
         {"arm": arm, "seed": seed, "subject": item["subject"], "correct": 100.0 * item["correct"]}
         for arm, seeds in arms.items()

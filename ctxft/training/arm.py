@@ -31,8 +31,8 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ctxft.examples import IGNORE_INDEX, PaddedCollator, special_tokens
-from ctxft.models import load_model, pick_device, resolve_model, window_of
-from ctxft.runtime import InputError, hash_folder, read_json, whole_folder, write_json, write_text
+from ctxft.models import load_model, model_hash, pick_device, resolve_model, window_of
+from ctxft.runtime import InputError, read_json, whole_folder, write_json, write_text
 from ctxft.training.config import LoraSettings, TrainConfig, passage_order
 
 COMPLETE = "complete.json"  # stands in a checkpoint only after all of it was written
@@ -150,9 +150,8 @@ def _arguments(folder: Path, config: TrainConfig, steps: int, seed: int, quiet: 
         logging_nan_inf_filter=False,  # a loss that is not a number must stand in the log as such
         **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
     )
-    arguments._n_gpu = min(
-        1, arguments.n_gpu
-    )  # several GPUs by `accelerate launch` only: DataParallel would swell the batch
+    # Several GPUs by `accelerate launch` only: left alone, the Trainer would take DataParallel and a larger batch.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
@@ -204,9 +203,10 @@ def train_arm(
         InputError: a row is longer than the model's or the config's window, or the device is not there.
     """
     set_seed(seed)
-    network = load_model(model, revision, device=pick_device(config.device), dtype=torch.float32)
+    pick_device(config.device)  # told before any weights are read
+    network = load_model(model, revision, dtype=torch.float32)  # the Trainer moves it to this process's device
     longest, limit = max(len(row["input_ids"]) for row in rows), window_of(network)
-    if longest > min(config.window, limit):
+    if longest > min(config.window, limit or longest):
         raise InputError(
             f"a row has {longest} tokens, but train.window is {config.window} and the model's limit {limit}."
         )
@@ -238,7 +238,7 @@ def train_arm(
         "passages": len(rows),
         "target_tokens": sum(targets[i] for step in order for i in step),
         "seconds": round(seconds, 2),
-        "model_hash": hash_folder(folder / "model") if first else None,
+        "model_hash": model_hash(str(folder / "model")) if first else None,
         "train": dataclasses.asdict(config),
         "seed": seed,
     }
