@@ -55,11 +55,11 @@ def results_block() -> str:
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in table["rows"]]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     how = (
-        f"Obtained by `{found['command']}` (profile mini, seeds {', '.join(map(str, found['seeds']))}, one CPU thread a process; "
-        f"{versions}). `practice` asks about the texts that were trained on, `practice-old` about what the base model knew "
-        "before (forgetting). `minus cpt` is in points of accuracy, paired by question and seed; its interval covers "
-        "other questions and other seeds. Accuracy in per cent, held-out loss in nats a token. The practice world is fictional and its model "
-        "small: nothing here is evidence about large models."
+        f"Obtained by `{found['command']}` (profile mini, seeds {', '.join(map(str, found['seeds']))}, "
+        f"one CPU thread a process; {versions}). `practice` asks about the texts that were trained on, `practice-old` about "
+        "what the base model knew before (forgetting). `minus cpt` is in points of accuracy, paired by question and seed; its "
+        "interval covers other questions and other seeds. Accuracy in per cent, held-out loss in nats a token. The practice "
+        "world is fictional and its model small: nothing here is evidence about large models."
     )
     return "\n".join([START, "", *lines, "", how, "", END])
 
