@@ -295,6 +295,12 @@ def test_nothing_left_to_train_on_is_told(tokenizers, tmp_path):
         passages_of(CorpusConfig(source=str(path), held_out=0.999), tokenizers["byte"], 50)
 
 
+def test_the_ledger_tells_folders_and_licence_of_the_text_files(tmp_path):
+    config = CorpusConfig(source=module.TEXT_FILES, folders=["diseases", "vaccines"])
+    assert "folders diseases, vaccines (parts carry non-commercial licences" in module.describe(config)
+    assert module.describe(CorpusConfig(source=str(tmp_path / "texts.jsonl"))) == "texts.jsonl"
+
+
 def test_hidden_files_of_a_folder_are_not_texts(tmp_path):
     write_text(tmp_path / "a.txt", "A text.")
     write_text(tmp_path / "._a.txt", "Not a text.")

@@ -159,6 +159,19 @@ def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
     return sha256([config.source, commit]), commit
 
 
+def describe(config: CorpusConfig) -> str:
+    """Return the corpus in words, for a ledger: source, folders, and what to know about its licence.
+
+    Example:
+        >>> describe(CorpusConfig(source="org/news"))
+        'org/news'
+    """
+    name = Path(config.source).name if Path(config.source).is_absolute() else config.source
+    if config.source != TEXT_FILES:
+        return name
+    return f"{name}, folders {', '.join(config.folders or [])} (parts carry non-commercial licences: see the data set's card)"
+
+
 def _check_source(config: CorpusConfig) -> None:
     if Path(config.source).suffix.lower() in SUFFIXES:
         raise InputError(f"the corpus file {config.source} does not exist: check the path.")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from ctxft.corpora.documents import corpus_state
+from ctxft.corpora.documents import corpus_state, describe
 from ctxft.corpora.passages import Passage, passages_hash, passages_of
 from ctxft.examples import arm_tokens, build_row, longest_prompt, prompt_ids, special_tokens, text_budget
 from ctxft.experiment.config import ExperimentConfig
@@ -69,6 +69,7 @@ def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrain
         f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
     }
     return {
+        "corpus": describe(config.corpus),
         **counted,
         "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
         **{name: value for name, value in sorted(counts.items()) if name not in counted},
