@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import yaml
@@ -110,7 +112,10 @@ def _run(options: argparse.Namespace) -> None:
     if options.data:
         overrides["evaluation.data"] = options.data
     folder = run_notebooks(options.profile, options.name, options.notebook, parameters, overrides)
-    _compare(argparse.Namespace(run=str(folder), reference="cpt"))
+    if any((folder / "evals").glob("*/*/metrics.json")):
+        _compare(argparse.Namespace(run=str(folder), reference="cpt"))
+    else:
+        print(f"no arm was examined by these notebooks, so there is no table; they are in {folder / 'notebooks'}")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -179,7 +184,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help()
+        return 2
+    options = parser.parse_args(arguments)
+    for name in (
+        "SIGTERM",
+        "SIGHUP",
+    ):  # a scheduler's stop is a stop as by Ctrl-C: workers end too, and finished work is kept
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return options.call(options) or 0

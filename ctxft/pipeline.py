@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
-from ctxft.experiment.prepare import inputs_of, manifest_of, pinned
+from ctxft.experiment.prepare import inputs_of, manifest_of, pinned, require_same
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks, load_benchmarks
 from ctxft.runtime import (
     PACKAGE_ROOT,
@@ -169,7 +169,8 @@ def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
 
     Raises:
         InputError: a cell met bad input.
-        FailedError: a cell failed; notebook, cell and error are named, and the notebook up to there is kept at ``target``.
+        FailedError: a cell failed; notebook, cell and error are named, and the notebook up to there is kept
+            beside ``target`` as NN_name.failed.ipynb.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     working = target.with_name(f".running-{target.name}")
@@ -185,15 +186,17 @@ def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
                 extra_arguments=QUIET_KERNEL,
             )
     except papermill.PapermillExecutionError as error:
-        os.replace(working, target)
+        failed = target.with_name(f"{target.stem}.failed.ipynb")  # a good one from before stays
+        os.replace(working, failed)
         where = f"notebook {path.name} failed in code cell {error.exec_count}"
         if error.ename == InputError.__name__:
             raise InputError(f"{where}: {error.evalue}") from None
-        raise FailedError(f"{where}: {error.ename}: {error.evalue}\n(see {target})") from error
+        raise FailedError(f"{where}: {error.ename}: {error.evalue}\n(see {failed})") from error
     notebook = normalize(nbformat.read(working, as_version=4))
     to_html(notebook, target.with_suffix(".html"))
     write_notebook(target, notebook)
     working.unlink()
+    target.with_name(f"{target.stem}.failed.ipynb").unlink(missing_ok=True)
     return notebook
 
 
@@ -252,6 +255,8 @@ def run_notebooks(
     paths = _wanted(notebooks or [])
     declared = _check_parameters(paths, parameters)
     inputs = _inputs(config)  # bad input is told before any notebook runs
+    if manifest_of(config) is not None:
+        require_same(config)
     folder = config.folder
     stamps_path = folder / "notebooks" / "stamps.json"
     stamps = read_json(stamps_path) if stamps_path.exists() else {}
@@ -268,5 +273,5 @@ def run_notebooks(
         execute(path, target, given)
         stamps[path.name] = stamp
         write_json(stamps_path, stamps)
-        print(f"done in {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"done in {time.perf_counter() - started:.0f} s: {target}", flush=True)
     return folder

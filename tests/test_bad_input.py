@@ -157,7 +157,12 @@ def test_questions_that_are_none_are_told_before_anything_runs(refuse, config_fi
         ({**rows[2], "choices": ["one"]}, "line 3 (id 'q2'): 'choices' must be"),
     ):
         write_jsonl(questions_file, [*rows[:2], bad])
-        for arguments in (["evaluate", config], ["evaluate", config, "--task", "base:0"], ["run", "--profile", config]):
+        for arguments in (
+            ["train", config],
+            ["evaluate", config],
+            ["evaluate", config, "--task", "base:0"],
+            ["run", "--profile", config],
+        ):
             sentence = refuse(*arguments)
             assert str(questions_file) in sentence and said in sentence
 

@@ -117,7 +117,7 @@ def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
         FailedError, match=r"99_broken\.ipynb failed in code cell 2: ZeroDivisionError: division by zero"
     ):
         execute(tmp_path / "99_broken.ipynb", tmp_path / "out" / "99_broken.ipynb", {})
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["99_broken.ipynb"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["99_broken.failed.ipynb"]
 
 
 def test_unknown_parameter_and_notebook_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +140,12 @@ def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
         InputError, match=r"^notebook 99_bad\.ipynb failed in code cell 1: line 3 of x\.jsonl has no text\.$"
     ):
         execute(tmp_path / "99_bad.ipynb", tmp_path / "out" / "99_bad.ipynb", {})
+
+
+def test_one_notebook_alone_ends_well_without_a_table(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
+    assert main(["run", "--name", "alone", "--notebook", "03_domain_text", "--set", "corpus.limit=6"]) == 0
+    assert "no arm was examined by these notebooks" in capsys.readouterr().out
 
 
 def test_command_line_refuses_an_unknown_parameter(capsys: pytest.CaptureFixture) -> None:

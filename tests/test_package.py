@@ -16,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import ctxft
+from ctxft.cli import main
 from ctxft.experiment.config import load_experiment
 from ctxft.pipeline import list_notebooks
 from tests.refresh import results_block
@@ -143,3 +144,7 @@ def test_top_level_is_what_the_ecosystem_asks_for() -> None:
 def test_help_names_every_command() -> None:
     shown = subprocess.run([sys.executable, "-m", "ctxft", "--help"], check=True, capture_output=True, text=True).stdout
     assert all(f"  {verb} " in shown for verb in ("run", "train", "evaluate", "compare", "check"))
+
+
+def test_bare_command_prints_the_help(capsys: pytest.CaptureFixture) -> None:
+    assert main([]) == 2 and "commands:" in capsys.readouterr().out

@@ -153,7 +153,7 @@ def test_results_table_says_what_the_outcomes_say(run: Path):
     assert row["95 % interval"] == f"{100 * low:.1f} to {100 * high:.1f}"
     compared = {row["arm"]: row for row in compare(read_run(run).outcomes["practice"])}["neg"]
     assert row["minus cpt"] == f"{compared['difference']:+.1f}" and row["minus cpt"].startswith("-2")
-    assert row["McNemar p per seed"] == "<0.001 / <0.001 / <0.001"
+    assert row["McNemar p"] == "<0.001 / <0.001 / <0.001"
     assert row["held-out loss"] == f"{1.5 - RIGHT['neg'] + 0.01:.3f}"
     lines = table.set_index(["benchmark", "arm"])["accuracy %"]
     assert (lines["practice", "(chance)"], lines["practice", "(majority)"]) == ("25.0", "27.5")
@@ -164,7 +164,9 @@ def test_results_table_says_what_the_outcomes_say(run: Path):
 def test_another_reference(run: Path):
     table = results_table(run, reference="base").set_index(["benchmark", "arm"])
     assert table.loc[("practice", "cpt"), "minus base"].startswith("+4")
-    with pytest.raises(InputError, match=r"not evaluated for the reference arm 'ctp' .* with --reference ARM"):
+    with pytest.raises(InputError, match=r"not evaluated for the reference arm 'control' .* with --reference ARM"):
+        results_table(run, reference="control")
+    with pytest.raises(InputError, match=r"unknown reference arm 'ctp' \(did you mean 'cpt'\?\)"):
         results_table(run, reference="ctp")
 
 
@@ -187,7 +189,7 @@ def test_the_interval_of_a_difference_holds_items_and_seeds(tmp_path: Path):
     for seed in (0, 1):
         path = folder / "evals" / "cft" / f"seed-{seed}" / "practice.jsonl"
         change_lines(path, lambda rows: [row.update(correct=True) for row in rows])
-    cell = results_table(folder).set_index("arm").loc["cft", "95 % interval of difference"]
+    cell = results_table(folder).set_index("arm").loc["cft", "its 95 % interval"]
     low, high = map(float, cell.split(" to "))
     assert high - low > 20
 
@@ -242,7 +244,11 @@ def test_report_is_whole_and_opens_offline(run: Path):
     assert not re.search(r"https?://|<script|<link|@import|url\(", page)
     assert page.count("data:image/png;base64,") == 2 and "default-src 'none'" in page
     for row in results_table(run).itertuples(index=False):
-        assert all(f">{cell}</td>" in page for cell in row[3:] if cell and not str(cell).startswith("<"))
+        assert all(
+            f">{str(cell).replace(' / ', '<br>')}</td>" in page
+            for cell in row[3:]
+            if cell and not str(cell).startswith("<")
+        )
     for text in ("lower than cpt by", "chance", "majority", "51,234", "dropped.too short", "train.learning_rate"):
         assert text in page
     for text in (
@@ -270,7 +276,7 @@ def test_a_report_of_a_record_shows_the_seeds_of_the_record(tmp_path: Path):
     page = path.read_text(encoding="utf-8")
     assert path == folder / "report.html" and "2 seeds are few" in page and "cft: 1, 2;" in page
     cells = results_table(record).set_index("arm").loc["cft"]
-    assert f">{cells['95 % interval of difference']}</td>" in page
+    assert f">{cells['its 95 % interval']}</td>" in page
     assert page != write_report(folder).read_text(encoding="utf-8")
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import yaml
+from filelock import FileLock
 
 from ctxft.cli import main
 from ctxft.experiment import prepare as preparation
+from ctxft.experiment.config import to_mapping
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.tasks import train_task
 from ctxft.experiment.workers import ensure_run, train_all
 from ctxft.runtime import InputError, read_json, read_jsonl, write_text
 
@@ -51,3 +58,33 @@ def test_a_worker_that_breaks_shows_the_end_of_its_output(experiment, monkeypatc
     monkeypatch.setattr(sys, "executable", str(broken))
     with pytest.raises(RuntimeError, match=r"^`ctxft train` stopped:\nout of memory$"):
         train_all(experiment(arms=["cpt"]), workers=1)
+
+
+def test_two_processes_do_not_train_one_task(experiment):
+    config = experiment(arms=["cpt"])
+    prepare(config)
+    lock = config.folder / "arms" / "cpt" / ".seed-0.lock"
+    lock.parent.mkdir(parents=True)
+    with (
+        FileLock(lock),
+        pytest.raises(InputError, match=r"another process trains cpt:0 in .*: wait for it, or stop it"),
+    ):
+        train_task(config, "cpt", 0)
+    assert train_task(config, "cpt", 0)["optimizer_steps"] == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_stopped_train_stops_its_workers_and_goes_on_later(experiment, tmp_path):
+    config = experiment(arms=["cpt"], train={"steps": 100_000, "save_every": 50})
+    path = write_text(tmp_path / "long.yaml", yaml.safe_dump(to_mapping(config)))
+    parent = subprocess.Popen([sys.executable, "-m", "ctxft", "train", str(path)], stderr=subprocess.PIPE, text=True)
+    log = config.folder / "arms" / "cpt" / "seed-0" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(30) == 130 and "the same command goes on from there" in parent.stderr.read()
+    with FileLock(log.parent.parent / ".seed-0.lock", timeout=30):  # the worker is gone, or it would hold the lock
+        lines = log.read_text()
+        time.sleep(0.5)
+        assert lines and log.read_text() == lines

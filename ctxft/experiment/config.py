@@ -28,7 +28,8 @@ class EvaluationConfig:
     """What every arm is examined on.
 
     Attributes:
-        benchmarks: names, or paths of your own jsonl files.
+        benchmarks: practice, practice-old, mmlu-medical (six subjects), one of them (mmlu-anatomy, ...), medqa, or paths of
+            your own jsonl files.
         form: "lettered" (options A-D shown) or "options" (options not shown, their texts scored).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.

@@ -8,14 +8,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ctxft.benchmarks import Benchmark, load_benchmark
+from ctxft.benchmarks import PRACTICE, Benchmark, load_benchmark
 from ctxft.corpora.passages import passages_hash
 from ctxft.evaluation import evaluate, metrics, write_outcomes
 from ctxft.examples import build_row, special_tokens
@@ -54,6 +57,8 @@ def parse_task(text: str, tasks: Iterable[Task]) -> Task:
         InputError: the experiment has no such task.
     """
     names = {f"{arm}:{seed}": (arm, seed) for arm, seed in tasks}
+    if ":" not in text:
+        raise InputError(f"a task is ARM:SEED, such as {next(iter(names))}; found '{text}'.")
     return names[check_known(text, names, "task")]
 
 
@@ -105,11 +110,37 @@ def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True
         The content of done.json: optimizer steps, passages, target tokens, seconds, model hash.
 
     Raises:
-        InputError: the run is not prepared, or its passages are no longer those that its other arms read.
+        InputError: the run is not prepared, its passages are no longer those that its other arms read, or another process
+            trains this task now.
     """
     folder = arm_folder(config, arm, seed)
     if is_trained(config, arm, seed):
         return read_json(folder / "done.json")
+    read_passages(config.folder)  # refuses a folder that is not prepared, before anything is written there
+    with _only_process(config, arm, seed):
+        return _train(config, arm, seed, quiet)
+
+
+@contextlib.contextmanager
+def _only_process(config: ExperimentConfig, arm: str, seed: int) -> Iterator[None]:
+    """Let one process at a time train a task; the processes of one distributed training count as one."""
+    lock = FileLock(arm_folder(config, arm, seed).parent / f".seed-{seed}.lock", timeout=0)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"another process trains {arm}:{seed} in {config.folder}: wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
+    folder = arm_folder(config, arm, seed)
     torch.set_num_threads(config.train.threads)
     config = pinned(config, manifest_of(config))
     tokenizer = load_tokenizer(config.model, config.revision)
@@ -142,10 +173,17 @@ def held_out_loss(config: ExperimentConfig, model: PreTrainedModel, tokenizer: P
     return {"loss": sum(loss for loss, _ in pairs) / tokens, "tokens": tokens}
 
 
-def load_benchmarks(config: ExperimentConfig) -> list[Benchmark]:
-    """Load the experiment's benchmarks from the hub, the ``data`` folder or the practice world."""
-    data = Path(config.evaluation.data) if config.evaluation.data else None
-    return [load_benchmark(name, data=data, limit=config.evaluation.limit) for name in config.evaluation.benchmarks]
+def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Benchmark]:
+    """Load the experiment's benchmarks from the hub, the ``data`` folder or the practice world.
+
+    Args:
+        config: the experiment.
+        local: leave out those that only the hub has: a machine that trains need not reach it.
+    """
+    options = config.evaluation
+    data = Path(options.data) if options.data else None
+    here = [n for n in options.benchmarks if not local or data or n in PRACTICE or Path(n).suffix == ".jsonl"]
+    return [load_benchmark(name, data=data, limit=options.limit) for name in here]
 
 
 def _due(

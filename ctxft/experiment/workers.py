@@ -80,6 +80,7 @@ def _workers(config: ExperimentConfig, wanted: int | None) -> int:
 def train_all(config: ExperimentConfig, workers: int | None = None) -> Path:
     """Prepare an experiment and train what is not trained yet; arguments and errors as for ``ensure_run``."""
     workers = _workers(config, workers)
+    load_benchmarks(config, local=True)  # bad questions are told before hours of training
     folder = prepare(config)
     waiting = [task for task in train_tasks(config) if not is_trained(config, *task)]
     if waiting:

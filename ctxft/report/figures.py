@@ -74,14 +74,16 @@ def loss_figure(run: RunRecord | str | Path) -> Figure:
         raise InputError(f"{run.folder} holds no training log (arms/<arm>/seed-<n>/log.jsonl): train an arm first.")
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    for arm in [arm for arm in ARMS if (run.logs["arm"] == arm).any()]:
+    arms = [arm for arm in ARMS if (run.logs["arm"] == arm).any()]
+    for place, arm in enumerate(arms):
         log = run.logs[run.logs["arm"] == arm]
         seeds = log["seed"].nunique()
         for _, one in log.groupby("seed"):
             axes.plot(one["step"], one["loss"], color=ARM_COLORS[arm], linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
         mean = log.groupby("step")["loss"].mean()
         label = f"{arm}, mean of {seeds} seeds" if seeds > 1 else f"{arm}, 1 seed"
-        axes.plot(mean.index, mean, color=ARM_COLORS[arm], linewidth=1.6, label=label)
+        width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often lie on each other: the first shows as a rim
+        axes.plot(mean.index, mean, color=ARM_COLORS[arm], linewidth=width, label=label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per text token)")
     axes.legend(frameon=False)

@@ -98,6 +98,8 @@ def _legend(reference: str) -> str:
         "Min); with several it is the smallest that holds both that of the mean difference over items and Student's t "
         "over seeds. A difference is called shown when this interval leaves out 0 and, with one seed, McNemar's p is "
         "below 0.05 too. McNemar's p is exact, one for each seed; with several seeds no verdict depends on it. "
+        '"Could have seen" is the smallest true difference that such a test finds in four of five repetitions, given how '
+        "often the two arms disagree; fewer than six items can never be enough for it. "
         "Held-out loss is in nats per token, without a prompt. Chance is guessing; majority is always giving the "
         "commonest answer position."
     )
@@ -117,6 +119,10 @@ def _caveats(run: RunRecord, reference: str) -> list[str]:
         "trained arm over base.",
         "Held-out loss and accuracy are different questions and may rank the arms differently.",
     ]
+    if run.ledger.get("documents held out") == 0:
+        said.append(
+            "No document was held out, so there is no held-out loss: raise corpus.held_out, or bring more documents."
+        )
     return said + _about_seeds(run) + _about_items(run) + _about_the_world(run)
 
 
@@ -212,7 +218,7 @@ def _results(table: pandas.DataFrame) -> str:
         dot = f'<span class="dot" style="background:{ARM_COLORS[arm]}"></span>' if arm in ARM_COLORS else ""
         body += f'<tr class="{kind}"><td>{html.escape(name) if name != before else ""}</td>'
         body += f'<td class="arm">{dot}{html.escape(arm)}</td>'
-        body += "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        body += "".join(f"<td>{html.escape(str(cell)).replace(' / ', '<br>')}</td>" for cell in cells) + "</tr>"
         before = name
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -72,7 +72,9 @@ def read_run(folder: str | Path, seeds: Collection[int] | None = None) -> RunRec
             _check_form(forms, name, f"{arm}, seed {seed}", measured.get("form"))
             outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = _outcomes(path / f"{name}.jsonl")
     if not metrics:
-        raise InputError(f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): evaluate the run first.")
+        raise InputError(
+            f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): run `ctxft evaluate` first."
+        )
     logs = [
         {"arm": arm, "seed": seed, **row}
         for arm, seed, path in _seed_folders(folder / "arms", "log.jsonl", seeds)

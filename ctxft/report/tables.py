@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas
 
+from ctxft.prompts import ARMS
 from ctxft.report.record import RunRecord, as_record
 from ctxft.runtime import InputError, check_known
 from ctxft.statistics import common_seeds, compare
@@ -42,13 +43,14 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
             rows.append(cells)
         for line, share in lines_of(run, name).items():
             rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 5))
-    measured = ("seeds", "accuracy %", "95 % interval", f"minus {reference}", "95 % interval of difference")
-    columns = ["benchmark", "arm", *measured, "McNemar p per seed", "held-out loss"]
+    measured = ("seeds", "accuracy %", "95 % interval", f"minus {reference}", "its 95 % interval")
+    columns = ["benchmark", "arm", *measured, "McNemar p", "held-out loss"]
     return pandas.DataFrame(rows, columns=columns)
 
 
 def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
     """Return for each benchmark the rows of ``compare``; raises InputError if the reference was not evaluated."""
+    check_known(reference, ARMS, "reference arm")
     for name, arms in run.outcomes.items():
         if reference not in arms:
             raise InputError(
