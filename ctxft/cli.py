@@ -182,6 +182,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _stop_on_signals() -> None:
+    """Take a scheduler's stop or a closed terminal as Ctrl-C: workers end too, and finished work is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, signal.default_int_handler)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input)."""
     parser = _parser()
@@ -189,12 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     options = parser.parse_args(arguments)
-    for name in (
-        "SIGTERM",
-        "SIGHUP",
-    ):  # a scheduler's stop is a stop as by Ctrl-C: workers end too, and finished work is kept
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    _stop_on_signals()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return options.call(options) or 0

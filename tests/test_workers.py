@@ -88,3 +88,16 @@ def test_a_stopped_train_stops_its_workers_and_goes_on_later(experiment, tmp_pat
         lines = log.read_text()
         time.sleep(0.5)
         assert lines and log.read_text() == lines
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_nohup_stays_nohup():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        main(["compare", "no-such-run"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
