@@ -32,7 +32,7 @@ h3 { font-size: 1rem; margin-bottom: .3rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
-.text td, .text th, td:first-child, th:first-child, td.arm { text-align: left; }
+.text td, .text th, td:first-child, th:first-child, td.arm, th.arm { text-align: left; }
 .text td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 .text td:first-child { min-width: 14rem; } tr.line td { color: #666; font-style: italic; }
 tr.first td { border-top: 1px solid #888; }
@@ -62,7 +62,7 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
     parts = [
         f"<h1>{title}</h1>",
         '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
-        "ICLR 2025, arXiv 2503.09032). Arms differ in what stands before the text, and in nothing else.</p>",
+        "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text, and in nothing else.</p>",
         _section("What the tests say", _list(_verdicts(run, reference))),
         _section("Results", _results(results_table(run, reference)), _legend(reference)),
         _section("Accuracy", _image(results_figure(run), "accuracy per arm and benchmark")),
@@ -211,7 +211,7 @@ def _rows(columns: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "")
 
 
 def _results(table: pandas.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    head = "".join(f'<th class="{html.escape(name)}">{html.escape(name)}</th>' for name in table.columns)
     body, before = "", None
     for name, arm, *cells in table.itertuples(index=False):
         kind = ("line " if arm not in ARM_COLORS else "") + ("first" if before not in (None, name) else "")
