@@ -120,8 +120,8 @@ def hub_errors(repo_id: str, kind: str, instead: str) -> Iterator[None]:
         InputError: the block raised one of ``HUB_ERRORS``; other exceptions pass through unchanged.
 
     Example:
-        >>> with hub_errors("gpt2", "model", "pass a local folder with --model"):
-        ...     pass  # AutoModelForCausalLM.from_pretrained("gpt2")
+        >>> with hub_errors("org/name", "model", "give a local folder"):  # doctest: +SKIP
+        ...     tokenizer = AutoTokenizer.from_pretrained("org/name")
     """
     try:
         yield
