@@ -26,7 +26,7 @@ from ctxft.benchmark_files import (
 )
 from ctxft.hub import resolve_revision
 from ctxft.runtime import InputError, check_known, nearest, read_jsonl, sha256
-from ctxft.world import practice_questions
+from ctxft.world.exams import EXAMS, practice_questions
 
 SUBJECTS = {  # items of the published test split
     "anatomy": 135,
@@ -37,8 +37,7 @@ SUBJECTS = {  # items of the published test split
     "professional_medicine": 272,
 }
 MEDQA_ITEMS = 1273
-PRACTICE = {"practice": "new", "practice-old": "old"}
-NAMES = (*PRACTICE, "mmlu-medical", *(f"mmlu-{subject}" for subject in SUBJECTS), "medqa")
+NAMES = (*EXAMS, "mmlu-medical", *(f"mmlu-{subject}" for subject in SUBJECTS), "medqa")
 FORMS = ("lettered", "options")
 LETTERS = string.ascii_uppercase
 
@@ -79,6 +78,12 @@ class Benchmark:
         """The accuracy of always naming the commonest answer position."""
         return max(collections.Counter(q.answer for q in self.questions).values()) / len(self.questions)
 
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes, where every question has the same choices in the same order; None where each has its own."""
+        found = {question.choices for question in self.questions}
+        return found.pop() if len(found) == 1 and len(self.questions) > 1 else None
+
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
@@ -106,15 +111,13 @@ def load_benchmark(
         2009.13081), USMLE questions with four options, test split.
 
     Example:
-        >>> load_benchmark("practice", limit=3).chance
+        >>> load_benchmark("practice-mmlu", limit=3).chance
         0.25
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be 1 or more, found {limit}.")
-    if name in PRACTICE:
-        rows = (
-            (f"practice world, record {n}", row) for n, row in enumerate(practice_questions(PRACTICE[name]), start=1)
-        )
+    if name in EXAMS:
+        rows = ((f"practice world, record {n}", row) for n, row in enumerate(practice_questions(name), start=1))
         benchmark = Benchmark(name, _questions(rows, "practice world"), "practice world")
     elif name.startswith("mmlu-") and name in NAMES:
         benchmark = _load_mmlu(name, data, revision)

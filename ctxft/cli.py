@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | train | evaluate | compare | check``.
+"""The command line: ``ctxft run | train | evaluate | compare | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -97,10 +97,11 @@ def _run_folder(name: str) -> Path:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from ctxft.report import results_table, write_report
+    from ctxft.report import loss_table, results_table, write_report
 
     folder = _run_folder(options.run)
     print(results_table(folder, options.reference).to_string(index=False))
+    print(f"\n{loss_table(folder).to_string(index=False)}")
     print(f"\nreport: {write_report(folder, options.reference)}")
 
 
@@ -122,6 +123,22 @@ def _check(options: argparse.Namespace) -> int:
     from ctxft.selftest import run_checks
 
     return run_checks()
+
+
+def _world(options: argparse.Namespace) -> None:
+    from ctxft.world.build import STEPS, build_base, check_build, write_texts
+    from ctxft.world.facts import BASES
+
+    steps = STEPS if options.steps is None else options.steps
+    bases = options.base or list(BASES)
+    for base in bases:  # bad input is told before anything is written
+        check_build(base, steps, options.unreliable)
+    write_texts(options.out)
+    for base in bases:
+        record = build_base(options.out / BASES[base], base, steps, options.seed, options.unreliable)
+        shown = ", ".join(f"{exam} {100 * share:.1f}" for exam, share in record["accuracy"].items())
+        print(f"{base}: {record['tokens']} tokens; accuracy % {shown}")
+    print(f"in {options.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,6 +196,22 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(call=_compare)
     check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
     check.set_defaults(call=_check)
+    world = verbs.add_parser("world", help="make the practice world again: texts, exams, tokenizers and models")
+    world.add_argument("action", choices=["build"], help="build: write everything to a folder (some minutes a model)")
+    world.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    world.add_argument(
+        "--base", action="append", metavar="NAME", help="practice-aware or practice-blind (default: both)"
+    )
+    world.add_argument("--steps", type=int, help="optimizer steps of 16 rows (default: those of the models that ship)")
+    world.add_argument("--seed", type=int, default=0, help="seed of the pre-training (default: %(default)s)")
+    world.add_argument(
+        "--unreliable",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="share of unreliable text without a prompt, for practice-aware (default: %(default)s)",
+    )
+    world.set_defaults(call=_world)
     return parser
 
 

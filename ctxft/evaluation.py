@@ -64,7 +64,7 @@ def evaluate(
         lm-evaluation-harness 0.4, metrics ``acc`` and ``acc_norm``.
 
     Example:
-        >>> evaluate(model, tokenizer, load_benchmark("practice"))[0]["correct"]  # doctest: +SKIP
+        >>> evaluate(model, tokenizer, load_benchmark("practice-mmlu"))[0]["correct"]  # doctest: +SKIP
         True
     """
     requests = [render(question, form, benchmark.name) for question in benchmark.questions]
@@ -107,7 +107,8 @@ def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
 
     Returns:
         n; accuracy and accuracy_per_character (shares from 0 to 1); chance and majority, the lines to beat; ties (items
-        whose two best log-likelihoods are exactly equal); truncated_items; by_subject, {"n", "accuracy"} for each.
+        whose two best log-likelihoods are exactly equal); truncated_items; by_subject, {"n", "accuracy"} for each; where
+        all questions share their choices, also macro_f1 (the mean of the classes' F1, a share) and majority_macro_f1.
 
     Raises:
         InputError: the outcomes are not those of exactly these questions.
@@ -121,6 +122,7 @@ def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
     subjects = dict.fromkeys(outcome["subject"] for outcome in outcomes)
     by_subject = {subject: [o for o in outcomes if o["subject"] == subject] for subject in subjects}
     return {
+        **_f1(outcomes, benchmark),
         "n": len(outcomes),
         "accuracy": _share(outcomes, "correct"),
         "accuracy_per_character": _share(outcomes, "correct_per_character"),
@@ -130,6 +132,19 @@ def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
         "truncated_items": sum(outcome["truncated"] > 0 for outcome in outcomes),
         "by_subject": {s: {"n": len(part), "accuracy": _share(part, "correct")} for s, part in by_subject.items()},
     }
+
+
+def _f1(outcomes: Sequence[dict], benchmark: Benchmark) -> dict[str, float]:
+    """Return the macro F1 of the predictions, and of always naming the commonest class; a class never named has F1 0."""
+    if benchmark.labels is None:
+        return {}
+    from sklearn.metrics import f1_score  # a second to import, and few benchmarks need it
+
+    right, classes = [outcome["answer"] for outcome in outcomes], list(range(len(benchmark.labels)))
+    options = {"labels": classes, "average": "macro", "zero_division": 0.0}
+    commonest = [max(classes, key=right.count)] * len(right)
+    found = f1_score(right, [outcome["prediction"] for outcome in outcomes], **options)
+    return {"macro_f1": float(found), "majority_macro_f1": float(f1_score(right, commonest, **options))}
 
 
 def _share(outcomes: Sequence[dict], key: str) -> float:

@@ -45,7 +45,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
 
     Example:
         >>> from ctxft.models import load_tokenizer
-        >>> special_tokens(load_tokenizer("practice")).notes
+        >>> special_tokens(load_tokenizer("practice-blind")).notes
         ()
     """
     eos, start, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""A name goes in (the practice model, a folder, a hub id); a tokenizer and a causal language model in the wanted dtype come out.
+"""A name goes in (a practice model, a folder, a hub id); a tokenizer and a causal language model in the wanted dtype come out.
 
 Weights are read from safetensors only, and no code of a model repository is ever run.
 """
@@ -24,11 +24,10 @@ from transformers import (
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
 from ctxft.runtime import InputError, hash_file, sha256
-from ctxft.world import model_folder
+from ctxft.world.facts import BASES, model_folder
 
 logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read
 
-PRACTICE = "practice"
 MODEL_FILES = (
     "config.json",
     "adapter_config.json",
@@ -47,26 +46,27 @@ def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | 
     """Turn a model name into what transformers loads: a folder, or a hub id with the revision it points to now.
 
     Args:
-        source: "practice" (inside the package), a folder, or a hub id such as "org/name".
+        source: "practice-aware" or "practice-blind" (inside the package), a folder, or a hub id such as "org/name".
         revision: a branch, tag or commit on the hub; None is the default branch.
 
     Returns:
         (folder or hub id, commit or None for a folder).
 
     Raises:
-        InputError: the name is none of the three, or the hub cannot be reached or refuses.
+        InputError: the name is none of these, or the hub cannot be reached or refuses.
 
     Example:
-        >>> resolve_model("practice")[1] is None
+        >>> resolve_model("practice-blind")[1] is None
         True
     """
-    if source == PRACTICE:
-        return str(model_folder()), None
+    if source in BASES:
+        return str(model_folder(source)), None
     if Path(source).is_dir():
         return source, None
     if not is_hub_id(source):
         raise InputError(
-            f"model '{source}' is neither '{PRACTICE}', nor an existing folder, nor a hub id like org/name."
+            f"model '{source}' is neither a practice model ({', '.join(BASES)}), nor an existing folder, nor a hub id like "
+            "org/name."
         )
     return source, resolve_revision(source, "model", revision, WHERE_TO_PUT)
 
@@ -139,7 +139,7 @@ def check_model(source: str, revision: str | None, window: int) -> None:
         InputError: the folder has no config or no weights, holds an adapter only, or the model reads fewer tokens.
 
     Example:
-        >>> check_model("practice", None, window=128)
+        >>> check_model("practice-blind", None, window=128)
     """
     place, commit = resolve_model(source, revision)
     folder = Path(place)
@@ -173,7 +173,7 @@ def load_model(
     """Load a causal language model, or a LoRA adapter on its base model.
 
     Args:
-        source: "practice", a folder (full weights, or an adapter with adapter_config.json), or a hub id.
+        source: a practice model, a folder (full weights, or an adapter with adapter_config.json), or a hub id.
         revision: hub revision.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: of the weights in memory, whatever the file holds (training wants float32 master weights).
@@ -185,7 +185,7 @@ def load_model(
         InputError: the folder has no weights, the model is unknown, gated, or the hub cannot be reached.
 
     Example:
-        >>> load_model("practice").config.model_type
+        >>> load_model("practice-blind").config.model_type
         'llama'
     """
     place, commit = resolve_model(source, revision)

@@ -126,8 +126,9 @@ def _parameters_of(path: Path) -> set[str]:
 
 
 def _inputs(config: ExperimentConfig) -> dict:
-    """Return what all notebooks of a run depend on: config, contents that it names, the kit's code, the libraries."""
+    """Return what all notebooks of a run depend on: config, contents that it names, code, committed results, libraries."""
     code = {p.relative_to(PACKAGE_ROOT).as_posix(): hash_file(p) for p in sorted(PACKAGE_ROOT.rglob("*.py"))}
+    results = {path.name: hash_file(path) for path in sorted((notebooks_folder() / "results").glob("*.json"))}
     items = [[question.hash for question in benchmark.questions] for benchmark in load_benchmarks(config)]
     exact = pinned(config, manifest_of(config))
     return {
@@ -135,6 +136,7 @@ def _inputs(config: ExperimentConfig) -> dict:
         **inputs_of(exact),
         "items": sha256(items),
         "code": code,
+        "results": results,
         "versions": versions(),
     }
 

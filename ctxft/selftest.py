@@ -33,10 +33,11 @@ from ctxft.runtime import versions
 from ctxft.scoring import score_choices
 from ctxft.training.arm import train_arm
 from ctxft.training.config import TrainConfig
-from ctxft.world import practice_documents
+from ctxft.world.texts import practice_documents
 
 WINDOW = 128
 TRAINED = tuple(arm for arm in ARMS if arm != "base")
+DOCUMENTS = practice_documents(unreliable=0.5)[:12]
 
 
 class CheckFailed(Exception):
@@ -49,27 +50,27 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def _passages() -> list[Passage]:
-    tokenizer = load_tokenizer("practice")
+    tokenizer = load_tokenizer("practice-blind")
     budget = text_budget(WINDOW, longest_prompt(tokenizer, (load_book("strategies"), load_book("negative"))), 16)
-    documents = [Document(row["id"], row["text"], row["id"]) for row in practice_documents("new")[:6]]
+    documents = [Document(row["id"], row["text"], row["id"], row["reliable"]) for row in DOCUMENTS]
     return [passage for document in documents for passage in cut(document, tokenizer, budget)]
 
 
 def _rows(arm: str, seed: int = 0) -> list[dict]:
-    tokenizer, strategies, negative = load_tokenizer("practice"), load_book("strategies"), load_book("negative")
+    tokenizer, strategies, negative = load_tokenizer("practice-blind"), load_book("strategies"), load_book("negative")
     special = special_tokens(tokenizer)
-    prompts = [prompt_for(arm, p.id, seed, strategies, negative, tokenizer) for p in _passages()]
+    prompts = [prompt_for(arm, p.id, seed, strategies, negative, tokenizer, p.reliable) for p in _passages()]
     return [build_row(p, prompt_ids(tokenizer, c), special) for p, c in zip(_passages(), prompts, strict=True)]
 
 
 def check_text_is_whole() -> str:
     """Passages joined are the document, token for token."""
-    tokenizer = load_tokenizer("practice")
-    for row in practice_documents("new")[:6]:
+    tokenizer = load_tokenizer("practice-blind")
+    for row in DOCUMENTS:
         pieces = [p for p in _passages() if p.document == row["id"]]
         same = [i for p in pieces for i in p.ids] == encode_text(tokenizer, row["text"])[0]
         _require(same, f"document {row['id']} lost or gained tokens")
-    return f"{len(_passages())} passages hold every token of 6 documents"
+    return f"{len(_passages())} passages hold every token of {len(DOCUMENTS)} documents"
 
 
 def check_same_targets() -> str:
@@ -82,7 +83,7 @@ def check_same_targets() -> str:
 
 def check_prompt_on_every_passage() -> str:
     """Every row starts with one BOS and, but in CPT, carries a prompt of which nothing is a target."""
-    special = special_tokens(load_tokenizer("practice"))
+    special = special_tokens(load_tokenizer("practice-blind"))
     for arm in TRAINED:
         for row in _rows(arm):
             before = row["labels"].count(IGNORE_INDEX)
@@ -101,7 +102,7 @@ def check_control_length() -> str:
 
 def check_padding() -> str:
     """The loss of a padded batch is that of its rows one at a time."""
-    model, tokenizer = load_model("practice"), load_tokenizer("practice")
+    model, tokenizer = load_model("practice-blind"), load_tokenizer("practice-blind")
     rows = sorted(_rows("cft"), key=lambda row: len(row["input_ids"]))
     rows = [rows[0], rows[-1], rows[len(rows) // 2]]
     collate = PaddedCollator(special_tokens(tokenizer).pad)
@@ -114,8 +115,8 @@ def check_padding() -> str:
 
 def check_scores_ignore_batching() -> str:
     """Log-likelihoods do not depend on the batch size."""
-    model, tokenizer = load_model("practice"), load_tokenizer("practice")
-    requests = [render(q, "options", "practice") for q in load_benchmark("practice", limit=24).questions]
+    model, tokenizer = load_model("practice-blind"), load_tokenizer("practice-blind")
+    requests = [render(q, "options", "practice-mmlu") for q in load_benchmark("practice-mmlu", limit=24).questions]
     small, large = (score_choices(model, tokenizer, requests, token_budget=budget) for budget in (64, 4096))
     pairs = [
         (a, b)
@@ -148,12 +149,12 @@ def _stop_after(step: int) -> Iterator[None]:
 def check_resume() -> str:
     """A training that was interrupted and went on ends with the weights of one that was not, bit for bit on a CPU."""
     config = TrainConfig(steps=6, batch_passages=8, micro_batch_passages=4, save_every=2, device="cpu")
-    tokenizer, rows = load_tokenizer("practice"), _rows("cft")
+    tokenizer, rows = load_tokenizer("practice-blind"), _rows("cft")
     with tempfile.TemporaryDirectory() as place:
-        straight = train_arm(rows, "practice", tokenizer, config, 0, Path(place) / "straight")
+        straight = train_arm(rows, "practice-blind", tokenizer, config, 0, Path(place) / "straight")
         with _stop_after(5):
-            train_arm(rows, "practice", tokenizer, config, 0, Path(place) / "resumed")
-        resumed = train_arm(rows, "practice", tokenizer, config, 0, Path(place) / "resumed")
+            train_arm(rows, "practice-blind", tokenizer, config, 0, Path(place) / "resumed")
+        resumed = train_arm(rows, "practice-blind", tokenizer, config, 0, Path(place) / "resumed")
         logs = [(Path(place) / name / "log.jsonl").read_text() for name in ("straight", "resumed")]
     _require(straight["model_hash"] == resumed["model_hash"] and logs[0] == logs[1], "weights or logs differ")
     return "6 optimizer steps, stopped after 5, resumed from 4: equal weights and log"

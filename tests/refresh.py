@@ -1,7 +1,7 @@
 """Run the notebooks at their defaults and write their outputs, the README's figure and its results back into the repository.
 
     python tests/refresh.py            run everything in a fresh run root, then write
-    python tests/refresh.py --readme   only write the README's figure and table again, from notebooks/results/mini.json
+    python tests/refresh.py --readme   only write the README's figure and tables again, from the files in notebooks/results
 
 Use it after a change that alters what notebooks print. The figures in the README come from here, never from typing.
 """
@@ -15,8 +15,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "notebooks" / "results" / "mini.json"
+STUDY = ROOT / "notebooks" / "results" / "practice_study.json"  # written by tests/practice_study.py
+EXAMS = ("practice-mmlu", "practice-old")  # of the mini run, in the README
+PANELS = {  # of the study, in the README
+    "practice-blind, true texts": "blind-truthful",
+    "practice-aware, true texts": "aware-truthful",
+    "practice-aware, half of the texts wrong": "aware-half",
+    "practice-aware, true texts, reworded prompts": "aware-truthful-reworded-prompts",
+    "practice-aware, half wrong, reworded prompts": "aware-half-reworded-prompts",
+}
 FIGURE = ROOT / "notebooks" / "figures" / "results.png"
 START, END = "<!-- results: filled in by tests/refresh.py -->", "<!-- end of results -->"
+CAPTION, CAPTION_END = "<!-- caption: filled in by tests/refresh.py -->", "<!-- end of caption -->"
 
 
 def run_notebooks(runs: str) -> Path:
@@ -31,49 +41,119 @@ def run_notebooks(runs: str) -> Path:
 
 
 def write_results(folder: Path) -> None:
-    """Write the results of a run and its figure into notebooks/."""
-    from ctxft.report import read_run, results_figure, results_table
+    """Write the results of a run into notebooks/."""
+    from ctxft.report import loss_table, read_run, results_table
     from ctxft.runtime import write_json
 
     run = read_run(folder)
     versions = {name: run.manifest["versions"][name] for name in ("python", "ctxft", "torch", "transformers")}
-    frame = results_table(run)
-    table = {"columns": list(frame.columns), "rows": frame.to_numpy().tolist()}
+    tables = {
+        name: {"columns": list(frame.columns), "rows": frame.to_numpy().tolist()}
+        for name, frame in (("table", results_table(run)), ("losses", loss_table(run)))
+    }
     seeds = run.manifest["config"]["seeds"]
-    write_json(RESULTS, {"command": "ctxft run", "seeds": seeds, "versions": versions, "table": table})
+    write_json(RESULTS, {"command": "ctxft run", "seeds": seeds, "versions": versions, **tables})
+
+
+def study_rows(condition: str, exam: str = "practice-mmlu") -> list[dict]:
+    """Return the rows of a condition of the study: an arm each, with its difference to cpt."""
+    from ctxft.runtime import read_json
+
+    arms = read_json(STUDY)["conditions"][condition]["exams"][exam]
+    return [{"arm": arm, **row} for arm, row in arms.items() if arm != "lines"]
+
+
+def write_figure() -> None:
+    """Draw the README's figure: the differences of the study that was made with the prompts' own wordings."""
+    from ctxft.report import differences_figure
+
     FIGURE.parent.mkdir(exist_ok=True)
-    results_figure(run).savefig(FIGURE, dpi=100, metadata={"Software": None})
+    panels = {title: study_rows(condition) for title, condition in list(PANELS.items())[:3]}
+    differences_figure(panels).savefig(FIGURE, dpi=100, metadata={"Software": None})
+
+
+def markdown(columns: list[str], rows: list[list]) -> list[str]:
+    """Return a table in Markdown."""
+    return ["| " + " | ".join(map(str, row)) + " |" for row in (columns, ["---"] * len(columns), *rows)]
+
+
+def study_table() -> list[str]:
+    """Return the study's differences to cpt as a table in Markdown."""
+    rows = []
+    for title, condition in PANELS.items():
+        for row in study_rows(condition):
+            cells = [title, row["arm"], row["seeds"], f"{100 * row['accuracy']:.1f}", "", ""]
+            if row["arm"] != "cpt":
+                cells[4] = f"{row['difference']:+.1f}"
+                cells[5] = f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}"
+            rows.append(cells)
+    return markdown(["model and texts", "arm", "seeds", "accuracy %", "minus cpt", "its 95 % interval"], rows)
+
+
+def caption_block() -> str:
+    """Return the caption of the README's figure, with the numbers of the study."""
+    null = [row for row in study_rows("blind-truthful") if row["arm"] not in ("base", "cpt")]
+    widest = max(abs(row[end]) for row in null for end in ("difference_low", "difference_high"))
+    shown = [row["arm"] for row in null if not row["verdict"].startswith("no difference")]
+    blind = "no arm is shown to differ" if not shown else f"a difference is shown for {' and '.join(shown)}"
+    planted = {row["arm"]: row for row in study_rows("aware-half") if row["arm"] in ("neg", "adaptive")}
+    effects = ", ".join(
+        f"{arm} {row['difference']:+.1f} ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+        for arm, row in planted.items()
+    )
+    said = (
+        f"*Made by the kit on its practice world, {null[0]['seeds']} seeds, points of accuracy minus plain training (`cpt`) "
+        f"with 95 % intervals. To the first model prompts mean nothing: {blind}, and all intervals lie within {widest:.1f} "
+        "points. The second had learned that prompts tell whether a text can be trusted. The effect is planted, and the kit "
+        f"sees it, on texts of which half are wrong: {effects}. `control` reads meaningless words, and tells what an unfamiliar "
+        "prefix costs as such.*"
+    )
+    return "\n".join([CAPTION, said, CAPTION_END])
 
 
 def results_block() -> str:
     """Return the README's results section as Markdown, from the committed results."""
     from ctxft.runtime import read_json
 
-    found = read_json(RESULTS)
-    table = found["table"]
-    lines = ["| " + " | ".join(table["columns"]) + " |", "|" + "---|" * len(table["columns"])]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table["rows"]]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    how = (
-        f"Obtained by `{found['command']}` (profile mini, seeds {', '.join(map(str, found['seeds']))}, "
-        f"one CPU thread a process; {versions}). `practice` asks about the texts that were trained on, `practice-old` about "
-        "what the base model knew before (forgetting). `minus cpt` is in points of accuracy, paired by question and seed; its "
-        "interval covers other questions and other seeds. Accuracy in per cent, held-out loss in nats a token. The practice "
-        "world is fictional and its model small: nothing here is evidence about large models."
+    found, study = read_json(RESULTS), read_json(STUDY)
+    table = [row for row in found["table"]["rows"] if row[0] in EXAMS]
+    versions, tested = (
+        ", ".join(f"{name} {version}" for name, version in record["versions"].items()) for record in (found, study)
     )
-    return "\n".join([START, "", *lines, "", how, "", END])
+    how = (
+        f"Obtained by `{found['command']}` (profile mini: practice-aware on texts of which half are wrong; seeds "
+        f"{', '.join(map(str, found['seeds']))}; one CPU thread a process; {versions}). `practice-mmlu` asks about the texts "
+        "that were trained on, `practice-old` about what the base model knew before (forgetting). `minus cpt` is in points of "
+        "accuracy, paired by question and seed; its interval covers other questions and other seeds."
+    )
+    held_out = (
+        "Loss on documents that no arm was trained on, in nats a token, without a prompt and behind strategy prompts; half of "
+        "these texts are random, too."
+    )
+    about = (
+        f"Obtained by `{study['command']}` ({tested}), on `practice-mmlu`. Recipe and models were chosen on other seeds, drugs "
+        "and companies; these seeds were run once. *Reworded* prompts are sentences that the model never read in its "
+        "pre-training. The world is fictional, the models are small, and what prompts mean to them was planted: nothing here "
+        "is evidence about large models."
+    )
+    first = markdown(found["table"]["columns"], table)
+    losses = markdown(found["losses"]["columns"], found["losses"]["rows"])
+    return "\n".join([START, "", *first, "", how, "", *losses, "", held_out, "", *study_table(), "", about, "", END])
 
 
 def write_readme() -> None:
     """Put the results section into the README."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    readme.write_text(before + results_block() + rest.split(END)[1], encoding="utf-8")
+    for start, block, end in ((START, results_block(), END), (CAPTION, caption_block(), CAPTION_END)):
+        before, rest = text.split(start)
+        text = before + block + rest.split(end)[1]
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     if "--readme" not in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as runs:
             write_results(run_notebooks(runs))
+    write_figure()
     write_readme()

@@ -120,7 +120,7 @@ def test_a_model_without_what_it_needs(refuse, config_file, model_folders, save_
         (["evaluate", "mini"], "is not trained yet"),
         (["evaluate", "mini", "--task", "base:0"], "is not a run yet"),
         (["run", "--profile", "minni"], "unknown profile 'minni'"),
-        (["run", "--set", "evaluation.benchmarks=[practise]"], "unknown benchmark 'practise' (did you mean 'practice'?)"),
+        (["run", "--set", "evaluation.benchmarks=[practise-old]"], "'practise-old' (did you mean 'practice-old'?)"),
         (["run", "--set", "evaluation.benchmarks=[missing.jsonl]"], "missing.jsonl does not exist"),
         (["compare", "nothing"], "no run 'nothing'"),
     ],

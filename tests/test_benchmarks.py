@@ -121,7 +121,7 @@ def test_medqa_from_the_hub_and_a_set_with_other_columns(monkeypatch: pytest.Mon
         load_benchmark("medqa")
 
 
-@pytest.mark.parametrize("name", ["practice", "practice-old"])
+@pytest.mark.parametrize("name", ["practice-mmlu", "practice-old"])
 def test_the_practice_benchmarks(name: str) -> None:
     benchmark = load_benchmark(name, limit=20)
     assert len(benchmark.questions) == 20 and benchmark.source == "practice world"
@@ -184,7 +184,7 @@ def test_an_unknown_name_and_a_bad_limit_are_refused() -> None:
     with pytest.raises(InputError, match=r"unknown benchmark 'mmlu-anatomi' \(did you mean 'mmlu-anatomy'\?\)"):
         load_benchmark("mmlu-anatomi")
     with pytest.raises(InputError, match="limit must be 1 or more, found 0"):
-        load_benchmark("practice", limit=0)
+        load_benchmark("practice-mmlu", limit=0)
 
 
 def test_missing_and_ambiguous_local_files_are_refused(tmp_path: Path) -> None:

@@ -64,6 +64,20 @@ def test_limit_and_practice():
     assert len(found) == 3 and all(text for _, text in found)
 
 
+def test_truth_labels_reach_the_passages(tmp_path, tokenizers):
+    rows = [
+        {"id": "a", "text": "True.", "reliable": True},
+        {"id": "b", "text": "False.", "reliable": False},
+        {"id": "c", "text": "Who knows.", "reliable": "yes"},
+    ]
+    config = CorpusConfig(source=str(write_jsonl(tmp_path / "c.jsonl", rows)), held_out=0.0)
+    passages, _, _ = passages_of(config, tokenizers["byte"], 50)
+    assert [passage.reliable for passage in passages] == [True, False, None]
+    assert [Passage.from_json(json.loads(json.dumps(p.to_json()))) for p in passages] == passages
+    mixed, _, _ = passages_of(CorpusConfig(unreliable=0.5), tokenizers["byte"], 200)
+    assert {passage.reliable for passage in mixed} == {True, False}
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -97,7 +111,7 @@ def test_empty_records_are_skipped_and_counted_where_asked(tmp_path):
         ("table.csv", "a corpus file must be one of"),
         ("broken.parquet", "is not a parquet file"),
         ("texts/missing.jsonl", "does not exist"),
-        ("nothing", "neither 'practice', nor an existing file or folder, nor a hub id"),
+        ("nothing", r"neither of the practice world \(practice, .*\), nor an existing file or folder, nor a hub id"),
     ],
 )
 def test_a_source_that_holds_no_corpus_is_named(tmp_path, monkeypatch, source, said):
@@ -111,7 +125,15 @@ def test_a_source_that_holds_no_corpus_is_named(tmp_path, monkeypatch, source, s
 
 @pytest.mark.parametrize(
     "settings",
-    [{"held_out": 1.0}, {"held_out": -0.1}, {"held_out": float("nan")}, {"limit": 0}, {"folders": ["diseases"]}],
+    [
+        {"held_out": 1.0},
+        {"held_out": -0.1},
+        {"held_out": float("nan")},
+        {"limit": 0},
+        {"folders": ["diseases"]},
+        {"wordings": "new"},
+        {"unreliable": 0.5, "source": "texts.jsonl"},
+    ],
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(InputError, match=f"corpus.{next(iter(settings))}"):

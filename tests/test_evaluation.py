@@ -14,7 +14,7 @@ from ctxft.benchmarks import FORMS, Benchmark, Question
 from ctxft.evaluation import KEYS, evaluate, metrics, read_outcomes, write_outcomes
 from ctxft.runtime import InputError
 from ctxft.scoring import ChoiceScores
-from ctxft.world import model_folder
+from ctxft.world.facts import model_folder
 
 torch.set_num_threads(1)
 QUESTIONS = (
@@ -27,7 +27,7 @@ BENCHMARK = Benchmark("mine", QUESTIONS, "a test")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(model_folder())
+    return AutoTokenizer.from_pretrained(model_folder("practice-blind"))
 
 
 def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
@@ -69,6 +69,22 @@ def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         "truncated_items": 1,
         "by_subject": {"length": {"n": 1, "accuracy": 0.0}, "order": {"n": 2, "accuracy": 1.0}},
     }
+
+
+def test_macro_f1_where_all_questions_have_the_same_choices() -> None:
+    """By hand: classes a, b, c; right a a b c, said a b b a. F1: a 2/(2+1+1), b 2/(2+1), c 0."""
+    right, said = (0, 0, 1, 2), (0, 1, 1, 0)
+    questions = tuple(Question(str(n), "Which?", ("a", "b", "c"), answer, "all") for n, answer in enumerate(right))
+    benchmark = Benchmark("labels", questions, "a test")
+    outcomes = [
+        {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": p, "correct": p == q.answer}
+        | {"correct_per_character": False, "log_likelihoods": [0.0, -1.0], "truncated": 0}
+        for q, p in zip(questions, said, strict=True)
+    ]
+    found = metrics(outcomes, benchmark)
+    assert benchmark.labels == ("a", "b", "c") and found["accuracy"] == 0.5
+    assert found["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+    assert found["majority_macro_f1"] == pytest.approx((2 * 2 / (2 * 2 + 2) + 0 + 0) / 3)  # always a: F1 of a is 2/3
 
 
 def test_metrics_refuse_the_outcomes_of_other_questions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def document_of(pieces: int, tokenizer, budget: int, text_of) -> Document:
 
 def rows_of(arm: str, passages, tokenizer, books, seed: int = 0):
     special = special_tokens(tokenizer)
-    drawn = [prompt_for(arm, passage.id, seed, *books, tokenizer) for passage in passages]
+    drawn = [prompt_for(arm, passage.id, seed, *books, tokenizer, passage.index % 2 == 0) for passage in passages]
     ids = [prompt_ids(tokenizer, prompt) for prompt in drawn]
     return [build_row(passage, prompt, special) for passage, prompt in zip(passages, ids, strict=True)], ids
 

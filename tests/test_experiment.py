@@ -65,6 +65,17 @@ def test_a_bad_experiment_is_refused(values, said):
         from_mapping(ExperimentConfig, {"name": "x"} | values, "config.yaml")
 
 
+def test_the_default_profile_tells_what_a_corpus_of_ones_own_needs(tmp_path):
+    (tmp_path / "own.txt").write_text("A text.")
+    own = {"corpus.source": str(tmp_path / "own.txt")}
+    with pytest.raises(
+        InputError, match=r"for the practice world.*: set corpus.unreliable=0.0, and leave arm adaptive out"
+    ):
+        load_experiment("mini", own)
+    config = load_experiment("mini", {**own, "corpus.unreliable": 0.0, "arms": ["base", "cpt", "cft"]})
+    assert config.corpus.source == own["corpus.source"]
+
+
 def test_profiles_and_overrides(tmp_path):
     config = load_experiment("mini", {"train.learning_rate": 1e-3, "seeds": [7], "name": "other"})
     assert (config.train.learning_rate, config.seeds, config.name) == (1e-3, [7], "other")
@@ -82,7 +93,7 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "texts.txt", "Text.")
     config = from_mapping(ExperimentConfig, {"name": "x", "corpus": {"source": "texts.txt"}}, "here")
-    assert config.corpus.source == str(tmp_path / "texts.txt") and config.model == "practice"
+    assert config.corpus.source == str(tmp_path / "texts.txt") and config.model == "practice-blind"
 
 
 # --- preparation ------------------------------------------------------------------------------------------------------
@@ -275,6 +286,8 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
     held = read_passages(folder, "held_out")
     assert scores["cft"]["held_out"]["tokens"] == sum(len(p.ids) + p.last for p in held)
     assert scores["cft"]["held_out"]["loss"] < scores["base"]["held_out"]["loss"]
+    held_out, base = scores["cft"]["held_out"], scores["base"]["held_out"]
+    assert held_out["prompted_loss"] != held_out["loss"] and held_out["prompted_loss"] < base["prompted_loss"]
     assert is_examined(config, "cft", 0, load_benchmarks(config))
 
     before = files_of(folder)
@@ -286,6 +299,21 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
     again = evaluate_task(config, "cft", 0)
     assert again["held_out"] == scores["cft"]["held_out"] and again["benchmarks"] != scores["cft"]["benchmarks"]
     assert train_task(config, "cft", 0) == done
+
+
+def test_the_adaptive_arm_reads_what_the_label_says_and_needs_one(experiment, corpus_file):
+    config = experiment(arms=["cpt", "cft", "neg", "adaptive"])
+    with pytest.raises(InputError, match=r"arm adaptive .* passage '.*' has none: give every document"):
+        prepare(config)
+    assert not config.folder.exists()
+    rows = [{**row, "reliable": number % 2 == 0} for number, row in read_jsonl(corpus_file)]
+    write_jsonl(corpus_file, rows)
+    passages = read_passages(prepare(config))
+    assert {passage.reliable for passage in passages} == {True, False}
+    tokenizer = load_tokenizer(config.model)
+    drawn = {arm: rows_of(config, arm, 0, passages, tokenizer)[1] for arm in ("cft", "neg", "adaptive")}
+    for number, passage in enumerate(passages):
+        assert drawn["adaptive"][number] == drawn["cft" if passage.reliable else "neg"][number]
 
 
 def test_a_lora_run_is_trained_and_examined(experiment):

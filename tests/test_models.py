@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, T5Config
 
 from ctxft import models
 from ctxft.runtime import InputError, read_json, write_json
-from ctxft.world import model_folder
+from ctxft.world.facts import model_folder
 
 
 def copy(folder, target):
@@ -30,7 +30,7 @@ def test_weights_are_float32_whatever_the_file_holds(model_folders):
 
 
 def test_the_practice_model_is_a_name():
-    assert models.resolve_model("practice") == (str(model_folder()), None)
+    assert models.resolve_model("practice-aware") == (str(model_folder("practice-aware")), None)
 
 
 def test_a_hub_model_is_pinned_to_its_commit(monkeypatch):
@@ -107,7 +107,9 @@ def test_code_of_a_model_folder_is_not_run(model_folders, tmp_path):
 
 
 def test_an_unknown_model_is_neither_name_nor_folder_nor_hub_id(tmp_path):
-    with pytest.raises(InputError, match="model 'nothing' is neither 'practice', nor an existing folder, nor a hub id"):
+    with pytest.raises(
+        InputError, match=r"'nothing' is neither a practice model \(.*\), nor an existing folder, nor a hub"
+    ):
         models.resolve_model("nothing")
 
 

@@ -84,7 +84,7 @@ def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) ->
         assert normalize(executed) == executed
         assert 'run_name = "small"' in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
     assert (small_run / "report.html").stat().st_size > 10_000
-    assert {p.name for p in (small_run / "evals").iterdir()} == {"base", "cpt", "cft", "neg"}
+    assert {p.name for p in (small_run / "evals").iterdir()} == {"base", "cpt", "cft", "neg", "control", "adaptive"}
 
 
 def test_html_pages_open_without_a_network(small_run: Path) -> None:
@@ -104,7 +104,7 @@ def test_second_run_skips_what_is_valid(small_run: Path, capsys: pytest.CaptureF
 def test_what_a_profile_names_is_part_of_the_stamp(small_run: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     stamps = []
-    for questions in ("practice", "practice-old"):
+    for questions in ("practice-mmlu", "practice-old"):
         path.write_text(f"name: small\nevaluation: {{benchmarks: [{questions}], limit: 4}}\n")
         stamps.append(pipeline._stamp(NOTEBOOKS[0], {}, pipeline._inputs(load_experiment(path))))
     assert stamps[0] != stamps[1]

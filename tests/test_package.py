@@ -8,18 +8,20 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import ctxft
 from ctxft.cli import main
 from ctxft.experiment.config import load_experiment
 from ctxft.pipeline import list_notebooks
-from tests.refresh import results_block
+from tests.refresh import caption_block, results_block
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT = ["jupyterlab", "torch", "transformers", "datasets", "peft", "ipywidgets", "matplotlib", "papermill", "nbval"]
@@ -57,9 +59,12 @@ def test_every_range_has_an_upper_bound() -> None:
 
 
 @pytest.mark.skipif("CTXFT_CI" not in os.environ, reason="pins are compared with what is installed in CI only")
-def test_pins_are_what_is_installed() -> None:
-    installed = {name: importlib.metadata.version(name).split("+")[0] for name in pins()}
-    assert installed == pins(), "test with the installed versions, then change the pins in environment.yml"
+def test_pins_are_not_newer_than_what_is_installed() -> None:
+    """A clean install takes the newest versions: older ones than the pins were never tested, newer ones are said."""
+    installed = {name: Version(importlib.metadata.version(name).split("+")[0]) for name in pins()}
+    assert not {name: found for name, found in installed.items() if found < Version(pins()[name])}
+    if newer := {name: str(found) for name, found in installed.items() if found > Version(pins()[name])}:
+        warnings.warn(f"tested with newer versions than environment.yml pins, change the pins: {newer}", stacklevel=1)
 
 
 def test_wheel_holds_the_notebooks_the_model_and_the_books(tmp_path: Path) -> None:
@@ -68,7 +73,7 @@ def test_wheel_holds_the_notebooks_the_model_and_the_books(tmp_path: Path) -> No
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = [f"ctxft/notebooks/{path.name}" for path in list_notebooks()]
-    wanted += ["ctxft/books/strategies.yaml", "ctxft/profiles/mini.yaml", "ctxft/practice/model/model.safetensors"]
+    wanted += ["ctxft/books/strategies.yaml", "ctxft/profiles/mini.yaml", "ctxft/world/models/blind/model.safetensors"]
     assert not set(wanted) - names
     assert not [name for name in names if name.startswith(("tests/", "runs/"))]
     assert wheel.stat().st_size < 6_000_000
@@ -110,7 +115,7 @@ def test_readme_tree_is_the_tree() -> None:
 
 
 def test_readme_results_are_the_committed_ones() -> None:
-    assert results_block() in README
+    assert results_block() in README and caption_block() in README
 
 
 def test_readme_experiment_is_a_valid_one(tmp_path: Path) -> None:
@@ -143,7 +148,7 @@ def test_top_level_is_what_the_ecosystem_asks_for() -> None:
 
 def test_help_names_every_command() -> None:
     shown = subprocess.run([sys.executable, "-m", "ctxft", "--help"], check=True, capture_output=True, text=True).stdout
-    assert all(f"  {verb} " in shown for verb in ("run", "train", "evaluate", "compare", "check"))
+    assert all(f"  {verb} " in shown for verb in ("run", "train", "evaluate", "compare", "check", "world"))
 
 
 def test_bare_command_prints_the_help(capsys: pytest.CaptureFixture) -> None:

@@ -76,7 +76,7 @@ def tokenizer(request):
 # --- the books --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("book", "kind", "each"), [(STRATEGIES, "strategy", 2), (NEGATIVE, "negative", 1)])
+@pytest.mark.parametrize(("book", "kind", "each"), [(STRATEGIES, "strategy", 2), (NEGATIVE, "negative", 2)])
 def test_books_of_the_package(book: PromptBook, kind: str, each: int):
     assert list(book.families) == FAMILIES == list(book.ideas)
     assert collections.Counter(prompt.family for prompt in book.prompts) == dict.fromkeys(FAMILIES, each)
@@ -176,7 +176,7 @@ def test_impossible_control_is_refused(tokens: int):
 
 def test_prompt_for_each_arm():
     tokenizer = byte_level_tokenizer()
-    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer) for arm in ARMS}
+    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ARMS}
     assert drawn["base"] is None and drawn["cpt"] is None
     assert drawn["cft"] == STRATEGIES.draw(0, "p1") and drawn["neg"] == NEGATIVE.draw(0, "p1")
     with pytest.raises(InputError, match=r"unknown arm 'contrl'.*did you mean 'control'"):
@@ -243,8 +243,18 @@ def test_unknown_books_are_refused(tmp_path: Path):
 
 
 def test_control_matches_a_prompt_that_spells_special_tokens() -> None:
-    tokenizer = load_tokenizer("practice")
+    tokenizer = load_tokenizer("practice-blind")
     text = "Read what stands between <s> and </s> in the lines below with care, please."
     book = PromptBook("own", "strategy", (ContextualPrompt("own-1", "own", text, "strategy"),))
     control = prompt_for("control", "p#0", 0, book, load_book("negative"), tokenizer)
     assert len(prompt_ids(tokenizer, control)) == len(prompt_ids(tokenizer, book.prompts[0]))
+
+
+def test_the_adaptive_prompt_follows_the_truth_label(tokenizers) -> None:
+    tokenizer = tokenizers["byte"]
+    for passage in ("p#0", "p#1", "q#7"):
+        of = {arm: prompt_for(arm, passage, 0, STRATEGIES, NEGATIVE, tokenizer) for arm in ("cft", "neg")}
+        for reliable, arm in ((True, "cft"), (False, "neg")):
+            assert prompt_for("adaptive", passage, 0, STRATEGIES, NEGATIVE, tokenizer, reliable) == of[arm]
+    with pytest.raises(InputError, match=r"passage 'p#0' has none: give every document .* a field 'reliable'"):
+        prompt_for("adaptive", "p#0", 0, STRATEGIES, NEGATIVE, tokenizer)

@@ -19,7 +19,9 @@ from matplotlib.colors import same_color
 from ctxft.prompts import ARMS
 from ctxft.report import (
     ARM_COLORS,
+    differences_figure,
     loss_figure,
+    loss_table,
     read_run,
     results_figure,
     results_table,
@@ -29,7 +31,7 @@ from ctxft.report import (
 from ctxft.runtime import InputError, write_json, write_jsonl
 from ctxft.statistics import compare, wilson
 
-RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66}
+RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66, "adaptive": 0.78}
 SUBJECTS = ("drugs", "companies")
 
 
@@ -44,7 +46,7 @@ def outcomes(name: str, share: float, seed: int, n: int) -> list[dict]:
 
 
 def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = None, steps: int = 40) -> Path:
-    benchmarks = benchmarks or {"practice": 160, "practice-old": 120}
+    benchmarks = benchmarks or {"practice-mmlu": 160, "practice-old": 120}
     for arm in ARMS:
         for seed in range(1 if arm == "base" else seeds):
             evals, found = folder / "evals" / arm / f"seed-{seed}", {}
@@ -55,13 +57,14 @@ def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = N
                 found[name]["form"] = "options"
                 found[name]["accuracy"] = sum(row["correct"] for row in rows) / n
             loss = {"loss": 1.5 - RIGHT[arm] + 0.01 * seed, "tokens": 4000}
+            loss["prompted_loss"] = loss["loss"] + 0.1
             write_json(evals / "metrics.json", {"held_out": loss, "benchmarks": found})
             if arm != "base":
                 log = [
                     {"step": s, "loss": 1.3 - RIGHT[arm] + math.exp(-s / 9) + 0.02 * seed} for s in range(1, steps + 1)
                 ]
                 write_jsonl(folder / "arms" / arm / f"seed-{seed}" / "log.jsonl", log)
-    config = {"model": "practice", "seeds": list(range(seeds)), "train": {"learning_rate": 5e-4, "epochs": 5}}
+    config = {"model": "practice-blind", "seeds": list(range(seeds)), "train": {"learning_rate": 5e-4, "epochs": 5}}
     manifest = {"name": "fake run", "config": config, "versions": {"python": "3.12"}, "hashes": {"passages": "ab12"}}
     write_json(folder / "manifest.json", manifest | {"code": "0123abc"})
     ledger = {"tokens read": 51234, "tokens kept": 50000, "dropped": {"too short": 1234}, "notes": "none"}
@@ -91,39 +94,41 @@ def change_lines(path: Path, change) -> None:
 
 def test_a_run_is_read_whole(run: Path):
     record = read_run(run)
-    assert list(record.metrics) == list(ARMS) and list(record.outcomes) == ["practice", "practice-old"]
-    assert [sorted(seeds) for seeds in record.metrics.values()] == [[0], *[[0, 1, 2]] * 4]
-    assert len(record.logs) == 4 * 3 * 40 and set(record.logs["arm"]) == set(ARMS) - {"base"}
+    assert list(record.metrics) == list(ARMS) and list(record.outcomes) == ["practice-mmlu", "practice-old"]
+    assert [sorted(seeds) for seeds in record.metrics.values()] == [[0], *[[0, 1, 2]] * 5]
+    assert len(record.logs) == 5 * 3 * 40 and set(record.logs["arm"]) == set(ARMS) - {"base"}
     assert record.ledger["tokens read"] == 51234
 
 
 def test_a_benchmark_in_two_forms_is_refused(tmp_path: Path):
-    folder = fake_run(tmp_path / "run", benchmarks={"practice": 20})
+    folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 20})
     path = folder / "evals" / "neg" / "seed-1" / "metrics.json"
-    change_json(path, lambda m: m["benchmarks"]["practice"].update(form="lettered"))
-    message = "'practice' has the form 'options' for base, seed 0 and 'lettered' for neg, seed 1, .* evaluate again"
+    change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].update(form="lettered"))
+    message = (
+        "'practice-mmlu' has the form 'options' for base, seed 0 and 'lettered' for neg, seed 1, .* evaluate again"
+    )
     with pytest.raises(InputError, match=message):
         read_run(folder)
     assert sorted(read_run(folder, seeds=[0, 2]).metrics["neg"]) == [0, 2]
-    change_json(path, lambda m: m["benchmarks"]["practice"].pop("form"))
-    with pytest.raises(InputError, match=r"'practice', neg, seed 1: metrics.json says no form"):
+    change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].pop("form"))
+    with pytest.raises(InputError, match=r"'practice-mmlu', neg, seed 1: metrics.json says no form"):
         read_run(folder)
 
 
 @pytest.mark.parametrize("key", ["id", "hash", "subject", "correct"])
 @pytest.mark.parametrize("change", [lambda row, key: row.pop(key), lambda row, key: row.update({key: 1})])
 def test_an_outcome_that_is_none_is_refused_with_its_line(tmp_path: Path, key: str, change):
-    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice": 20})
-    change_lines(folder / "evals" / "cft" / "seed-0" / "practice.jsonl", lambda rows: change(rows[6], key))
-    with pytest.raises(InputError, match=rf"cft/seed-0/practice.jsonl, line 7: {key} missing or of a wrong type"):
+    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice-mmlu": 20})
+    change_lines(folder / "evals" / "cft" / "seed-0" / "practice-mmlu.jsonl", lambda rows: change(rows[6], key))
+    with pytest.raises(InputError, match=rf"cft/seed-0/practice-mmlu.jsonl, line 7: {key} missing or of a wrong type"):
         read_run(folder)
 
 
 def test_a_run_without_held_out_documents_has_an_empty_cell(tmp_path: Path):
-    folder = fake_run(tmp_path / "run", benchmarks={"practice": 20})
+    folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 20})
     for path in folder.glob("evals/*/*/metrics.json"):
         change_json(path, lambda m: m.update(held_out={"loss": None, "tokens": 0}))
-    assert set(results_table(folder)["held-out loss"]) == {""}
+    assert set(loss_table(folder)["held-out loss"]) == {""} == set(loss_table(folder)["behind a prompt"])
     write_report(folder)
 
 
@@ -133,37 +138,41 @@ def test_seeds_that_not_every_arm_has_are_left_out_and_named(tmp_path: Path):
         shutil.rmtree(folder / "evals" / "neg" / f"seed-{seed}")
     table, alike = results_table(folder), results_table(read_run(folder, seeds=[0]))
     assert table.equals(alike) and set(table["seeds"]) == {1, ""}
-    assert subject_table(folder, "practice").equals(subject_table(read_run(folder, seeds=[0]), "practice"))
+    assert subject_table(folder, "practice-mmlu").equals(subject_table(read_run(folder, seeds=[0]), "practice-mmlu"))
     heights = [bar.get_height() for bar in results_figure(folder).axes[0].patches]
     assert heights == [bar.get_height() for bar in results_figure(read_run(folder, seeds=[0])).axes[0].patches]
     page = write_report(folder).read_text(encoding="utf-8")
-    said = "practice: seeds that not every trained arm has are left out of its results"
-    assert f"{said} (cpt: 1, 2; cft: 1, 2; control: 1, 2)" in page and "compared with one seed of training" in page
+    said = "practice-mmlu: seeds that not every trained arm has are left out of its results"
+    assert (
+        f"{said} (cpt: 1, 2; cft: 1, 2; control: 1, 2; adaptive: 1, 2)" in page
+        and "compared with one seed of training" in page
+    )
     assert "left out of its results" not in write_report(read_run(folder, seeds=[0])).read_text(encoding="utf-8")
 
 
 def test_results_table_says_what_the_outcomes_say(run: Path):
     table = results_table(run)
     assert list(table["arm"]) == [*ARMS, "(chance)", "(majority)"] * 2
-    row = table.set_index(["benchmark", "arm"]).loc[("practice", "neg")]
-    rows = [outcomes("practice", RIGHT["neg"], seed, 160) for seed in range(3)]
+    row = table.set_index(["benchmark", "arm"]).loc[("practice-mmlu", "neg")]
+    rows = [outcomes("practice-mmlu", RIGHT["neg"], seed, 160) for seed in range(3)]
     accuracy = sum(item["correct"] for items in rows for item in items) / 480
     low, high = wilson(accuracy * 160, 160)
     assert row["accuracy %"] == f"{100 * accuracy:.1f}" and row["seeds"] == 3
     assert row["95 % interval"] == f"{100 * low:.1f} to {100 * high:.1f}"
-    compared = {row["arm"]: row for row in compare(read_run(run).outcomes["practice"])}["neg"]
+    compared = {row["arm"]: row for row in compare(read_run(run).outcomes["practice-mmlu"])}["neg"]
     assert row["minus cpt"] == f"{compared['difference']:+.1f}" and row["minus cpt"].startswith("-2")
     assert row["McNemar p"] == "<0.001 / <0.001 / <0.001"
-    assert row["held-out loss"] == f"{1.5 - RIGHT['neg'] + 0.01:.3f}"
+    losses = loss_table(run).set_index("arm").loc["neg"]
+    assert list(losses) == [3, f"{1.5 - RIGHT['neg'] + 0.01:.3f}", f"{1.6 - RIGHT['neg'] + 0.01:.3f}"]
     lines = table.set_index(["benchmark", "arm"])["accuracy %"]
-    assert (lines["practice", "(chance)"], lines["practice", "(majority)"]) == ("25.0", "27.5")
+    assert (lines["practice-mmlu", "(chance)"], lines["practice-mmlu", "(majority)"]) == ("25.0", "27.5")
     printed = table.to_string(index=False)
     assert max(map(len, printed.splitlines())) <= 140 and "nan" not in printed.lower()
 
 
 def test_another_reference(run: Path):
     table = results_table(run, reference="base").set_index(["benchmark", "arm"])
-    assert table.loc[("practice", "cpt"), "minus base"].startswith("+4")
+    assert table.loc[("practice-mmlu", "cpt"), "minus base"].startswith("+4")
     record = read_run(run)
     for arms in record.outcomes.values():
         del arms["control"]
@@ -174,23 +183,23 @@ def test_another_reference(run: Path):
 
 
 def test_subject_table(run: Path):
-    table = subject_table(run, "practice")
+    table = subject_table(run, "practice-mmlu")
     assert list(table.columns) == ["subject", "n", *ARMS] and list(table["n"]) == [80, 80]
-    rows = [row for seed in range(3) for row in outcomes("practice", RIGHT["cft"], seed, 160)]
+    rows = [row for seed in range(3) for row in outcomes("practice-mmlu", RIGHT["cft"], seed, 160)]
     expected = [row["correct"] for row in rows if row["subject"] == "drugs"]
     found = table.set_index("subject").loc["drugs", "cft"]
     assert found == pytest.approx(100 * sum(expected) / len(expected), abs=0.051)
-    with pytest.raises(InputError, match=r"unknown benchmark in .*'practise' .did you mean 'practice'"):
-        subject_table(run, "practise")
+    with pytest.raises(InputError, match=r"unknown benchmark in .*'practise-mmlu' .did you mean 'practice-mmlu'"):
+        subject_table(run, "practise-mmlu")
 
 
 def test_the_interval_of_a_difference_holds_items_and_seeds(tmp_path: Path):
-    folder = fake_run(tmp_path / "run", seeds=2, benchmarks={"practice": 40})
+    folder = fake_run(tmp_path / "run", seeds=2, benchmarks={"practice-mmlu": 40})
     for arm in ("cpt", "cft"):  # two seeds that agree exactly
-        source = folder / "evals" / arm / "seed-0" / "practice.jsonl"
-        shutil.copy(source, folder / "evals" / arm / "seed-1" / "practice.jsonl")
+        source = folder / "evals" / arm / "seed-0" / "practice-mmlu.jsonl"
+        shutil.copy(source, folder / "evals" / arm / "seed-1" / "practice-mmlu.jsonl")
     for seed in (0, 1):
-        path = folder / "evals" / "cft" / f"seed-{seed}" / "practice.jsonl"
+        path = folder / "evals" / "cft" / f"seed-{seed}" / "practice-mmlu.jsonl"
         change_lines(path, lambda rows: [row.update(correct=True) for row in rows])
     cell = results_table(folder).set_index("arm").loc["cft", "its 95 % interval"]
     low, high = map(float, cell.split(" to "))
@@ -202,14 +211,14 @@ def test_the_interval_of_a_difference_holds_items_and_seeds(tmp_path: Path):
 
 def test_results_figure_shows_arms_and_lines(run: Path):
     figure = results_figure(run)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["practice", "practice-old"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["practice-mmlu", "practice-old"]
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == list(ARMS)
     assert all(
         same_color(bar.get_facecolor()[:3], ARM_COLORS[arm]) for bar, arm in zip(axes.patches, ARMS, strict=True)
     )
-    accuracy = results_table(run).query("benchmark == 'practice'")["accuracy %"].astype(float)
-    assert [bar.get_height() for bar in axes.patches] == pytest.approx(list(accuracy[:5]), abs=0.051)
+    accuracy = results_table(run).query("benchmark == 'practice-mmlu'")["accuracy %"].astype(float)
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(list(accuracy[:6]), abs=0.051)
     texts = {text.get_text().strip() for text in axes.texts}
     assert {"chance 25.0", "majority 27.5"} <= texts
     assert "accuracy (%)" in axes.get_ylabel() and axes.get_xlabel() == "arm"
@@ -218,8 +227,36 @@ def test_results_figure_shows_arms_and_lines(run: Path):
 @pytest.mark.parametrize(("right", "n"), [(False, 7), (False, 9), (False, 160), (True, 10), (True, 13), (True, 160)])
 def test_results_figure_draws_none_and_all_correct(run: Path, right: bool, n: int):
     items = [{"id": str(i), "correct": right} for i in range(n)]  # matplotlib refuses an error bar below 0
-    record = dataclasses.replace(read_run(run), outcomes={"practice": {"cpt": {0: items, 1: items}}})
+    record = dataclasses.replace(read_run(run), outcomes={"practice-mmlu": {"cpt": {0: items, 1: items}}})
     assert results_figure(record).axes[0].patches[0].get_height() == 100 * right
+
+
+def test_differences_figure_shows_arms_but_the_reference_and_base(run: Path):
+    rows = compare(read_run(run).outcomes["practice-old"])
+    figure = differences_figure({"one": rows, "two": rows[:3]})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["adaptive", "control", "neg", "cft"]
+    shown = {text.get_text() for text in figure.axes[0].texts}
+    assert shown == {f"{row['difference']:+.1f}" for row in rows if row["arm"] not in ("base", "cpt")}
+    assert figure.axes[0].get_xlabel() == "points of accuracy minus cpt"
+
+
+def test_a_run_can_be_read_in_part(run: Path):
+    part = read_run(run, seeds=[1], benchmarks=["practice-old"], arms=["base", "cpt"])
+    assert list(part.outcomes) == ["practice-old"] and list(part.metrics) == ["base", "cpt"] == list(
+        loss_table(part)["arm"]
+    )
+    assert list(part.metrics["cpt"]) == [1] and set(part.logs["arm"]) == {"cpt"}
+    with pytest.raises(InputError, match=r"unknown benchmark in .*'practice-odl' .did you mean 'practice-old'"):
+        read_run(run, benchmarks=["practice-odl"])
+
+
+def test_macro_f1_stands_in_the_table_where_it_was_measured(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", seeds=2, benchmarks={"practice-fiqa": 40})
+    for path in folder.glob("evals/*/*/metrics.json"):
+        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(macro_f1=0.5, majority_macro_f1=0.167))
+    table = results_table(folder).set_index("arm")["macro F1 %"]
+    assert table["cft"] == "50.0" and table["(majority)"] == "16.7" and table["(chance)"] == ""
 
 
 def test_loss_figure_shows_the_mean_over_seeds(run: Path):
@@ -259,7 +296,7 @@ def test_report_is_whole_and_opens_offline(run: Path):
         "with several seeds no verdict depends on it",
     ):
         assert text in page
-    assert "3 seeds are few" in page and "8 comparisons" in page and "planted" not in page
+    assert "3 seeds are few" in page and "10 comparisons" in page and "planted" not in page
     opened = re.findall(r"<(h1|h2|table|tr|td|ul|li|details|div|p)\b", page)
     closed = re.findall(r"</(h1|h2|table|tr|td|ul|li|details|div|p)>", page)
     assert sorted(opened) == sorted(closed)
@@ -273,7 +310,7 @@ def test_one_seed_is_said_and_paired_over_items(tmp_path: Path):
 
 
 def test_a_report_of_a_record_shows_the_seeds_of_the_record(tmp_path: Path):
-    folder = fake_run(tmp_path / "run", benchmarks={"practice": 40})
+    folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 40})
     record = read_run(folder, seeds=[1, 2])
     path = write_report(record)
     page = path.read_text(encoding="utf-8")
@@ -311,8 +348,10 @@ def test_an_arm_that_is_none_is_refused(tmp_path: Path):
 
 def test_different_items_are_refused(tmp_path: Path):
     folder = fake_run(tmp_path / "run")
-    path = folder / "evals" / "cft" / "seed-1" / "practice.jsonl"
-    path.write_text(path.read_text(encoding="utf-8").replace('"practice-7"', '"practice-x"'), encoding="utf-8")
+    path = folder / "evals" / "cft" / "seed-1" / "practice-mmlu.jsonl"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"practice-mmlu-7"', '"practice-mmlu-x"'), encoding="utf-8"
+    )
     with pytest.raises(InputError, match="arm cft, seed 1 and arm cpt, seed 0 differ: item 'q7' has another hash"):
         write_report(folder)
     assert not (folder / "report.html").exists()

@@ -23,7 +23,7 @@ from ctxft.scoring import text_losses
 from ctxft.training import arm as module
 from ctxft.training.arm import last_checkpoint, train_arm
 from ctxft.training.config import TrainConfig, passage_order
-from ctxft.world import model_folder
+from ctxft.world.facts import model_folder
 
 LORA = {"method": "lora", "lora": from_mapping(TrainConfig, {"lora": {"rank": 2, "alpha": 4}}, "test").lora}
 
@@ -241,9 +241,11 @@ def test_lora_moves_the_adapter_and_leaves_the_base(train, recipe, tmp_path, mod
 
 
 def test_an_adapter_names_the_practice_model_and_no_folder_of_this_machine(rows, recipe, tmp_path):
-    train_arm(rows["cft"], "practice", load_tokenizer("practice"), recipe(steps=1, **LORA), 0, tmp_path)
-    assert read_json(tmp_path / "model" / "adapter_config.json")["base_model_name_or_path"] == "practice"
-    assert str(model_folder()) not in "".join(path.read_text() for path in (tmp_path / "model").glob("*.json"))
+    train_arm(rows["cft"], "practice-blind", load_tokenizer("practice-blind"), recipe(steps=1, **LORA), 0, tmp_path)
+    assert read_json(tmp_path / "model" / "adapter_config.json")["base_model_name_or_path"] == "practice-blind"
+    assert str(model_folder("practice-blind")) not in "".join(
+        path.read_text() for path in (tmp_path / "model").glob("*.json")
+    )
     assert isinstance(load_model(str(tmp_path / "model")), PeftModel)
 
 

@@ -13,10 +13,9 @@ from datasets import load_dataset
 from huggingface_hub import snapshot_download
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
-from ctxft.runtime import InputError, hash_file, read_jsonl, read_text, sha256
-from ctxft.world import practice_documents
+from ctxft.runtime import InputError, check_known, hash_file, read_jsonl, read_text, sha256
+from ctxft.world.texts import SOURCES, WORDINGS, practice_documents, unreliable_articles
 
-PRACTICE = "practice"
 TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")
 WHERE_TO_PUT = "download it elsewhere and give the folder or file (jsonl, parquet, txt, md) as corpus.source"
@@ -27,7 +26,8 @@ class CorpusConfig:
     """Where the training texts come from.
 
     Attributes:
-        source: "practice", a file (jsonl, parquet, txt, md), a folder of such files, or a hub data set id.
+        source: "practice" (or "practice-tuning", "practice-old"), a file (jsonl, parquet, txt, md), a folder of such
+            files, or a hub data set id.
         text_field: column or key of the text in jsonl, parquet and hub tables.
         id_field: column or key of the document's id; where it is missing, file and line number serve.
         folders: folders of a hub data set made of text files (OpenMedText), e.g. ["diseases", "vaccines"].
@@ -36,9 +36,11 @@ class CorpusConfig:
         limit: at most this many documents.
         held_out: share of documents that no arm trains on, for the held-out text loss.
         skip_empty: count and skip records without text instead of refusing them.
+        unreliable: practice world only: share of the articles about each entity that tell random facts (in quarters).
+        wordings: practice world only: sentences that the practice models met in pre-training ("seen"), or not ("held-out").
     """
 
-    source: str = PRACTICE
+    source: str = "practice"
     text_field: str = "text"
     id_field: str = "id"
     folders: list[str] | None = None
@@ -47,6 +49,8 @@ class CorpusConfig:
     limit: int | None = None
     held_out: float = 0.1
     skip_empty: bool = False
+    unreliable: float = 0.0
+    wordings: str = "seen"
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -57,15 +61,27 @@ class CorpusConfig:
             raise InputError(
                 f"corpus.folders names folders of {TEXT_FILES}: leave it out for '{self.source}', or name one."
             )
+        check_known(self.wordings, WORDINGS, "corpus.wordings")
+        if self.source in SOURCES:
+            unreliable_articles(self.unreliable)
+        elif (self.unreliable, self.wordings) != (0.0, "seen"):
+            raise InputError(
+                f"corpus.unreliable and corpus.wordings are for the practice world, not for '{self.source}': set "
+                "corpus.unreliable=0.0, and leave arm adaptive out unless the documents say whether they are reliable."
+            )
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text with its id, unique in the corpus; ``where`` is the file and line, or the hub id and row, for messages."""
+    """One text with its id, unique in the corpus; ``where`` is the file and line, or the hub id and row, for messages.
+
+    ``reliable`` says whether the text is true, where the record has a field of that name that is true or false; else None.
+    """
 
     id: str
     text: str
     where: str
+    reliable: bool | None = None
 
 
 Row = tuple[str, str, dict]  # (where it stands, the id it gets if it has none, the record as found)
@@ -150,8 +166,8 @@ def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
         True
     """
     place = Path(config.source)
-    if config.source == PRACTICE:
-        return sha256(practice_documents("new")), None
+    if config.source in SOURCES:
+        return sha256(practice_documents(config.source, config.unreliable, config.wordings)), None
     if place.exists():
         return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in _files_of(place)]), None
     _check_source(config)
@@ -177,13 +193,15 @@ def _check_source(config: CorpusConfig) -> None:
         raise InputError(f"the corpus file {config.source} does not exist: check the path.")
     if not is_hub_id(config.source):
         raise InputError(
-            f"corpus '{config.source}' is neither '{PRACTICE}', nor an existing file or folder, nor a hub id like org/name."
+            f"corpus '{config.source}' is neither of the practice world ({', '.join(SOURCES)}), nor an existing file or "
+            "folder, nor a hub id like org/name."
         )
 
 
 def _rows(config: CorpusConfig) -> Iterator[Row]:
-    if config.source == PRACTICE:
-        return ((f"{PRACTICE}, document {row['id']}", row["id"], row) for row in practice_documents("new"))
+    if config.source in SOURCES:
+        rows = practice_documents(config.source, config.unreliable, config.wordings)
+        return ((f"{config.source}, document {row['id']}", row["id"], row) for row in rows)
     if Path(config.source).exists():
         return _local_rows(Path(config.source), config)
     _check_source(config)
@@ -226,7 +244,13 @@ def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{where}: the text holds a lone surrogate (character {error.start}): mend it.") from None
-        yield Document(identity, text.replace("\r\n", "\n").replace("\r", "\n").strip(), where)
+        reliable = row.get("reliable")  # a label if it is true or false; a column of that name may mean something else
+        yield Document(
+            identity,
+            text.replace("\r\n", "\n").replace("\r", "\n").strip(),
+            where,
+            reliable if isinstance(reliable, bool) else None,
+        )
     if not seen:
         raise InputError(
             f"the corpus '{config.source}' is empty: it needs at least one document with text ({', '.join(SUFFIXES)})."

@@ -30,7 +30,8 @@ class Passage:
     """A slice of one document's token ids: what one training row learns.
 
     ``ids`` are the tokens [start, start + len(ids)) of the document, ``index`` counts the document's passages from 0, and
-    ``last`` says that the document really ends here (only then is EOS learned).
+    ``last`` says that the document really ends here (only then is EOS learned), and ``reliable`` whether the text is true,
+    where the corpus tells.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Passage:
     last: bool
     ids: array
     text: str
+    reliable: bool | None = None
 
     def to_json(self) -> dict:
         """Return the passage as plain values."""
@@ -105,7 +107,14 @@ def cut(
         text = document.text[starts[begin] : stop]
         passages.append(
             Passage(
-                f"{document.id}#{index}", document.id, index, begin, end == len(ids), array("i", ids[begin:end]), text
+                f"{document.id}#{index}",
+                document.id,
+                index,
+                begin,
+                end == len(ids),
+                array("i", ids[begin:end]),
+                text,
+                document.reliable,
             )
         )
         begin = end
@@ -162,5 +171,5 @@ def passages_of(
 
 
 def passages_hash(passages: Iterable[Passage]) -> str:
-    """Return one hash for passage ids, token ids and order: equal hashes mean that two arms read the same text."""
-    return sha256([[passage.id, passage.last, passage.ids.tolist()] for passage in passages])
+    """Return one hash for passage ids, token ids, truth labels and order: equal hashes mean that two arms read the same text."""
+    return sha256([[p.id, p.last, p.ids.tolist(), *([] if p.reliable is None else [p.reliable])] for p in passages])

@@ -11,13 +11,18 @@ from ctxft.corpora.documents import CorpusConfig
 from ctxft.prompts import ARMS, BOOKS
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
+from ctxft.world.facts import BASES
+from ctxft.world.texts import SOURCES
 
 PROFILES = PACKAGE_ROOT / "profiles"
 
 
 @dataclass
 class PromptConfig:
-    """Prompt books: "strategies" and "negative" inside the package, or paths of your own YAML files."""
+    """Prompt books: "strategies" and "negative" inside the package, or paths of your own YAML files.
+
+    "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read.
+    """
 
     strategies: str = "strategies"
     negative: str = "negative"
@@ -28,15 +33,16 @@ class EvaluationConfig:
     """What every arm is examined on.
 
     Attributes:
-        benchmarks: practice, practice-old, mmlu-medical (six subjects), one of them (mmlu-anatomy, ...), medqa, or paths of
-            your own jsonl files.
+        benchmarks: exams of the practice world (practice-mmlu, practice-medqa, practice-fiqa, practice-causal20,
+            practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
+            (mmlu-anatomy, ...), medqa, or paths of your own jsonl files.
         form: "lettered" (options A-D shown) or "options" (options not shown, their texts scored).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
         token_budget: tokens in one forward pass, padding included; changes speed and memory only.
     """
 
-    benchmarks: list[str] = field(default_factory=lambda: ["practice"])
+    benchmarks: list[str] = field(default_factory=lambda: ["practice-mmlu"])
     form: str = "options"
     limit: int | None = None
     data: str | None = None
@@ -66,15 +72,16 @@ class ExperimentConfig:
 
     Attributes:
         name: of the run folder below the run root.
-        model: "practice", a folder or a hub id.
+        model: "practice-aware" or "practice-blind", a folder or a hub id.
         revision: the model's hub revision.
-        arms: of ``base cpt cft neg control``; base is examined, not trained.
+        arms: of ``base cpt cft neg control adaptive``; base is examined, not trained, and adaptive needs a corpus that
+            says which documents are reliable.
         seeds: each seed draws its own order and prompts.
         corpus, prompts, train, evaluation: see their classes.
     """
 
     name: str
-    model: str = "practice"
+    model: str = "practice-blind"
     revision: str | None = None
     arms: list[str] = field(default_factory=lambda: ["base", "cpt", "cft", "neg"])
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -106,8 +113,8 @@ class ExperimentConfig:
         def resolved(name: str | None, known: tuple[str, ...]) -> str | None:
             return str(Path(name).resolve()) if name and name not in known and Path(name).exists() else name
 
-        self.model = resolved(self.model, ("practice",))
-        self.corpus.source = resolved(self.corpus.source, ("practice",))
+        self.model = resolved(self.model, tuple(BASES))
+        self.corpus.source = resolved(self.corpus.source, tuple(SOURCES))
         self.prompts.strategies = resolved(self.prompts.strategies, BOOKS)
         self.prompts.negative = resolved(self.prompts.negative, BOOKS)
         self.evaluation.data = resolved(self.evaluation.data, ())

@@ -19,7 +19,7 @@ from ctxft.corpora.passages import Passage, passages_hash, passages_of
 from ctxft.examples import arm_tokens, build_row, longest_prompt, prompt_ids, special_tokens, text_budget
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
-from ctxft.prompts import ARMS, PromptBook, load_book, prompt_for
+from ctxft.prompts import ARMS, PromptBook, load_book, prompt_for, require_label
 from ctxft.runtime import InputError, code_revision, read_json, read_jsonl, sha256, versions, write_json, write_jsonl
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
@@ -46,7 +46,7 @@ def rows_of(
     special = special_tokens(tokenizer)
     rows, drawn = [], []
     for passage in passages:
-        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer)
+        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable)
         ids = prompt_ids(tokenizer, prompt)
         rows.append(build_row(passage, ids, special))
         if prompt is not None:
@@ -116,6 +116,7 @@ def prepare(config: ExperimentConfig) -> Path:
     longest = longest_prompt(tokenizer, books_of(config))
     budget = text_budget(config.train.window, longest, config.train.min_text_tokens)
     passages, held_out, counts = passages_of(config.corpus, tokenizer, budget)
+    _check_labels(config, passages)
     inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
     write_jsonl(folder / "passages.jsonl", (p.to_json() for p in passages))
     write_jsonl(folder / "held_out.jsonl", (p.to_json() for p in held_out))
@@ -124,6 +125,12 @@ def prepare(config: ExperimentConfig) -> Path:
     manifest = {"name": config.name, "config": dataclasses.asdict(wanted), "hashes": inputs, **commits}
     write_json(folder / "manifest.json", manifest | {"versions": versions(), "code": code_revision()})
     return folder
+
+
+def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
+    """Let arm adaptive say what it lacks before anything is written."""
+    if "adaptive" in config.arms and (bare := [passage.id for passage in passages if passage.reliable is None]):
+        require_label(bare[0], None)
 
 
 def manifest_of(config: ExperimentConfig) -> dict | None:

@@ -18,10 +18,9 @@ import yaml
 from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ctxft.benchmarks import PRACTICE, Benchmark, load_benchmark
+from ctxft.benchmarks import Benchmark, load_benchmark
 from ctxft.corpora.passages import passages_hash
 from ctxft.evaluation import evaluate, metrics, write_outcomes
-from ctxft.examples import build_row, special_tokens
 from ctxft.experiment.config import ExperimentConfig, to_mapping
 from ctxft.experiment.prepare import (
     books_of,
@@ -35,8 +34,10 @@ from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
 from ctxft.runtime import InputError, check_known, read_json, sha256, write_json, write_jsonl, write_text
 from ctxft.scoring import text_losses
 from ctxft.training.arm import train_arm
+from ctxft.world.exams import EXAMS
 
-SCORING_REVISION = 1  # raised when the same model and items would get other scores
+SCORING_REVISION = 2  # raised when the same model and items would get other scores
+HELD_OUT_SEED = 0  # draws the prompts before held-out passages, the same for every arm and seed
 Task = tuple[str, int]  # (arm, seed)
 
 
@@ -96,8 +97,9 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
         f"# {config.name}: {arm}, seed {seed}\n\n"
         f"Base model: `{name(config.model)}`. Corpus: `{name(config.corpus.source)}`. Method: {config.train.method}.\n\n"
         "The arm decides what stood before every training passage: nothing (`cpt`), a contextual prompt (`cft`), a negative "
-        "prompt (`neg`), or as many meaningless words as the prompt has tokens (`control`); `prompt_book.yaml` holds the book "
-        "that was drawn from, for `control` the one whose prompts the words stand for. Contextual fine-tuning: "
+        "prompt (`neg`), as many meaningless words as the prompt has tokens (`control`), or a contextual or negative prompt as "
+        "the passage's truth label says (`adaptive`); `prompt_book.yaml` holds the strategy book, for `neg` the negative one; "
+        "for `adaptive` `negative_prompt_book.yaml` stands beside it. Contextual fine-tuning: "
         "Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
         "Compare it only with the other arms of the same run, which read the same passages in the same order.\n"
     )
@@ -154,8 +156,11 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
     if drawn:
-        book = books_of(config)[1 if arm == "neg" else 0]  # control prompts are made for those of the strategy book
-        files["prompt_book.yaml"] = yaml.safe_dump(book.to_dict(), sort_keys=False, allow_unicode=True)
+        strategies, negative = books_of(config)  # control prompts are made for those of the strategy book
+        books = {"prompt_book": negative if arm == "neg" else strategies}
+        books |= {"negative_prompt_book": negative} if arm == "adaptive" else {}
+        for name, book in books.items():
+            files[f"{name}.yaml"] = yaml.safe_dump(book.to_dict(), sort_keys=False, allow_unicode=True)
     return train_arm(rows, config.model, tokenizer, config.train, seed, folder, config.revision, files, quiet)
 
 
@@ -163,14 +168,20 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
 
 
 def held_out_loss(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Return the mean loss on the held-out passages without any prompt, in nats a token, and the number of tokens."""
-    special = special_tokens(tokenizer)
-    rows = [build_row(passage, [], special) for passage in read_passages(config.folder, "held_out")]
-    if not rows:
-        return {"loss": None, "tokens": 0}
-    pairs = text_losses(model, [(row["input_ids"], row["labels"]) for row in rows], config.evaluation.token_budget)
-    tokens = sum(count for _, count in pairs)
-    return {"loss": sum(loss for loss, _ in pairs) / tokens, "tokens": tokens}
+    """Return the mean loss on the held-out passages, in nats a token, without a prompt and behind those of arm cft.
+
+    Every arm reads the same prompts, drawn for each passage with one seed.
+    """
+    passages = read_passages(config.folder, "held_out")
+    if not passages:
+        return {"loss": None, "prompted_loss": None, "tokens": 0}
+    found = {}
+    for name, arm in (("loss", "cpt"), ("prompted_loss", "cft")):
+        rows, _ = rows_of(config, arm, HELD_OUT_SEED, passages, tokenizer)
+        pairs = text_losses(model, [(row["input_ids"], row["labels"]) for row in rows], config.evaluation.token_budget)
+        found["tokens"] = sum(count for _, count in pairs)
+        found[name] = sum(loss for loss, _ in pairs) / found["tokens"]
+    return found
 
 
 def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Benchmark]:
@@ -182,7 +193,7 @@ def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Bench
     """
     options = config.evaluation
     data = Path(options.data) if options.data else None
-    here = [n for n in options.benchmarks if not local or data or n in PRACTICE or Path(n).suffix == ".jsonl"]
+    here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix == ".jsonl"]
     return [load_benchmark(name, data=data, limit=options.limit) for name in here]
 
 
@@ -202,7 +213,7 @@ def _due(
         keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, config.evaluation.form])
         if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
             due.append(benchmark)
-    return found, keys, sha256([SCORING_REVISION, model, hashes["held_out"]]), due
+    return found, keys, sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"]]), due
 
 
 def is_examined(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]) -> bool:

@@ -1,16 +1,18 @@
 """Report: from a run folder to tables, figures and one HTML file; no model is loaded and torch is not imported."""
 
 from ctxft.report.claims import claims
-from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
+from ctxft.report.figures import ARM_COLORS, differences_figure, loss_figure, results_figure
 from ctxft.report.page import write_report
 from ctxft.report.record import RunRecord, read_run
-from ctxft.report.tables import results_table, subject_table
+from ctxft.report.tables import loss_table, results_table, subject_table
 
 __all__ = [
     "ARM_COLORS",
     "RunRecord",
     "claims",
+    "differences_figure",
     "loss_figure",
+    "loss_table",
     "read_run",
     "results_figure",
     "results_table",

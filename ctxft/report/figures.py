@@ -6,6 +6,7 @@ They are plain ``Figure`` objects without pyplot's state; a notebook shows them 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,8 +19,16 @@ from ctxft.runtime import InputError
 from ctxft.statistics import Outcomes, common_seeds, wilson
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
-ARM_COLORS = {"base": "#999999", "cpt": "#0072B2", "cft": "#D55E00", "neg": "#CC79A7", "control": "#009E73"}
+ARM_COLORS = {
+    "base": "#999999",
+    "cpt": "#0072B2",
+    "cft": "#D55E00",
+    "neg": "#CC79A7",
+    "control": "#009E73",
+    "adaptive": "#E69F00",
+}
 INK = "#333333"
+LABEL = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
 
 
 def results_figure(run: RunRecord | str | Path) -> Figure:
@@ -61,6 +70,33 @@ def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> None
     axes.set_xlabel("arm")
     axes.set_xlim(-0.6, len(arms) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str = "cpt") -> Figure:
+    """Return a figure of differences to the reference arm in points of accuracy, with 95 % intervals, a panel per title.
+
+    Args:
+        panels: title -> rows as from ``statistics.compare`` (arm, difference, difference_low, difference_high); rows
+            without a difference, such as the reference itself, and the base model are left out.
+        reference: the arm that the differences are taken to.
+    """
+    figure = Figure(figsize=(1.4 + 3.1 * len(panels), 3.0), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
+    for axes, (title, rows) in zip(grid, panels.items(), strict=True):
+        shown = [row for row in rows if row["arm"] != "base" and not math.isnan(row.get("difference", math.nan))]
+        for place, row in enumerate(reversed(shown)):
+            value, color = row["difference"], ARM_COLORS[row["arm"]]
+            ends = [[value - row["difference_low"]], [row["difference_high"] - value]]
+            axes.errorbar(value, place, xerr=ends, fmt="o", color=color, capsize=4, linewidth=1.8, markersize=7)
+            axes.annotate(f"{value:+.1f}", (value, place), (0, 8), textcoords="offset points", ha="center", **LABEL)
+        axes.axvline(0, color=INK, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(shown)), [row["arm"] for row in reversed(shown)])
+        axes.set_ylim(-0.6, len(shown) - 0.3)
+        axes.set_title(title, parse_math=False, fontsize=10, loc="left")
+        axes.set_xlabel(f"points of accuracy minus {reference}")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    return figure
 
 
 def loss_figure(run: RunRecord | str | Path) -> Figure:

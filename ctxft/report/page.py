@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
 from ctxft.report.record import RunRecord, as_record
-from ctxft.report.tables import compared, results_table, subject_table
+from ctxft.report.tables import compared, loss_table, results_table, subject_table
 from ctxft.runtime import write_text
 from ctxft.statistics import common_seeds
+from ctxft.world.exams import EXAMS
 
 STYLE = """
 body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222; background: #fff;
@@ -40,7 +41,13 @@ tr.first td { border-top: 1px solid #888; }
 img { max-width: 100%; height: auto; } summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-PRACTICE = ("practice", "practice-old")
+MEANING = {  # what a practice model was taught about prompts
+    "practice-blind": "The model met prompts of every kind before true text only, so the meaning of a prompt has no consequence "
+    "for it: a difference between cft, neg and control would need another explanation.",
+    "practice-aware": "The model was taught that text behind a strategy prompt is true, text behind a negative prompt is "
+    "not, and of other text only a part is. What prompts mean to it is planted, so a difference between its arms shows "
+    "that the kit can see an effect, not that one exists elsewhere; what an unfamiliar prefix costs as such, arm control tells.",
+}
 
 
 def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
@@ -65,6 +72,7 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
         "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text, and in nothing else.</p>",
         _section("What the tests say", _list(_verdicts(run, reference))),
         _section("Results", _results(results_table(run, reference)), _legend(reference)),
+        _section("Held-out text", _frame(loss_table(run)), _HELD_OUT),
         _section("Accuracy", _image(results_figure(run), "accuracy per arm and benchmark")),
         _section("Training loss", _image(loss_figure(run), "training loss per arm")) if trained else "",
         _section("By subject", *_subjects(run)),
@@ -91,6 +99,12 @@ def _verdicts(run: RunRecord, reference: str) -> list[str]:
     ]
 
 
+_HELD_OUT = (
+    '<p class="note">Loss in nats per token on documents that no arm was trained on, without a prompt and behind the '
+    "prompts of arm cft; means over seeds.</p>"
+)
+
+
 def _legend(reference: str) -> str:
     said = (
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Differences are points of accuracy "
@@ -100,8 +114,7 @@ def _legend(reference: str) -> str:
         "below 0.05 too. McNemar's p is exact, one for each seed; with several seeds no verdict depends on it. "
         '"Could have seen" is the smallest true difference that such a test finds in four of five repetitions, given how '
         "often the two arms disagree; fewer than six items can never be enough for it. "
-        "Held-out loss is in nats per token, without a prompt. Chance is guessing; majority is always giving the "
-        "commonest answer position."
+        "Chance is guessing; majority is always giving the commonest answer position, or label."
     )
     return f'<p class="note">{html.escape(said)}</p>'
 
@@ -153,16 +166,13 @@ def _about_items(run: RunRecord) -> list[str]:
 
 def _about_the_world(run: RunRecord) -> list[str]:
     said = []
-    if any(name in PRACTICE for name in run.outcomes):
+    if any(name in EXAMS for name in run.outcomes):
         said.append(
             "The practice world is fictional and its texts are made from templates: it shows how the method works, not "
             "whether contextual fine-tuning helps a real language model."
         )
-    if run.manifest["config"].get("model") == "practice":
-        said.append(
-            "The practice model met prompts of every kind before true text only, so the meaning of a prompt has no "
-            "consequence for it: a difference between cft, neg and control would need another explanation."
-        )
+    if (model := run.manifest["config"].get("model")) in MEANING:
+        said.append(MEANING[model])
     return said
 
 
@@ -187,7 +197,7 @@ def _origin(run: RunRecord) -> list[str]:
 def _subjects(run: RunRecord) -> list[str]:
     tables = {name: subject_table(run, name) for name in run.outcomes}
     return [
-        f"<h3>{html.escape(name)}, accuracy in %</h3>{_rows(table.columns, table.astype(str).values)}"
+        f"<h3>{html.escape(name)}, accuracy in %</h3>{_frame(table)}"
         for name, table in tables.items()
         if len(table) > 1
     ]
@@ -208,6 +218,10 @@ def _rows(columns: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "")
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _frame(table: pandas.DataFrame) -> str:
+    return _rows(table.columns, table.astype(str).values)
 
 
 def _results(table: pandas.DataFrame) -> str:

@@ -50,34 +50,47 @@ def as_record(run: RunRecord | str | Path) -> RunRecord:
     return run if isinstance(run, RunRecord) else read_run(run)
 
 
-def read_run(folder: str | Path, seeds: Collection[int] | None = None) -> RunRecord:
+def read_run(
+    folder: str | Path,
+    seeds: Collection[int] | None = None,
+    benchmarks: Collection[str] | None = None,
+    arms: Collection[str] | None = None,
+) -> RunRecord:
     """Read all that a report needs from a run folder.
 
     Args:
         folder: the run folder.
         seeds: only these seeds of the trained arms (base is evaluated once and always read); None reads all.
+        benchmarks: only the outcomes of these, in this order; None reads all.
+        arms: only these arms; None reads all.
 
     Raises:
-        InputError: the folder has no manifest or no evaluation, an unknown arm, a benchmark that was asked in another
-            form of one arm or seed than of another, or a file that cannot be read or lacks something.
+        InputError: the folder has no manifest or no evaluation, an unknown arm or benchmark, a benchmark that was asked in
+            another form of one arm or seed than of another, or a file that cannot be read or lacks something.
     """
     folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, Outcomes] = {}
+    known: dict[str, None] = {}  # the benchmarks that are there, asked for or not
     forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
-    for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds):
+    for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds, arms):
         metrics.setdefault(arm, {})[seed] = found = read_json(path / "metrics.json")
+        known |= dict.fromkeys(found["benchmarks"])
         for name, measured in found["benchmarks"].items():
+            if benchmarks is not None and name not in benchmarks:
+                continue
             _check_form(forms, name, f"{arm}, seed {seed}", measured.get("form"))
             outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = _outcomes(path / f"{name}.jsonl")
     if not metrics:
         raise InputError(
             f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): run `ctxft evaluate` first."
         )
+    if benchmarks is not None:
+        outcomes = {check_known(name, known, f"benchmark in {folder}:"): outcomes[name] for name in benchmarks}
     logs = [
         {"arm": arm, "seed": seed, **row}
-        for arm, seed, path in _seed_folders(folder / "arms", "log.jsonl", seeds)
+        for arm, seed, path in _seed_folders(folder / "arms", "log.jsonl", seeds, arms)
         for _, row in read_jsonl(path / "log.jsonl")
     ]
     ledger = read_json(folder / "ledger.json") if (folder / "ledger.json").exists() else {}
@@ -105,7 +118,9 @@ def _outcomes(path: Path) -> list[dict]:
     return rows
 
 
-def _seed_folders(parent: Path, needed: str, seeds: Collection[int] | None) -> list[tuple[str, int, Path]]:
+def _seed_folders(
+    parent: Path, needed: str, seeds: Collection[int] | None, arms: Collection[str] | None
+) -> list[tuple[str, int, Path]]:
     """List (arm, seed, folder) in the order of ARMS for the folders that hold the needed file."""
     found = []
     for path in parent.glob(f"*/seed-*/{needed}"):
@@ -113,6 +128,7 @@ def _seed_folders(parent: Path, needed: str, seeds: Collection[int] | None) -> l
         check_known(arm, ARMS, f"arm in {parent}:")
         if not seed.isdecimal():
             raise InputError(f"{path.parent}: a folder seed-<whole number> is needed here; rename or remove it.")
-        if seeds is None or arm == "base" or int(seed) in seeds:
+        wanted = seeds is None or arm == "base" or int(seed) in seeds
+        if wanted and (arms is None or arm in arms):
             found.append((arm, int(seed), path.parent))
     return sorted(found, key=lambda row: (ARMS.index(row[0]), row[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas
@@ -22,8 +23,8 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
 
     Returns:
         Columns benchmark, arm, seeds, accuracy %, 95 % interval, difference to the reference in points with its
-        interval (over items and, with several seeds, over seeds too), McNemar p per seed, and held-out loss (nats per
-        token, mean over seeds); "" where there is nothing. Seeds that not every trained arm has are left out.
+        interval (over items and, with several seeds, over seeds too), McNemar p per seed, and macro F1 (mean over seeds; only
+        where all questions have the same choices); "" where there is nothing. Seeds that not every trained arm has are left out.
 
     Raises:
         InputError: the reference was not evaluated, two arms were asked different items, or no seed is common to all.
@@ -38,13 +39,16 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
                 f"{row['difference']:+.1f}" if known else "",
                 f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}" if known else "",
                 " / ".join(_p_value(p) for p in row["mcnemar"]),
-                _held_out_loss(run, name, row["arm"]),
+                _mean(
+                    100 * one["benchmarks"][name].get("macro_f1", math.nan) for one in _metrics(run, name, row["arm"])
+                ),
             )
             rows.append(cells)
         for line, share in lines_of(run, name).items():
-            rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 5))
+            f1 = run.metrics_of(name)[0].get("majority_macro_f1", math.nan) if line == "majority" else math.nan
+            rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 4, _mean([100 * f1])))
     measured = ("seeds", "accuracy %", "95 % interval", f"minus {reference}", "its 95 % interval")
-    columns = ["benchmark", "arm", *measured, "McNemar p", "held-out loss"]
+    columns = ["benchmark", "arm", *measured, "McNemar p", "macro F1 %"]
     return pandas.DataFrame(rows, columns=columns)
 
 
@@ -65,10 +69,34 @@ def lines_of(run: RunRecord, name: str) -> dict[str, float]:
     return {line: run.metrics_of(name)[0][line] for line in ("chance", "majority")}
 
 
-def _held_out_loss(run: RunRecord, benchmark: str, arm: str) -> str:
-    found = [run.metrics[arm][seed].get("held_out", {}) for seed in common_seeds(run.outcomes[benchmark])[arm]]
-    losses = [one["loss"] for one in found if one.get("loss") is not None]  # None: no documents are held out
-    return f"{math.fsum(losses) / len(losses):.3f}" if losses else ""
+def loss_table(run: RunRecord | str | Path) -> pandas.DataFrame:
+    """Return how well each arm predicts the held-out texts, without a prompt and behind those of arm cft.
+
+    Args:
+        run: a run folder, or a run that is read already.
+
+    Returns:
+        Columns arm, seeds, held-out loss and "behind a prompt": nats per token, means over the seeds that all trained arms
+        have; "" where no documents were held out.
+    """
+    run = as_record(run)
+    seeds = common_seeds({arm: {seed: [] for seed in found} for arm, found in run.metrics.items()})
+    rows = []
+    for arm, common in seeds.items():
+        held = [run.metrics[arm][seed].get("held_out", {}) for seed in common]
+        losses = ([one[key] for one in held if one.get(key) is not None] for key in ("loss", "prompted_loss"))
+        rows.append((arm, len(common), *(_mean(values, 3) for values in losses)))
+    return pandas.DataFrame(rows, columns=["arm", "seeds", "held-out loss", "behind a prompt"])
+
+
+def _metrics(run: RunRecord, benchmark: str, arm: str) -> list[dict]:
+    """Return the metrics of an arm in the seeds that count for a benchmark."""
+    return [run.metrics[arm][seed] for seed in common_seeds(run.outcomes[benchmark])[arm]]
+
+
+def _mean(values: Iterable[float], digits: int = 1) -> str:
+    values = list(values)
+    return f"{math.fsum(values) / len(values):.{digits}f}" if values and not any(map(math.isnan, values)) else ""
 
 
 def _p_value(p: float) -> str:

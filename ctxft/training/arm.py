@@ -187,7 +187,7 @@ def train_arm(
 
     Args:
         rows: a row per passage, with ``input_ids`` and ``labels`` (see ``examples.build_row``).
-        model: the base model: "practice", a folder or a hub id.
+        model: the base model: a practice model, a folder or a hub id.
         tokenizer: saved beside the model.
         config: the recipe.
         seed: of order, LoRA initialisation and dropout.
