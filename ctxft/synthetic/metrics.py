@@ -64,7 +64,8 @@ def alignment(network: nn.Module, arm: str, tasks: Tasks, draws: Draws) -> dict[
     partial, total, true = derivatives(network, arm, tasks, draws)
     defined = true.norm(dim=1) > 0
     cosines = {
-        name: nn.functional.cosine_similarity(found, true, dim=1) for name, found in (("partial", partial), ("total", total))
+        name: nn.functional.cosine_similarity(found, true, dim=1)
+        for name, found in (("partial", partial), ("total", total))
     }
     return {name: torch.where(defined, value, math.nan).nanmean() for name, value in cosines.items()}
 
@@ -74,7 +75,9 @@ def bootstrap_band(errors: Tensor, seed: int = 0) -> dict[str, list[float]]:
     errors = errors.double().cpu()
     count = len(errors)
     drawn = torch.randint(count, (TRIALS, count), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(TRIALS, count, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(1).double().expand_as(drawn))
+    weights = torch.zeros(TRIALS, count, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(1).double().expand_as(drawn)
+    )
     low, high = (weights @ errors / count).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return {"mean": errors.mean(0).tolist(), "low": low.tolist(), "high": high.tolist()}
 

@@ -20,7 +20,16 @@ from typing import NoReturn
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ctxft.runtime import FailedError, InputError, code_revision, read_json, read_jsonl, versions, write_json, write_text
+from ctxft.runtime import (
+    FailedError,
+    InputError,
+    code_revision,
+    read_json,
+    read_jsonl,
+    versions,
+    write_json,
+    write_text,
+)
 from ctxft.synthetic.config import SyntheticConfig, check_study
 from ctxft.synthetic.metrics import baselines
 from ctxft.synthetic.training import (
@@ -156,9 +165,10 @@ def _run_workers(config: SyntheticConfig, target: str, arms: list[str], seeds: l
     task = json.dumps({"config": vars(config), "target": target, "arms": list(arms), "seeds": list(seeds)})
     folders = _folders(config, target, arms, seeds)
     running = []
-    with tempfile.TemporaryFile("w+") as errors, tqdm(
-        total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False
-    ) as bar:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        tqdm(total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar,
+    ):
         try:
             for _ in range(workers):
                 command = [sys.executable, "-m", "ctxft.synthetic", task]
@@ -196,9 +206,7 @@ def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: lis
     for folder in _folders(config, target, arms, seeds):
         if not is_done(folder):
             raise InputError(f"{folder} is not finished: give the same `ctxft synthetic` command again.")
-    runs = {
-        arm: {str(seed): _read_run(finetune_folder(config, target, arm, seed)) for seed in seeds} for arm in arms
-    }
+    runs = {arm: {str(seed): _read_run(finetune_folder(config, target, arm, seed)) for seed in seeds} for arm in arms}
     before = {str(seed): read_json(pretrain_folder(config, seed) / DONE) for seed in seeds}
     found = {"target": target, "arms": list(arms), "seeds": list(seeds), **manifest}
     return _rounded(found | {"baselines": baselines(config, target), "pretrain": before, "runs": runs})

@@ -138,7 +138,6 @@ def is_done(folder: Path) -> bool:
     return read_json(folder / DONE)["network"] == hash_file(folder / WEIGHTS)
 
 
-
 def pretrain(config: SyntheticConfig, seed: int) -> dict:
     """Pre-train a seed's network on in-context linear regression; returns what done.json holds."""
     folder, device = pretrain_folder(config, seed), device_of(config)
