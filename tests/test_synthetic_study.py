@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ctxft.cli import main
+from ctxft.report.synthetic import curves_figure
 from ctxft.runtime import FailedError, InputError, read_json, read_jsonl, write_text
 from ctxft.synthetic import study as module
 from ctxft.synthetic.config import SyntheticConfig
@@ -67,6 +68,16 @@ def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys, monkeypatc
     assert not is_done(stale.parent), "results of another network are not valid"
 
 
+def test_a_watcher_sees_the_curves_grow(runs, monkeypatch) -> None:
+    monkeypatch.setattr(module, "WATCH_EVERY", 0.0)
+    config, seen = tiny("t", finetune_steps=600, log_every=20, save_every=20), []
+    result = run_study(config, "relu", ["cpt", "cft"], [0], workers=1, watch=seen.append)
+    lengths = [len(found["runs"].get("cft", {}).get("0", {"log": {"step": []}})["log"]["step"]) for found in seen]
+    assert lengths == sorted(lengths) and any(0 < length < 30 for length in lengths)
+    assert len(result["runs"]["cft"]["0"]["log"]["step"]) == 30
+    assert all(curves_figure(found).axes for found in (seen[0], seen[-1], result))
+
+
 def test_two_runs_of_a_seed_are_equal_and_seeds_differ(runs) -> None:
     for name in ("one", "two"):
         run_tasks(tiny(name), "polynomial", ["cft"], [0, 1])
@@ -79,22 +90,23 @@ def test_two_runs_of_a_seed_are_equal_and_seeds_differ(runs) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("stage", ["pretrain", "polynomial/cft"])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(runs, stage: str) -> None:
-    steps = {"pretrain_steps": 400, "finetune_steps": 400, "save_every": 20}
+def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
+    steps = {"pretrain_steps": 300, "finetune_steps": 300, "save_every": 20}
     straight, killed = tiny("straight", **steps), tiny("killed", **steps)
     run_tasks(straight, "polynomial", ["cft"], [0])
     task = json.dumps({"config": vars(killed), "target": "polynomial", "arms": ["cft"], "seeds": [0]})
-    process = subprocess.Popen([sys.executable, "-m", "ctxft.synthetic", task])
-    folder, deadline = runs / "killed" / stage / "seed-0", time.monotonic() + 120
-    while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (folder / "checkpoint.pt").exists() and not (folder / "done.json").exists()
+    for stage in ("pretrain", "polynomial/cft"):  # killed twice: in pre-training, and in fine-tuning
+        process = subprocess.Popen([sys.executable, "-m", "ctxft.synthetic", task])
+        folder, deadline = runs / "killed" / stage / "seed-0", time.monotonic() + 120
+        while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (folder / "checkpoint.pt").exists() and not (folder / "done.json").exists()
     run_tasks(killed, "polynomial", ["cft"], [0])
-    assert contents(folder) == contents(runs / "straight" / stage / "seed-0")
-    assert [row["step"] for _, row in read_jsonl(folder / "log.jsonl")] == list(range(2, 401, 2))
+    for stage in ("pretrain", "polynomial/cft"):
+        assert contents(runs / "killed" / stage / "seed-0") == contents(runs / "straight" / stage / "seed-0")
+    assert [row["step"] for _, row in read_jsonl(folder / "log.jsonl")] == list(range(2, 301, 2))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -133,7 +133,7 @@ def curves_figure(study: dict, arms: list[str] | None = None) -> Figure:
     """Return training loss over optimizer steps: the mean over seeds an arm, smoothed over three rows of the log.
 
     Args:
-        study: the results.
+        study: the results, or ``read_progress`` of a study that still runs.
         arms: which to draw; None draws all.
     """
     figure = Figure(figsize=(8.2, 4.4), layout="constrained")
@@ -141,9 +141,9 @@ def curves_figure(study: dict, arms: list[str] | None = None) -> Figure:
     arms = arms or list(study["runs"])
     for place, arm in enumerate(arms):
         logs = [run["log"] for run in study["runs"][arm].values()]
-        losses = [plain.fmean(values) for values in zip(*(log["loss"] for log in logs), strict=True)]
+        losses = [plain.fmean(values) for values in zip(*(log["loss"] for log in logs), strict=False)]  # while it grows
         width = 1.4 + 0.35 * (len(arms) - 1 - place)  # curves of arms often lie on each other: the first shows as a rim
-        axes.plot(logs[0]["step"], _smooth(losses), linewidth=width, label=arm, **_look(arm))
+        axes.plot(logs[0]["step"][: len(losses)], _smooth(losses), linewidth=width, label=arm, **_look(arm))
     constant = plain.fmean(study["baselines"]["constant"])
     axes.axhline(constant, color=INK, linewidth=0.9, linestyle=(0, (1, 3)), label="best constant")
     _log(axes, "y")

@@ -118,8 +118,8 @@ def least_squares_errors(x: Tensor, y: Tensor) -> Tensor:
         (batch, points). For noiseless linear functions with normal weights no predictor has a smaller expected error.
 
     Example:
-        >>> least_squares_errors(torch.ones(1, 2, 1), torch.tensor([[3.0, 3.0]])).round()
-        tensor([[9., 0.]])
+        >>> least_squares_errors(torch.ones(1, 2, 1), torch.tensor([[3.0, 3.0]])).round().tolist()
+        [[9.0, 0.0]]
     """
     errors = [y[:, 0].square()]
     for seen in range(1, x.shape[1]):

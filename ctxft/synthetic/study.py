@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,7 @@ from ctxft.synthetic.training import (
 )
 
 MANIFEST = "manifest.json"
+WATCH_EVERY = 5.0  # seconds between two calls of a watcher
 
 
 def prepare(config: SyntheticConfig) -> Path:
@@ -124,7 +126,12 @@ def _count_workers(config: SyntheticConfig, wanted: int | None) -> int:
 
 
 def run_study(
-    config: SyntheticConfig, target: str, arms: list[str], seeds: list[int], workers: int | None = None
+    config: SyntheticConfig,
+    target: str,
+    arms: list[str],
+    seeds: list[int],
+    workers: int | None = None,
+    watch: Callable[[dict], object] | None = None,
 ) -> dict:
     """Pre-train, fine-tune and examine what is not done yet, and return all results.
 
@@ -134,6 +141,7 @@ def run_study(
         arms: names of ARMS.
         seeds: whole numbers from 0.
         workers: processes at a time; None takes one a core on a CPU, and one on a GPU.
+        watch: called every few seconds with ``read_progress``, for curves that grow.
 
     Returns:
         As ``read_study``.
@@ -154,17 +162,24 @@ def run_study(
     for folder in missing:  # results without their network, or of another one, are made again
         (folder / DONE).unlink(missing_ok=True)
     if missing:
-        _run_workers(config, target, arms, seeds, min(workers, len(missing)))
+        _run_workers(config, target, arms, seeds, min(workers, len(missing)), watch)
     if busy := [folder for folder in folders if not is_done(folder)]:
         raise InputError(f"another process works in {busy[0]}: wait for it, then give the command again.")
     return read_study(config, target, arms, seeds)
 
 
-def _run_workers(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int], workers: int) -> None:
+def _run_workers(
+    config: SyntheticConfig,
+    target: str,
+    arms: list[str],
+    seeds: list[int],
+    workers: int,
+    watch: Callable[[dict], object] | None,
+) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
     task = json.dumps({"config": vars(config), "target": target, "arms": list(arms), "seeds": list(seeds)})
     folders = _folders(config, target, arms, seeds)
-    running = []
+    running, shown = [], time.monotonic()
     with (
         tempfile.TemporaryFile("w+") as errors,
         tqdm(total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar,
@@ -176,6 +191,9 @@ def _run_workers(config: SyntheticConfig, target: str, arms: list[str], seeds: l
             while any(process.poll() is None for process in running) and not any(p.poll() for p in running):
                 time.sleep(0.5)
                 bar.update(max(0, _steps_done(config, folders) - bar.n))
+                if watch and time.monotonic() > shown + WATCH_EVERY:
+                    shown = time.monotonic()
+                    watch(read_progress(config, target, arms, seeds))
         finally:
             for process in running:
                 process.terminate()
@@ -212,9 +230,23 @@ def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: lis
     return _rounded(found | {"baselines": baselines(config, target), "pretrain": before, "runs": runs})
 
 
-def _read_run(folder: Path) -> dict:
+def read_progress(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
+    """Return the logs so far in the form of ``read_study``, for a figure of curves; arms without a log are left out."""
+    runs = {}
+    for arm in arms:
+        folders = {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds}
+        runs[arm] = {seed: {"log": _read_log(folder)} for seed, folder in folders.items() if (folder / LOG).exists()}
+    runs = {arm: found for arm, found in runs.items() if found}
+    return {"target": target, "seeds": list(seeds), "baselines": baselines(config, target), "runs": runs}
+
+
+def _read_log(folder: Path) -> dict[str, list]:
     rows = [row for _, row in read_jsonl(folder / LOG)]
-    return read_json(folder / DONE) | {"log": {name: [row[name] for row in rows] for name in rows[0]}}
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"step": [], "loss": []}
+
+
+def _read_run(folder: Path) -> dict:
+    return read_json(folder / DONE) | {"log": _read_log(folder)}
 
 
 def write_study(path: Path, study: dict, command: str) -> Path:
