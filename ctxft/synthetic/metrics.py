@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ctxft.synthetic.arms import context_of, predict, squared_errors
 from ctxft.synthetic.config import SyntheticConfig
-from ctxft.synthetic.tasks import TARGET_FUNCTIONS, Draws, Tasks, draw_chance, draw_tasks, make_generator
+from ctxft.synthetic.tasks import TARGET_FUNCTIONS, Draws, Tasks, draw_chance, draw_tasks, make_generator, moved_to
 
 TEST_BATCH = 160  # test sequences at a time
 TRIALS = 1000  # resamplings of a bootstrap band
@@ -19,13 +19,14 @@ QUADRATURE = 64  # nodes of the normal distribution
 CONTEXTS = {"own": None, "fresh": "fresh", "none": "cpt"}  # what the trained network reads at the test
 
 
-def test_batches(config: SyntheticConfig, target: str, device: str = "cpu") -> list[tuple[Tasks, Draws]]:
-    """Return the test tasks, the same for all arms and seeds of a study."""
+def exam_batches(config: SyntheticConfig, target: str, device: str = "cpu") -> list[tuple[Tasks, Draws]]:
+    """Return the test tasks, the same for all arms and seeds of a study, drawn on the CPU whatever the device."""
     sizes = [min(TEST_BATCH, config.test_prompts - start) for start in range(0, config.test_prompts, TEST_BATCH)]
     batches = []
     for number, size in enumerate(sizes):
-        tasks = draw_tasks(make_generator(device, "test", number), target, size, config.points, config.dims)
-        batches.append((tasks, draw_chance(make_generator(device, "test context", number), tasks)))
+        tasks = draw_tasks(make_generator("cpu", "test", number), target, size, config.points, config.dims)
+        draws = draw_chance(make_generator("cpu", "test context", number), tasks)
+        batches.append((moved_to(tasks, device), moved_to(draws, device)))
     return batches
 
 
@@ -96,7 +97,7 @@ def examine(network: nn.Module, arm: str, config: SyntheticConfig, target: str, 
         ``errors``: for its own context, a fresh one and none, mean and band by number of target pairs read before;
         ``alignment``: partial and total, on the test tasks with its own context.
     """
-    batches = test_batches(config, target, device)
+    batches = exam_batches(config, target, device)
     with torch.no_grad():
         errors = {
             name: bootstrap_band(torch.cat([squared_errors(network, other or arm, *batch) for batch in batches]))
@@ -148,7 +149,7 @@ def baselines(config: SyntheticConfig, target: str) -> dict[str, list[float]]:
     lines: dict[str, list[Tensor]] = defaultdict(list)
     large = draw_tasks(make_generator("cpu", "constant"), target, 100_000, 1, config.dims)
     constant = large.values(large.x).double().mean()
-    for tasks, _ in test_batches(config, target):
+    for tasks, _ in exam_batches(config, target):
         y = tasks.values(tasks.x)
         known = _mean_given_scale(target, tasks.w.norm(dim=1), tasks.w2.norm(dim=1))
         lines["constant"].append((y - constant).square())

@@ -95,3 +95,9 @@ def draw_chance(generator: torch.Generator, tasks: Tasks) -> Draws:
     noise = torch.randn(batch, points, generator=generator, device=generator.device)
     order = torch.rand(batch, points, generator=generator, device=generator.device).argsort(1)
     return Draws(x, noise, order)
+
+
+def moved_to(values: Tasks | Draws, device: str) -> Tasks | Draws:
+    """Return the same batch on a device."""
+    parts = {name: value.to(device) for name, value in vars(values).items() if isinstance(value, Tensor)}
+    return dataclasses.replace(values, **parts)
