@@ -62,6 +62,8 @@ def test_table_says_what_the_runs_say(study: dict) -> None:
     assert table.loc["fresh", "error"] == f"{mean:.2f} ± {spread:.2f}"
     ratios = [cft / cpt for cft, cpt in zip(errors["cft"], errors["cpt"], strict=True)]
     assert table.loc["cft", "over cpt"] == f"{min(ratios):.3f} to {max(ratios):.3f}"
+    guess = sum(study["baselines"]["scale"]) / len(study["baselines"]["scale"])
+    assert table.loc["fresh", "over scale"] == f"{mean / guess:.3f}"
     assert table.loc["cpt", "over cpt"] == "1.000"
     assert table.loc["fresh", "error"] == table.loc["fresh", "with fresh context"], "its own context is a fresh one"
     assert table.loc["cpt", "error"] == table.loc["cpt", "without context"]
@@ -74,6 +76,7 @@ def test_figures_show_every_arm_in_its_colour(study: dict) -> None:
     assert [*ARMS, "best constant"] == list(lines) and all(lines[arm].get_color() == COLORS[arm] for arm in ARMS)
     own, fresh, recorded = errors_figure(study, ["cft", "cpt"]).axes
     assert [line.get_label() for line in own.lines][:3] == ["cft", "cpt", "best constant"]
+    assert ("best guess from |w|" in {line.get_label() for line in own.lines}) == (study["target"] != "sumdot")
     linear = {"least squares", "least squares, w known"} <= {line.get_label() for line in own.lines}
     assert linear == (study["target"] == "sumdot")
     assert list(own.lines[0].get_ydata()) != list(fresh.lines[0].get_ydata())

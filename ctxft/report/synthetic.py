@@ -48,6 +48,12 @@ COLORS = {name: ARM_COLORS[name] for name in ("cft", "cpt", "neg")} | {
 }
 STYLES = {"neg-scaled": "--", "shuffled": ":", "cpt-long": "-.", "no-query": (0, (5, 1))}
 READS = {"own": "error", "fresh": "with fresh context", "none": "without context"}
+BASELINES = {
+    "constant": ("best constant", (0, (1, 3))),
+    "scale": ("best guess from |w|", (0, (5, 2))),
+    "least_squares": ("least squares", (0, (5, 2))),
+    "given_w": ("least squares, w known", (0, (3, 1, 1, 1))),
+}
 WINDOW = 3  # log rows that a curve is averaged over, so that it can be read
 
 
@@ -77,10 +83,10 @@ def study_table(study: dict) -> pandas.DataFrame:
 
     Returns:
         Columns: arm; seeds; error with the arm's own context; that over cpt's, seed by seed, lowest to highest; over
-        the best constant's; errors of the same network that reads a fresh context, or none; cosine of the partial and
-        of the total derivative with the true gradient.
+        the best constant's; over that of the best guess from the lengths of w and w2 alone; errors of the same network
+        that reads a fresh context, or none; cosine of the partial and of the total derivative with the true gradient.
     """
-    constant = plain.fmean(study["baselines"]["constant"])
+    guesses = {name: plain.fmean(study["baselines"][name]) for name in ("constant", "scale")}
     rows = []
     for arm, seeds in study["runs"].items():
         errors = {context: [mean_error(run, context) for run in seeds.values()] for context in READS}
@@ -88,7 +94,7 @@ def study_table(study: dict) -> pandas.DataFrame:
         if cpt := study["runs"].get("cpt"):
             ratios = [error / mean_error(cpt[seed]) for seed, error in zip(seeds, errors["own"], strict=True)]
             row["over cpt"] = " to ".join(sorted({f"{min(ratios):.3f}", f"{max(ratios):.3f}"}))
-        row["over constant"] = f"{plain.fmean(errors['own']) / constant:.3f}"
+        row |= {f"over {name}": f"{plain.fmean(errors['own']) / guess:.3f}" for name, guess in guesses.items()}
         row |= {READS[context]: _spread(errors[context]) for context in ("fresh", "none")}
         for name in ("partial", "total"):
             row[f"cosine, {name}"] = _spread([run["alignment"][name] for run in seeds.values()])
@@ -187,15 +193,7 @@ def errors_figure(study: dict, arms: list[str] | None = None, recorded: bool = T
     size = f"{study['config']['dims']} dims, {study['config']['points']} points"
     for axes, context, title in zip(panels, ("own", "fresh"), ("its own context", "a fresh context"), strict=False):
         _draw_errors(axes, study, arms, context)
-        for name, style in (("constant", (0, (1, 3))), ("least_squares", (0, (5, 2))), ("given_w", (0, (3, 1, 1, 1)))):
-            if values := study["baselines"].get(name):
-                shown = [value if value > 1e-4 else math.nan for value in values]  # exact zeros have no logarithm
-                label = {
-                    "constant": "best constant",
-                    "least_squares": "least squares",
-                    "given_w": "least squares, w known",
-                }
-                axes.plot(range(len(shown)), shown, color=INK, linewidth=0.9, linestyle=style, label=label[name])
+        _draw_baselines(axes, study["baselines"])
         _style(axes, f"read with {title} ({size})")
     panels[0].set_ylabel("squared error")
     panels[1].sharey(panels[0])
@@ -203,6 +201,15 @@ def errors_figure(study: dict, arms: list[str] | None = None, recorded: bool = T
         _recorded_panel(panels[2], theirs["errors"])
     _legend(figure, panels[0])
     return figure
+
+
+def _draw_baselines(axes: Axes, found: dict[str, list[float]]) -> None:
+    for name, (label, style) in BASELINES.items():
+        values = found.get(name, [])
+        told = name == "scale" and plain.fmean(values) > 0.99 * plain.fmean(found["constant"])
+        if values and not told:  # of an odd function the length of w tells nothing
+            shown = [value if value > 1e-4 else math.nan for value in values]  # exact zeros have no logarithm
+            axes.plot(range(len(shown)), shown, color=INK, linewidth=0.9, linestyle=style, label=label)
 
 
 def _recorded_panel(axes: Axes, errors: dict[str, list[float]]) -> None:
