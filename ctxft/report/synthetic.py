@@ -142,7 +142,7 @@ def curves_figure(study: dict, arms: list[str] | None = None) -> Figure:
         study: the results, or ``read_progress`` of a study that still runs.
         arms: which to draw; None draws all.
     """
-    figure = Figure(figsize=(8.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
     axes = figure.subplots()
     arms = arms or list(study["runs"])
     for place, arm in enumerate(arms):
@@ -187,7 +187,7 @@ def errors_figure(study: dict, arms: list[str] | None = None, recorded: bool = T
             since they are of another size.
     """
     theirs = RECORDED.get(study["target"]) if recorded else None
-    figure = Figure(figsize=(4.1 * (3 if theirs else 2), 4.3), layout="constrained")
+    figure = Figure(figsize=(3.6 * (3 if theirs else 2), 3.9), dpi=85, layout="constrained")
     panels = figure.subplots(1, 3 if theirs else 2)
     arms = arms or list(study["runs"])
     size = f"{study['config']['dims']} dims, {study['config']['points']} points"
@@ -220,12 +220,12 @@ def _recorded_panel(axes: Axes, errors: dict[str, list[float]]) -> None:
     else:
         _log(axes, "y")
     axes.set_xlabel("target pairs read before the query")
-    _style(axes, "recorded by the authors (20 dims, 41 points)")
+    _style(axes, "the authors' record (20 dims, 41 points)")
 
 
 def alignment_figure(study: dict) -> Figure:
     """Return how well the prediction's derivative points along the true gradient: partial and total, a dot a seed."""
-    figure = Figure(figsize=(8.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.3), layout="constrained")
     axes = figure.subplots()
     for place, (arm, seeds) in enumerate(study["runs"].items()):
         for shift, name, fill in ((-0.14, "partial", "white"), (0.14, "total", COLORS[arm])):
