@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | train | evaluate | compare | check | world``.
+"""The command line: ``ctxft run | train | evaluate | compare | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -17,12 +18,14 @@ import yaml
 
 from ctxft import __version__
 from ctxft.runtime import FailedError, InputError, runs_root
+from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
 EXAMPLES = """examples:
   ctxft run                                            the whole course on the practice world, offline, on a CPU
   ctxft train mini --set name=first --set seeds=[0]    train the arms of an experiment (a profile or a YAML file)
   ctxft evaluate mini --set name=first --set seeds=[0] examine them
   ctxft compare first                                  the paired table, and a report that opens offline
+  ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
 
@@ -119,6 +122,21 @@ def _run(options: argparse.Namespace) -> None:
         print(f"no arm was examined by these notebooks, so there is no table; they are in {folder / 'notebooks'}")
 
 
+def _synthetic(options: argparse.Namespace) -> None:
+    from ctxft.report.synthetic import study_table
+    from ctxft.synthetic.config import load_config
+    from ctxft.synthetic.study import run_study, write_study
+
+    settings = _settings(options.set) | ({"name": options.name} if options.name else {})
+    config = load_config(options.size, settings)
+    study = run_study(config, options.target, options.arms, options.seeds, options.workers)
+    print(study_table(study).to_string(index=False))
+    print(f"\nruns: {config.folder / options.target}")
+    if options.out:
+        command = shlex.join(["ctxft", *options.words])
+        print(f"results: {write_study(options.out, study, command)}")
+
+
 def _check(options: argparse.Namespace) -> int:
     from ctxft.selftest import run_checks
 
@@ -194,6 +212,16 @@ def _parser() -> argparse.ArgumentParser:
         "--reference", default="cpt", metavar="ARM", help="the arm that others are compared with (default: cpt)"
     )
     compare.set_defaults(call=_compare)
+    synthetic = verbs.add_parser("synthetic", help="run the synthetic experiment: in-context regression, arm by arm")
+    synthetic.add_argument("--size", default="mini", help="mini, for a laptop, or full, the paper's (default: mini)")
+    synthetic.add_argument("--target", default="polynomial", help="the function to learn (default: polynomial)")
+    synthetic.add_argument("--arms", nargs="+", default=list(SYNTHETIC_ARMS), metavar="ARM", help="default: all eight")
+    synthetic.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
+    synthetic.add_argument("--name", help="name of the folder below the run root (default: synthetic-<size>)")
+    synthetic.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
+    synthetic.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a config value")
+    synthetic.add_argument("--out", type=Path, metavar="FILE", help="write the results, a small JSON file")
+    synthetic.set_defaults(call=_synthetic)
     check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
     check.set_defaults(call=_check)
     world = verbs.add_parser("world", help="make the practice world again: texts, exams, tokenizers and models")
@@ -232,6 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     options = parser.parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
     _stop_on_signals()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:

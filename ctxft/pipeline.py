@@ -42,7 +42,7 @@ from ctxft.runtime import (
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 QUIET_KERNEL = ["--log-level=CRITICAL"]  # a kernel on loopback need not warn on every start that it is not encrypted
-COMMON = ("profile", "run_name", "overrides")  # parameters that every notebook has
+COMMON = ("profile", "run_name", "overrides")  # parameters that come from the run, to the notebooks that declare them
 
 
 def notebooks_folder() -> Path:
@@ -263,7 +263,7 @@ def run_notebooks(
     stamps_path = folder / "notebooks" / "stamps.json"
     stamps = read_json(stamps_path) if stamps_path.exists() else {}
     for path in tqdm(paths, desc="ctxft run", unit="notebook", leave=False, disable=not sys.stderr.isatty()):
-        given = common | {key: value for key, value in parameters.items() if key in declared[path]}
+        given = {key: value for key, value in (common | parameters).items() if key in declared[path]}
         target, stamp = folder / "notebooks" / path.name, _stamp(path, given, inputs)
         if stamps.get(path.name) == stamp and target.exists() and _is_complete(config):
             print(f"{path.stem}: nothing changed since the last run, skipped", flush=True)

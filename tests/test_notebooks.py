@@ -17,6 +17,8 @@ from ctxft.runtime import FailedError, InputError
 
 NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
+STUDY = {"pretrain_steps": 20, "finetune_steps": 20, "test_prompts": 32}
+PARAMETERS = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2, "settings": STUDY}
 SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 
 
@@ -74,8 +76,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All notebooks, run by papermill with parameters that are not the defaults."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CTXFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        parameters = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2}
-        yield run_notebooks("mini", "small", parameters=parameters, overrides=SMALL)
+        yield run_notebooks("mini", "small", parameters=PARAMETERS, overrides=SMALL)
 
 
 def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) -> None:
@@ -96,8 +97,7 @@ def test_html_pages_open_without_a_network(small_run: Path) -> None:
 
 
 def test_second_run_skips_what_is_valid(small_run: Path, capsys: pytest.CaptureFixture) -> None:
-    parameters = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2}
-    run_notebooks("mini", "small", parameters=parameters, overrides=SMALL)
+    run_notebooks("mini", "small", parameters=PARAMETERS, overrides=SMALL)
     assert capsys.readouterr().out.count("skipped") == len(NOTEBOOKS)
 
 

@@ -26,6 +26,7 @@ ORDER = [
     {"evaluation"},
     {"statistics"},
     {"experiment"},
+    {"synthetic"},
     {"report"},
     {"pipeline"},
     {"selftest"},
@@ -80,6 +81,8 @@ def test_imports_go_one_way(path):
         assert not others & TESTING
     if own in TESTING:
         assert "training" not in others
+    if own == "synthetic":
+        assert others <= {"runtime"}, "the synthetic experiment stands on the ground alone"
 
 
 def test_files_of_a_stage_do_not_import_in_a_circle():
