@@ -21,11 +21,13 @@ from ctxft.report import read_run
 from ctxft.runtime import InputError, write_json
 from ctxft.statistics import common_seeds, compare
 from ctxft.world.build import build_base
+from ctxft.world.exams import EXAMS as EXAMS_OF_WORLD
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "notebooks" / "results" / "practice_study.json"
 EXAMS = ["mmlu", "mmlu-reworded", "medqa", "medqa-reworded", "fiqa", "causal20", "multifin", "old", "two-hop"]
 DIFFERENCE = ("difference", "difference_low", "difference_high", "verdict")
+KEPT = ("seeds", "accuracy", "low", "high", "per seed", "macro F1", "by subject", *DIFFERENCE)
 TEN, FIVE, THREE = list(range(10)), list(range(5)), [0, 1, 2]
 ALL = ["base", "cpt", "cft", "neg", "control"]
 REWORDED = {"prompts.strategies": "strategies-reworded", "prompts.negative": "negative-reworded"}
@@ -69,12 +71,14 @@ def found(condition: str, folder: Path) -> dict:
         exams[name] = {}
         for row in compare(outcomes):
             seeds = kept[row["arm"]]
-            row["per seed"] = [sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
+            if name == "practice-mmlu":
+                row["per seed"] = [sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
             measured = [run.metrics[row["arm"]][seed]["benchmarks"][name] for seed in seeds]
             if "macro_f1" in measured[0]:
                 row["macro F1"] = sum(one["macro_f1"] for one in measured) / len(measured)
-            row["by subject"] = by_subject(measured)
-            exams[name][row.pop("arm")] = {key: value for key, value in row.items() if value == value}
+            if EXAMS_OF_WORLD[name].kind == "two-hop":
+                row["by subject"] = by_subject(measured)
+            exams[name][row["arm"]] = {key: row[key] for key in KEPT if key in row and row[key] == row[key]}
         for row in compare(outcomes, "control") if "control" in outcomes else []:
             exams[name][row["arm"]]["minus control"] = {key: row[key] for key in DIFFERENCE if row[key] == row[key]}
         exams[name]["lines"] = {
@@ -89,6 +93,15 @@ def found(condition: str, folder: Path) -> dict:
     changed = {key: value for key, value in CONDITIONS[condition].items() if key not in ("arms", "seeds")}
     made = {"values": changed, "seeds": run.manifest["config"]["seeds"], "passages": run.ledger["passages"]}
     return {**made, "exams": exams, "losses": losses, "versions": run.manifest["versions"]}
+
+
+def rounded(value):
+    """Return a JSON value with its numbers rounded to five places, for a file that stays small."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def by_subject(measured: list[dict]) -> dict[str, float]:
@@ -122,7 +135,7 @@ def main() -> None:
         if record.pop("versions") != versions:
             raise InputError("the conditions were run with different versions: run all again.")
     kept = {name: versions[name] for name in ("python", "ctxft", "torch", "transformers")}
-    write_json(RESULTS, {"command": "python tests/practice_study.py", "versions": kept, "conditions": done})
+    write_json(RESULTS, {"command": "python tests/practice_study.py", "versions": kept, "conditions": rounded(done)})
     print(RESULTS)
 
 
