@@ -109,7 +109,7 @@ def test_modules_are_small_and_say_what_they_are(path):
     assert ast.get_docstring(TREES[path]), "a module starts with what flows through it"
     if path.name == "__init__.py":
         kinds = {type(node) for node in TREES[path].body}
-        assert len(text.splitlines()) <= 20 and not kinds & {ast.FunctionDef, ast.ClassDef}
+        assert len(text.splitlines()) <= 24 and not kinds & {ast.FunctionDef, ast.ClassDef}
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

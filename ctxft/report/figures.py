@@ -67,6 +67,8 @@ def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> None
             text, (1, 100 * share), xycoords=("axes fraction", "data"), va=side, fontsize=8, annotation_clip=False
         )
     axes.set_xticks(range(len(arms)), arms)
+    if len(arms) > 5:  # level names would touch
+        axes.tick_params(axis="x", rotation=30)
     axes.set_xlabel("arm")
     axes.set_xlim(-0.6, len(arms) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
