@@ -4,7 +4,7 @@
     python tests/practice_study.py blind-truthful       only this one; what is done already is not done again
     python tests/practice_study.py --only-write         only the file, from the runs that are there
 
-Recipe and base models were chosen on seeds 100 to 104 and on entities of their own (corpus and exam ``practice-tuning``); the
+Recipe and base models were chosen on seeds 100 and 101 and on entities of their own (``practice-tuning``); the
 seeds reported here were run once, afterwards. Runs go to ``$CTXFT_RUNS/study-<condition>``. The reworded prompts are a token
 shorter, so passages are cut a little later in those two conditions; each has its own arm cpt.
 """
