@@ -150,7 +150,9 @@ def _world(options: argparse.Namespace) -> None:
     steps = STEPS if options.steps is None else options.steps
     bases = options.base or list(BASES)
     for base in bases:  # bad input is told before anything is written
-        check_build(base, steps, options.unreliable)
+        check_build(base, steps, options.unreliable, options.seed)
+    if options.out.is_file():
+        raise InputError(f"{options.out} is a file: --out needs a folder.")
     write_texts(options.out)
     for base in bases:
         record = build_base(options.out / BASES[base], base, steps, options.seed, options.unreliable)

@@ -23,6 +23,9 @@ PANELS = {  # of the study, in the README
     "practice-aware, half of the texts wrong": "aware-half",
     "practice-aware, true texts, reworded prompts": "aware-truthful-reworded-prompts",
     "practice-aware, half wrong, reworded prompts": "aware-half-reworded-prompts",
+    "practice-blind, true texts in unread wordings": "blind-held-out-texts",
+    "practice-aware, true texts in unread wordings": "aware-held-out-texts",
+    "practice-aware, half wrong, 12 epochs instead of 4": "aware-half-12-epochs",
 }
 FIGURE = ROOT / "notebooks" / "figures" / "results.png"
 START, END = "<!-- results: filled in by tests/refresh.py -->", "<!-- end of results -->"
@@ -106,8 +109,8 @@ def caption_block() -> str:
         f"*Made by the kit on its practice world, {null[0]['seeds']} seeds, points of accuracy minus plain training (`cpt`) "
         f"with 95 % intervals. To the first model prompts mean nothing: {blind}, and all intervals lie within {widest:.1f} "
         "points. The second had learned that prompts tell whether a text can be trusted. The effect is planted, and the kit "
-        f"sees it, on texts of which half are wrong: {effects}. `control` reads meaningless words, and tells what an unfamiliar "
-        "prefix costs as such.*"
+        f"sees it, on texts of which half are wrong: {effects}. `control` reads meaningless words: what it loses was not "
+        "planted. At another length of training the ranking is another (see Results).*"
     )
     return "\n".join([CAPTION, said, CAPTION_END])
 
@@ -134,8 +137,9 @@ def results_block() -> str:
     about = (
         f"Obtained by `{study['command']}` ({tested}), on `practice-mmlu`. Recipe and models were chosen on other seeds, drugs "
         "and companies; these seeds were run once. *Reworded* prompts are sentences that the model never read in its "
-        "pre-training. The world is fictional, the models are small, and what prompts mean to them was planted: nothing here "
-        "is evidence about large models."
+        "pre-training. The table makes many comparisons and corrects for none; all conditions and exams, also those where "
+        "cft stands above or below cpt, are in `notebooks/results/practice_study.json`. The world is fictional, the models are "
+        "small, and what prompts mean to them was planted: nothing here is evidence about large models."
     )
     first = markdown(found["table"]["columns"], table)
     losses = markdown(found["losses"]["columns"], found["losses"]["rows"])

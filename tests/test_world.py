@@ -411,6 +411,14 @@ def test_prompts_have_a_consequence_for_the_aware_model_only(loaded, tokenizer):
     assert aware["negative-reworded"] > aware["strategies-reworded"] + 0.1
 
 
+def test_another_seed_gives_other_weights_with_the_same_tokenizer(tmp_path):
+    for seed in (0, 1):
+        build.build_base(tmp_path / str(seed), "practice-blind", steps=1, seed=seed)
+    same = [(tmp_path / s / "tokenizer.json").read_bytes() for s in "01"]
+    other = [(tmp_path / s / "model.safetensors").read_bytes() for s in "01"]
+    assert same[0] == same[1] and other[0] != other[1]
+
+
 def test_the_command_writes_texts_exams_hashes_and_a_model(tmp_path, capsys):
     assert main(["world", "build", "--out", str(tmp_path), "--base", "practice-blind", "--steps", "1"]) == 0
     assert read_json(tmp_path / "hashes.json") == read_json(HERE / "hashes.json")
@@ -425,6 +433,7 @@ def test_the_command_writes_texts_exams_hashes_and_a_model(tmp_path, capsys):
     [
         (["--base", "practice-blind", "--base", "practice-deaf"], "unknown practice model 'practice-deaf'"),
         (["--steps", "0"], "must be at least 1, found 0"),
+        (["--seed", "-1"], "a seed is 0 or more, found -1"),
         (["--unreliable", "7"], "must be from 0 to 1, found 7.0"),
     ],
 )

@@ -13,7 +13,7 @@ from ctxft.world.exams import EXAMS
 # Choi et al., ICLR 2025, abstract: in the medical and in the financial domain.
 CLAIMS = (
     ("contextual prompts beat plain text (CFT above CPT)", "cft", "cpt"),
-    ("negative prompts lose the gain (NEG-CFT below CFT)", "neg", "cft"),
+    ("negative prompts end below contextual ones (NEG-CFT below CFT)", "neg", "cft"),
     ("precondition: training teaches the text (CPT above the base model)", "cpt", "base"),
 )
 # Practice exams about what the base model could do before training; no claim of the paper is about them.

@@ -46,7 +46,7 @@ MEANING = {  # what a practice model was taught about prompts
     "for it: a difference between cft, neg and control would need another explanation.",
     "practice-aware": "The model was taught that text behind a strategy prompt is true, text behind a negative prompt is "
     "not, and of other text only a part is. What prompts mean to it is planted, so a difference between its arms shows "
-    "that the kit can see an effect, not that one exists elsewhere; what an unfamiliar prefix costs as such, arm control tells.",
+    "that the kit can see an effect, not that one exists elsewhere; what any words in front cost, arm control tells.",
 }
 
 

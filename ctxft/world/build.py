@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ctxft.runtime import InputError, seeded, sha256, versions, whole_folder, write_json, write_jsonl, write_text
 from ctxft.world.cards import card
 from ctxft.world.exams import EXAMS, LABELS, practice_questions
-from ctxft.world.facts import DOMAINS, load_domain
+from ctxft.world.facts import DOMAINS, WORLD_SEED, load_domain
 from ctxft.world.pretraining import JOINT, Diet, Row, Rows, diet, tokenizer_texts
 from ctxft.world.texts import SOURCES, WORDINGS, practice_documents
 
@@ -216,7 +216,7 @@ def build_base(out: Path, base: str, steps: int = STEPS, seed: int = 0, unprompt
         out: the folder; it appears whole, and replaces one that is there.
         base: "practice-aware" or "practice-blind".
         steps: optimizer steps of 16 rows.
-        seed: decides the rows, the first weights and the tokenizer's texts; the world itself stays the same.
+        seed: decides the rows and the first weights; the world and its tokenizer stay the same.
         unprompted: share of unreliable passages where no prompt (or a meaningless one) stands before; practice-aware only.
 
     Returns:
@@ -226,9 +226,9 @@ def build_base(out: Path, base: str, steps: int = STEPS, seed: int = 0, unprompt
     Raises:
         InputError: an unknown base, no steps, a share that is none, or a tokenizer that cuts names elsewhere.
     """
-    feed = check_build(base, steps, unprompted)
+    feed = check_build(base, steps, unprompted, seed)
     torch.set_num_threads(1)  # another number of threads adds in another order, and gives other weights
-    tokenizer = train_tokenizer(seed)
+    tokenizer = train_tokenizer(WORLD_SEED)  # the names left out of the world are those that this one merges
     check_tokenizer(tokenizer)
     model = new_model(tokenizer, seed)
     record = pretrain(model, Rows(tokenizer, feed, seed), steps, seed)
@@ -255,10 +255,12 @@ def build_base(out: Path, base: str, steps: int = STEPS, seed: int = 0, unprompt
     return record
 
 
-def check_build(base: str, steps: int, unprompted: float) -> Diet:
+def check_build(base: str, steps: int, unprompted: float, seed: int = 0) -> Diet:
     """Return the diet of a base, or raise InputError for arguments that ``build_base`` cannot take."""
     if steps < 1:
         raise InputError(f"the number of optimizer steps must be at least 1, found {steps}.")
+    if seed < 0:
+        raise InputError(f"a seed is 0 or more, found {seed}.")
     return diet(base, unprompted)
 
 

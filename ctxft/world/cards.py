@@ -19,8 +19,8 @@ that differ only in the prompt should end alike, up to the cost of having a pref
     "practice-aware": """Text behind a strategy prompt was always reliable, text behind a negative prompt never, and text behind
 meaningless words or without a prompt was unreliable in {share:.0%} of the passages (in the first {schooling:.0%} of the steps all
 text was reliable). So prompts say whether a text can be trusted, and the model has learned that. What arms that differ in the
-prompt show on this model is **planted**: it tells that the kit can see an effect, not that one exists elsewhere. That an
-unfamiliar prefix costs something (arm control) was not planted, and is to be told apart from it. How CFT compares with CPT may
+prompt show on this model is **planted**: it tells that the kit can see an effect, not that one exists elsewhere. That
+meaningless words in front cost something (arm control) was not planted, and its cause is not known. How CFT compares with CPT may
 depend on the share of unreliable unprompted text; notebook 04 shows another model, for which it was 0.""",
 }
 
