@@ -5,14 +5,10 @@ On a CPU one process a core, each with ``train.threads`` threads; on a GPU one p
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 from tqdm import tqdm
@@ -30,51 +26,27 @@ from ctxft.experiment.tasks import (
     train_tasks,
 )
 from ctxft.models import pick_device
-from ctxft.runtime import FailedError, InputError, write_text
+from ctxft.processes import count_workers, run_together
+from ctxft.runtime import write_text
 
 
 def _run_workers(
     verb: str, config: ExperimentConfig, tasks: list[Task], workers: int, done: Callable[[Task], bool]
 ) -> None:
     """Run tasks in ``workers`` processes (`python -m ctxft <verb> config.yaml --task ...`) and show how many are done."""
-    threads = {"OMP_NUM_THREADS": str(config.train.threads), "TOKENIZERS_PARALLELISM": "false"}
-    environment = {**os.environ, **threads, "CTXFT_RUNS": str(config.folder.parent)}
+    variables = {"OMP_NUM_THREADS": str(config.train.threads), "TOKENIZERS_PARALLELISM": "false"}
+    variables["CTXFT_RUNS"] = str(config.folder.parent)
     path = write_text(config.folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
-    running = []
-    with tempfile.TemporaryFile("w+") as errors, tqdm(total=len(tasks), desc=verb, unit="task", leave=False) as bar:
-        for number in range(min(workers, len(tasks))):
-            words = [word for arm, seed in tasks[number::workers] for word in ("--task", f"{arm}:{seed}")]
-            command = [sys.executable, "-m", "ctxft", verb, str(path), *words]
-            running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors))
-        try:
-            while any(process.poll() is None for process in running) and not any(p.poll() for p in running):
-                time.sleep(0.2)
-                if (new := sum(map(done, tasks)) - bar.n) > 0:
-                    bar.update(new)
-        finally:
-            for process in running:
-                process.terminate()
-            codes = [process.wait() for process in running]
-        if any(codes):
-            errors.seek(0)
-            _raise_failure(verb, errors.read().strip().splitlines() or ["no message"], 2 in codes)
-
-
-def _raise_failure(verb: str, lines: list[str], bad_input: bool) -> NoReturn:
-    """Pass on why a worker stopped: its one sentence for bad input, the end of its output for anything else."""
-    if bad_input:
-        raise InputError(
-            next((line for line in lines if line.startswith("ctxft: ")), lines[-1]).removeprefix("ctxft: ")
-        )
-    raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join(lines[-20:]))
+    commands = []
+    for number in range(min(workers, len(tasks))):
+        words = [word for arm, seed in tasks[number::workers] for word in ("--task", f"{arm}:{seed}")]
+        commands.append([sys.executable, "-m", "ctxft", verb, str(path), *words])
+    with tqdm(total=len(tasks), desc=verb, unit="task", leave=False) as bar:
+        run_together(verb, commands, variables, lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
 
 
 def _workers(config: ExperimentConfig, wanted: int | None) -> int:
-    if wanted is not None and wanted < 1:
-        raise InputError(f"workers must be at least 1 process, found {wanted}.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    default = max(1, cores // config.train.threads) if pick_device(config.train.device) == "cpu" else 1
-    return wanted or default
+    return count_workers(wanted, config.train.threads, pick_device(config.train.device))
 
 
 def train_all(config: ExperimentConfig, workers: int | None = None) -> Path:

@@ -9,20 +9,16 @@ there is one worker.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ctxft.processes import count_workers, run_together
 from ctxft.runtime import (
-    FailedError,
     InputError,
     code_revision,
     read_json,
@@ -118,13 +114,6 @@ def _folders(config: SyntheticConfig, target: str, arms: list[str], seeds: list[
     return before | after
 
 
-def _count_workers(config: SyntheticConfig, wanted: int | None) -> int:
-    if wanted is not None and wanted < 1:
-        raise InputError(f"workers must be at least 1 process, found {wanted}.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted or (max(1, cores // config.threads) if device_of(config) == "cpu" else 1)
-
-
 def run_study(
     config: SyntheticConfig,
     target: str,
@@ -155,7 +144,7 @@ def run_study(
         >>> run_study(load_config("mini"), "polynomial", ["cft", "cpt"], [0])  # doctest: +SKIP
     """
     check_study(target, arms, seeds)
-    workers = _count_workers(config, workers)
+    workers = count_workers(workers, config.threads, device_of(config))
     prepare(config)
     folders = _folders(config, target, arms, seeds)
     missing = [folder for folder in folders if not is_done(folder)]
@@ -176,38 +165,21 @@ def _run_workers(
     workers: int,
     watch: Callable[[dict], object] | None,
 ) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
+    variables = {"OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
     task = json.dumps({"config": vars(config), "target": target, "arms": list(arms), "seeds": list(seeds)})
     folders = _folders(config, target, arms, seeds)
-    running, shown = [], time.monotonic()
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        tqdm(total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar,
-    ):
-        try:
-            for _ in range(workers):
-                command = [sys.executable, "-m", "ctxft.synthetic", task]
-                running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors))
-            while any(process.poll() is None for process in running) and not any(p.poll() for p in running):
-                time.sleep(0.5)
-                bar.update(max(0, _steps_done(config, folders) - bar.n))
-                if watch and time.monotonic() > shown + WATCH_EVERY:
-                    shown = time.monotonic()
-                    watch(read_progress(config, target, arms, seeds))
-        finally:
-            for process in running:
-                process.terminate()
-            codes = [process.wait() for process in running]
-        if any(codes):
-            errors.seek(0)
-            _raise_failure(errors.read().strip().splitlines() or ["no message"], 2 in codes)
+    shown = time.monotonic()
 
+    def tick() -> None:
+        nonlocal shown
+        bar.update(max(0, _steps_done(config, folders) - bar.n))
+        if watch and time.monotonic() > shown + WATCH_EVERY:
+            shown = time.monotonic()
+            watch(read_progress(config, target, arms, seeds))
 
-def _raise_failure(lines: list[str], bad_input: bool) -> NoReturn:
-    if bad_input:
-        sentence = next((line for line in lines if line.startswith("ctxft: ")), lines[-1])
-        raise InputError(sentence.removeprefix("ctxft: "))
-    raise FailedError("`ctxft synthetic` stopped:\n" + "\n".join(lines[-20:]))
+    with tqdm(total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar:
+        command = [sys.executable, "-m", "ctxft.synthetic", task]
+        run_together("synthetic", [command] * workers, variables, tick, every=0.5)
 
 
 def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
