@@ -362,7 +362,9 @@ def test_a_shortened_build_describes_the_shipped_files(base, tmp_path):
     assert records[0] == records[1]
     assert (made / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        assert read_json(made / name) == read_json(shipped / name), name
+        new, there = (read_json(folder / name) for folder in (made, shipped))
+        new.pop("transformers_version", None), there.pop("transformers_version", None)  # a newer library may build too
+        assert new == there, name
     record = read_json(shipped / "build.json")
     trained = ("steps", "tokens", "loss", "accuracy", "versions")
     assert {k: v for k, v in record.items() if k not in trained} == {

@@ -9,7 +9,8 @@ they had none.
     texts.py        articles, reliable or not
     exams.py        multiple-choice questions in the forms of the published benchmarks
     pretraining.py  what the models read before they were shipped
-    build.py        makes tokenizers, models, cards and hashes again (``ctxft world build``)
+    build.py        makes tokenizers, models and hashes again (``ctxft world build``)
+    cards.py        the models' cards
 
 To test facts about invented beings that are told in many wordings is the idea of Allen-Zhu and Li, *Physics of Language
 Models: Part 3.1* (arXiv 2309.14316).
