@@ -78,7 +78,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from ctxft.experiment.tasks import evaluate_task, evaluate_tasks, parse_task
+    from ctxft.experiment.examine import evaluate_task
+    from ctxft.experiment.tasks import evaluate_tasks, parse_task
     from ctxft.experiment.workers import evaluate_all
 
     config = _experiment(options)

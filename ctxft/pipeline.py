@@ -23,8 +23,9 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import inputs_of, manifest_of, pinned, require_same
-from ctxft.experiment.tasks import eval_folder, evaluate_tasks, load_benchmarks
+from ctxft.experiment.tasks import eval_folder, evaluate_tasks
 from ctxft.runtime import (
     PACKAGE_ROOT,
     REPO_ROOT,

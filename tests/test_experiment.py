@@ -13,19 +13,12 @@ from peft import PeftModel
 from ctxft.corpora import documents
 from ctxft.evaluation import read_outcomes
 from ctxft.examples import IGNORE_INDEX
+from ctxft.experiment import examine
 from ctxft.experiment import prepare as preparation
-from ctxft.experiment import tasks
 from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.experiment.prepare import prepare, read_passages, rows_of
-from ctxft.experiment.tasks import (
-    evaluate_task,
-    evaluate_tasks,
-    is_examined,
-    load_benchmarks,
-    parse_task,
-    train_task,
-    train_tasks,
-)
+from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.experiment.workers import evaluate_all, train_all
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
@@ -219,7 +212,7 @@ def test_a_killed_examination_leaves_no_metrics_of_other_outcomes(experiment, mo
     first = evaluate_task(config, "base", 0)
     lettered = experiment(evaluation={**to_mapping(config)["evaluation"], "form": "lettered"})
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "metrics", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        patch.setattr(examine, "metrics", lambda *_: (_ for _ in ()).throw(InterruptedError))
         with pytest.raises(InterruptedError):
             evaluate_task(lettered, "base", 0)
     assert not is_examined(config, "base", 0, load_benchmarks(config))

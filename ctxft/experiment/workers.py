@@ -14,14 +14,13 @@ import yaml
 from tqdm import tqdm
 
 from ctxft.experiment.config import ExperimentConfig, to_mapping
+from ctxft.experiment.examine import is_examined, load_benchmarks
 from ctxft.experiment.prepare import prepare
 from ctxft.experiment.tasks import (
     Task,
     eval_folder,
     evaluate_tasks,
-    is_examined,
     is_trained,
-    load_benchmarks,
     require_trained,
     train_tasks,
 )

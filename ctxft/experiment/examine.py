@@ -1,0 +1,120 @@
+"""Trained arms flow in; their outcomes on every benchmark and their loss on held-out text flow out.
+
+evaluate_task(arm, seed) -> evals/<arm>/seed-<n>/ <benchmark>.jsonl metrics.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ctxft.benchmarks import Benchmark, load_benchmark
+from ctxft.evaluation import evaluate, metrics, write_outcomes
+from ctxft.experiment.config import ExperimentConfig
+from ctxft.experiment.prepare import read_passages, require_same, rows_of
+from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
+from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
+from ctxft.runtime import InputError, read_json, sha256, write_json
+from ctxft.scoring import text_losses
+from ctxft.world.exams import EXAMS
+
+SCORING_REVISION = 2  # raised when the same model and items would get other scores
+HELD_OUT_SEED = 0  # draws the prompts before held-out passages, the same for every arm and seed
+
+
+def held_out_loss(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Return the mean loss on the held-out passages, in nats a token, without a prompt and behind those of arm cft.
+
+    Every arm reads the same prompts, drawn for each passage with one seed.
+    """
+    passages = read_passages(config.folder, "held_out")
+    if not passages:
+        return {"loss": None, "prompted_loss": None, "tokens": 0}
+    found = {}
+    for name, arm in (("loss", "cpt"), ("prompted_loss", "cft")):
+        rows, _ = rows_of(config, arm, HELD_OUT_SEED, passages, tokenizer)
+        pairs = text_losses(model, [(row["input_ids"], row["labels"]) for row in rows], config.evaluation.token_budget)
+        found["tokens"] = sum(count for _, count in pairs)
+        found[name] = sum(loss for loss, _ in pairs) / found["tokens"]
+    return found
+
+
+def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Benchmark]:
+    """Load the experiment's benchmarks from the hub, the ``data`` folder or the practice world.
+
+    Args:
+        config: the experiment.
+        local: leave out those that only the hub has: a machine that trains need not reach it.
+    """
+    options = config.evaluation
+    data = Path(options.data) if options.data else None
+    here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix == ".jsonl"]
+    return [load_benchmark(name, data=data, limit=options.limit) for name in here]
+
+
+def _due(
+    config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]
+) -> tuple[dict, dict[str, str], str, list[Benchmark]]:
+    """Return the metrics found on disk, the key that each benchmark's must have, that of held-out text, and what is due."""
+    hashes = read_json(config.folder / "manifest.json")["hashes"]
+    done = arm_folder(config, arm, seed) / "done.json"
+    require_trained(config, arm, seed)
+    model = hashes["model"] if arm == "base" else read_json(done)["model_hash"]
+    path = eval_folder(config, arm, seed) / "metrics.json"
+    found = read_json(path) if path.exists() else {"benchmarks": {}, "held_out": {}}
+    keys, due = {}, []
+    for benchmark in benchmarks:
+        items = [question.hash for question in benchmark.questions]
+        keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, config.evaluation.form])
+        if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
+            due.append(benchmark)
+    return found, keys, sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"]]), due
+
+
+def is_examined(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]) -> bool:
+    """Return whether all scores of a task are on disk and belong to this model and these benchmarks' items."""
+    found, _, held_key, due = _due(config, arm, seed, benchmarks)
+    return not due and found["held_out"].get("key") == held_key
+
+
+def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
+    """Examine one trained arm (or base) on every benchmark and on the held-out text; valid results are kept.
+
+    Returns:
+        The content of metrics.json: held-out loss, and the metrics of each benchmark.
+
+    Raises:
+        InputError: the run is of another config, the arm is not trained yet, or its model was changed since.
+    """
+    benchmarks = load_benchmarks(config)
+    config = require_same(config)
+    found, keys, held_key, due = _due(config, arm, seed, benchmarks)
+    if not due and found["held_out"].get("key") == held_key:
+        return found
+    torch.set_num_threads(config.train.threads)
+    tokenizer, model = load_tokenizer(config.model, config.revision), _trained_model(config, arm, seed)
+    folder, options = eval_folder(config, arm, seed), config.evaluation
+    found["held_out"] = held_out_loss(config, model, tokenizer) | {"key": held_key}
+    for benchmark in due:
+        found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
+        write_json(folder / "metrics.json", found)
+        outcomes = evaluate(model, tokenizer, benchmark, options.form, options.token_budget)
+        write_outcomes(folder / f"{benchmark.name}.jsonl", outcomes)
+        origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
+        record = metrics(outcomes, benchmark) | {"key": keys[benchmark.name], "form": options.form, **origin}
+        found["benchmarks"][benchmark.name] = record
+        write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", found)
+    return found
+
+
+def _trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedModel:
+    device = pick_device(config.train.device)
+    if arm == "base":
+        return load_model(config.model, config.revision, device)
+    folder = arm_folder(config, arm, seed)
+    if model_hash(str(folder / "model")) != read_json(folder / "done.json")["model_hash"]:
+        raise InputError(f"{folder / 'model'} was changed after training: remove {folder} and train it again.")
+    return load_model(str(folder / "model"), device=device)
