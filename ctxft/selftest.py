@@ -148,7 +148,7 @@ def _stop_after(step: int) -> Iterator[None]:
 
 def check_resume() -> str:
     """A training that was interrupted and went on ends with the weights of one that was not, bit for bit on a CPU."""
-    config = TrainConfig(steps=6, batch_passages=8, micro_batch_passages=4, save_every=2, device="cpu")
+    config = TrainConfig(steps=6, batch_passages=8, micro_batch_tokens=512, save_every=2, device="cpu")
     tokenizer, rows = load_tokenizer("practice-blind"), _rows("cft")
     with tempfile.TemporaryDirectory() as place:
         straight = train_arm(rows, "practice-blind", tokenizer, config, 0, Path(place) / "straight")

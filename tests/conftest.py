@@ -159,7 +159,7 @@ def experiment(runs, model_folders, corpus_file, questions_file) -> Callable[...
     """The function that makes a tiny experiment; ``train`` and other keys replace the defaults."""
 
     def make(train: dict | None = None, **values) -> ExperimentConfig:
-        recipe = {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "micro_batch_passages": 4}
+        recipe = {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "micro_batch_tokens": 256}
         defaults = {
             "name": "tiny",
             "model": str(model_folders["byte"]),
@@ -179,7 +179,7 @@ def recipe() -> Callable[..., TrainConfig]:
     """The function that makes a training recipe of a few small optimizer steps on the CPU."""
 
     def make(**values) -> TrainConfig:
-        defaults = {"steps": 6, "batch_passages": 4, "micro_batch_passages": 2, "device": "cpu", "learning_rate": 1e-2}
+        defaults = {"steps": 6, "batch_passages": 4, "window": 128, "micro_batch_tokens": 256, "device": "cpu", "learning_rate": 1e-2}
         return TrainConfig(**defaults | values)
 
     return make

@@ -1,164 +1,188 @@
 """Rows of one arm flow in; a fine-tuned model folder flows out, with a log line for every optimizer step.
 
     rows -> passage_order(seed): which passages make each optimizer step, the same in every arm
-         -> transformers Trainer (full fine-tuning or LoRA) -> checkpoint-*/ -> model/ (safetensors), log.jsonl, done.json
+         -> micro_batches: a step's rows laid out side by side -> loss over all target tokens of the step, on all processes
+         -> AdamW -> checkpoint-*/ -> model/ (safetensors), log.jsonl, done.json
 
-The Trainer weights the loss by target tokens over the whole accumulated batch. A killed training goes on from its last
-complete checkpoint, on a CPU bit for bit as if it had not been interrupted.
+A killed training goes on from its last checkpoint, on a CPU bit for bit as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
+import math
 import tempfile
 import time
-import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from ctxft.examples import IGNORE_INDEX, PaddedCollator, special_tokens
-from ctxft.models import load_model, model_hash, pick_device, resolve_model, window_of
-from ctxft.runtime import InputError, read_json, whole_folder, write_json, write_text
-from ctxft.training.config import LoraSettings, TrainConfig, passage_order
+from ctxft.examples import IGNORE_INDEX, special_tokens
+from ctxft.models import model_hash, pick_device
+from ctxft.runtime import InputError, read_json, sha256, whole_folder, write_json, write_text
+from ctxft.training.attention import choose_attention
+from ctxft.training.checkpoint import load_checkpoint, resume_point, save_checkpoint, trained, whole
+from ctxft.training.config import TrainConfig, learning_rate
+from ctxft.training.network import build_network, check_rows, probe
+from ctxft.training.order import passage_order
+from ctxft.training.packing import MicroBatch, Row, micro_batches, share_out
 
-COMPLETE = "complete.json"  # stands in a checkpoint only after all of it was written
-
-
-class _OrderedRows(torch.utils.data.Dataset):
-    """The rows in the order in which the Trainer shall read them, one after the other."""
-
-    def __init__(self, rows: list[dict], order: list[list[int]]) -> None:
-        self.rows, self.order = rows, [index for step in order for index in step]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, place: int) -> dict:
-        return self.rows[self.order[place]]
+# Part of the recipe that changes speed and memory only: a training may be resumed with other values.
+FREE = ("micro_batch_tokens", "save_every", "gradient_checkpointing", "tensorboard", "device", "threads", "attention")
 
 
-class _StepLog(TrainerCallback):
-    """Writes log.jsonl, a line an optimizer step, and marks checkpoints that are complete."""
+@dataclass
+class _Training:
+    """What the steps of one training share."""
 
-    def __init__(self, path: Path, order: list[list[int]], targets: list[int]) -> None:
-        self.path, self.order, self.targets = path, order, targets
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    config: TrainConfig
+    attention: str
+    pad: int
+    steps: int
+    seed: int
+    parameters: list = field(default_factory=list)
 
-    def on_train_begin(self, args, state, control, **_):
-        if state.is_world_process_zero:  # a resumed training repeats the steps after its checkpoint: forget their lines
-            lines = [self._line(entry) for entry in state.log_history if "loss" in entry]
-            write_text(self.path, "".join(lines))
+    def step(self, number: int, rows: Sequence[Row]) -> dict:
+        """Take one optimizer step and return what the log says of it."""
+        batches = micro_batches(rows, self.config, self.attention, self.pad)
+        targets = sum(len(batch.targets) for batch in batches)
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = share_out(batches, rank, processes)
+        # Dropout must not depend on what was drawn before, or a resumed training would have to know it.
+        torch.manual_seed(int(sha256([self.seed, number, rank])[:15], 16))
+        rate = learning_rate(self.config, number, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for place, batch in enumerate(mine):
+            last = place == len(mine) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+                total += self._backward(batch, targets)
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {
+            "step": number,
+            "loss": self.accelerator.reduce(total, "sum").item(),
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "target_tokens": targets,
+            "tokens": sum(batch.tokens for batch in batches),
+            "fill": round(
+                sum(batch.tokens for batch in batches) / sum(batch.input_ids.numel() for batch in batches), 4
+            ),
+        }
 
-    def on_log(self, args, state, control, logs=None, **_):
-        if state.is_world_process_zero and "loss" in (logs or {}):
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(self._line({**logs, "step": state.global_step}))
+    def _backward(self, batch: MicroBatch, targets: int) -> torch.Tensor:
+        """Add a micro-batch's share of the step's gradient; gradients are averaged over processes, so each weighs more."""
+        loss = self.network(**batch.inputs(self.accelerator.device)).loss * (batch.weight / max(1, targets))
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach().double()
 
-    def on_save(self, args, state, control, **_):
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if state.is_world_process_zero:
-            write_json(folder / COMPLETE, {"step": state.global_step})
-
-    def _line(self, entry: dict) -> str:
-        step = entry["step"]
-        passages = self.order[step - 1]
-        kept = {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
-        kept |= {"target_tokens": sum(self.targets[i] for i in passages), "passages": passages}
-        return json.dumps(kept) + "\n"
+    def _clip(self) -> float:
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
+        return whole(norm).item()
 
 
-def wrap_lora(model: PreTrainedModel, settings: LoraSettings, base: str, revision: str | None) -> PreTrainedModel:
-    """Put trainable low-rank adapters on a model and freeze the rest.
+def _start(network: torch.nn.Module, config: TrainConfig, device: str) -> tuple:
+    """Return (accelerator, network, optimizer), spread over the processes that were launched together."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier training here may have used another device
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no" if device == "cpu" else "bf16")
+    learned = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},  # norms and biases
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=tuple(config.betas),
+        eps=config.epsilon,
+        fused=True,
+    )
+    network, optimizer = accelerator.prepare(network, optimizer)
+    return accelerator, network, optimizer
 
-    Args:
-        model: the base model.
-        settings: rank, alpha, dropout, targets.
-        base: the base model's name.
-        revision: the base model's commit on the hub.
 
-    Raises:
-        InputError: no layer has one of the target names.
+def _recipe(config: TrainConfig, seed: int, rows: int) -> dict:
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
+    return {**values, "seed": seed, "rows": rows}
+
+
+def _keep_lines(path: Path, steps: int) -> None:
+    """Forget log lines of steps after a checkpoint: they are taken again."""
+    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.exists() else []
+    write_text(path, "".join(kept))
+
+
+@contextlib.contextmanager
+def _log(folder: Path, tensorboard: bool, first: bool) -> Iterator:
+    """Give a function that writes a line of log.jsonl (and TensorBoard events where they are wanted)."""
+    if not first:
+        yield lambda entry: None
+        return
+    events = None
+    if tensorboard:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("train.tensorboard needs the package tensorboard: pip install tensorboard.") from None
+        events = SummaryWriter(str(folder / "tensorboard"))
+
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+
+        def write(entry: dict) -> None:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            for name in ("loss", "learning_rate", "grad_norm") if events else ():
+                events.add_scalar(name, entry[name], entry["step"])
+
+        try:
+            yield write
+        finally:
+            if events:
+                events.close()
+
+
+def targets_of(rows: Sequence[Row]) -> list[int]:
+    """Return the target tokens of each row.
+
+    Example:
+        >>> targets_of([{"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}])
+        [2]
     """
-    targets = "all-linear" if settings.targets == ["all-linear"] else settings.targets
-    adapter = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    adapter.revision = revision
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to be replaced
-            wrapped = get_peft_model(model, adapter)
-    except ValueError as error:
-        raise InputError(f"train.lora.targets: {error}") from None
-    # where the files are: peft looks up the base model's config each time it saves, on the hub if it is not here
-    wrapped.peft_config["default"].base_model_name_or_path = resolve_model(base, revision)[0]
-    return wrapped
+    known = getattr(rows, "targets", None)
+    if known is not None:
+        return known
+    return [sum(label != IGNORE_INDEX for label in row["labels"][1:]) for row in rows]
 
 
-def _arguments(folder: Path, config: TrainConfig, steps: int, seed: int, quiet: bool) -> TrainingArguments:
-    device = pick_device(config.device)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.batch_passages % (config.micro_batch_passages * world):
-        raise InputError(
-            f"train.batch_passages ({config.batch_passages}) must be a multiple of micro_batch_passages x processes "
-            f"({config.micro_batch_passages} x {world})."
-        )
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=config.micro_batch_passages,
-        gradient_accumulation_steps=config.batch_passages // (config.micro_batch_passages * world),
-        train_sampling_strategy="sequential",  # the order is in the data set
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule
-        if config.warmup == 0 or config.schedule != "constant"
-        else "constant_with_warmup",
-        warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        adam_beta1=config.betas[0],
-        adam_beta2=config.betas[1],
-        adam_epsilon=config.epsilon,
-        max_grad_norm=config.clip,
-        bf16=device != "cpu",
-        use_cpu=device == "cpu",
-        seed=seed,
-        save_strategy="steps" if config.save_every else "no",
-        save_steps=config.save_every or 1,
-        save_total_limit=2,  # the one before the last is still whole when a kill hits the writing of the last
-        logging_steps=1,
-        logging_first_step=True,
-        report_to="none",
-        remove_unused_columns=False,
-        disable_tqdm=quiet,
-        logging_nan_inf_filter=False,  # a loss that is not a number must stand in the log as such
-        **({"gradient_checkpointing": True} if config.gradient_checkpointing else {}),
-    )
-    # Several GPUs by `accelerate launch` only: left alone, the Trainer would take DataParallel and a larger batch.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
+def save_model(network: torch.nn.Module, accelerator: Accelerator, folder: Path) -> None:
+    """Write a trained network as safetensors, gathered from all processes; only the first process's folder is kept."""
+    state = {name: whole(value) for name, value in trained(network).items()}
+    model = accelerator.unwrap_model(network)
+    if accelerator.is_main_process:
+        if not hasattr(model, "peft_config"):
+            model.set_attn_implementation("sdpa")  # what loads the folder need not know ours
+        model.save_pretrained(folder, state_dict=state)
 
 
 def _complete_model(folder: Path, tokenizer: PreTrainedTokenizerBase, base: str | None, files: dict[str, str]) -> None:
     """Put tokenizer and texts beside saved weights; ``base`` is the base model's name where they are an adapter."""
     tokenizer.save_pretrained(folder)
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same
     if base is not None:  # its name, and not the folder that it was loaded from on this machine
         path = folder / "adapter_config.json"
         write_json(path, read_json(path) | {"base_model_name_or_path": base})
@@ -166,14 +190,8 @@ def _complete_model(folder: Path, tokenizer: PreTrainedTokenizerBase, base: str 
         write_text(folder / name, text)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder, or None; half-written ones are passed over."""
-    found = [path.parent for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
-    return max(found, key=lambda path: read_json(path / COMPLETE)["step"], default=None)
-
-
 def train_arm(
-    rows: list[dict[str, list[int]]],
+    rows: Sequence[Row],
     model: str,
     tokenizer: PreTrainedTokenizerBase,
     config: TrainConfig,
@@ -182,11 +200,13 @@ def train_arm(
     revision: str | None = None,
     files: dict[str, str] | None = None,
     quiet: bool = True,
+    start: Path | None = None,
+    order: list[list[int]] | None = None,
 ) -> dict:
     """Fine-tune a model on one arm's rows, or go on where a killed training stopped.
 
     Args:
-        rows: a row per passage, with ``input_ids`` and ``labels`` (see ``examples.build_row``).
+        rows: a row per passage, with ``input_ids`` and ``labels`` (see ``examples.build_row``); read step by step.
         model: the base model: a practice model, a folder or a hub id.
         tokenizer: saved beside the model.
         config: the recipe.
@@ -195,54 +215,69 @@ def train_arm(
         revision: the base model's hub revision.
         files: further text files for the model folder (name -> text): prompt book, model card.
         quiet: show no progress bar.
+        start: model folder of an earlier stage that is trained on.
+        order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.
 
     Returns:
         What done.json holds: optimizer steps, passages, target tokens, seconds, hash of the model folder.
 
     Raises:
-        InputError: a row is longer than the model's or the config's window, or the device is not there.
+        InputError: a row is longer than the model's or the config's window, the device is not there, the model cannot be
+            packed, or a checkpoint is of another recipe.
     """
     set_seed(seed)
-    pick_device(config.device)  # told before any weights are read
-    network = load_model(model, revision, dtype=torch.float32)  # the Trainer moves it to this process's device
-    longest, limit = max(len(row["input_ids"]) for row in rows), window_of(network)
-    if longest > min(config.window, limit or longest):
-        raise InputError(
-            f"a row has {longest} tokens, but train.window is {config.window} and the model's limit {limit}."
-        )
-    if config.method == "lora":
-        network = wrap_lora(network, config.lora, model, revision)
-    order = passage_order(len(rows), config, seed)
-    targets = [sum(label != IGNORE_INDEX for label in row["labels"]) for row in rows]
+    device = pick_device(config.device)  # told before any weights are read
+    attention = choose_attention(config.attention, config.pack, device)
+    order = passage_order(targets_of(rows), config, seed) if order is None else order
+    network = build_network(model, revision, config, attention, start)
+    check_rows(rows, network, config)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(
-        model=network,
-        args=_arguments(folder, config, len(order), seed, quiet),
-        train_dataset=_OrderedRows(rows, order),
-        data_collator=PaddedCollator(special_tokens(tokenizer).pad),
-        callbacks=[_StepLog(folder / "log.jsonl", order, targets)],
-    )
-    if quiet:
-        trainer.remove_callback(PrinterCallback)
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(last_checkpoint(folder) or "") or None)
+    recipe = _recipe(config, seed, len(rows))
+    checkpoint = resume_point(folder, recipe)
+    accelerator, network, optimizer = _start(network, config, device)
+    pad, first = special_tokens(tokenizer).pad, accelerator.is_main_process
+    probe(network, rows[order[0][0]], config, attention, pad, accelerator.device.type)
+    training = _Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
+    training.parameters = list(trained(network).values())
+    done_steps = 0
+    if checkpoint:
+        load_checkpoint(checkpoint, network, getattr(optimizer, "optimizer", optimizer))
+        done_steps = read_json(checkpoint / "state.json")["step"]
+    if first:
+        _keep_lines(folder / "log.jsonl", done_steps)
+    started, counted = time.perf_counter(), 0
+    bar = tqdm(total=len(order), initial=done_steps, disable=quiet or not first, unit="step", desc=folder.parent.name)
+    with _log(folder, config.tensorboard, first) as write, bar:
+        for number in range(done_steps + 1, len(order) + 1):
+            entry = training.step(number, [rows[index] for index in order[number - 1]])
+            write(entry | {"passages": order[number - 1]})
+            counted += entry["target_tokens"]
+            bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(counted / (time.perf_counter() - started)))
+            bar.update()
+            if config.save_every and number % config.save_every == 0 and number < len(order):
+                save_checkpoint(
+                    folder,
+                    network,
+                    getattr(optimizer, "optimizer", optimizer),
+                    {"step": number, "recipe": recipe},
+                    first,
+                )
     seconds = time.perf_counter() - started
-    first = trainer.is_world_process_zero()
     # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
     with whole_folder(folder / "model") if first else tempfile.TemporaryDirectory() as place:
-        trainer.save_model(str(place))
+        save_model(network, accelerator, Path(place))
         if first:
-            _complete_model(place, tokenizer, model if config.method == "lora" else None, files or {})
-    done = {
-        "optimizer_steps": len(order),
-        "passages": len(rows),
-        "target_tokens": sum(targets[i] for step in order for i in step),
-        "seconds": round(seconds, 2),
-        "model_hash": model_hash(str(folder / "model")) if first else None,
-        "train": dataclasses.asdict(config),
-        "seed": seed,
-    }
+            _complete_model(Path(place), tokenizer, model if config.method == "lora" else None, files or {})
     if first:
+        done = {
+            "optimizer_steps": len(order),
+            "passages": len(rows),
+            "target_tokens": sum(targets_of(rows)[i] for step in order for i in step),
+            "seconds": round(seconds, 2),
+            "model_hash": model_hash(str(folder / "model")),
+            "train": dataclasses.asdict(config),
+            "seed": seed,
+        }
         write_json(folder / "done.json", done)
-    trainer.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return read_json(folder / "done.json")

@@ -1,15 +1,17 @@
-"""A recipe flows in from YAML; which passages make each optimizer step flows out, the same for every arm."""
+"""A recipe flows in from YAML; its values, each checked, flow out."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 
-from ctxft.runtime import InputError, check_known, seeded
+from ctxft.runtime import InputError, check_known
 
 METHODS = ("full", "lora")
 SCHEDULES = ("linear", "cosine", "constant")
 DEVICES = ("auto", "cpu", "cuda")
+ATTENTIONS = ("auto", "segments", "varlen", "sdpa", "eager")
+LOSSES = ("chunked", "full")
 
 
 @dataclass
@@ -47,7 +49,14 @@ class TrainConfig:
         epochs: passes over the passages; the last optimizer step is filled from a further pass.
         steps: optimizer steps; where given, it replaces epochs.
         batch_passages: passages in an optimizer step, over all devices.
-        micro_batch_passages: passages in one forward pass on one device.
+        batch_tokens: target tokens that an optimizer step may have, over all devices; where given, it replaces
+            batch_passages.
+        micro_batch_tokens: tokens in one forward pass on one device, prompts and padding included; changes speed and
+            memory only.
+        pack: lay the rows of a step out side by side, none seeing another; false pads each to the longest beside it.
+        attention: "auto" (segments on a CPU, varlen on a GPU, sdpa without packing), or one of them, or "eager".
+        loss: "chunked" (logits of some targets at a time) or "full", for a model that changes its logits after the output
+            layer.
         learning_rate: peak, after warm-up.
         schedule: "linear" or "cosine" decay to zero, or "constant".
         warmup: share of the optimizer steps.
@@ -57,6 +66,7 @@ class TrainConfig:
         clip: largest norm of the gradient; 0 turns clipping off.
         gradient_checkpointing: recompute activations instead of storing them.
         save_every: optimizer steps between checkpoints; 0 writes none.
+        tensorboard: write TensorBoard events beside log.jsonl (needs the package tensorboard).
         device: "auto" (a GPU where there is one), "cpu" or "cuda". A GPU computes in bfloat16 over float32 weights.
         threads: CPU threads of a training or evaluation process; results are bit-identical for the same number only.
         lora: settings of the adapters, with method "lora".
@@ -68,7 +78,11 @@ class TrainConfig:
     epochs: int = 5
     steps: int | None = None
     batch_passages: int = 16
-    micro_batch_passages: int = 16
+    batch_tokens: int | None = None
+    micro_batch_tokens: int = 4096
+    pack: bool = True
+    attention: str = "auto"
+    loss: str = "chunked"
     learning_rate: float = 5e-4
     schedule: str = "linear"
     warmup: float = 0.05
@@ -78,6 +92,7 @@ class TrainConfig:
     clip: float = 1.0
     gradient_checkpointing: bool = False
     save_every: int = 0
+    tensorboard: bool = False
     device: str = "auto"
     threads: int = 1
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -86,12 +101,14 @@ class TrainConfig:
         check_known(self.method, METHODS, "train.method")
         check_known(self.schedule, SCHEDULES, "train.schedule")
         check_known(self.device, DEVICES, "train.device")
+        check_known(self.attention, ATTENTIONS, "train.attention")
+        check_known(self.loss, LOSSES, "train.loss")
         positive = (
             "window",
             "min_text_tokens",
             "epochs",
             "batch_passages",
-            "micro_batch_passages",
+            "micro_batch_tokens",
             "learning_rate",
             "epsilon",
             "threads",
@@ -101,6 +118,8 @@ class TrainConfig:
                 raise InputError(f"train.{name} must be above 0, found {getattr(self, name)}.")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"train.steps must be at least 1 optimizer step, found {self.steps}.")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise InputError(f"train.batch_tokens must be at least 1 target token, found {self.batch_tokens}.")
         for name in ("save_every", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"train.{name} must be 0 or more, found {getattr(self, name)}.")
@@ -108,37 +127,32 @@ class TrainConfig:
             raise InputError(f"train.warmup must be a share from 0 to below 1, found {self.warmup}.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"train.betas must be two numbers from 0 to below 1, found {self.betas}.")
-        if self.batch_passages % self.micro_batch_passages:
+        if self.micro_batch_tokens < self.window:
             raise InputError(
-                f"train.batch_passages ({self.batch_passages}) must be a multiple of "
-                f"train.micro_batch_passages ({self.micro_batch_passages})."
+                f"train.micro_batch_tokens ({self.micro_batch_tokens}) must hold at least one row: train.window is "
+                f"{self.window} tokens."
             )
 
 
-def passage_order(passages: int, config: TrainConfig, seed: int) -> list[list[int]]:
-    """Choose which passages make each optimizer step, from the seed alone: the same in every arm.
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Return the learning rate of an optimizer step: linear warm-up, then the schedule down to 0 (or constant).
 
     Args:
-        passages: number of passages.
-        config: epochs or steps, and passages a step.
-        seed: of the experiment.
+        config: the recipe.
+        step: number of the optimizer step, from 1.
+        steps: optimizer steps of the whole training.
 
-    Returns:
-        For each optimizer step the indices of its ``batch_passages`` passages; each epoch has an order of its own.
+    Source:
+        the schedules "linear", "cosine" and "constant_with_warmup" of transformers.
 
     Example:
-        >>> order = passage_order(3, TrainConfig(epochs=2, batch_passages=2, micro_batch_passages=2), seed=0)
-        >>> len(order), sorted(order[0] + order[1][:1])
-        (3, [0, 1, 2])
+        >>> learning_rate(TrainConfig(learning_rate=1.0, warmup=0.0), step=6, steps=10)
+        0.5
     """
-    steps = config.steps or -(-config.epochs * passages // config.batch_passages)
-    stream: list[int] = []
-    epoch = 0
-    while len(stream) < steps * config.batch_passages:
-        indices = list(range(passages))
-        seeded("order", seed, epoch).shuffle(indices)
-        stream.extend(indices)
-        epoch += 1
-    return [
-        stream[i : i + config.batch_passages] for i in range(0, steps * config.batch_passages, config.batch_passages)
-    ]
+    done, rise = step - 1, round(config.warmup * steps)
+    if done < rise:
+        return config.learning_rate * done / rise
+    if config.schedule == "constant":
+        return config.learning_rate
+    share = (done - rise) / max(1, steps - rise)
+    return config.learning_rate * (0.5 * (1 + math.cos(math.pi * share)) if config.schedule == "cosine" else 1 - share)
