@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.corpora.passages import Passage
@@ -107,23 +106,6 @@ def build_row(passage: Passage, prompt: list[int], special: SpecialTokens) -> di
     text = passage.ids.tolist() + ([special.eos] if passage.last else [])
     before = [special.start, *prompt]
     return {"input_ids": before + text, "labels": [IGNORE_INDEX] * len(before) + text}
-
-
-class PaddedCollator:
-    """Stack rows into a batch, padded on the right to the longest; the attention mask follows length, never ids."""
-
-    def __init__(self, pad: int) -> None:
-        self.pad = pad
-
-    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids``, ``attention_mask`` and ``labels``, each of shape (rows, longest row in tokens)."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        fills = {"input_ids": self.pad, "attention_mask": 0, "labels": IGNORE_INDEX}
-        rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
-        return {
-            name: torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
-            for name, fill in fills.items()
-        }
 
 
 def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:

@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, logging
+from transformers import PreTrainedModel, logging
 
 from ctxft.benchmarks import load_benchmark, render
 from ctxft.corpora.documents import Document
 from ctxft.corpora.passages import Passage, cut
 from ctxft.examples import (
     IGNORE_INDEX,
-    PaddedCollator,
     build_row,
     longest_prompt,
     prompt_ids,
@@ -29,13 +28,17 @@ from ctxft.examples import (
 )
 from ctxft.models import encode_text, load_model, load_tokenizer
 from ctxft.prompts import ARMS, load_book, prompt_for
-from ctxft.runtime import versions
+from ctxft.runtime import seeded, versions
 from ctxft.scoring import score_choices
-from ctxft.training.arm import train_arm
+from ctxft.training.arm import Training, train_arm
+from ctxft.training.attention import set_attention
 from ctxft.training.config import TrainConfig
+from ctxft.training.loss import read_for_loss
+from ctxft.training.packing import micro_batches
 from ctxft.world.texts import practice_documents
 
 WINDOW = 128
+LAYOUTS = ("segments", "sdpa", "eager", "padded sdpa", "padded eager")
 TRAINED = tuple(arm for arm in ARMS if arm != "base")
 DOCUMENTS = practice_documents(unreliable=0.5)[:12]
 
@@ -100,17 +103,77 @@ def check_control_length() -> str:
     return f"equal in {len(lengths[0])} rows, to the token"
 
 
-def check_padding() -> str:
-    """The loss of a padded batch is that of its rows one at a time."""
-    model, tokenizer = load_model("practice-blind"), load_tokenizer("practice-blind")
-    rows = sorted(_rows("cft"), key=lambda row: len(row["input_ids"]))
-    rows = [rows[0], rows[-1], rows[len(rows) // 2]]
-    collate = PaddedCollator(special_tokens(tokenizer).pad)
-    with torch.inference_mode():
-        together = model(**collate(rows), num_items_in_batch=1).loss.item()
-        alone = sum(model(**collate([row]), num_items_in_batch=1).loss.item() for row in rows)
-    _require(abs(together - alone) <= 1e-5 * abs(alone), f"{together} together, {alone} alone")
-    return f"relative difference {abs(together - alone) / abs(alone):.1e}"
+def _one_by_one(model: PreTrainedModel, rows: list[dict]) -> tuple[float, list[torch.Tensor]]:
+    """Return loss and gradients of rows that the model's own forward pass reads one at a time."""
+    model.zero_grad()
+    total = 0.0
+    for row in rows:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        loss = model(input_ids=ids, labels=labels, use_cache=False, num_items_in_batch=1).loss
+        loss.backward()
+        total += loss.item()
+    return total, [p.grad.clone() for p in model.parameters()]
+
+
+def _laid_out(model: PreTrainedModel, rows: list[dict], attention: str) -> tuple[float, list[torch.Tensor]]:
+    """Return loss and gradients of rows that are laid out side by side."""
+    model.zero_grad()
+    total = 0.0
+    for batch in micro_batches(rows, _layout_of(attention), attention.removeprefix("padded "), pad=0):
+        loss = model(**batch.inputs("cpu")).loss
+        loss.backward()
+        total += loss.item()
+    return total, [p.grad.clone() for p in model.parameters()]
+
+
+def _layout_of(attention: str) -> TrainConfig:
+    return TrainConfig(window=WINDOW, micro_batch_tokens=4 * WINDOW, pack=not attention.startswith("padded"))
+
+
+def _network(attention: str) -> PreTrainedModel:
+    model = load_model("practice-blind")
+    set_attention(model, attention.removeprefix("padded "), WINDOW)
+    return read_for_loss(model)
+
+
+def check_packing() -> str:
+    """Loss and gradients of packed passages are those of the passages one at a time."""
+    rows, worst = _rows("cft"), 0.0
+    reference = load_model("practice-blind")
+    for number in range(5):
+        chosen = seeded("packing", number).sample(rows, 8)
+        loss, gradients = _one_by_one(reference, chosen)
+        size = sum(g.square().sum() for g in gradients).sqrt()
+        for attention in LAYOUTS:
+            found, others = _laid_out(_network(attention), chosen, attention)
+            off = sum((a - b).square().sum() for a, b in zip(gradients, others, strict=True)).sqrt() / size
+            worst = max(worst, abs(found - loss) / loss, off.item())
+            _require(worst <= 1e-5, f"{attention}: loss {found} for {loss}, gradients differ by {off:.1e}")
+    return f"5 batches, {', '.join(LAYOUTS)}: loss and gradients within {worst:.1e}"
+
+
+def check_no_leak() -> str:
+    """No gradient flows from one passage's loss to another's embeddings."""
+    rows = seeded("leak").sample(_rows("cft"), 4)
+    for attention in LAYOUTS[:3]:
+        model, seen = _network(attention), []
+        model.get_input_embeddings().register_forward_hook(lambda module, given, out, to=seen: to.append(out))
+        for target in range(len(rows)):
+            labels = [
+                row["labels"] if n == target else [IGNORE_INDEX] * len(row["labels"]) for n, row in enumerate(rows)
+            ]
+            changed = [{"input_ids": row["input_ids"], "labels": each} for row, each in zip(rows, labels, strict=True)]
+            for batch in micro_batches(changed, _layout_of(attention), attention, pad=0):
+                loss = model(**batch.inputs("cpu")).loss
+                (gradient,) = torch.autograd.grad(loss, seen.pop())
+                size = gradient.abs().sum(-1).flatten()
+                if target in batch.rows:
+                    before = labels[target].count(IGNORE_INDEX)
+                    begin = int(batch.target_positions[0]) - (before - 1)
+                    _require(size[begin : begin + before].min() > 0, f"{attention}: a passage does not read its prompt")
+                    size[begin : begin + len(labels[target])] = 0
+                _require(not size.any(), f"{attention}: a gradient of {size.max():.1e} reaches another passage")
+    return f"{', '.join(LAYOUTS[:3])}: exactly 0 outside the passage"
 
 
 def check_scores_ignore_batching() -> str:
@@ -131,19 +194,20 @@ def check_scores_ignore_batching() -> str:
 @contextmanager
 def _stop_after(step: int) -> Iterator[None]:
     """Make the next training stop after an optimizer step, as a kill would, by way of an exception."""
-    original = TrainerCallback.on_step_begin
+    original = Training.step
 
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step >= step:
+    def stopping(self, number, rows):
+        if number > step:
             raise InterruptedError
+        return original(self, number, rows)
 
-    TrainerCallback.on_step_begin = on_step_begin
+    Training.step = stopping
     try:
         yield
     except InterruptedError:
         pass
     finally:
-        TrainerCallback.on_step_begin = original
+        Training.step = original
 
 
 def check_resume() -> str:
@@ -165,7 +229,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "all arms learn the same targets": check_same_targets,
     "the prompt is on every passage": check_prompt_on_every_passage,
     "control prompts match in length": check_control_length,
-    "padding changes no loss": check_padding,
+    "packed equals one at a time": check_packing,
+    "no passage sees another": check_no_leak,
     "scores do not depend on batch size": check_scores_ignore_batching,
     "resumed equals straight": check_resume,
 }

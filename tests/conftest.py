@@ -179,7 +179,14 @@ def recipe() -> Callable[..., TrainConfig]:
     """The function that makes a training recipe of a few small optimizer steps on the CPU."""
 
     def make(**values) -> TrainConfig:
-        defaults = {"steps": 6, "batch_passages": 4, "window": 128, "micro_batch_tokens": 256, "device": "cpu", "learning_rate": 1e-2}
+        defaults = {
+            "steps": 6,
+            "batch_passages": 4,
+            "window": 128,
+            "micro_batch_tokens": 256,
+            "device": "cpu",
+            "learning_rate": 1e-2,
+        }
         return TrainConfig(**defaults | values)
 
     return make

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from peft.utils import save_and_load
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import get_scheduler
 
 from ctxft.corpora.documents import Document
 from ctxft.corpora.passages import cut
@@ -21,8 +21,11 @@ from ctxft.prompts import load_book, prompt_for
 from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl
 from ctxft.scoring import text_losses
 from ctxft.training import arm as module
-from ctxft.training.arm import last_checkpoint, train_arm
-from ctxft.training.config import TrainConfig, passage_order
+from ctxft.training import network as networks
+from ctxft.training.arm import train_arm
+from ctxft.training.checkpoint import checkpoints
+from ctxft.training.config import TrainConfig, learning_rate
+from ctxft.training.order import passage_order
 from ctxft.world.facts import model_folder
 
 LORA = {"method": "lora", "lora": from_mapping(TrainConfig, {"lora": {"rank": 2, "alpha": 4}}, "test").lora}
@@ -60,12 +63,15 @@ def train(rows, model_folders, tokenizers, tmp_path):
 def killed_after(step: int, monkeypatch):
     """Stop the training inside by an exception before optimizer step ``step`` + 1."""
 
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step >= step:
+    take = module.Training.step
+
+    def stopping(self, number, rows):
+        if number > step:
             raise InterruptedError
+        return take(self, number, rows)
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(TrainerCallback, "on_step_begin", on_step_begin)
+        patch.setattr(module.Training, "step", stopping)
         yield
 
 
@@ -102,7 +108,10 @@ def weights(folder) -> dict[str, torch.Tensor]:
         ({"method": "qlora"}, r"unknown train.method 'qlora' \(did you mean 'lora'\?\); known: full, lora"),
         ({"schedule": "cosin"}, "unknown train.schedule 'cosin'"),
         ({"device": "gpu"}, "unknown train.device 'gpu'"),
-        ({"batch_passages": 16, "micro_batch_passages": 5}, r"train.batch_passages \(16\) must be a multiple of"),
+        ({"window": 64, "micro_batch_tokens": 63}, r"train.micro_batch_tokens \(63\) must hold at least one row"),
+        ({"batch_tokens": 0}, "train.batch_tokens must be at least 1 target token, found 0"),
+        ({"attention": "flash"}, "unknown train.attention 'flash'"),
+        ({"loss": "fused"}, "unknown train.loss 'fused'"),
         ({"lora": {"rank": 0}}, "train.lora: rank and alpha must be at least 1.*found rank 0"),
         ({"lora": {"dropout": 1.0}}, "dropout a share from 0 to below 1"),
         ({"lora": {"targets": []}}, "targets not empty"),
@@ -117,40 +126,77 @@ def test_a_bad_recipe_is_refused(values, said):
 
 
 def test_order_depends_on_the_seed_alone_and_takes_every_passage_once_an_epoch():
-    config = TrainConfig(epochs=3, batch_passages=4, micro_batch_passages=4)
-    order = passage_order(10, config, seed=3)
+    config = TrainConfig(epochs=3, batch_passages=4)
+    order = passage_order([1] * 10, config, seed=3)
     stream = [index for step in order for index in step]
     assert len(order) == 8 and {len(step) for step in order} == {4}
     epochs = [stream[0:10], stream[10:20], stream[20:30]]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and epochs[0] != epochs[1]
-    assert order == passage_order(10, config, seed=3) != passage_order(10, config, seed=4)
-    assert len(passage_order(10, TrainConfig(steps=5, epochs=9), 0)) == 5
+    assert order == passage_order([1] * 10, config, seed=3) != passage_order([1] * 10, config, seed=4)
+    assert len(passage_order([1] * 10, TrainConfig(steps=5, epochs=9), 0)) == 5
+
+
+def test_a_step_takes_passages_while_their_targets_fit():
+    targets = [30, 5, 70, 20, 45, 10, 200]
+    order = passage_order(targets, TrainConfig(epochs=2, batch_tokens=100), seed=1)
+    stream = [index for step in order for index in step]
+    assert sorted(stream[:7]) == sorted(stream[7:14]) == list(range(7))
+    for step, after in zip(order, [*order[1:], None], strict=True):
+        held = sum(targets[index] for index in step)
+        assert held <= 100 or len(step) == 1
+        assert after is None or held + targets[after[0]] > 100
+    assert len(passage_order(targets, TrainConfig(steps=3, batch_tokens=100), 1)) == 3
+
+
+def test_general_text_is_mixed_in_by_its_share_and_the_seed():
+    config = TrainConfig(epochs=2, batch_passages=5)
+    order = passage_order([1] * 40, config, 0, replay=[1] * 100, share=0.2)
+    stream = [index for step in order for index in step]
+    first, second = stream[:50], stream[50:100]
+    for epoch in (first, second):
+        assert sorted(i for i in epoch if i < 40) == list(range(40)) and len({i for i in epoch if i >= 40}) == 10
+    assert {i for i in first if i >= 40} != {i for i in second if i >= 40}
+    assert [i for i in stream if i < 40] == [i for s in passage_order([1] * 40, config, 0) for i in s]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+def test_the_learning_rate_is_that_of_transformers(schedule, warmup):
+    config = TrainConfig(schedule=schedule, warmup=warmup, learning_rate=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(name, optimizer, num_warmup_steps=round(warmup * 20), num_training_steps=20)
+    for step in range(1, 21):
+        assert learning_rate(config, step, 20) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
 
 
 def test_the_log_has_a_line_for_every_step_with_its_passages_the_same_in_all_arms(train, rows, recipe):
     config = recipe(steps=5)
     (done, cft), (_, cpt) = train("cft", config, "cft"), train("cpt", config, "cpt")
-    order = passage_order(len(rows["cft"]), config, 0)
+    order = passage_order(module.targets_of(rows["cft"]), config, 0)
     assert [line["step"] for line in cft] == [1, 2, 3, 4, 5]
     assert [line["passages"] for line in cft] == [line["passages"] for line in cpt] == order
     assert [line["target_tokens"] for line in cft] == [line["target_tokens"] for line in cpt]
     assert done["optimizer_steps"] == 5 and done["target_tokens"] == sum(line["target_tokens"] for line in cft)
-    assert set(cft[0]) == {"step", "loss", "learning_rate", "grad_norm", "target_tokens", "passages"}
+    told = {"step", "loss", "learning_rate", "grad_norm", "target_tokens", "tokens", "fill", "passages"}
+    assert set(cft[0]) == told and cft[0]["fill"] == 1.0 and cft[0]["tokens"] > cpt[0]["tokens"]
     assert [line["passages"] for line in train("other", config, "cft", seed=1)[1]] != order
 
 
-@pytest.mark.parametrize("micro", [1, 2, 4])
-def test_the_passages_of_the_log_are_those_that_were_read(train, rows, recipe, monkeypatch, micro):
-    read = []
+@pytest.mark.parametrize("layout", [{}, {"attention": "sdpa"}, {"pack": False}], ids=["flat", "lines", "padded"])
+def test_the_passages_of_the_log_are_those_that_were_read(train, rows, recipe, monkeypatch, layout):
+    read, lay = [], module.micro_batches
 
-    class Recorder(module.PaddedCollator):
-        def __call__(self, given):
-            read.extend(rows["cft"].index(row) for row in given)
-            return super().__call__(given)
+    def recording(given, *rest):
+        batches = lay(given, *rest)
+        read.extend(sorted(rows["cft"].index(given[n]) for batch in batches for n in batch.rows))
+        return batches
 
-    monkeypatch.setattr(module, "PaddedCollator", Recorder)
-    _, log = train("read", recipe(steps=5, micro_batch_passages=micro))
-    assert read == [index for line in log for index in line["passages"]]
+    monkeypatch.setattr(module, "micro_batches", recording)
+    _, log = train("read", recipe(steps=5, **layout))
+    assert read == [index for line in log for index in sorted(line["passages"])]
 
 
 # --- the loss of a step -----------------------------------------------------------------------------------------------
@@ -160,12 +206,12 @@ def test_accumulation_is_weighted_by_target_tokens(train, rows, recipe, model_fo
     """With an epsilon of 1, AdamW's first step is to first order a plain gradient step: sizes are compared, not signs."""
     plain = {"epsilon": 1.0, "learning_rate": 0.1, "clip": 0.0, "schedule": "constant", "warmup": 0.0}
     lines, found = [], []
-    for micro in (1, 4, 16):
-        config = recipe(steps=1, batch_passages=16, micro_batch_passages=micro, **plain)
+    for micro in (128, 512, 2048):
+        config = recipe(steps=1, batch_passages=16, micro_batch_tokens=micro, **plain)
         lines += train(f"micro-{micro}", config)[1]
         found.append(weights(tmp_path / f"micro-{micro}"))
     model = load_model(str(model_folders["byte"]))
-    order = passage_order(len(rows["cft"]), config, 0)[0]
+    order = passage_order(module.targets_of(rows["cft"]), config, 0)[0]
     nll = text_losses(model, [(rows["cft"][i]["input_ids"], rows["cft"][i]["labels"]) for i in order])
     by_token = sum(loss for loss, _ in nll) / sum(count for _, count in nll)
     by_row = sum(loss / count for loss, count in nll) / len(nll)
@@ -221,8 +267,8 @@ def test_full_fine_tuning_moves_every_parameter_in_float32(train, recipe, tmp_pa
 
 
 def test_lora_moves_the_adapter_and_leaves_the_base(train, recipe, tmp_path, model_folders, monkeypatch):
-    trained, wrap = [], module.wrap_lora
-    monkeypatch.setattr(module, "wrap_lora", lambda *given: trained.append(wrap(*given)) or trained[-1])
+    trained, wrap = [], networks.wrap_lora
+    monkeypatch.setattr(networks, "wrap_lora", lambda *given: trained.append(wrap(*given)) or trained[-1])
     monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda *_, **__: pytest.fail("asked the hub"))
     train("lora", recipe(**LORA))
     folder = tmp_path / "lora" / "model"
@@ -268,31 +314,98 @@ def test_resumed_equals_straight_bit_for_bit(train, recipe, monkeypatch, tmp_pat
         train("killed", config)
     assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 5
     assert not (tmp_path / "killed" / "model").exists() and not (tmp_path / "killed" / "done.json").exists()
-    starts = []
+    starts, take = [], module.Training.step
 
-    def on_train_begin(self, args, state, control, **_):
-        starts.append(state.global_step)
+    def counting(self, number, given):
+        starts.append(number)
+        return take(self, number, given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_train_begin", on_train_begin)
+        patch.setattr(module.Training, "step", counting)
         resumed, resumed_log = train("killed", config)
-    assert set(starts) == {4}  # went on, and did not start anew
+    assert starts == [5, 6]  # went on, and did not start anew
     assert resumed_log == straight_log and resumed["model_hash"] == straight["model_hash"]
 
 
-def test_a_half_written_checkpoint_is_passed_over(train, recipe, monkeypatch, tmp_path):
+def test_a_half_written_checkpoint_is_never_read(train, recipe, monkeypatch, tmp_path):
     config = recipe(save_every=2)
     straight, _ = train("straight", config)
     with killed_after(5, monkeypatch):
         train("killed", config)
     folder = tmp_path / "killed"
-    half = folder / "checkpoint-4"
-    (half / module.COMPLETE).unlink()
-    (half / "model.safetensors").write_bytes(b"half")
-    shutil.copytree(half, folder / "checkpoint-1000")
-    assert last_checkpoint(folder) == folder / "checkpoint-2"
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
+    shutil.move(folder / "checkpoint-4", folder / ".checkpoint-4.abc.part")  # its name while it is being written
+    (folder / ".checkpoint-4.abc.part" / "weights.safetensors").write_bytes(b"half")
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-2"] and checkpoints(tmp_path) == []
     assert train("killed", config)[0]["model_hash"] == straight["model_hash"]
-    assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"learning_rate": 2e-2}, "learning_rate was 0.01, is 0.02"),
+        ({"batch_passages": 8}, "batch_passages was 4, is 8"),
+        ({"steps": 7}, "steps was 6, is 7"),
+    ],
+)
+def test_a_training_of_another_recipe_is_not_gone_on_with(train, recipe, monkeypatch, values, said):
+    with killed_after(3, monkeypatch):
+        train("killed", recipe(save_every=2))
+    with pytest.raises(InputError, match=f"is of another training \\({said}\\): remove"):
+        train("killed", recipe(save_every=2, **values))
+
+
+def test_what_changes_speed_only_may_change_between_stop_and_resume(train, recipe, monkeypatch):
+    _, log = train("straight", recipe(save_every=2))
+    with killed_after(3, monkeypatch):
+        train("killed", recipe(save_every=2))
+    _, resumed = train("killed", recipe(save_every=3, micro_batch_tokens=128, gradient_checkpointing=True))
+    assert [line["loss"] for line in resumed] == pytest.approx([line["loss"] for line in log], rel=1e-4)
+
+
+def test_dropout_is_drawn_anew_in_each_step_and_the_same_after_a_resume(train, recipe, monkeypatch):
+    config = recipe(save_every=2, **LORA)  # its adapters have dropout
+    assert config.lora.dropout > 0
+    straight, _ = train("straight", config)
+    with killed_after(3, monkeypatch):
+        train("killed", config)
+    torch.rand(17)  # what else was drawn in this process has no say
+    assert train("killed", config)[0]["model_hash"] == straight["model_hash"]
+
+
+def test_a_later_stage_goes_on_from_an_earlier_one(rows, recipe, tokenizers, model_folders, tmp_path):
+    for method in ({}, LORA):
+        config, folder = recipe(steps=2, **method), tmp_path / str(len(method))
+        given = (str(model_folders["byte"]), tokenizers["byte"], config, 0)
+        train_arm(rows["cpt"], *given, folder / "one")
+        train_arm(rows["cft"], *given, folder / "two", start=folder / "one" / "model")
+        first, second, base = (
+            load_model(str(place)) for place in (folder / "one" / "model", folder / "two" / "model", given[0])
+        )
+        pair = [(rows["cft"][0]["input_ids"], rows["cft"][0]["labels"])]
+        losses = [text_losses(model, pair)[0][0] for model in (base, first, second)]
+        assert len(set(losses)) == 3
+        before = next(line["loss"] for _, line in read_jsonl(folder / "two" / "log.jsonl"))
+        order = passage_order(module.targets_of(rows["cft"]), config, 0)[0]
+        found = text_losses(first, [(rows["cft"][i]["input_ids"], rows["cft"][i]["labels"]) for i in order])
+        if not method:  # with LoRA the step has dropout
+            assert before == pytest.approx(sum(v for v, _ in found) / sum(n for _, n in found), rel=1e-5)
+
+
+def test_an_adapter_merges_within_float_tolerance(train, recipe, tmp_path):
+    train("lora", recipe(**LORA))
+    model = load_model(str(tmp_path / "lora" / "model"))
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        apart = model(ids).logits
+        merged = model.merge_and_unload()(ids).logits
+    assert (apart - merged).abs().max() < 1e-5
+
+
+def test_tensorboard_without_its_package_is_told(train, recipe, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="needs the package tensorboard: pip install tensorboard"):
+        train("events", recipe(tensorboard=True))
 
 
 def test_labels_decide_what_is_learned(rows):

@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -41,8 +42,8 @@ FREE = ("micro_batch_tokens", "save_every", "gradient_checkpointing", "tensorboa
 
 
 @dataclass
-class _Training:
-    """What the steps of one training share."""
+class Training:
+    """What the optimizer steps of one training share."""
 
     network: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -174,9 +175,9 @@ def save_model(network: torch.nn.Module, accelerator: Accelerator, folder: Path)
     """Write a trained network as safetensors, gathered from all processes; only the first process's folder is kept."""
     state = {name: whole(value) for name, value in trained(network).items()}
     model = accelerator.unwrap_model(network)
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain.set_attn_implementation("sdpa")  # what loads the folder need not know ours
     if accelerator.is_main_process:
-        if not hasattr(model, "peft_config"):
-            model.set_attn_implementation("sdpa")  # what loads the folder need not know ours
         model.save_pretrained(folder, state_dict=state)
 
 
@@ -237,7 +238,7 @@ def train_arm(
     accelerator, network, optimizer = _start(network, config, device)
     pad, first = special_tokens(tokenizer).pad, accelerator.is_main_process
     probe(network, rows[order[0][0]], config, attention, pad, accelerator.device.type)
-    training = _Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
+    training = Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
     training.parameters = list(trained(network).values())
     done_steps = 0
     if checkpoint:

@@ -1,4 +1,4 @@
-"""The state of a training flows to a folder that appears whole or not at all, and back into a training of any number of processes.
+"""A training's state flows to a folder that appears whole or not at all, and back, also into another number of processes.
 
     checkpoint-<step>/  weights.safetensors       what is trained, in float32, gathered from all processes
                         first_moment.safetensors  second_moment.safetensors   of AdamW

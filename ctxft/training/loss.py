@@ -40,7 +40,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if hidden_grad is not None:
                 hidden_grad[part] = found.pop(0)
             for held, new in zip(sums, found, strict=True):
-                held += new
+                held.add_(new)
         ctx.needed, ctx.sums, ctx.hidden_grad = ctx.needs_input_grad[4:], sums, hidden_grad
         return total
 

@@ -73,7 +73,9 @@ def build_network(
     model = load_model(str(start) if start and not lora else base, revision if lora or not start else None)
     set_attention(model, attention, config.window)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers renamed it in 5.24
+        switch = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        switch({"use_reentrant": False})
     read_for_loss(model, config.loss)
     if not lora:
         return model.requires_grad_(True)
