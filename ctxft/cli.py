@@ -63,12 +63,11 @@ def _train(options: argparse.Namespace) -> None:
     from ctxft.experiment.workers import train_all
 
     config = _experiment(options)
-    if not options.task and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("several processes train one task together: name it with --task ARM:SEED.")
-    if not options.task:
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # launched by accelerate: all processes train each task
+    if not options.task and not together:
         print(f"trained: {train_all(config, options.workers)}")
         return
-    tasks = [parse_task(name, train_tasks(config)) for name in options.task]
+    tasks = [parse_task(name, train_tasks(config)) for name in options.task] or train_tasks(config)
     folder = prepare(config)
     for arm, seed in tasks:
         done = train_task(config, arm, seed, quiet=not sys.stderr.isatty())

@@ -1,0 +1,90 @@
+"""Run by torchrun in two processes: a model sharded by ``fully_shard`` against the whole one (see test_distributed.py).
+
+Packed rows with masked prompts of different lengths, loss weighted by target tokens over both processes; then an optimizer
+step, a checkpoint, and the checkpoint read by the whole model.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from ctxft.training.attention import set_attention
+from ctxft.training.checkpoint import load_checkpoint, plain_name, save_checkpoint, trained, whole
+from ctxft.training.config import LoraSettings, TrainConfig
+from ctxft.training.loss import read_for_loss
+from ctxft.training.network import wrap_lora
+from ctxft.training.packing import micro_batches, share_out
+from tests.test_packing import WINDOW, llama, make_rows
+
+
+def accumulate(model, batches, targets: int, processes: int) -> float:
+    total = 0.0
+    for batch in batches:
+        loss = model(**batch.inputs("cpu")).loss * (batch.weight / targets)
+        (loss * processes).backward()
+        total += loss.item()
+    return total
+
+
+def main(mode: str, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo")
+    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    model = read_for_loss(llama())
+    set_attention(model, "segments", WINDOW)
+    if mode == "lora":
+        torch.manual_seed(1)
+        model = wrap_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.0), "practice-blind", None)
+    alone = copy.deepcopy(model)
+    inner = model.get_base_model() if mode == "lora" else model
+    mesh = init_device_mesh("cpu", (processes,))
+    for layer in inner.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    batches = micro_batches(make_rows(3, 9), TrainConfig(window=WINDOW, micro_batch_tokens=WINDOW), "segments", 0)
+    targets = sum(len(batch.targets) for batch in batches)
+    mine = share_out(batches, rank, processes)
+    assert len(batches) % processes, "one process should have had a batch less"
+    part = torch.tensor(accumulate(model, mine, targets, processes))
+    torch.distributed.all_reduce(part)
+    loss = accumulate(alone, batches, targets, 1)
+    assert abs(part.item() - loss) <= 1e-5 * loss, (part.item(), loss)
+    theirs = {plain_name(name): p.grad for name, p in alone.named_parameters() if p.requires_grad}
+    for name, parameter in trained(model).items():
+        ours = whole(parameter.grad)
+        off = (ours - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-12)
+        assert off <= 1e-5 or theirs[name].norm() < 1e-12, (name, off)
+    optimizers = [torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2) for m in (model, alone)]
+    for optimizer in optimizers:
+        optimizer.step()
+    save_checkpoint(folder, model, optimizers[0], {"step": 1}, rank == 0)
+    torch.distributed.barrier()
+    fresh = torch.optim.AdamW([p for p in alone.parameters() if p.requires_grad], lr=1e-2)
+    stepped = {name: p.detach().clone() for name, p in trained(alone).items()}
+    load_checkpoint(folder / "checkpoint-1", alone, fresh)  # the whole model reads what the sharded one wrote
+    for name, parameter in trained(alone).items():
+        assert (parameter - stepped[name]).abs().max() < 1e-5, name
+        moment = fresh.state[parameter]["exp_avg"] - optimizers[1].state[parameter]["exp_avg"]
+        assert moment.abs().max() < 1e-5, name
+    again = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    with torch.no_grad():
+        for parameter in trained(model).values():
+            parameter.zero_()
+    load_checkpoint(folder / "checkpoint-1", model, again)  # and the sharded one its own
+    for name, parameter in trained(model).items():
+        assert torch.equal(whole(parameter), trained(alone)[name].detach()), name
+        assert torch.equal(whole(again.state[parameter]["exp_avg"]), fresh.state[trained(alone)[name]]["exp_avg"])
+    torch.distributed.barrier()
+    if rank == 0:
+        print("sharded equals whole")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
