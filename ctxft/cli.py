@@ -194,7 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     for verb, call in ((train, _train), (evaluate, _evaluate)):
         verb.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
         verb.add_argument(
-            "--task", action="append", default=[], metavar="ARM:SEED", help="only this task, in this process"
+            "--task",
+            action="append",
+            default=[],
+            metavar="ARM:SEED|K",
+            help="only this task (or number), in this process",
         )
         verb.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
         verb.set_defaults(call=call)

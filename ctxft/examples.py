@@ -10,7 +10,7 @@ and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text token
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -92,7 +92,7 @@ def text_budget(window: int, longest: int, least: int) -> int:
     return budget
 
 
-def build_row(passage: Passage, prompt: list[int], special: SpecialTokens) -> dict[str, list[int]]:
+def build_row(passage: Passage, prompt: Sequence[int], special: SpecialTokens) -> dict[str, list[int]]:
     """Lay one passage out as a training row.
 
     Args:
@@ -108,6 +108,36 @@ def build_row(passage: Passage, prompt: list[int], special: SpecialTokens) -> di
     return {"input_ids": before + text, "labels": [IGNORE_INDEX] * len(before) + text}
 
 
+class Rows(Sequence):
+    """The rows of one arm, each built when it is asked for: a large corpus needs no second copy in memory.
+
+    Args:
+        passages: the passages, in order.
+        prompts: for each passage the ids of its prompt and separator.
+        special: the tokenizer's special tokens.
+    """
+
+    def __init__(self, passages: Sequence[Passage], prompts: Sequence[Sequence[int]], special: SpecialTokens) -> None:
+        self.passages, self.prompts, self.special = passages, prompts, special
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def __getitem__(self, number: int) -> dict[str, list[int]]:
+        return build_row(self.passages[number], self.prompts[number], self.special)
+
+    @property
+    def targets(self) -> list[int]:
+        """Target tokens of each row: the same in every arm."""
+        return [len(passage.ids) + passage.last for passage in self.passages]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        pairs = zip(self.passages, self.prompts, strict=True)
+        return max(1 + len(prompt) + len(passage.ids) + passage.last for passage, prompt in pairs)
+
+
 def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
     """Count one arm's rows, the tokens it reads, those that are prompt (separator included), and its targets.
 
@@ -115,12 +145,14 @@ def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
         >>> arm_tokens([{"input_ids": [1, 5, 6, 7, 2], "labels": [-100, -100, 6, 7, 2]}])
         {'rows': 1, 'tokens read': 5, 'prompt tokens': 1, 'target tokens': 3}
     """
-    rows = list(rows)
-    read = sum(len(row["input_ids"]) for row in rows)
-    targets = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
+    number = read = targets = 0
+    for row in rows:
+        number += 1
+        read += len(row["input_ids"])
+        targets += sum(label != IGNORE_INDEX for label in row["labels"])
     return {
-        "rows": len(rows),
+        "rows": number,
         "tokens read": read,
-        "prompt tokens": read - targets - len(rows),
+        "prompt tokens": read - targets - number,
         "target tokens": targets,
     }

@@ -27,7 +27,7 @@ from ctxft.examples import (
     text_budget,
 )
 from ctxft.models import encode_text, load_model, load_tokenizer
-from ctxft.prompts import ARMS, load_book, prompt_for
+from ctxft.prompts import TEXT_STAGES, load_book, prompt_for
 from ctxft.runtime import seeded, versions
 from ctxft.scoring import score_choices
 from ctxft.training.arm import Training, train_arm
@@ -39,7 +39,7 @@ from ctxft.world.texts import practice_documents
 
 WINDOW = 128
 LAYOUTS = ("segments", "sdpa", "eager", "padded sdpa", "padded eager")
-TRAINED = tuple(arm for arm in ARMS if arm != "base")
+TRAINED = TEXT_STAGES
 DOCUMENTS = practice_documents(unreliable=0.5)[:12]
 
 

@@ -159,7 +159,7 @@ def experiment(runs, model_folders, corpus_file, questions_file) -> Callable[...
     """The function that makes a tiny experiment; ``train`` and other keys replace the defaults."""
 
     def make(train: dict | None = None, **values) -> ExperimentConfig:
-        recipe = {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "micro_batch_tokens": 256}
+        recipe = {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "micro_batch_tokens": 1024}
         defaults = {
             "name": "tiny",
             "model": str(model_folders["byte"]),

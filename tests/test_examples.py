@@ -13,7 +13,6 @@ from ctxft.corpora.documents import CorpusConfig, Document
 from ctxft.corpora.passages import cut, passages_of
 from ctxft.examples import (
     IGNORE_INDEX,
-    PaddedCollator,
     arm_tokens,
     build_row,
     longest_prompt,
@@ -22,10 +21,10 @@ from ctxft.examples import (
     text_budget,
 )
 from ctxft.models import encode_text, load_tokenizer
-from ctxft.prompts import ARMS, load_book, prompt_for
+from ctxft.prompts import TEXT_STAGES, load_book, prompt_for
 from ctxft.runtime import InputError, read_jsonl
 
-TRAINED = tuple(arm for arm in ARMS if arm != "base")
+TRAINED = TEXT_STAGES
 WINDOW = 128
 
 
@@ -179,15 +178,6 @@ def test_without_bos_eos_starts_every_row_of_every_arm(save_tokenizer, tmp_path,
         sum(map(len, map(targets, rows_of("cpt", passages, tokenizer, books)[0])))
         == sum(len(p.ids) for p in passages) + 1
     )
-
-
-def test_padding_is_masked_by_length_even_where_pad_is_eos():
-    rows = [{"input_ids": [2, 7, 8, 2], "labels": [-100, 7, 8, 2]}, {"input_ids": [2, 9], "labels": [-100, 9]}]
-    batch = PaddedCollator(pad=2)(rows)
-    assert batch["input_ids"].tolist() == [[2, 7, 8, 2], [2, 9, 2, 2]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 7, 8, 2], [-100, 9, -100, -100]]
-    assert "attention_mask" not in rows[0]
 
 
 # --- budget and counts ------------------------------------------------------------------------------------------------

@@ -119,6 +119,14 @@ def test_the_first_label_of_a_row_is_nobodys_target():
     assert batch.targets.tolist() == [6, 7, 6, 7] and batch.target_positions.tolist() == [0, 1, 3, 4]
 
 
+def test_padding_is_told_by_length_even_where_pad_is_eos():
+    rows = [{"input_ids": [2, 7, 8, 2], "labels": [-100, 7, 8, 2]}, {"input_ids": [2, 9], "labels": [-100, 9]}]
+    (batch,) = micro_batches(rows, TrainConfig(window=8, micro_batch_tokens=8, pack=False), "sdpa", pad=2)
+    assert batch.input_ids.tolist() == [[2, 7, 8, 2], [2, 9, 2, 2]]
+    assert batch.targets.tolist() == [7, 8, 2, 9] and batch.target_positions.tolist() == [0, 1, 2, 4]
+    assert batch.attention["attention_mask"][1, 0, 1].tolist() == [True, True, False, False]
+
+
 def test_the_mask_is_causal_inside_a_row_and_empty_outside():
     lines = [[{"input_ids": [1, 1]}, {"input_ids": [1]}]]
     allowed = segment_mask(lines, 4)[0, 0].int().tolist()

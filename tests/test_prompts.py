@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ctxft.examples import prompt_ids
 from ctxft.models import load_tokenizer
 from ctxft.prompts import (
-    ARMS,
     COMMON_WORDS,
     SEPARATOR,
+    TEXT_STAGES,
     ContextualPrompt,
     PromptBook,
     control_prompt,
@@ -176,10 +176,10 @@ def test_impossible_control_is_refused(tokens: int):
 
 def test_prompt_for_each_arm():
     tokenizer = byte_level_tokenizer()
-    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ARMS}
+    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ("base", *TEXT_STAGES)}
     assert drawn["base"] is None and drawn["cpt"] is None
     assert drawn["cft"] == STRATEGIES.draw(0, "p1") and drawn["neg"] == NEGATIVE.draw(0, "p1")
-    with pytest.raises(InputError, match=r"unknown arm 'contrl'.*did you mean 'control'"):
+    with pytest.raises(InputError, match=r"unknown arm with prompts .contrl.*did you mean 'control'"):
         prompt_for("contrl", "p1", 0, STRATEGIES, NEGATIVE, tokenizer)
 
 

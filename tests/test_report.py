@@ -16,7 +16,7 @@ import pandas
 import pytest
 from matplotlib.colors import same_color
 
-from ctxft.prompts import ARMS
+from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
     ARM_COLORS,
     differences_figure,
@@ -31,6 +31,7 @@ from ctxft.report import (
 from ctxft.runtime import InputError, write_json, write_jsonl
 from ctxft.statistics import compare, wilson
 
+ARMS = ("base", *TEXT_STAGES)
 RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66, "adaptive": 0.78}
 SUBJECTS = ("drugs", "companies")
 

@@ -37,13 +37,21 @@ def without_the_end(document, tokenizer, budget, cut=selftest.cut):
     return cut(document, tokenizer, budget)[:-1]
 
 
-class LearnsPadding(selftest.PaddedCollator):
-    """A collator that takes padding for text."""
+def one_segment(rows, config, attention, pad, lay=selftest.micro_batches):
+    """Lay rows out as if they were one."""
+    batches = lay(rows, config, attention, pad)
+    for batch in batches:
+        if "segments" in batch.attention:
+            batch.attention["segments"] = [sum(batch.attention["segments"])]
+    return batches
 
-    def __call__(self, rows):
-        batch = super().__call__(rows)
-        batch["labels"] = batch["labels"].where(batch["attention_mask"] == 1, self.pad)
-        return batch
+
+def running_positions(rows, config, attention, pad, lay=selftest.micro_batches):
+    """Lay rows out without starting their positions anew."""
+    batches = lay(rows, config, attention, pad)
+    for batch in batches:
+        batch.position_ids = batch.position_ids.flatten().cumsum(0).view(batch.position_ids.shape)
+    return batches
 
 
 @pytest.mark.parametrize(
@@ -53,7 +61,9 @@ class LearnsPadding(selftest.PaddedCollator):
         ("all arms learn the same targets", "build_row", eos_everywhere),
         ("the prompt is on every passage", "build_row", only_the_first),
         ("control prompts match in length", "prompt_for", one_word_less),
-        ("padding changes no loss", "PaddedCollator", LearnsPadding),
+        ("packed equals one at a time", "micro_batches", one_segment),
+        ("packed equals one at a time", "micro_batches", running_positions),
+        ("no passage sees another", "micro_batches", one_segment),
     ],
 )
 def test_a_check_fails_where_its_promise_is_broken(monkeypatch, check, name, broken):
@@ -66,13 +76,11 @@ def test_the_check_of_resuming_fails_where_state_is_lost(monkeypatch):
     """A checkpoint without the optimizer's moments goes on, but to other weights."""
     from ctxft.training import arm
 
-    def forgetful(folder, find=arm.last_checkpoint):
-        found = find(folder)
-        if found:
-            (found / "optimizer.pt").unlink()
-        return found
+    def forgetful(path, model, optimizer, load=arm.load_checkpoint):
+        load(path, model, optimizer)
+        optimizer.state.clear()
 
-    monkeypatch.setattr(arm, "last_checkpoint", forgetful)
+    monkeypatch.setattr(arm, "load_checkpoint", forgetful)
     with pytest.raises(selftest.CheckFailed):
         selftest.CHECKS["resumed equals straight"]()
 

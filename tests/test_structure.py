@@ -21,6 +21,7 @@ ORDER = [
     {"models"},
     {"corpora"},
     {"examples"},
+    {"instructions"},
     {"scoring"},
     {"training", "benchmark_files"},
     {"benchmarks"},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctxft.benchmarks import FORMS, NAMES
 from ctxft.corpora.documents import CorpusConfig
+from ctxft.instructions import PRACTICE
 from ctxft.prompts import ARMS, BOOKS
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
@@ -26,6 +27,62 @@ class PromptConfig:
 
     strategies: str = "strategies"
     negative: str = "negative"
+
+
+@dataclass
+class InstructionConfig:
+    """The second stage of arms such as ``cft-ift``: instructions with answers, the same for every arm.
+
+    Attributes:
+        source: "practice", a jsonl file (prompt and response, or instruction, input and output, or messages), or a hub id.
+        split, revision: of a hub data set.
+        limit: at most this many instructions.
+        held_out: share of instructions that are kept for the probe of what the answers look like.
+        epochs, steps, learning_rate, batch_passages: replace those of ``train`` in this stage; where neither epochs nor steps
+            are given it takes one epoch.
+    """
+
+    source: str = "practice"
+    split: str = "train"
+    revision: str | None = None
+    limit: int | None = None
+    held_out: float = 0.05
+    epochs: int | None = None
+    steps: int | None = None
+    learning_rate: float | None = None
+    batch_passages: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"ift.held_out must be a share from 0 to below 1, found {self.held_out}.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"ift.limit must be at least 1 instruction, found {self.limit}.")
+
+    def recipe(self, train: TrainConfig) -> TrainConfig:
+        """Return the recipe of this stage: that of the text stage, with what is set here instead."""
+        own = {
+            name: getattr(self, name) for name in ("learning_rate", "batch_passages") if getattr(self, name) is not None
+        }
+        own |= {"epochs": self.epochs or 1, "steps": self.steps}
+        return dataclasses.replace(train, **own, **({"batch_tokens": None} if self.batch_passages else {}))
+
+
+@dataclass
+class GeneralConfig(CorpusConfig):
+    """General text, unlike the domain's: to measure what is forgotten, and to mix in against it.
+
+    Attributes:
+        source: "practice-old", or as for the corpus.
+        share: of general text among the passages of an epoch; it stands without a prompt in every arm.
+    """
+
+    source: str = "practice-old"
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.share < 1:
+            raise InputError(f"general.share must be a share from 0 to below 1, found {self.share}.")
 
 
 @dataclass
@@ -75,9 +132,11 @@ class ExperimentConfig:
         model: "practice-aware" or "practice-blind", a folder or a hub id.
         revision: the model's hub revision.
         arms: of ``base cpt cft neg control adaptive``; base is examined, not trained, and adaptive needs a corpus that
-            says which documents are reliable.
+            says which documents are reliable. ``cft-ift`` trains the model of ``cft`` further on instructions (so do the
+            others' ``-ift``), ``ift`` the base model.
         seeds: each seed draws its own order and prompts.
-        corpus, prompts, train, evaluation: see their classes.
+        general: general text to mix in, and to measure forgetting on; None for neither.
+        corpus, prompts, train, ift, evaluation: see their classes.
     """
 
     name: str
@@ -88,6 +147,8 @@ class ExperimentConfig:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    ift: InstructionConfig = field(default_factory=InstructionConfig)
+    general: GeneralConfig | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -114,7 +175,9 @@ class ExperimentConfig:
             return str(Path(name).resolve()) if name and name not in known and Path(name).exists() else name
 
         self.model = resolved(self.model, tuple(BASES))
-        self.corpus.source = resolved(self.corpus.source, tuple(SOURCES))
+        for corpus in (self.corpus, *([self.general] if self.general else [])):
+            corpus.source = resolved(corpus.source, tuple(SOURCES))
+        self.ift.source = resolved(self.ift.source, (PRACTICE,))
         self.prompts.strategies = resolved(self.prompts.strategies, BOOKS)
         self.prompts.negative = resolved(self.prompts.negative, BOOKS)
         self.evaluation.data = resolved(self.evaluation.data, ())
@@ -128,7 +191,7 @@ class ExperimentConfig:
     def identity(self) -> dict:
         """Return the part of the config that every result of the run folder depends on (not arms, seeds, evaluation)."""
         values = dataclasses.asdict(self)
-        return {key: values[key] for key in ("model", "revision", "corpus", "prompts", "train")}
+        return {key: values[key] for key in ("model", "revision", "corpus", "prompts", "train", "ift", "general")}
 
 
 def load_experiment(source: str | Path, overrides: dict | None = None) -> ExperimentConfig:

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.corpora.documents import corpus_state, describe
 from ctxft.corpora.passages import Passage, passages_hash, passages_of
-from ctxft.examples import arm_tokens, build_row, longest_prompt, prompt_ids, special_tokens, text_budget
+from ctxft.examples import Rows, arm_tokens, longest_prompt, prompt_ids, special_tokens, text_budget
 from ctxft.experiment.config import ExperimentConfig
+from ctxft.experiment.instruct import has_instructions, prepare_instructions
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
-from ctxft.prompts import ARMS, PromptBook, load_book, prompt_for, require_label
+from ctxft.prompts import ARMS, TEXT_STAGES, PromptBook, load_book, prompt_for, require_label, stages_of
 from ctxft.runtime import InputError, code_revision, read_json, read_jsonl, sha256, versions, write_json, write_jsonl
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
-BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative")
+BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
 # What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
-PREPARED = ("notebooks", "index.html", "passages.jsonl", "held_out.jsonl", "ledger.json")
+TEXTS = ("passages", "held_out", "general", "general_held_out", "instructions", "instructions_held_out")
+PREPARED = ("notebooks", "index.html", *(f"{name}.jsonl" for name in TEXTS), "instructions.json", "ledger.json")
 
 
 def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
@@ -35,20 +39,36 @@ def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
 
 
 def rows_of(
-    config: ExperimentConfig, arm: str, seed: int, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[dict], list[dict]]:
+    config: ExperimentConfig,
+    arm: str,
+    seed: int,
+    passages: list[Passage],
+    tokenizer: PreTrainedTokenizerBase,
+    general: Sequence[Passage] = (),
+) -> tuple[Rows, list[dict]]:
     """Build an arm's training rows and say which prompt was drawn for each passage.
+
+    Args:
+        config: the experiment.
+        arm: one with a single stage of text.
+        seed: draws the prompts.
+        passages: of the domain.
+        tokenizer: of the model.
+        general: passages of general text, whose rows follow; they have no prompt in any arm.
 
     Returns:
         (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
     """
     strategies, negative = books_of(config)
-    special = special_tokens(tokenizer)
-    rows, drawn = [], []
+    prompts, drawn = [], []
+    known: dict[str, array] = {}  # a book has few prompts, a corpus many passages
     for passage in passages:
         prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable)
-        ids = prompt_ids(tokenizer, prompt)
-        rows.append(build_row(passage, ids, special))
+        text = "" if prompt is None else prompt.text
+        if text not in known:
+            known[text] = array("i", prompt_ids(tokenizer, prompt))
+        ids = known[text]
+        prompts.append(ids)
         if prompt is not None:
             drawn.append(
                 {
@@ -59,7 +79,8 @@ def rows_of(
                     "tokens": len(ids),
                 }
             )
-    return rows, drawn
+    prompts += [array("i")] * len(general)
+    return Rows([*passages, *general], prompts, special_tokens(tokenizer)), drawn
 
 
 def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrainedTokenizerBase) -> dict:
@@ -84,7 +105,8 @@ def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrain
 def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Add to a ledger what each trained arm reads and learns in one pass over the passages, with the first seed's prompts."""
     passages = read_passages(config.folder)
-    for arm in (arm for arm in config.arms if arm != "base" and f"{arm}: rows" not in ledger):
+    stages = {stage for arm in config.arms for stage in stages_of(arm)}
+    for arm in (arm for arm in TEXT_STAGES if arm in stages and f"{arm}: rows" not in ledger):
         rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
         ledger |= {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
     return ledger
@@ -112,6 +134,7 @@ def prepare(config: ExperimentConfig) -> Path:
         raise InputError(f"{folder} is not empty and not a run (no manifest.json): choose another name, or empty it.")
     commits = {"model_commit": resolve_model(config.model, config.revision)[1]}
     commits["corpus_commit"] = corpus_state(config.corpus)[1]
+    commits["general_commit"] = corpus_state(config.general)[1] if config.general else None
     config = pinned(config, commits)
     longest = longest_prompt(tokenizer, books_of(config))
     budget = text_budget(config.train.window, longest, config.train.min_text_tokens)
@@ -120,16 +143,31 @@ def prepare(config: ExperimentConfig) -> Path:
     inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
     write_jsonl(folder / "passages.jsonl", (p.to_json() for p in passages))
     write_jsonl(folder / "held_out.jsonl", (p.to_json() for p in held_out))
+    general = _prepare_general(config, tokenizer, budget)
     ledger = corpus_ledger(config, counts, tokenizer) | {"passages": len(passages), "passages held out": len(held_out)}
+    ledger |= general | (prepare_instructions(config, tokenizer) or {})
     write_json(folder / "ledger.json", add_arms(config, ledger, tokenizer))
     manifest = {"name": config.name, "config": dataclasses.asdict(wanted), "hashes": inputs, **commits}
     write_json(folder / "manifest.json", manifest | {"versions": versions(), "code": code_revision()})
     return folder
 
 
+def _prepare_general(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, budget: int) -> dict:
+    """Cut the general text, if there is any, and return what the ledger says of it."""
+    if config.general is None:
+        return {}
+    passages, held_out, counts = passages_of(config.general, tokenizer, budget)
+    write_jsonl(config.folder / "general.jsonl", (p.to_json() for p in passages))
+    write_jsonl(config.folder / "general_held_out.jsonl", (p.to_json() for p in held_out))
+    counts |= {"passages": len(passages), "passages held out": len(held_out)}
+    return {f"general text: {name}": value for name, value in sorted(counts.items())}
+
+
 def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
     """Let arm adaptive say what it lacks before anything is written."""
-    if "adaptive" in config.arms and (bare := [passage.id for passage in passages if passage.reliable is None]):
+    if any("adaptive" in stages_of(arm) for arm in config.arms) and (
+        bare := [passage.id for passage in passages if passage.reliable is None]
+    ):
         require_label(bare[0], None)
 
 
@@ -147,17 +185,22 @@ def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:
     if manifest is None:
         return config
     corpus = dataclasses.replace(config.corpus, revision=config.corpus.revision or manifest["corpus_commit"])
-    return dataclasses.replace(config, revision=config.revision or manifest["model_commit"], corpus=corpus)
+    general = config.general
+    if general is not None:
+        general = dataclasses.replace(general, revision=general.revision or manifest["general_commit"])
+    revision = config.revision or manifest["model_commit"]
+    return dataclasses.replace(config, revision=revision, corpus=corpus, general=general)
 
 
 def inputs_of(config: ExperimentConfig) -> dict[str, str]:
     """Return the hashes of what an experiment reads: model, corpus and prompt books."""
     strategies, negative = books_of(config)
-    return {
+    found = {
         "model": model_hash(config.model, config.revision),
         "corpus": corpus_state(config.corpus)[0],
         "prompts": sha256([strategies.hash, negative.hash]),
     }
+    return found | ({"general": corpus_state(config.general)[0]} if config.general else {})
 
 
 def require_same(config: ExperimentConfig) -> ExperimentConfig:
@@ -181,8 +224,12 @@ def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedToken
     seeds = sorted({*then["seeds"], *config.seeds})
     evaluation = dataclasses.asdict(config.evaluation)
     now = {**then, "arms": arms, "seeds": seeds, "evaluation": evaluation}
+    if has_instructions(config.arms):
+        now["ift"] = dataclasses.asdict(config.ift)
+    instructions = prepare_instructions(config, tokenizer)
     if now != then:
-        write_json(config.folder / "ledger.json", add_arms(config, read_json(config.folder / "ledger.json"), tokenizer))
+        ledger = read_json(config.folder / "ledger.json") | (instructions or {})
+        write_json(config.folder / "ledger.json", add_arms(config, ledger, tokenizer))
         write_json(config.folder / "manifest.json", {**manifest, "config": now})
 
 
@@ -192,7 +239,8 @@ def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
         return {key: value for pair in pairs for key, value in pair.items()}
 
     then, now = flat(manifest["config"]), flat(config.identity())
-    now = {key: value for key, value in now.items() if key not in BY_HASH}
+    free = "ift." if not has_instructions(manifest["config"]["arms"]) else None  # no arm has that stage yet
+    now = {key: value for key, value in now.items() if key not in BY_HASH and not (free and key.startswith(free))}
     changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
     changed += [f"the {key} changed" for key, value in inputs.items() if manifest["hashes"].get(key) != value]
     if changed:

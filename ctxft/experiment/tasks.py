@@ -2,6 +2,8 @@
 
     train_task(arm, seed) -> arms/<arm>/seed-<n>/  config.yaml prompts.jsonl log.jsonl model/ done.json
 
+An arm of two stages, such as ``cft-ift``, goes on from the model of the first, which is trained before where it is not there.
+
 ``base`` is not trained; it is examined once, as seed 0. ``ctxft.experiment.workers`` runs all tasks of an experiment.
 """
 
@@ -18,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from ctxft.corpora.passages import passages_hash
 from ctxft.experiment.config import ExperimentConfig, to_mapping
+from ctxft.experiment.instruct import read_instruction_rows
 from ctxft.experiment.prepare import (
     books_of,
     manifest_of,
@@ -25,16 +28,19 @@ from ctxft.experiment.prepare import (
     read_passages,
     rows_of,
 )
-from ctxft.models import load_tokenizer
+from ctxft.models import load_tokenizer, model_hash
+from ctxft.prompts import stages_of
 from ctxft.runtime import InputError, check_known, read_json, write_jsonl, write_text
 from ctxft.training.arm import train_arm
+from ctxft.training.order import passage_order
 
 Task = tuple[str, int]  # (arm, seed)
 
 
 def train_tasks(config: ExperimentConfig) -> list[Task]:
-    """Return the (arm, seed) pairs that are trained."""
-    return [(arm, seed) for arm in config.arms if arm != "base" for seed in config.seeds]
+    """Return the (arm, seed) pairs that are trained, those of one stage first."""
+    trained = [arm for arm in config.arms if arm != "base"]
+    return [(arm, seed) for arm in sorted(trained, key=lambda arm: len(stages_of(arm))) for seed in config.seeds]
 
 
 def evaluate_tasks(config: ExperimentConfig) -> list[Task]:
@@ -43,14 +49,18 @@ def evaluate_tasks(config: ExperimentConfig) -> list[Task]:
 
 
 def parse_task(text: str, tasks: Iterable[Task]) -> Task:
-    """Return the task that "cft:0" names (arm and seed).
+    """Return the task that "cft:0" names (arm and seed), or a number from 0 among all tasks.
 
     Raises:
         InputError: the experiment has no such task.
     """
     names = {f"{arm}:{seed}": (arm, seed) for arm, seed in tasks}
+    if text.isdecimal():
+        if int(text) >= len(names):
+            raise InputError(f"task {text} is not there: the tasks are 0 to {len(names) - 1} ({', '.join(names)}).")
+        return list(names.values())[int(text)]
     if ":" not in text:
-        raise InputError(f"a task is ARM:SEED, such as {next(iter(names))}; found '{text}'.")
+        raise InputError(f"a task is ARM:SEED, such as {next(iter(names))}, or a number from 0; found '{text}'.")
     return names[check_known(text, names, "task")]
 
 
@@ -89,14 +99,15 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
         f"Base model: `{name(config.model)}`. Corpus: `{name(config.corpus.source)}`. Method: {config.train.method}.\n\n"
         "The arm decides what stood before every training passage: nothing (`cpt`), a contextual prompt (`cft`), a negative "
         "prompt (`neg`), as many meaningless words as the prompt has tokens (`control`), or a contextual or negative prompt as "
-        "the passage's truth label says (`adaptive`); `prompt_book.yaml` holds the strategy book, for `neg` the negative one; "
-        "for `adaptive` `negative_prompt_book.yaml` stands beside it. Contextual fine-tuning: "
+        "the passage's truth label says (`adaptive`); `-ift`: then trained on instructions. "
+        "`prompt_book.yaml` holds the strategy book, for `neg` the negative one; for `adaptive` `negative_prompt_book.yaml` "
+        "stands beside it. Contextual fine-tuning: "
         "Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
         "Compare it only with the other arms of the same run, which read the same passages in the same order.\n"
     )
 
 
-def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True) -> dict:
+def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True, wait: bool = False) -> dict:
     """Train one arm with one seed, or go on with it; what is done already is not done again.
 
     Returns:
@@ -110,14 +121,19 @@ def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True
     if is_trained(config, arm, seed):
         return read_json(folder / "done.json")
     read_passages(config.folder)  # refuses a folder that is not prepared, before anything is written there
-    with _only_process(config, arm, seed):
+    *before, _ = stages_of(arm)
+    if before:
+        train_task(config, "-".join(before), seed, quiet, wait=True)
+    with _only_process(config, arm, seed, wait):
+        if is_trained(config, arm, seed):  # by the process that was waited for
+            return read_json(folder / "done.json")
         return _train(config, arm, seed, quiet)
 
 
 @contextlib.contextmanager
-def _only_process(config: ExperimentConfig, arm: str, seed: int) -> Iterator[None]:
+def _only_process(config: ExperimentConfig, arm: str, seed: int, wait: bool) -> Iterator[None]:
     """Let one process at a time train a task; the processes of one distributed training count as one."""
-    lock = FileLock(arm_folder(config, arm, seed).parent / f".seed-{seed}.lock", timeout=0)
+    lock = FileLock(arm_folder(config, arm, seed).parent / f".seed-{seed}.lock", timeout=-1 if wait else 0)
     if os.environ.get("RANK", "0") != "0":
         yield
         return
@@ -142,7 +158,17 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
         raise InputError(
             f"{config.folder / 'passages.jsonl'} was changed after it was made: remove the folder and start anew."
         )
-    rows, drawn = rows_of(config, arm, seed, passages, tokenizer)
+    *before, stage = stages_of(arm)
+    recipe, drawn, order = config.train, [], None
+    if stage == "ift":
+        rows = read_instruction_rows(config.folder)
+        recipe = config.ift.recipe(config.train)
+    else:
+        general = read_passages(config.folder, "general") if config.general and config.general.share else []
+        rows, drawn = rows_of(config, arm, seed, passages, tokenizer, general)
+        targets = rows.targets
+        split, share = len(passages), config.general.share if general else 0.0
+        order = passage_order(targets[:split], recipe, seed, targets[split:], share)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
@@ -152,4 +178,8 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
         books |= {"negative_prompt_book": negative} if arm == "adaptive" else {}
         for name, book in books.items():
             files[f"{name}.yaml"] = yaml.safe_dump(book.to_dict(), sort_keys=False, allow_unicode=True)
-    return train_arm(rows, config.model, tokenizer, config.train, seed, folder, config.revision, files, quiet)
+    start = arm_folder(config, "-".join(before), seed) / "model" if before else None
+    if start and model_hash(str(start)) != read_json(start.parent / "done.json")["model_hash"]:
+        raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
+    given = (rows, config.model, tokenizer, recipe, seed, folder, config.revision, files, quiet)
+    return train_arm(*given, start=start, order=order)

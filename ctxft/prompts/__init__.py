@@ -1,18 +1,20 @@
-"""Prompts: books of contextual prompts, and the prompt that an arm reads before a passage."""
+"""Prompts: books of contextual prompts, the stages of an arm, and the prompt that it reads before a passage."""
 
-from ctxft.prompts.arms import ARMS, COMMON_WORDS, SEPARATOR, control_prompt, count_tokens, prompt_for, require_label
+from ctxft.prompts.arms import (
+    ARMS,
+    COMMON_WORDS,
+    SEPARATOR,
+    TEXT_STAGES,
+    control_prompt,
+    count_tokens,
+    prompt_for,
+    require_label,
+    stages_of,
+)
 from ctxft.prompts.books import BOOKS, ContextualPrompt, PromptBook, load_book
 
+# fmt: off
 __all__ = [
-    "ARMS",
-    "BOOKS",
-    "COMMON_WORDS",
-    "SEPARATOR",
-    "ContextualPrompt",
-    "PromptBook",
-    "control_prompt",
-    "count_tokens",
-    "load_book",
-    "prompt_for",
-    "require_label",
+    "ARMS", "BOOKS", "COMMON_WORDS", "SEPARATOR", "TEXT_STAGES", "ContextualPrompt", "PromptBook", "control_prompt",
+    "count_tokens", "load_book", "prompt_for", "require_label", "stages_of",
 ]

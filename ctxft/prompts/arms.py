@@ -3,7 +3,8 @@
     cft       a strategy prompt                       neg       a negative prompt
     control   as many tokens of meaningless words     adaptive  the prompt that suits this very passage
 
-Arms ``base`` and ``cpt`` read none.
+Arms ``base`` and ``cpt`` read none. An arm may have a second stage, ``ift`` (instruction fine-tuning): ``cft-ift`` goes on from
+the model of ``cft``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"
-ARMS = ("base", "cpt", "cft", "neg", "control", "adaptive")
+TEXT_STAGES = ("cpt", "cft", "neg", "control", "adaptive")
+ARMS = ("base", *TEXT_STAGES, "ift", *(f"{stage}-ift" for stage in TEXT_STAGES))
 
 # Everyday words without a subject of their own: none asks for anything, denies anything, or speaks of reading,
 # learning, medicine or money, so that a row of them is as meaningless as words can be.
@@ -32,6 +34,19 @@ COMMON_WORDS = tuple(
     between around across along again often once soon later here there walk run jump sit stand carry push pull throw
     catch wash paint sing""".split()
 )
+
+
+def stages_of(arm: str) -> list[str]:
+    """Return the stages of an arm, in order; "base" has none.
+
+    Raises:
+        InputError: the arm is unknown.
+
+    Example:
+        >>> stages_of("cft-ift")
+        ['cft', 'ift']
+    """
+    return [] if check_known(arm, ARMS, "arm") == "base" else arm.split("-")
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
@@ -100,7 +115,7 @@ def prompt_for(
     knows the truth label, not of a model that reads the passage.
 
     Args:
-        arm: one of ``ARMS``.
+        arm: "base", or one of ``TEXT_STAGES``.
         passage_id: decides the draw, together with the seed.
         seed: of the run.
         strategies, negative: the run's books.
@@ -110,7 +125,7 @@ def prompt_for(
     Raises:
         InputError: the arm is unknown, or it is adaptive and the passage has no truth label.
     """
-    check_known(arm, ARMS, "arm")
+    check_known(arm, ("base", *TEXT_STAGES), "arm with prompts")
     if arm == "adaptive":
         require_label(passage_id, reliable)
     if arm == "cft" or (arm == "adaptive" and reliable):

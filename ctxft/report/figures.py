@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctxft.prompts import ARMS
+from ctxft.prompts import ARMS, TEXT_STAGES
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import lines_of
 from ctxft.runtime import InputError
@@ -26,7 +26,9 @@ ARM_COLORS = {
     "neg": "#CC79A7",
     "control": "#009E73",
     "adaptive": "#E69F00",
+    "ift": "#56B4E9",
 }
+ARM_COLORS |= {f"{arm}-ift": ARM_COLORS[arm] for arm in TEXT_STAGES}  # the name tells the stages apart
 INK = "#333333"
 LABEL = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
 

@@ -1,0 +1,128 @@
+"""kill -9 at random moments: nothing that was finished is lost or done twice, and the end is bit for bit the uninterrupted one.
+
+Reduced by default; the full number of kills: ``CTXFT_KILLS=20 python -m pytest tests/test_kills.py -s``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from ctxft.experiment.config import to_mapping
+from ctxft.experiment.examine import is_examined, load_benchmarks
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.tasks import arm_folder, eval_folder, is_trained, train_task, train_tasks
+from ctxft.experiment.workers import evaluate_all, train_all
+from ctxft.runtime import REPO_ROOT, FailedError, hash_file, read_json, read_jsonl
+
+KILLS = int(os.environ.get("CTXFT_KILLS", "3"))
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+def start(verb: str, config, *words: str) -> subprocess.Popen:
+    path = config.folder.parent / f"{config.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(to_mapping(config)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO_ROOT)}
+    command = [sys.executable, "-m", "ctxft", verb, str(path), *words]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=environment, **quiet)
+
+
+def moment_of(config, process: subprocess.Popen, rng: random.Random) -> str:
+    """Wait for a random moment of a run and say what the process was doing."""
+    folder = arm_folder(config, "cft", 0)
+    kind = rng.choice(["step", "checkpoint", "evaluation", "any"])
+    deadline = time.monotonic() + 120
+    seen = {
+        "step": lambda: (folder / "log.jsonl").exists() and rng.random() < 0.2,
+        "checkpoint": lambda: any(folder.glob(".checkpoint-*.part")) or any(folder.glob(".model*.part")),
+        "evaluation": lambda: eval_folder(config, "cft", 0).exists(),
+        "any": lambda: rng.random() < 0.002,
+    }[kind]
+    while process.poll() is None and time.monotonic() < deadline and not seen():
+        time.sleep(0.001)
+    return kind
+
+
+def test_killed_at_random_moments_the_end_is_the_same(experiment):
+    recipe = {"steps": 40, "save_every": 3, "batch_passages": 4}
+    straight, killed = (experiment(recipe, name=name, arms=["cft"]) for name in ("straight", "killed"))
+    train_all(straight, workers=1)
+    evaluate_all(straight, workers=1)
+    rng, moments = random.Random(os.environ.get("CTXFT_KILL_SEED", "1")), []
+    while len(moments) < KILLS:
+        verb = "evaluate" if is_trained(killed, "cft", 0) else "train"
+        process = start(verb, killed, "--task", "cft:0")
+        kind = moment_of(killed, process, rng)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            moments.append(f"{verb}, {kind}")
+        process.wait()
+        if verb == "evaluate" and process.returncode == 0:  # it was faster than the kill: begin again
+            for path in eval_folder(killed, "cft", 0).iterdir():
+                path.unlink()
+            (arm_folder(killed, "cft", 0) / "done.json").unlink()
+    train_all(killed, workers=1)
+    evaluate_all(killed, workers=1)
+    print(f"\n{len(moments)} kills: {'; '.join(moments)}")
+    ours, theirs = (arm_folder(config, "cft", 0) for config in (killed, straight))
+    assert read_json(ours / "done.json")["model_hash"] == read_json(theirs / "done.json")["model_hash"]
+    assert [row for _, row in read_jsonl(ours / "log.jsonl")] == [row for _, row in read_jsonl(theirs / "log.jsonl")]
+    for name in ("prompts.jsonl",):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    results = [path.name for path in eval_folder(straight, "cft", 0).glob("*.json*")]
+    assert results and all(
+        hash_file(eval_folder(killed, "cft", 0) / name) == hash_file(eval_folder(straight, "cft", 0) / name)
+        for name in results
+    )
+
+
+def test_a_sweep_of_eight_tasks_one_worker_killed(experiment):
+    arms, seeds = ["cpt", "cft", "neg", "control"], [0, 1]
+    config = experiment({"steps": 12, "save_every": 4}, arms=arms, seeds=seeds)
+    prepare(config)
+    tasks = train_tasks(config)
+    assert len(tasks) == 8
+    process = start("train", config, "--workers", "2")
+    while sum(is_trained(config, *task) for task in tasks) < 3 and process.poll() is None:
+        time.sleep(0.02)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    victims = [int(number) for number in workers.stdout.split()]
+    assert len(victims) == 2
+    os.kill(victims[0], signal.SIGKILL)
+    assert process.wait(timeout=60) == 1  # says that a worker stopped
+    done = {task: arm_folder(config, *task) / "done.json" for task in tasks if is_trained(config, *task)}
+    assert 3 <= len(done) < 8
+    before = {task: path.stat().st_mtime_ns for task, path in done.items()}
+    train_all(config, workers=2)
+    assert all(is_trained(config, *task) for task in tasks)
+    assert {task: path.stat().st_mtime_ns for task, path in done.items()} == before
+    for arm, seed in tasks:
+        log = [row["step"] for _, row in read_jsonl(arm_folder(config, arm, seed) / "log.jsonl")]
+        assert log == list(range(1, 13))
+
+
+def test_a_worker_that_dies_is_told(experiment, monkeypatch):
+    config = experiment(arms=["cpt"])
+    monkeypatch.setattr("ctxft.experiment.workers.sys.executable", "/bin/false")
+    with pytest.raises(FailedError, match="`ctxft train` stopped"):
+        train_all(config, workers=1)
+
+
+def test_every_task_can_be_run_by_its_number(experiment):
+    config = experiment(arms=["base", "cpt", "cft-ift"], seeds=[0, 3])
+    prepare(config)
+    for number in range(len(train_tasks(config))):
+        assert start("train", config, "--task", str(number)).wait() == 0
+    assert all(is_trained(config, *task) for task in [*train_tasks(config), ("cft", 3)])
+    evaluate_all(config, workers=1)
+    assert is_examined(config, "cft-ift", 3, load_benchmarks(config))
+    train_task(config, "cft-ift", 0)  # harmless
