@@ -79,6 +79,7 @@ class Part:
         found, common: its own n-grams that were found, and those of the exam's wording.
         answered: whether its right answer stood behind it.
         places: the first texts that hold some of it.
+        last: number of the text and place in it where an n-gram of its own was last found.
     """
 
     benchmark: str
@@ -92,6 +93,7 @@ class Part:
     common: set[Gram] = field(default_factory=set)
     answered: bool = False
     places: list[str] = field(default_factory=list)
+    last: tuple[int, int] = (-1, 0)
 
     @property
     def share(self) -> float:
@@ -174,17 +176,20 @@ class LeakIndex:
                     if gram in owners:
                         behind = words[place + n : place + n + NEAR]
                         for part in owners[gram]:
-                            self._hit(part, gram, where, behind)
+                            self._hit(part, gram, where, place, behind)
 
-    def _hit(self, part: Part, gram: Gram, where: str, behind: Sequence[str]) -> None:
+    def _hit(self, part: Part, gram: Gram, where: str, place: int, behind: Sequence[str]) -> None:
         if part.benchmark in self._shared.get(gram, ()):
             part.common.add(gram)
         else:
             part.found.add(gram)
+            part.last = (self.texts, place)
             if where not in part.places and len(part.places) < PLACES:
                 part.places.append(where)
-        if part.kind == "question" and part.answer and part.words[-len(gram) :] == gram and not part.answered:
-            part.answered = part.answer in grams_of(behind, len(part.answer))
+        # The end of a question is often wording of the exam, which also ends others: its own words must stand before it.
+        ends = part.kind == "question" and part.words[-len(gram) :] == gram
+        if ends and part.last[0] == self.texts and place - part.last[1] <= len(part.words) and part.answer:
+            part.answered = part.answered or part.answer in grams_of(behind, len(part.answer))
 
 
 def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]) -> dict:
