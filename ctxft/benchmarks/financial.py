@@ -72,7 +72,7 @@ def _benchmark(
     questions = questions_of(((where, {"subject": name, **row}) for where, row in records), source, blank)
     notes = [note_of(expected, len(questions))]
     if empty := sum(not question.question for question in questions):
-        notes.append(f"{empty} items without text, as published")
+        notes.append(f"{empty} without text, as published")
     return Benchmark(name, questions, source, revision, "; ".join(filter(None, notes)), form="labels")
 
 

@@ -42,9 +42,9 @@ def style_of(benchmark: Benchmark, form: str, shots: int = 0, chat_template: boo
 
     Example:
         >>> style_of(Benchmark("own", (), "a file"), "lettered", shots=5)
-        'lettered, 5 shots'
+        'lettered, 5-shot'
     """
-    parts = [form_of(benchmark, form), f"{shots} shots" if shots else "", "chat template" if chat_template else ""]
+    parts = [form_of(benchmark, form), f"{shots}-shot" if shots else "", "chat template" if chat_template else ""]
     return ", ".join(part for part in parts if part)
 
 
