@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import pytest
 
-from ctxft.benchmarks import Benchmark, Question
+from ctxft.benchmarks import Benchmark, Question, load_benchmark
 from ctxft.metrics import calibration, label_metrics, metrics
 from ctxft.runtime import InputError
 
@@ -89,6 +91,31 @@ def test_weighted_f1_is_blind_on_causal20() -> None:
         found["macro_f1"],
     )
     assert found["mcc"] == 0.0 and found["per_class_f1"]["causal"] == 0.0
+
+
+@pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")
+def test_weighted_f1_is_blind_on_the_published_file() -> None:
+    benchmark = load_benchmark("causal20", Path(os.environ["CTXFT_REAL_DATA"]))
+    said = benchmark.labels.index("noise")
+    outcomes = [
+        {
+            "id": q.id,
+            "hash": q.hash,
+            "subject": "all",
+            "answer": q.answer,
+            "prediction": said,
+            "correct": q.answer == said,
+        }
+        | {"correct_per_character": q.answer == said, "truncated": 0, "log_likelihoods": [-1.0, 0.0]}
+        for q in benchmark.questions
+    ]
+    found = metrics(outcomes, benchmark)
+    for key, line, value in (
+        ("accuracy", "majority", 0.934),
+        ("weighted_f1", "majority_weighted_f1", 0.902),
+        ("macro_f1", "majority_macro_f1", 0.483),
+    ):
+        assert found[key] == found[line] and round(found[key], 3) == value
 
 
 def test_calibration_by_hand() -> None:

@@ -170,5 +170,7 @@ def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> N
     assert not is_examined(plain, "base", 0, load_benchmarks(plain)), "scores of another style are not reused"
     with pytest.raises(InputError, match="has no chat template"):
         evaluate_task(experiment(evaluation=asked | {"chat_template": True}), "base", 0)
+    with pytest.raises(InputError, match="has no chat template"):
+        prepare(experiment(name="chat", evaluation=asked | {"chat_template": True}))
     with pytest.raises(InputError, match=r"evaluation.shots must be at least 0, found -1"):
         experiment(evaluation=asked | {"shots": -1})

@@ -25,7 +25,7 @@ class Question:
     choices: tuple[str, ...]
     answer: int
     subject: str
-    context: str = ""
+    context: str = dataclasses.field(default="", repr=False)  # an abstract is too long to print
 
     @property
     def hash(self) -> str:

@@ -109,8 +109,8 @@ def requests_of(
         [('Question: Which?\\nAnswer:', [' this', ' that'])]
     """
     form = form_of(benchmark, form)
-    if tokenizer is not None and not tokenizer.chat_template:
-        raise InputError("the model's tokenizer has no chat template: set evaluation.chat_template to false.")
+    if tokenizer is not None:
+        require_chat_template(tokenizer)
     requests = []
     for question in benchmark.questions:
         examples = examples_for(benchmark, question)[:shots]
@@ -128,6 +128,12 @@ def requests_of(
             context = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
             requests.append((context, choices))
     return requests
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise InputError if a tokenizer has no chat template."""
+    if not tokenizer.chat_template:
+        raise InputError("the model's tokenizer has no chat template: set evaluation.chat_template to false.")
 
 
 def _solved(example: Question, form: str, name: str) -> str:
