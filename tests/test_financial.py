@@ -130,3 +130,11 @@ def test_phrasebank_is_latin_1_and_split_at_the_last_at(tmp_path: Path) -> None:
         load_benchmark("phrasebank-allagree", tmp_path)
     with pytest.raises(InputError, match=r"not on the hub as a table: put Sentences_50Agree.txt into DIR"):
         load_benchmark("phrasebank-50agree")
+
+
+def test_a_limit_keeps_the_labels_of_a_sorted_file(tmp_path: Path) -> None:
+    lines = [f"Sentence {n} .@{label}" for label in ("positive", "neutral", "negative") for n in range(10)]
+    (tmp_path / "Sentences_AllAgree.txt").write_text("\n".join(lines))
+    few = load_benchmark("phrasebank-allagree", tmp_path, limit=6).questions
+    assert [q.answer for q in few] == [0, 0, 1, 1, 2, 2] and len({q.id for q in few}) == 6
+    assert len(load_benchmark("phrasebank-allagree", tmp_path, limit=100).questions) == 30

@@ -16,7 +16,7 @@ from ctxft.benchmarks.financial import (
     load_phrasebank,
 )
 from ctxft.benchmarks.medical import MMLU_NAMES, load_medmcqa, load_medqa, load_mmlu, load_pubmedqa
-from ctxft.benchmarks.records import Benchmark, in_turn, questions_of
+from ctxft.benchmarks.records import Benchmark, evenly, in_turn, questions_of
 from ctxft.benchmarks.requests import examples_for
 from ctxft.runtime import InputError, nearest, read_jsonl
 from ctxft.world.exams import EXAMS, practice_questions
@@ -47,7 +47,8 @@ def load_benchmark(
         data: a folder that holds benchmark files, in the layouts of their authors or of the hub; None fetches them from
             the Hugging Face hub.
         revision: a commit or tag of the hub data set; None takes its main branch.
-        limit: at most so many questions, taken in turn from each subject; None takes all.
+        limit: at most so many questions, taken in turn from each subject, or evenly spaced from sets of labelled texts;
+            None takes all.
         shots: solved questions to be shown before each; MMLU has five a subject, one's own file x.jsonl those of
             x.dev.jsonl beside it; the other sets have none.
 
@@ -72,7 +73,8 @@ def load_benchmark(
         benchmark = LOADERS[name](name, data, revision, shots > 0)
     else:
         benchmark = _load_own(name, shots > 0)
-    benchmark = dataclasses.replace(benchmark, questions=in_turn(benchmark.questions, limit))
+    choose = evenly if benchmark.form == "labels" else in_turn
+    benchmark = dataclasses.replace(benchmark, questions=choose(benchmark.questions, limit))
     _check_shots(benchmark, shots)
     return benchmark
 

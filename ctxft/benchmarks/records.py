@@ -91,6 +91,13 @@ def in_turn(questions: tuple[Question, ...], limit: int | None) -> tuple[Questio
     return tuple(questions[number] for number in sorted(number for _, number in sorted(ranks)[:limit]))
 
 
+def evenly(questions: tuple[Question, ...], limit: int | None) -> tuple[Question, ...]:
+    """Keep ``limit`` questions, evenly spaced: some files of labelled texts are sorted by label."""
+    if limit is None or limit >= len(questions):
+        return questions
+    return tuple(questions[number * len(questions) // limit] for number in range(limit))
+
+
 def questions_of(rows: Iterable[tuple[str, dict]], source: str, blank: bool = False) -> tuple[Question, ...]:
     """Check records one by one.
 
