@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | train | evaluate | compare | synthetic | check | world``.
+"""The command line: ``ctxft run | train | evaluate | compare | leaks | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from ctxft import __version__
-from ctxft.runtime import FailedError, InputError, runs_root
+from ctxft.runtime import PACKAGE_ROOT, FailedError, InputError, runs_root
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
 EXAMPLES = """examples:
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   ctxft train mini --set name=first --set seeds=[0]    train the arms of an experiment (a profile or a YAML file)
   ctxft evaluate mini --set name=first --set seeds=[0] examine them
   ctxft compare first                                  the paired table, and a report that opens offline
+  ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
@@ -106,6 +107,21 @@ def _compare(options: argparse.Namespace) -> None:
     print(results_table(folder, options.reference).to_string(index=False))
     print(f"\n{loss_table(folder).to_string(index=False)}")
     print(f"\nreport: {write_report(folder, options.reference)}")
+
+
+def _leaks(options: argparse.Namespace) -> None:
+    from ctxft.experiment.leaks import check_leaks, config_of_run, leaks_text
+    from ctxft.experiment.prepare import prepare
+
+    if options.config in (p.stem for p in (PACKAGE_ROOT / "profiles").glob("*.yaml")) or options.config.endswith(
+        ".yaml"
+    ):
+        config = _experiment(options)
+        prepare(config)
+    else:
+        config = config_of_run(_run_folder(options.config), options.data)
+    print(leaks_text(check_leaks(config)))
+    print(f"\nitem by item: {config.folder / 'leaks.json'}")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -202,7 +218,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         verb.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
         verb.set_defaults(call=call)
-    for verb in (run, train, evaluate):
+    leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
+    leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
+    leaks.set_defaults(call=_leaks)
+    for verb in (run, train, evaluate, leaks):
         verb.add_argument(
             "--set",
             action="append",

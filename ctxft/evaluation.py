@@ -1,4 +1,4 @@
-"""A model and a benchmark go in; one outcome for each question comes out, and from the outcomes the metrics.
+"""A model and a benchmark go in; one outcome for each question comes out.
 
 Outcomes carry the log-likelihoods themselves and a hash of the item, so that any later test can be made from the files
 alone, and paired by item.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxft.benchmarks import Benchmark, Question, render
+from ctxft.benchmarks import Benchmark, Question, requests_of
 from ctxft.runtime import InputError, read_jsonl, write_jsonl
 from ctxft.scoring import ChoiceScores, Progress, score_choices
 
@@ -39,8 +39,10 @@ def evaluate(
     form: str = "options",
     token_budget: int = 4096,
     progress: Progress | None = None,
+    shots: int = 0,
+    chat_template: bool = False,
 ) -> list[dict]:
-    """Let a model answer every question, zero-shot, by the log-likelihood of the choices.
+    """Let a model answer every question by the log-likelihood of the choices.
 
     Two rules are recorded side by side: the highest sum of log-probabilities, and the highest sum per character of
     the choice (without the space before it), which does not favour short choices. A tie goes to the first choice.
@@ -52,6 +54,7 @@ def evaluate(
         form: "options" scores the texts of the choices, "lettered" shows them and scores their letters.
         token_budget: padded tokens in one batch; the result does not depend on it.
         progress: called with (rows done, all rows).
+        shots, chat_template: solved questions shown before each, and whether all stands in the tokenizer's chat template.
 
     Returns:
         For each question, in order: id, hash, subject, answer, prediction, correct, log_likelihoods (nats),
@@ -67,7 +70,7 @@ def evaluate(
         >>> evaluate(model, tokenizer, load_benchmark("practice-mmlu"))[0]["correct"]  # doctest: +SKIP
         True
     """
-    requests = [render(question, form, benchmark.name) for question in benchmark.questions]
+    requests = requests_of(benchmark, form, shots, tokenizer if chat_template else None)
     names = [f"{benchmark.name}, question '{question.id}'" for question in benchmark.questions]
     scores = score_choices(model, tokenizer, requests, token_budget=token_budget, progress=progress, names=names)
     triples = zip(benchmark.questions, requests, scores, strict=True)
@@ -79,7 +82,9 @@ def _outcome(question: Question, continuations: Sequence[str], score: ChoiceScor
     if any(math.isnan(value) for value in found):
         raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train anew.")
     prediction = _first_best(found)
-    per_character = _first_best([value / len(text[1:]) for value, text in zip(found, continuations, strict=True)])
+    per_character = _first_best(
+        [value / len(text.removeprefix(" ")) for value, text in zip(found, continuations, strict=True)]
+    )
     return {
         "id": question.id,
         "hash": question.hash,
@@ -96,64 +101,6 @@ def _outcome(question: Question, continuations: Sequence[str], score: ChoiceScor
 
 def _first_best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda index: values[index])
-
-
-def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
-    """Summarise the outcomes of one model on one benchmark.
-
-    Args:
-        outcomes: from ``evaluate`` or ``read_outcomes``.
-        benchmark: the questions they answer.
-
-    Returns:
-        n; accuracy and accuracy_per_character (shares from 0 to 1); chance and majority, the lines to beat; ties (items
-        whose two best log-likelihoods are exactly equal); truncated_items; by_subject, {"n", "accuracy"} for each; where
-        all questions share their choices, also macro_f1 (the mean of the classes' F1, a share) and majority_macro_f1.
-
-    Raises:
-        InputError: the outcomes are not those of exactly these questions.
-    """
-    expected = [(question.id, question.hash) for question in benchmark.questions]
-    if [(outcome["id"], outcome["hash"]) for outcome in outcomes] != expected:
-        raise InputError(
-            f"the {len(outcomes)} outcomes are not those of the {len(expected)} questions of '{benchmark.name}':"
-            " evaluate again."
-        )
-    subjects = dict.fromkeys(outcome["subject"] for outcome in outcomes)
-    by_subject = {subject: [o for o in outcomes if o["subject"] == subject] for subject in subjects}
-    return {
-        **_f1(outcomes, benchmark),
-        "n": len(outcomes),
-        "accuracy": _share(outcomes, "correct"),
-        "accuracy_per_character": _share(outcomes, "correct_per_character"),
-        "chance": benchmark.chance,
-        "majority": benchmark.majority,
-        "ties": sum(_tied(outcome["log_likelihoods"]) for outcome in outcomes),
-        "truncated_items": sum(outcome["truncated"] > 0 for outcome in outcomes),
-        "by_subject": {s: {"n": len(part), "accuracy": _share(part, "correct")} for s, part in by_subject.items()},
-    }
-
-
-def _f1(outcomes: Sequence[dict], benchmark: Benchmark) -> dict[str, float]:
-    """Return the macro F1 of the predictions, and of always naming the commonest class; a class never named has F1 0."""
-    if benchmark.labels is None:
-        return {}
-    from sklearn.metrics import f1_score  # a second to import, and few benchmarks need it
-
-    right, classes = [outcome["answer"] for outcome in outcomes], list(range(len(benchmark.labels)))
-    options = {"labels": classes, "average": "macro", "zero_division": 0.0}
-    commonest = [max(classes, key=right.count)] * len(right)
-    found = f1_score(right, [outcome["prediction"] for outcome in outcomes], **options)
-    return {"macro_f1": float(found), "majority_macro_f1": float(f1_score(right, commonest, **options))}
-
-
-def _share(outcomes: Sequence[dict], key: str) -> float:
-    return sum(outcome[key] for outcome in outcomes) / len(outcomes)
-
-
-def _tied(values: Sequence[float]) -> bool:
-    best, second = sorted(values, reverse=True)[:2]
-    return best == second
 
 
 def write_outcomes(path: Path, outcomes: Iterable[dict]) -> Path:

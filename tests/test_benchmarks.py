@@ -1,22 +1,18 @@
-"""Benchmarks load from every published layout, refuse bad records, and read as in lm-evaluation-harness."""
+"""Benchmarks load from every published layout and refuse bad records."""
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
 import os
 from pathlib import Path
 
 import datasets
-import lm_eval
 import pytest
-import yaml
-from lm_eval.api.task import ConfigurableTask
-from lm_eval.tasks.medqa.preprocess_medqa import doc_to_text
 
-from ctxft import benchmarks
-from ctxft.benchmarks import FORMS, NAMES, SUBJECTS, Question, load_benchmark, render
-from ctxft.runtime import InputError
+from ctxft.benchmarks import NAMES, SUBJECTS, Question, files, load_benchmark
+from ctxft.runtime import InputError, sha256
 
 ITEMS = [
     ("Which vessel carries blood away from the heart?", ["vein", "artery", "nerve", "duct"], 1),
@@ -100,7 +96,7 @@ def test_medqa_loads_from_its_file(tmp_path: Path) -> None:
 
 def test_the_hub_gives_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(benchmarks, "resolve_revision", lambda repo, kind, revision, instead: revision or "c0ffee")
+    monkeypatch.setattr(files, "resolve_revision", lambda repo, kind, revision, instead: revision or "c0ffee")
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or hub_table()
     )
@@ -112,7 +108,7 @@ def test_the_hub_gives_the_same_questions(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_medqa_from_the_hub_and_a_set_with_other_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks, "resolve_revision", lambda *names: "c0ffee")
+    monkeypatch.setattr(files, "resolve_revision", lambda *names: "c0ffee")
     table = datasets.Dataset.from_list([MEDQA_ROW])
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: table)
     assert load_benchmark("medqa").questions[0].choices[1] == "x-ray"
@@ -237,62 +233,139 @@ def test_a_hub_out_of_reach_says_which_file_to_put_where(name: str, monkeypatch:
     def fail(*names: object, **options: object) -> None:
         raise ConnectionError("Couldn't reach it on the Hub")
 
-    monkeypatch.setattr(benchmarks, "resolve_revision", lambda *names: None)
+    monkeypatch.setattr(files, "resolve_revision", lambda *names: None)
     monkeypatch.setattr(datasets, "load_dataset", fail)
     file = "anatomy_test.csv" if name == "mmlu-anatomy" else "phrases_no_exclude_test.jsonl"
     with pytest.raises(InputError, match=rf"cannot be reached .* put {file} .* --data DIR"):
         load_benchmark(name)
 
 
-def harness_requests(folder: str, subject: str, path: Path) -> list[tuple[str, str]]:
-    """Return the requests that lm-evaluation-harness's own MMLU task builds from a file in the hub's shape."""
-    root = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / folder
-    config = yaml.safe_load((root / f"mmlu_{subject}.yaml").read_text())
-    config = {**yaml.safe_load((root / config.pop("include")).read_text()), **config}
-    config.pop("tag")
-    files = {"data_files": {"test": str(path), "dev": str(path)}, "cache_dir": str(path.parent / "cache")}
-    task = ConfigurableTask(config={**config, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": files})
-    task.build_all_requests(limit=None, rank=0, world_size=1)
-    return [instance.args for instance in task.instances]
+MEDMCQA_ROW = {
+    "question": "Which?",
+    "opa": "w",
+    "opb": "x",
+    "opc": "y",
+    "opd": "z",
+    "cop": 2,
+    "subject_name": "Anatomy",
+}
+PUBMEDQA_ROW = {
+    "pubid": 11,
+    "question": "Does rest help?",
+    "context": {"contexts": ["We asked.", "Some rested."], "labels": ["AIMS", "METHODS"]},
+    "long_answer": "It may.",
+    "final_decision": "maybe",
+}
 
 
-@pytest.mark.parametrize("subject", SUBJECTS)
-@pytest.mark.parametrize("form", FORMS)
-def test_mmlu_reads_as_in_lm_evaluation_harness(tmp_path: Path, subject: str, form: str) -> None:
-    rows = [{"question": q, "choices": c, "answer": a, "subject": subject} for q, c, a in ITEMS]
-    path = write_lines(tmp_path / "rows.jsonl", *rows)
-    expected = harness_requests("default" if form == "lettered" else "continuation", subject, path)
-    found = []
-    for question, choices, answer in ITEMS:
-        context, texts = render(Question("1", question, tuple(choices), answer, subject), form, f"mmlu-{subject}")
-        found += [(context, text) for text in texts]
-    assert found == expected
+def test_medmcqa_loads_from_the_hubs_file_and_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = datasets.Dataset.from_list([MEDMCQA_ROW, {**MEDMCQA_ROW, "cop": 0}])
+    table.to_parquet(tmp_path / "medmcqa" / "data" / "validation-00000-of-00001.parquet")
+    table.to_parquet(tmp_path / "medmcqa" / "data" / "train-00000-of-00001.parquet")
+    monkeypatch.setattr(files, "resolve_revision", lambda *names: "c0ffee")
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or table)
+    local, hub = load_benchmark("medmcqa", tmp_path), load_benchmark("medmcqa")
+    assert local.questions[0] == Question("medmcqa-0000", "Which?", ("w", "x", "y", "z"), 2, "Anatomy")
+    assert local.questions == hub.questions and local.note == "4183 items expected, 2 found"
+    assert asked == [(("openlifescienceai/medmcqa", None), {"split": "validation", "revision": "c0ffee"})]
 
 
-def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
-    question = Question("1", " A man\nfalls. ", ("rest", "x-ray", "cast", "ice"), 1, "medqa")
-    context, texts = render(question, "lettered", "medqa")
-    endings = {f"ending{n}": choice for n, choice in enumerate(question.choices)}
-    assert context == doc_to_text({"sent1": question.question, **endings})
-    assert texts == [" A", " B", " C", " D"]
-    assert render(question, "options", "medqa") == (
-        "Question: A man\nfalls.\nAnswer:",
-        [" rest", " x-ray", " cast", " ice"],
+def write_pubmedqa(folder: Path) -> dict:
+    rows = {
+        key: {"QUESTION": f"Does {key} help?", "CONTEXTS": ["One.", "Two."], "final_decision": label}
+        for key, label in (("11", "yes"), ("12", "no"), ("13", "maybe"))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ori_pqal.json").write_text(json.dumps(rows))
+    return rows
+
+
+def test_pubmedqa_is_its_test_half_where_that_is_known(tmp_path: Path) -> None:
+    write_pubmedqa(tmp_path / "pubmedqa")
+    benchmark = load_benchmark("pubmedqa", tmp_path)
+    assert benchmark.note == (
+        "500 items expected, 3 found: without test_ground_truth.json the test half is unknown, so all labelled questions "
+        "are used"
     )
+    truth = tmp_path / "pubmedqa" / "test_ground_truth.json"
+    truth.write_text(json.dumps({"12": "no", "13": "maybe"}))
+    benchmark = load_benchmark("pubmedqa", tmp_path)
+    assert [q.id for q in benchmark.questions] == ["12", "13"] and "test half" in benchmark.source
+    assert benchmark.questions[0] == Question(
+        "12", "Does 12 help?", ("yes", "no", "maybe"), 1, "pubmedqa", "One.\nTwo."
+    )
+    assert len(load_benchmark("pubmedqa-labelled", tmp_path).questions) == 3 and benchmark.form == "labels"
+    truth.write_text(json.dumps({"12": "yes"}))
+    with pytest.raises(InputError, match="differ at id '12': take both from one release"):
+        load_benchmark("pubmedqa", tmp_path)
 
 
-def test_own_questions_have_as_many_letters_as_choices() -> None:
-    context, texts = render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered", "mine")
-    assert context == "Question: Which?\nA. x\nB. y\nC. z\nAnswer:" and texts == [" A", " B", " C"]
-    assert render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered", "mmlu-mine") == (context, texts)
-    with pytest.raises(InputError, match=r"unknown form 'letter' \(did you mean 'lettered'\?\)"):
-        render(Question("1", "Which?", ("x", "y"), 0, "all"), "letter", "mine")
+def test_pubmedqa_in_the_hubs_shape(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list([PUBMEDQA_ROW])
+    table.to_parquet(tmp_path / "PubMedQA" / "pqa_labeled" / "train-00000-of-00001.parquet")
+    table.to_parquet(tmp_path / "PubMedQA" / "pqa_artificial" / "train-00000-of-00001.parquet")
+    (question,) = load_benchmark("pubmedqa", tmp_path).questions
+    assert (question.id, question.answer, question.context) == ("11", 2, "We asked.\nSome rested.")
+    table.rename_column("final_decision", "label").to_parquet(
+        tmp_path / "PubMedQA" / "pqa_labeled" / "train-00000-of-00001.parquet"
+    )
+    with pytest.raises(InputError, match=r"lacks final_decision: columns found pubid, question, .* wanted pubid"):
+        load_benchmark("pubmedqa", tmp_path)
+
+
+def test_examples_come_from_the_dev_split(tmp_path: Path) -> None:
+    write_csv(tmp_path / "anatomy_test.csv")
+    write_csv(tmp_path / "dev" / "anatomy_dev.csv", items=ITEMS[:2])
+    assert load_benchmark("mmlu-anatomy", tmp_path).dev == ()
+    dev = load_benchmark("mmlu-anatomy", tmp_path, shots=2).dev
+    assert [q.id for q in dev] == ["anatomy-dev-000", "anatomy-dev-001"]
+    with pytest.raises(InputError, match="'mmlu-anatomy' has 2 solved questions to show, but 3 are asked for"):
+        load_benchmark("mmlu-anatomy", tmp_path, shots=3)
+    write_lines(tmp_path / "medqa_test.jsonl", MEDQA_ROW)
+    with pytest.raises(InputError, match=r"'medqa' has no solved questions to show \(MedQA publishes training"):
+        load_benchmark("medqa", tmp_path, shots=1)
+    path = write_lines(tmp_path / "mine.jsonl", own())
+    with pytest.raises(InputError, match=r"mine.dev.jsonl does not exist: put solved questions there"):
+        load_benchmark(str(path), shots=1)
+    write_lines(tmp_path / "mine.dev.jsonl", own(id="d1", question="What?"))
+    assert load_benchmark(str(path), shots=1).dev[0].question == "What?"
+    write_lines(tmp_path / "mine.dev.jsonl", own(id="d1"))
+    with pytest.raises(InputError, match=r"'d1' is also a question of .*mine.jsonl: a question that is asked must not"):
+        load_benchmark(str(path), shots=1)
+
+
+def test_hashes_of_questions_stay() -> None:
+    question = Question("1", "Which?", ("this", "that"), 0, "all")
+    assert question.hash == sha256(["Which?", ["this", "that"], 0])  # outcomes on disk carry it
+    assert Question("1", "Which?", ("this", "that"), 0, "all", "A text.").hash != question.hash
+
+
+PUBLISHED = {  # counted in the published files: items of each answer position, or of each label
+    "medqa": (353, 309, 346, 265),
+    "pubmedqa": {"yes": 276, "no": 169, "maybe": 55},
+    "pubmedqa-labelled": {"yes": 552, "no": 338, "maybe": 110},
+    "fiqa": {"positive": 141, "neutral": 18, "negative": 76},
+    "fiqa-absa": None,
+    "causal20": {"causal": 569, "noise": 8011},
+    "causal20-practice": {"causal": 1010, "noise": 12468},
+    "multifin": (123, 111, 34, 90, 117, 71),
+    "multifin-train": None,
+    "multifin-validation": None,
+    **dict.fromkeys(name for name in NAMES if name.startswith("mmlu-")),
+}
 
 
 @pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("practice")])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_files_hold_the_published_items(name: str) -> None:
     benchmark = load_benchmark(name, Path(os.environ["CTXFT_REAL_DATA"]))
-    assert benchmark.note == ""
-    if name == "medqa":
-        assert benchmark.majority == pytest.approx(353 / 1273)
+    assert "expected" not in benchmark.note
+    wanted, choices = PUBLISHED[name], benchmark.questions[0].choices
+    counts = collections.Counter(question.answer for question in benchmark.questions)
+    if isinstance(wanted, dict):
+        assert {choices[answer]: n for answer, n in counts.items()} == wanted
+    elif wanted:
+        assert tuple(counts[n] for n in range(len(wanted))) == wanted
+    if name in ("mmlu-medical", "mmlu-anatomy"):
+        assert len(load_benchmark(name, Path(os.environ["CTXFT_REAL_DATA"]), shots=5).dev) in (5, 30)

@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ctxft import evaluation
 from ctxft.benchmarks import FORMS, Benchmark, Question
-from ctxft.evaluation import KEYS, evaluate, metrics, read_outcomes, write_outcomes
+from ctxft.evaluation import KEYS, evaluate, read_outcomes, write_outcomes
+from ctxft.metrics import metrics
 from ctxft.runtime import InputError
 from ctxft.scoring import ChoiceScores
 from ctxft.world.facts import model_folder
@@ -54,45 +55,6 @@ def test_predictions_by_sum_and_per_character(monkeypatch: pytest.MonkeyPatch) -
     assert (second["prediction"], second["correct"]) == (0, True)  # a tie goes to the first
     assert (third["prediction"], third["prediction_per_character"]) == (1, 0)  # -3/2 < -4/3
     assert first["hash"] == QUESTIONS[0].hash
-
-
-def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = score_as(monkeypatch, [-3.0, -8.0], [-1.0, -1.0, -2.0], [-4.0, -3.0], cut=5)
-    found = metrics(outcomes, BENCHMARK)
-    assert found == {
-        "n": 3,
-        "accuracy": pytest.approx(2 / 3),
-        "accuracy_per_character": pytest.approx(2 / 3),
-        "chance": pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3),
-        "majority": pytest.approx(2 / 3),
-        "ties": 1,
-        "truncated_items": 1,
-        "by_subject": {"length": {"n": 1, "accuracy": 0.0}, "order": {"n": 2, "accuracy": 1.0}},
-    }
-
-
-def test_macro_f1_where_all_questions_have_the_same_choices() -> None:
-    """By hand: classes a, b, c; right a a b c, said a b b a. F1: a 2/(2+1+1), b 2/(2+1), c 0."""
-    right, said = (0, 0, 1, 2), (0, 1, 1, 0)
-    questions = tuple(Question(str(n), "Which?", ("a", "b", "c"), answer, "all") for n, answer in enumerate(right))
-    benchmark = Benchmark("labels", questions, "a test")
-    outcomes = [
-        {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": p, "correct": p == q.answer}
-        | {"correct_per_character": False, "log_likelihoods": [0.0, -1.0], "truncated": 0}
-        for q, p in zip(questions, said, strict=True)
-    ]
-    found = metrics(outcomes, benchmark)
-    assert benchmark.labels == ("a", "b", "c") and found["accuracy"] == 0.5
-    assert found["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
-    assert found["majority_macro_f1"] == pytest.approx((2 * 2 / (2 * 2 + 2) + 0 + 0) / 3)  # always a: F1 of a is 2/3
-
-
-def test_metrics_refuse_the_outcomes_of_other_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = score_as(monkeypatch, [-3.0, -8.0], [-1.0, -1.0, -2.0], [-4.0, -3.0])
-    changed = Benchmark("mine", (*QUESTIONS[:2], Question("c", "Which is wrong?", ("yes", "no"), 1, "order")), "a test")
-    for questions in (changed, Benchmark("mine", QUESTIONS[:2], "a test")):
-        with pytest.raises(InputError, match=r"the 3 outcomes are not those of the . questions of 'mine'"):
-            metrics(outcomes, questions)
 
 
 def test_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

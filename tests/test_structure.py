@@ -23,10 +23,11 @@ ORDER = [
     {"examples"},
     {"instructions"},
     {"scoring"},
-    {"training", "benchmark_files"},
-    {"benchmarks"},
+    {"training", "benchmarks"},
+    {"metrics"},
     {"evaluation"},
     {"statistics"},
+    {"leakage"},
     {"experiment"},
     {"synthetic"},
     {"report"},
@@ -35,7 +36,7 @@ ORDER = [
     {"cli"},
     {"__main__"},
 ]
-TESTING = {"benchmark_files", "benchmarks", "evaluation", "statistics"}
+TESTING = {"benchmarks", "metrics", "evaluation", "statistics", "leakage"}
 FILES = sorted(path for path in PACKAGE_ROOT.rglob("*.py") if "notebooks" not in path.parts)
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 IDS = [path.relative_to(PACKAGE_ROOT).as_posix() for path in FILES]

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctxft.benchmarks import load_benchmark
 from ctxft.cli import main
-from ctxft.evaluation import evaluate, metrics
+from ctxft.evaluation import evaluate
+from ctxft.metrics import metrics
 from ctxft.prompts import SEPARATOR, load_book
 from ctxft.runtime import InputError, read_json, seeded
 from ctxft.world import build

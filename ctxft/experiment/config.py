@@ -92,8 +92,12 @@ class EvaluationConfig:
     Attributes:
         benchmarks: exams of the practice world (practice-mmlu, practice-medqa, practice-fiqa, practice-causal20,
             practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
-            (mmlu-anatomy, ...), medqa, or paths of your own jsonl files.
-        form: "lettered" (options A-D shown) or "options" (options not shown, their texts scored).
+            (mmlu-anatomy, ...), medqa, medmcqa, pubmedqa, fiqa, causal20, multifin, phrasebank-50agree, ... (all:
+            ``ctxft.benchmarks.NAMES``), or paths of your own jsonl files.
+        form: "lettered" (options A-D shown), "options" (options not shown, their texts scored) or "labels" (the labels
+            named first); pubmedqa and the financial sets are always asked in the last.
+        shots: solved questions shown before each: MMLU has five a subject, your own x.jsonl those of x.dev.jsonl.
+        chat_template: write each question as a turn of the user in the tokenizer's chat template.
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
         token_budget: tokens in one forward pass, padding included; changes speed and memory only.
@@ -101,6 +105,8 @@ class EvaluationConfig:
 
     benchmarks: list[str] = field(default_factory=lambda: ["practice-mmlu"])
     form: str = "options"
+    shots: int = 0
+    chat_template: bool = False
     limit: int | None = None
     data: str | None = None
     token_budget: int = 4096
@@ -110,6 +116,8 @@ class EvaluationConfig:
         for name in ("limit", "token_budget"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")
+        if self.shots < 0:
+            raise InputError(f"evaluation.shots must be at least 0, found {self.shots}.")
         if self.data is not None and not Path(self.data).is_dir():
             raise InputError(f"evaluation.data (--data) must be a folder with benchmark files, found '{self.data}'.")
         for name in self.benchmarks:

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ctxft.benchmarks import Benchmark, load_benchmark
-from ctxft.evaluation import evaluate, metrics, write_outcomes
+from ctxft.benchmarks import Benchmark, load_benchmark, style_of
+from ctxft.evaluation import evaluate, write_outcomes
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.prepare import read_passages, require_same, rows_of
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
+from ctxft.metrics import metrics
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
 from ctxft.runtime import InputError, read_json, sha256, write_json
 from ctxft.scoring import text_losses
@@ -51,7 +52,12 @@ def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Bench
     options = config.evaluation
     data = Path(options.data) if options.data else None
     here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix == ".jsonl"]
-    return [load_benchmark(name, data=data, limit=options.limit) for name in here]
+    return [load_benchmark(name, data=data, limit=options.limit, shots=options.shots) for name in here]
+
+
+def _style(config: ExperimentConfig, benchmark: Benchmark) -> str:
+    options = config.evaluation
+    return style_of(benchmark, options.form, options.shots, options.chat_template)
 
 
 def _due(
@@ -66,8 +72,8 @@ def _due(
     found = read_json(path) if path.exists() else {"benchmarks": {}, "held_out": {}}
     keys, due = {}, []
     for benchmark in benchmarks:
-        items = [question.hash for question in benchmark.questions]
-        keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, config.evaluation.form])
+        items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
+        keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, _style(config, benchmark)])
         if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
             due.append(benchmark)
     return found, keys, sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"]]), due
@@ -100,10 +106,15 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     for benchmark in due:
         found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
         write_json(folder / "metrics.json", found)
-        outcomes = evaluate(model, tokenizer, benchmark, options.form, options.token_budget)
+        asked = {"shots": options.shots, "chat_template": options.chat_template}
+        outcomes = evaluate(model, tokenizer, benchmark, options.form, options.token_budget, **asked)
         write_outcomes(folder / f"{benchmark.name}.jsonl", outcomes)
         origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-        record = metrics(outcomes, benchmark) | {"key": keys[benchmark.name], "form": options.form, **origin}
+        record = metrics(outcomes, benchmark) | {
+            "key": keys[benchmark.name],
+            "form": _style(config, benchmark),
+            **origin,
+        }
         found["benchmarks"][benchmark.name] = record
         write_json(folder / "metrics.json", found)
     write_json(folder / "metrics.json", found)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.benchmarks.requests import require_chat_template
 from ctxft.corpora.documents import corpus_state, describe
 from ctxft.corpora.passages import Passage, passages_hash, passages_of
 from ctxft.examples import Rows, arm_tokens, longest_prompt, prompt_ids, special_tokens, text_budget
@@ -126,6 +127,8 @@ def prepare(config: ExperimentConfig) -> Path:
     check_model(config.model, config.revision, config.train.window)
     inputs = inputs_of(config)
     tokenizer = load_tokenizer(config.model, config.revision)
+    if config.evaluation.chat_template:
+        require_chat_template(tokenizer)  # told before hours of training
     if manifest is not None:
         _check_same(wanted, manifest, inputs)
         _extend(config, manifest, tokenizer)

@@ -1,0 +1,127 @@
+"""A prepared run flows in; leaks.json flows out: which benchmark items stand in what its arms read, prompts included.
+
+passages.jsonl, prompt books, arms/*/seed-*/prompts.jsonl + benchmarks -> leaks.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import pandas
+
+from ctxft.benchmarks import Benchmark
+from ctxft.evaluation import read_outcomes
+from ctxft.experiment.config import ExperimentConfig
+from ctxft.experiment.examine import load_benchmarks
+from ctxft.experiment.prepare import books_of
+from ctxft.experiment.tasks import eval_folder, evaluate_tasks
+from ctxft.leakage import VERDICTS, find_leaks, metrics_with_clean
+from ctxft.runtime import InputError, from_mapping, parse_json, read_json, write_json
+
+
+def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """Yield what the arms of a prepared run read: whole documents, put together from their passages, and prompts.
+
+    Of the prompts all of the two books are yielded, drawn or not, and those that the trained arms recorded (control
+    prompts are made for each passage).
+
+    Raises:
+        InputError: the run is not prepared.
+    """
+    path = config.folder / "passages.jsonl"
+    if not path.exists():
+        raise InputError(f"{config.folder} is not a run yet (passages.jsonl is missing): run `ctxft train` first.")
+    for document, rows in groupby(_lines(path), key=lambda row: row["document"]):
+        yield f"document {document}", "".join(row["text"] for row in rows)  # passages are slices that touch
+    told = set()
+    for book in books_of(config):
+        for prompt in book.prompts:
+            told.add(prompt.text)
+            yield f"prompt {prompt.id}", prompt.text
+    for file in sorted(config.folder.glob("arms/*/seed-*/prompts.jsonl")):
+        arm, seed = file.parts[-3:-1]
+        for row in _lines(file):
+            if row["text"] not in told:
+                yield f"prompt {row['prompt']} ({arm}, {seed})", row["text"]
+
+
+def _lines(path: Path) -> Iterator[dict]:
+    """Yield the objects of a JSON Lines file line by line: a corpus need not fit in memory."""
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            yield parse_json(line, f"{path}, line {number}")
+
+
+def check_leaks(config: ExperimentConfig) -> dict:
+    """Look for the experiment's benchmark items in what its arms read, and write leaks.json into the run folder.
+
+    Returns:
+        As ``ctxft.leakage.find_leaks``, with "scores": a row for each benchmark, arm and seed that is examined.
+
+    Raises:
+        InputError: the run is not prepared, or a benchmark cannot be loaded.
+    """
+    benchmarks = load_benchmarks(config)
+    leaks = find_leaks(benchmarks, texts_of(config))
+    leaks["scores"] = [row for benchmark in benchmarks for row in _scores(config, benchmark, leaks)]
+    write_json(config.folder / "leaks.json", leaks)
+    return leaks
+
+
+def _scores(config: ExperimentConfig, benchmark: Benchmark, leaks: dict) -> Iterator[dict]:
+    for arm, seed in evaluate_tasks(config):
+        path = eval_folder(config, arm, seed) / f"{benchmark.name}.jsonl"
+        if not path.exists():
+            continue
+        found = metrics_with_clean(read_outcomes(path), benchmark, leaks)
+        row = {"benchmark": benchmark.name, "arm": arm, "seed": seed}
+        for which, values in found.items():
+            row |= {f"{which}_{key}": (values or {}).get(key) for key in ("n", "accuracy", "macro_f1")}
+        yield row
+
+
+def config_of_run(folder: Path, data: str | None = None) -> ExperimentConfig:
+    """Return the experiment that a run folder holds.
+
+    Args:
+        folder: the run folder; it must lie below the run root.
+        data: folder with benchmark files in place of the one that the run names.
+    """
+    config = from_mapping(
+        ExperimentConfig, read_json(folder / "manifest.json")["config"], str(folder / "manifest.json")
+    )
+    config.name = folder.resolve().name
+    config.evaluation.data = data or config.evaluation.data
+    if folder.resolve() != config.folder.resolve():
+        raise InputError(
+            f"{folder} is not below the run root {config.folder.parent}: set CTXFT_RUNS to {folder.parent}."
+        )
+    return config
+
+
+def leaks_text(leaks: dict) -> str:
+    """Return both tables as text; the second is missing where nothing is examined yet."""
+    read = f"{leaks['texts']} documents and prompts, {leaks['words']} words"
+    tables = [leaks_table(leaks), *([clean_table(leaks)] if leaks["scores"] else [])]
+    return "\n\n".join([read, *(table.to_string(index=False) for table in tables)])
+
+
+def leaks_table(leaks: dict) -> pandas.DataFrame:
+    """Return a row for each benchmark: items of each verdict, and found items whose answer stands behind them."""
+    rows = []
+    for name, found in leaks["benchmarks"].items():
+        counts = {verdict: found["counts"][verdict] for verdict in VERDICTS}
+        rows.append({"benchmark": name, "items": sum(counts.values()), **counts, "with answer": found["answered"]})
+    return pandas.DataFrame(rows)
+
+
+def clean_table(leaks: dict) -> pandas.DataFrame:
+    """Return the accuracy of each arm on all items and on the clean ones, in per cent, the mean over its seeds."""
+    table = pandas.DataFrame(leaks["scores"])
+    groups = table.groupby(["benchmark", "arm"], sort=False)
+    rows = groups.agg(seeds=("seed", "size"), items=("all_n", "first"), clean=("clean_n", "first"))
+    for which in ("all", "clean"):
+        rows[f"accuracy % {which}"] = (100 * groups[f"{which}_accuracy"].mean()).round(1)
+    return rows.reset_index()

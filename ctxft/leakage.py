@@ -1,0 +1,252 @@
+"""Training texts and benchmarks go in; for every benchmark item, whether its question stands in those texts, comes out.
+
+This is the one place where the two wings meet: what was read in training, prompts included, and what is asked.
+
+    question -> words (NFKC, no case, no punctuation) -> its 8-grams, or the whole question if it has fewer words
+    texts    -> words, streamed a text at a time; every 8-gram that some question has is a hit
+
+What a hit means. A question that stands in a text as it is, or changed in case, spacing and punctuation only, is always
+found; one in other words is not. Each item gets the worst of these verdicts:
+
+    leaked     more than half of its n-grams were found
+    partial    fewer, often one: part of the question, or eight words that any text of the field may hold ("the aim of this
+               study was to")
+    short      a question of fewer than eight words was found whole; a headline of three words says little
+    common     found were only n-grams that several questions of the benchmark share (``COMMON``), the wording of the exam:
+               "which of the following is the most likely diagnosis"
+    clean      nothing was found
+    unchecked  it has no words
+
+The clean subset leaves out the first three. An answer says nothing alone; it is looked for behind its question only. A
+text that a question is about (PubMedQA's abstract) is looked for like the question, apart from it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from ctxft.benchmarks.records import Benchmark
+from ctxft.metrics import metrics
+
+NGRAM = 8
+HALF = 0.5  # of its n-grams: an item of which more were found is leaked
+COMMON = 4  # an n-gram that so many questions of a benchmark share is wording of the exam
+NEAR = 100  # words behind a question in which its answer is looked for: other choices may stand before it
+PLACES = 3  # places kept for each item
+PIECE = 1 << 20  # characters normalised at a time
+WORD = re.compile(r"[^\W_]+")
+INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))  # soft hyphens, joiners of no width
+
+VERDICTS = ("leaked", "partial", "short", "common", "clean", "unchecked")
+DIRTY = VERDICTS[:3]
+
+Gram = tuple[str, ...]
+
+
+def words_of(text: str) -> list[str]:
+    """Return a text's words for comparison: NFKC, without case, punctuation, spacing and invisible characters.
+
+    Example:
+        >>> words_of("Which  drug—«Sivvexane»—helps?") == words_of("which DRUG, sivvexane, helps")
+        True
+    """
+    words: list[str] = []
+    start = 0
+    while start < len(text):
+        end = start + PIECE
+        while end < len(text) and not text[end].isspace():
+            end += 1
+        piece = unicodedata.normalize("NFKC", text[start:end].translate(INVISIBLE)).casefold()
+        words.extend(map(sys.intern, WORD.findall(piece)))  # one object a word, not one an occurrence
+        start = end
+    return words
+
+
+@dataclass
+class Part:
+    """What was found of one question, or of the text that it is about.
+
+    Attributes:
+        benchmark, id, hash: which question.
+        kind: "question" or "context".
+        words, answer: the words of the text, and of the right answer.
+        ngrams: how many different n-grams it has that fewer than ``COMMON`` questions share.
+        found, common: its own n-grams that were found, and those of the exam's wording.
+        answered: whether its right answer stood behind it.
+        places: the first texts that hold some of it.
+        last: number of the text and place in it where an n-gram of its own was last found.
+    """
+
+    benchmark: str
+    id: str
+    hash: str
+    kind: str
+    words: Gram
+    answer: Gram
+    ngrams: int = 0
+    found: set[Gram] = field(default_factory=set)
+    common: set[Gram] = field(default_factory=set)
+    answered: bool = False
+    places: list[str] = field(default_factory=list)
+    last: tuple[int, int] = (-1, 0)
+
+    @property
+    def share(self) -> float:
+        """The share of its own n-grams that were found."""
+        return len(self.found) / self.ngrams if self.ngrams else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """One of ``VERDICTS``."""
+        if not self.words:
+            return "unchecked"
+        if not self.found:
+            return "common" if self.common else "clean"
+        if len(self.words) < NGRAM:
+            return "short"
+        return "leaked" if self.share > HALF else "partial"
+
+    def to_json(self) -> dict:
+        """Return the record as plain values, with one of the n-grams found as an example."""
+        values = {key: getattr(self, key) for key in ("id", "hash", "kind", "verdict", "share", "answered", "places")}
+        counts = {"words": len(self.words), "ngrams_found": len(self.found), "common_found": len(self.common)}
+        return {**values, **counts, "example": " ".join(min(self.found or self.common, default=()))}
+
+
+def grams_of(words: Sequence[str], n: int = NGRAM) -> Iterator[Gram]:
+    """Yield the n-grams of a list of words, without copying the list."""
+    return zip(*(islice(words, k, None) for k in range(n)), strict=False)
+
+
+class LeakIndex:
+    """The n-grams of benchmarks' questions, to be looked for in texts.
+
+    Args:
+        benchmarks: the benchmarks.
+
+    Example:
+        >>> index = LeakIndex([Benchmark("own", (Question("1", "Which vessel is it?", ("vein", "duct"), 0, "all"),), "")])
+        >>> index.read("a text", "Which vessel is it? A vein.")
+        >>> [(part.verdict, part.answered) for part in index.parts]
+        [('short', True)]
+    """
+
+    def __init__(self, benchmarks: Iterable[Benchmark]) -> None:
+        self.parts: list[Part] = []
+        self.texts = 0
+        self.words = 0
+        self._owners: dict[int, dict[Gram, list[Part]]] = {n: {} for n in range(1, NGRAM + 1)}
+        self._shared: dict[Gram, set[str]] = {}  # n-gram -> benchmarks in which it is common
+        for benchmark in benchmarks:
+            self._add(benchmark)
+
+    def _add(self, benchmark: Benchmark) -> None:
+        owners: dict[Gram, list[Part]] = {}
+        for question in benchmark.questions:
+            answer = tuple(words_of(question.choices[question.answer]))
+            texts = {"question": question.question, "context": question.context}
+            for kind, text in texts.items():
+                if kind == "question" or text:
+                    words = tuple(words_of(text))
+                    part = Part(benchmark.name, question.id, question.hash, kind, words, answer)
+                    self.parts.append(part)
+                    for gram in set(grams_of(words)) if len(words) >= NGRAM else {words} - {()}:
+                        owners.setdefault(gram, []).append(part)
+        for gram, parts in owners.items():
+            self._owners[len(gram)].setdefault(gram, []).extend(parts)
+            if len(parts) >= COMMON and len(gram) == NGRAM:
+                self._shared.setdefault(gram, set()).add(benchmark.name)
+                continue
+            for part in parts:
+                part.ngrams += 1
+
+    def read(self, where: str, text: str) -> None:
+        """Look for all questions in one whole text (not in passages, so that no n-gram is lost at a cut)."""
+        words = words_of(text)
+        self.texts += 1
+        self.words += len(words)
+        for n, owners in self._owners.items():
+            if owners:
+                for place, gram in enumerate(grams_of(words, n)):
+                    if gram in owners:
+                        behind = words[place + n : place + n + NEAR]
+                        for part in owners[gram]:
+                            self._hit(part, gram, where, place, behind)
+
+    def _hit(self, part: Part, gram: Gram, where: str, place: int, behind: Sequence[str]) -> None:
+        if part.benchmark in self._shared.get(gram, ()):
+            part.common.add(gram)
+        else:
+            part.found.add(gram)
+            part.last = (self.texts, place)
+            if where not in part.places and len(part.places) < PLACES:
+                part.places.append(where)
+        # The end of a question is often wording of the exam, which also ends others: its own words must stand before it.
+        ends = part.kind == "question" and part.words[-len(gram) :] == gram
+        if ends and part.last[0] == self.texts and place - part.last[1] <= len(part.words) and part.answer:
+            part.answered = part.answered or part.answer in grams_of(behind, len(part.answer))
+
+
+def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]) -> dict:
+    """Look for the questions of benchmarks in training texts and prompts.
+
+    Time is linear in the texts, which are taken one by one.
+
+    Args:
+        benchmarks: what will be asked.
+        texts: (where it stands, whole text): documents, prompts.
+
+    Returns:
+        {"ngram", "common_from" (questions), "texts", "words", "benchmarks": {name: {"counts": items of each verdict,
+        "answered": leaked or short items whose right answer stands behind them, "items": records of what is not clean}}}.
+
+    Example:
+        >>> find_leaks([load_benchmark("medqa", data)], [("doc 1", text)])["benchmarks"]  # doctest: +SKIP
+        {'medqa': {'counts': {'leaked': 3, 'clean': 1270}, ...}}
+    """
+    index = LeakIndex(benchmarks)
+    for where, text in texts:
+        index.read(where, text)
+    found = {}
+    for benchmark in benchmarks:
+        parts = [part for part in index.parts if part.benchmark == benchmark.name]
+        worst: dict[str, str] = {}
+        for part in sorted(parts, key=lambda part: VERDICTS.index(part.verdict)):
+            worst.setdefault(part.id, part.verdict)
+        verdicts = list(worst.values())
+        found[benchmark.name] = {
+            "counts": {verdict: verdicts.count(verdict) for verdict in VERDICTS},
+            "answered": sum(part.answered for part in parts if part.verdict in ("leaked", "short")),
+            "items": [part.to_json() for part in parts if part.verdict != "clean"],
+        }
+    sizes = {"ngram": NGRAM, "common_from": COMMON, "texts": index.texts, "words": index.words}
+    return {**sizes, "benchmarks": found}
+
+
+def dirty_ids(leaks: dict, name: str) -> set[str]:
+    """Return the ids of a benchmark's items that are leaked, partial or short: the clean subset leaves them out."""
+    return {item["id"] for item in leaks["benchmarks"][name]["items"] if item["verdict"] in DIRTY}
+
+
+def clean_subset(outcomes: Sequence[dict], leaks: dict, name: str) -> list[dict]:
+    """Return the outcomes of the items that were not found in the training texts.
+
+    Args:
+        outcomes: of one model on the benchmark.
+        leaks: from ``find_leaks``.
+        name: the benchmark's.
+    """
+    dirty = dirty_ids(leaks, name)
+    return [outcome for outcome in outcomes if outcome["id"] not in dirty]
+
+
+def metrics_with_clean(outcomes: Sequence[dict], benchmark: Benchmark, leaks: dict) -> dict[str, dict | None]:
+    """Return the metrics on all items ("all") and on those not found ("clean"; None if none is left)."""
+    kept = clean_subset(outcomes, leaks, benchmark.name)
+    part = benchmark.only({outcome["id"] for outcome in kept})
+    return {"all": metrics(outcomes, benchmark), "clean": metrics(kept, part) if kept else None}

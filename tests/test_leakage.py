@@ -1,0 +1,175 @@
+"""The leak check finds what was planted item by item, and tells wording, chance and leaks apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from ctxft.benchmarks import Benchmark, Question, load_benchmark
+from ctxft.cli import main
+from ctxft.experiment.leaks import check_leaks, texts_of
+from ctxft.experiment.prepare import prepare, read_passages
+from ctxft.leakage import COMMON, clean_subset, dirty_ids, find_leaks, metrics_with_clean, words_of
+from ctxft.runtime import write_jsonl
+
+RANDOM = random.Random(5)
+WORDS = [
+    a + b + c
+    for a in ("ka", "lo", "mi", "su", "te", "vo")
+    for b in ("ra", "ne", "pi", "du")
+    for c in ("n", "s", "ta", "x")
+]
+
+
+def sentence(words: int = 20) -> str:
+    return " ".join(RANDOM.choices(WORDS, k=words))
+
+
+def exam(items: int = 100) -> Benchmark:
+    """Return questions of 20 random words, all of which end with the same nine."""
+    end = "which of the following is the most likely cause?"
+    questions = [
+        Question(
+            f"q{n}",
+            f"{sentence().capitalize()} no{n}; {end}",
+            (sentence(2), sentence(2), sentence(2), "none"),
+            n % 3,
+            "all",
+        )
+        for n in range(items)
+    ]
+    return Benchmark("exam", tuple(questions), "a test")
+
+
+def verdicts(leaks: dict, name: str = "exam") -> dict[str, str]:
+    return {item["id"]: item["verdict"] for item in leaks["benchmarks"][name]["items"]}
+
+
+def test_words_forget_case_punctuation_and_what_unicode_writes_twice() -> None:
+    assert words_of("The ﬁrst—“X-ray”,\n\tdone?") == ["the", "first", "x", "ray", "done"]
+    assert words_of("so\u00adft STRASSE ２") == words_of("soft Straße 2")
+    assert words_of("?! ...") == [] == words_of("")
+    long = "wordä " * 400_000  # longer than one piece
+    assert len(words_of(long)) == 400_000 and set(words_of(long)) == {"wordä"}
+
+
+def test_thirty_planted_items_are_found_one_by_one() -> None:
+    benchmark = exam()
+    planted = random.Random(0).sample(benchmark.questions, 30)
+    answered = {q.id for q in planted[:20]}
+    texts = []
+    for number, question in enumerate(planted):
+        text = question.question
+        if number in (0, 10, 25):  # other case and punctuation
+            text = text.upper().replace(" ", " - ").replace("?", "!!")
+        answer = question.choices[question.answer] if question.id in answered else "nobody knows"
+        texts.append((f"doc {number}", f"{sentence(300)} {text} {answer} {sentence(300)}"))
+    texts += [(f"honest {n}", sentence(600)) for n in range(30)]
+    leaks = find_leaks([benchmark], texts)
+    found = verdicts(leaks)
+    assert {key for key, verdict in found.items() if verdict == "leaked"} == {q.id for q in planted}
+    items = {item["id"]: item for item in leaks["benchmarks"]["exam"]["items"]}
+    assert all(items[q.id]["places"] == [f"doc {n}"] and items[q.id]["share"] == 1 for n, q in enumerate(planted))
+    assert {q.id for q in planted if items[q.id]["answered"]} == answered
+    # The wording that all questions share was found too: said of every item, and held against none.
+    assert sorted(set(found.values())) == ["common", "leaked"] and len(found) == 100
+    assert leaks["benchmarks"]["exam"]["counts"]["common"] == 70 and leaks["texts"] == 60
+
+
+def test_an_answer_without_its_question_says_nothing() -> None:
+    benchmark = exam(10)
+    text = " ".join(q.choices[q.answer] for q in benchmark.questions)
+    assert verdicts(find_leaks([benchmark], [("doc", text)])) == {}
+
+
+def test_short_questions_are_found_whole_and_counted_apart() -> None:
+    questions = tuple(
+        Question(str(n), text, ("up", "down"), 0, "all") for n, text in enumerate(("Shares rise again", "?!", "Cut"))
+    )
+    headlines = Benchmark("headlines", questions, "a test")
+    leaks = find_leaks([headlines], [("doc", "all shares rise; again, a cut.")])
+    assert verdicts(leaks, "headlines") == {"0": "short", "1": "unchecked", "2": "short"}
+    assert verdicts(find_leaks([headlines], [("doc", "shares rise")]), "headlines") == {"1": "unchecked"}
+
+
+def test_part_of_a_question_and_a_text_that_it_is_about() -> None:
+    context = sentence(40)
+    question = Question("1", sentence(12), ("yes", "no"), 0, "all", context)
+    benchmark = Benchmark("abstracts", (question,), "a test")
+    eight = " ".join(context.split()[10:18])
+    assert [verdicts(find_leaks([benchmark], [("doc", text)]), "abstracts") for text in (eight, context)] == [
+        {"1": "partial"},
+        {"1": "leaked"},
+    ]
+    assert not find_leaks([benchmark], [("doc", " ".join(context.split()[10:17]))])["benchmarks"]["abstracts"]["items"]
+    few = [Question(str(n), f"{eight} {sentence(3)}", ("yes", "no"), 0, "all") for n in range(COMMON)]
+    for number, verdict in ((COMMON - 1, "partial"), (COMMON, "common")):
+        leaks = find_leaks([Benchmark("few", tuple(few[:number]), "a test")], [("doc", eight)])
+        assert set(verdicts(leaks, "few").values()) == {verdict}
+
+
+def test_scores_on_the_clean_items_beside_those_on_all() -> None:
+    benchmark = exam(10)
+    leaks = find_leaks([benchmark], [("doc", q.question) for q in benchmark.questions[:4]])
+    outcomes = [
+        {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": 0, "correct": n < 5}
+        | {"correct_per_character": n < 5, "log_likelihoods": [0.0, -1.0, -2.0, -3.0], "truncated": 0}
+        for n, q in enumerate(benchmark.questions)
+    ]
+    assert dirty_ids(leaks, "exam") == {"q0", "q1", "q2", "q3"}
+    assert [o["id"] for o in clean_subset(outcomes, leaks, "exam")] == ["q4", "q5", "q6", "q7", "q8", "q9"]
+    both = metrics_with_clean(outcomes, benchmark, leaks)
+    assert (both["all"]["accuracy"], both["clean"]["accuracy"]) == (0.5, pytest.approx(1 / 6))
+    all_dirty = find_leaks([benchmark], [("doc", q.question) for q in benchmark.questions])
+    assert metrics_with_clean(outcomes, benchmark, all_dirty)["clean"] is None
+
+
+def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp_path: Path, capsys) -> None:
+    """One item stands where two passages of a document meet, one in a prompt of one's own book."""
+    asked = f"which of these roads leads to the old house, {sentence(60)}?"  # longer than any passage, so it is cut
+    prompted, absent = "how many lamps did the tall woman carry away?", "is there nothing like this anywhere at all?"
+    rows = [
+        {"id": str(n), "question": text, "choices": ["the first", "a second"], "answer": 0}
+        for n, text in enumerate((asked, prompted, absent))
+    ]
+    exam_file = write_jsonl(tmp_path / "own.jsonl", rows)
+    filler = "A plain row of words stands here for no reason. " * 4
+    corpus = write_jsonl(tmp_path / "texts.jsonl", [{"id": "d", "text": f"{filler}{asked} The first. {filler}"}])
+    book = tmp_path / "book.yaml"
+    book.write_text(f"name: mine\nkind: strategy\nprompts:\n  - {{id: p1, family: f, text: 'Think: {prompted}'}}\n")
+    config = experiment(
+        corpus={"source": str(corpus), "held_out": 0.0},
+        prompts={"strategies": str(book)},
+        evaluation={"benchmarks": [str(exam_file)]},
+    )
+    prepare(config)
+    passages = read_passages(config.folder)
+    assert len(passages) > 1 and not any(asked in passage.text for passage in passages), "the question must be cut"
+    leaks = check_leaks(config)
+    items = {item["id"]: item for item in leaks["benchmarks"]["own"]["items"]}
+    assert (items["0"]["verdict"], items["0"]["places"], items["0"]["answered"]) == ("leaked", ["document d"], True)
+    assert (items["1"]["verdict"], items["1"]["places"]) == ("leaked", ["prompt p1"]) and "2" not in items
+    assert json.loads((config.folder / "leaks.json").read_text()) == leaks
+    assert [where for where, _ in texts_of(config)][:2] == ["document d", "prompt p1"]
+    assert main(["leaks", config.name]) == 0 and "leaks.json" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")
+def test_honest_texts_of_more_than_a_million_words_leak_nothing() -> None:
+    data = Path(os.environ["CTXFT_REAL_DATA"])
+    names = ("mmlu-medical", "medqa", "pubmedqa-labelled", "fiqa", "causal20", "multifin")
+    benchmarks = [load_benchmark(name, data) for name in names]
+    texts = [
+        (row["id"], row["text"])
+        for path in sorted((data / "corpora").glob("*.jsonl"))
+        for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    ]
+    leaks = find_leaks(benchmarks, texts)
+    assert leaks["words"] > 1_000_000
+    assert [found["counts"]["leaked"] for found in leaks["benchmarks"].values()] == [0] * len(names)
+    partial = sum(found["counts"]["partial"] for found in leaks["benchmarks"].values())
+    assert 0 < partial < 0.01 * sum(len(benchmark.questions) for benchmark in benchmarks)
