@@ -14,6 +14,7 @@ from ctxft.benchmarks import Benchmark, load_benchmark, style_of
 from ctxft.evaluation import evaluate, write_outcomes
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.prepare import read_passages, require_same, rows_of
+from ctxft.experiment.probe import forgetting, probe_state
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
 from ctxft.metrics import metrics
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
@@ -76,7 +77,12 @@ def _due(
         keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, _style(config, benchmark)])
         if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
             due.append(benchmark)
-    return found, keys, sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"]]), due
+    return (
+        found,
+        keys,
+        sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"], probe_state(config, hashes)]),
+        due,
+    )
 
 
 def is_examined(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]) -> bool:
@@ -102,7 +108,8 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     torch.set_num_threads(config.train.threads)
     tokenizer, model = load_tokenizer(config.model, config.revision), _trained_model(config, arm, seed)
     folder, options = eval_folder(config, arm, seed), config.evaluation
-    found["held_out"] = held_out_loss(config, model, tokenizer) | {"key": held_key}
+    measured = held_out_loss(config, model, tokenizer) | forgetting(config, model, tokenizer)
+    found["held_out"] = measured | {"key": held_key}
     for benchmark in due:
         found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
         write_json(folder / "metrics.json", found)

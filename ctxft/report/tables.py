@@ -69,6 +69,15 @@ def lines_of(run: RunRecord, name: str) -> dict[str, float]:
     return {line: run.metrics_of(name)[0][line] for line in ("chance", "majority")}
 
 
+HELD_OUT = {  # column -> (key of the metrics, factor, digits); the last three only where they were measured
+    "held-out loss": ("loss", 1, 3),
+    "behind a prompt": ("prompted_loss", 1, 3),
+    "general loss": ("general_loss", 1, 3),
+    "ends %": ("eos_rate", 100, 0),
+    "in form %": ("answers_in_form", 100, 0),
+}
+
+
 def loss_table(run: RunRecord | str | Path) -> pandas.DataFrame:
     """Return how well each arm predicts the held-out texts, without a prompt and behind those of arm cft.
 
@@ -77,16 +86,21 @@ def loss_table(run: RunRecord | str | Path) -> pandas.DataFrame:
 
     Returns:
         Columns arm, seeds, held-out loss and "behind a prompt": nats per token, means over the seeds that all trained arms
-        have; "" where no documents were held out.
+        have; "" where no documents were held out. Where it was measured also what shows forgetting: general loss, "ends %"
+        (beginnings of texts that the model writes to an end) and "in form %" (answers to instructions that hold something
+        and end).
     """
     run = as_record(run)
     seeds = common_seeds({arm: {seed: [] for seed in found} for arm, found in run.metrics.items()})
     rows = []
     for arm, common in seeds.items():
         held = [run.metrics[arm][seed].get("held_out", {}) for seed in common]
-        losses = ([one[key] for one in held if one.get(key) is not None] for key in ("loss", "prompted_loss"))
-        rows.append((arm, len(common), *(_mean(values, 3) for values in losses)))
-    return pandas.DataFrame(rows, columns=["arm", "seeds", "held-out loss", "behind a prompt"])
+        row = {"arm": arm, "seeds": len(common)}
+        for name, (key, factor, digits) in HELD_OUT.items():
+            row[name] = _mean([factor * one[key] for one in held if one.get(key) is not None], digits)
+        rows.append(row)
+    table = pandas.DataFrame(rows, columns=["arm", "seeds", *HELD_OUT])
+    return table.drop(columns=[name for name in list(HELD_OUT)[2:] if not any(table[name])])
 
 
 def _metrics(run: RunRecord, benchmark: str, arm: str) -> list[dict]:
