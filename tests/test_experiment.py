@@ -202,7 +202,7 @@ def test_a_hub_revision_stays_the_one_that_the_run_recorded(experiment, monkeypa
     commits = {None: "c0ffee", "c0ffee": "c0ffee"}
     rows = [{"text": f"Text number {n} has one sentence. And another one."} for n in range(6)]
     monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: commits[revision])
-    monkeypatch.setattr(documents, "load_dataset", lambda name, split, revision: rows)
+    monkeypatch.setattr(documents, "load_dataset", lambda name, subset, split, revision: rows)
     config = experiment(corpus={"source": "org/set", "held_out": 0.3})
     prepare(config)
     commits[None] = "beef"  # the hub moves on
