@@ -146,7 +146,11 @@ def _trl(folder: Path, rows: list[dict], out: Path):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     options = {"packing": True, "packing_strategy": "bfd", "max_length": TRL_WINDOW}
     arguments = _arguments(SFTConfig, out, 1, bf16=False, gradient_checkpointing=False, **options)
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    return SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+
+
+def run_trl(folder: Path, rows: list[dict], out: Path) -> None:
+    trainer = _trl(folder, rows, out)
     trainer.train()
     trainer.save_model(str(out / "model"))
 
@@ -278,9 +282,8 @@ def main() -> None:
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
     text = sum(len(row["labels"]) - PROMPT for row in rows)
     print(f"{options.documents} documents, {text} text tokens, {options.rounds} rounds; {padding(rows)}\n")
-    print(
-        "| | text tokens/s, CPU time | ours faster by (per round) | wall time | peak memory, MB | exactness |\n|---|---|---|---|---|---|"
-    )
+    print("| | text tokens/s, CPU time | ours faster by (per round) | wall time | peak memory, MB | exactness |")
+    print("|---|---|---|---|---|---|")
     for name in variants:
         runs = found[name]
         ratio = spread([a["cpu"] / b["cpu"] for a, b in zip(found.get("ours", runs), runs, strict=True)], 2)
