@@ -69,8 +69,8 @@ def compare_f1(
 
     Returns:
         A row per arm, in the order of ``ARMS``: arm, n, seeds, f1, low, high (shares); difference, difference_low and
-        difference_high (points; nan for the reference; the ends are nan where no draw changes the difference, since such
-        a bootstrap knows nothing about other items).
+        difference_high (points; nan for the reference). Ends are nan where no draw changes the value, as where all
+        items are right: such a bootstrap knows nothing about other items.
 
     Raises:
         InputError: as in ``compare``, an unknown average, or an outcome without prediction or answer.
@@ -93,6 +93,20 @@ def compare_f1(
     return [_row(arm, scores, reference, n, level) for arm in ARMS if arm in scores]
 
 
+def f1_lines(rows: list[dict], average: str = "macro") -> dict[str, float]:
+    """Return the F1 of guessing every class alike (chance) and of always naming the commonest class (majority), as shares.
+
+    Args:
+        rows: outcomes with "answer" and "log_likelihoods"; of chance this is the F1 of its expected confusion matrix.
+        average: "macro" or "weighted".
+    """
+    classes = _classes(rows)
+    right = numpy.bincount([row["answer"] for row in rows], minlength=classes).astype(float)
+    commonest = numpy.outer(right, numpy.eye(classes)[right.argmax()])
+    tables = {"chance": numpy.outer(right, numpy.full(classes, 1 / classes)), "majority": commonest}
+    return {line: float(f1_scores(table, average)) for line, table in tables.items()}
+
+
 def _classes(rows: list[dict]) -> int:
     counts = {len(row.get("log_likelihoods", ())) for row in rows}
     if len(counts) != 1 or counts == {0}:
@@ -112,7 +126,7 @@ def _scores(rows: list[dict], classes: int, weights: numpy.ndarray, average: str
 def _row(arm: str, scores: dict[str, numpy.ndarray], reference: str, n: int, level: float) -> dict:
     own = scores[arm].mean(0)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = map(float, numpy.quantile(own[1:], tails))
+    low, high = map(float, numpy.quantile(own[1:], tails)) if own.std() > 0 else (math.nan, math.nan)
     row = {"arm": arm, "n": n, "seeds": len(scores[arm]), "f1": float(own[0]), "low": low, "high": high}
     if arm == reference:
         return row | dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan)
