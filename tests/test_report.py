@@ -168,13 +168,8 @@ def test_results_table_says_what_the_outcomes_say(run: Path):
     assert row["minus cpt"] == f"{compared['difference']:+.1f}" and row["minus cpt"].startswith("-2")
     assert row["p"] == p_value(compared["p"]) != "" and row["verdict"] == "lower"
     cells = table.set_index(["benchmark", "arm"])
-    control, two = (
-        cells.loc[("practice-mmlu", "control")],
-        [cells.loc[(n, "control"), "p"] for n in table.benchmark.unique()],
-    )
-    assert control["verdict"] == "not after Holm" and 2 * float(min(two)) == pytest.approx(
-        float(control["Holm p"]), abs=1e-3
-    )
+    control = cells.loc[("practice-mmlu", "control")]  # the smaller p of the arm's two benchmarks
+    assert control["verdict"] == "not after Holm" and (control["p"], control["Holm p"]) == ("0.048", "0.095")
     assert cells.loc[("practice-old", "cft"), "verdict"] == "not shown" and set(
         cells.xs("(chance)", level=1).verdict
     ) == {""}

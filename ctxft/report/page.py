@@ -95,8 +95,8 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
 _F1 = (
     '<p class="note">Means over seeds, with 95 % intervals: of an arm by a bootstrap over items; of a difference, on the '
     "same items and seeds, by that bootstrap and, with several seeds, their scatter. Macro counts every class alike, "
-    "weighted by how often it is right. Where no item tells the arms apart, or all are right, a bootstrap knows no interval. Verdicts are about "
-    "accuracy.</p>"
+    "weighted by how often it is right. Where no item tells the arms apart, or all are "
+    "right, a bootstrap knows no interval. Verdicts are about accuracy.</p>"
 )
 _HELD_OUT = (
     '<p class="note">Loss in nats per token on documents that no arm was trained on, without a prompt and behind the '

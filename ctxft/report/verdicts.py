@@ -38,7 +38,7 @@ def verdicts(run: RunRecord | str | Path, reference: str = "cpt") -> list[str]:
 
     Example:
         >>> verdicts("runs/mini")[0]  # doctest: +SKIP
-        'practice-mmlu, base: lower than cpt by 40.1 points (95 % interval -46.7 to -32.7), also after Holm's correction (p 0.001).'
+        'practice-mmlu, base: lower than cpt by 40.1 points (95 % interval -46.7 to -32.7), ...'
     """
     rows = [(name, row) for name, found in compared(as_record(run), reference).items() for row in found]
     return [f"{name}, {row['arm']}: {_sentence(row)}." for name, row in rows if row["arm"] != reference]
@@ -48,7 +48,8 @@ def _sentence(row: dict) -> str:
     if not row["shown"] or row["family"] == 1:
         return row["verdict"]
     if row["word"] == "not after Holm":
-        return f"{row['verdict']}, but not shown once corrected for {row['family']} benchmarks (Holm p {p_value(row['holm'])})"
+        corrected_p = f"{row['family']} benchmarks (Holm p {p_value(row['holm'])})"
+        return f"{row['verdict']}, but not shown once corrected for {corrected_p}"
     return f"{row['verdict']}, also after Holm's correction (p {p_value(row['holm'])})"
 
 
