@@ -148,7 +148,9 @@ def test_spread_by_hand():
     assert one.detectable() == pytest.approx((1.95996 + 0.84162) * 0.02, abs=1e-6)
     three = Spread(items=0.0004, seeds=0.0001, count=3)
     assert three.half() == pytest.approx(math.sqrt(4.30265**2 * 0.0001 + 1.95996**2 * 0.0004), abs=1e-6)
-    for spread in (one, three):
+    close = Spread(items=0.0003, seeds=0.0, count=3, shared=0.0001)  # seeds that happen to agree: as over items alone
+    assert close.half() == pytest.approx(one.half())
+    for spread in (one, three, close):
         assert spread.p_value(spread.half()) == pytest.approx(0.05) == spread.p_value(-spread.half())
     assert one.p_value(0.0) == 1.0 and one.p_value(0.02) == pytest.approx(0.3173, abs=1e-4)
     assert Spread(items=0.0).p_value(0.1) < 1e-9
@@ -158,8 +160,8 @@ def test_spread_counts_what_lies_between_item_and_seed_once():
     # answers that no two trainings share: the mean over 10 seeds varies by 1 / (10 n), and so do the seeds
     generator = numpy.random.default_rng(0)
     spreads = [seeds_spread(generator.choice([-1, 1], (10, 400)).tolist())[1] for _ in range(100)]
-    total = numpy.mean([spread.items + spread.seeds for spread in spreads])
-    assert total == pytest.approx(1 / 4000, rel=0.2)
+    assert numpy.mean([spread.items + spread.seeds for spread in spreads]) == pytest.approx(1 / 4000, rel=0.2)
+    assert numpy.mean([spread.items + spread.shared for spread in spreads]) == pytest.approx(1 / 4000, rel=0.05)
 
 
 def test_smallest_difference_is_found_four_times_in_five():
@@ -243,6 +245,14 @@ def test_the_p_value_has_a_say_with_one_seed_only():
     assert one["mcnemar"] == [0.0625] and two["mcnemar"] == [0.0625, 0.0625]
     assert 0 < one["difference_low"] == two["difference_low"]
     assert one["verdict"].startswith("no difference") and two["verdict"].startswith("higher than cpt by 5.0 points")
+
+
+def test_the_interval_of_several_seeds_is_never_narrower_than_that_over_items():
+    generator = numpy.random.default_rng(0)
+    for _ in range(100):
+        signs = generator.choice([-1, 0, 1], (3, 60), p=[0.2, 0.6, 0.2]).tolist()
+        low, high = item_interval([sum(column) / 3 for column in zip(*signs, strict=True)])
+        assert 2 * seeds_spread(signs)[1].half() >= high - low - 1e-12
 
 
 def test_seeds_that_disagree_show_nothing():

@@ -94,14 +94,17 @@ def adjusted_mean(differences: Sequence[float]) -> tuple[float, float]:
 class Spread:
     """How much a mean difference would change with other items and with other seeds.
 
-    Half the width of its interval is sqrt(t^2 * seeds + z^2 * items), with the quantile t of Student at count - 1 degrees
-    of freedom: few seeds widen the part that they alone tell about, and no other. Such sums of squared half-widths are
-    known as the modified large-sample method; ``tests/benchmarks/coverage.py`` shows what it covers.
+    Half the width of its interval is sqrt(z^2 * items + max(t^2 * seeds, z^2 * shared)), with the quantile t of Student
+    at count - 1 degrees of freedom: few seeds widen the part that they alone tell about, and no other, and seeds that lie
+    close by luck never make it narrower than the interval over items. Such sums of squared half-widths are known as the
+    modified large-sample method; ``tests/benchmarks/coverage.py`` shows what it covers.
 
     Args:
-        items: variance of the mean that other items would bring, without what the seeds' own variance holds already.
+        items: variance of the mean that other items would bring, whatever the seed.
         seeds: variance of the mean that other seeds would bring; 0 where there is one seed, which cannot tell.
         count: number of seeds.
+        shared: what lies between an item and a seed (an item that one training happens to learn and another does not); it
+            makes the seeds scatter too, so it is part of ``seeds`` and its lower bound.
 
     Source:
         F. A. Graybill and C.-M. Wang, JASA 75, 1980; R. K. Burdick and F. A. Graybill, *Confidence Intervals on Variance
@@ -115,6 +118,7 @@ class Spread:
     items: float
     seeds: float = 0.0
     count: int = 1
+    shared: float = 0.0
 
     @classmethod
     def of(cls, items: float, per_seed: Sequence[float], alone: float) -> Spread:
@@ -124,18 +128,14 @@ class Spread:
             items: variance over items of the mean over seeds.
             per_seed: the value of each seed.
             alone: mean over seeds of the variance over items of one seed's value.
-
-        Returns:
-            A spread whose items and seeds hold the variance between an item and a seed (an item that one training
-            happens to learn and another does not) once: it makes up ``items`` and the scatter of the seeds alike.
         """
         k = len(per_seed)
         if k == 1:
             return cls(items)
         mean = math.fsum(per_seed) / k
         seeds = math.fsum((value - mean) ** 2 for value in per_seed) / (k - 1) / k
-        both = max(0.0, alone - items) / (k - 1)
-        return cls(max(0.0, items - both), seeds, k)
+        shared = min(items, max(0.0, alone - items) / (k - 1))
+        return cls(items - shared, seeds, k, shared)
 
     def half(self, level: float = 0.95) -> float:
         """Return half the width of the interval of that level."""
@@ -144,7 +144,7 @@ class Spread:
     def _half(self, tail: float) -> float:
         t = scipy.stats.t.isf(tail, self.count - 1) if self.count > 1 else 0.0
         z = scipy.stats.norm.isf(tail)
-        return math.sqrt(t * t * self.seeds + z * z * self.items)
+        return math.sqrt(z * z * self.items + max(t * t * self.seeds, z * z * self.shared))
 
     def p_value(self, mean: float) -> float:
         """Return the two-sided p value of no difference: 1 less the level at which the interval just reaches 0."""
