@@ -73,6 +73,9 @@ def overall(run: RunRecord | str | Path, reference: str = "cpt") -> str:
 def how_to_read(reference: str = "cpt") -> list[str]:
     """Return sentences that explain the columns and verdicts of ``results_table``."""
     return [
+        "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
+        "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control meaningless "
+        "words, and adaptive a prompt chosen for that text.",
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
         "giving the commonest answer position, or label.",
         f"minus {reference} is the difference to {reference} in points of accuracy, on the same items and the same seeds. "
