@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -101,12 +102,23 @@ def _run_folder(name: str) -> Path:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from ctxft.report import loss_table, results_table, write_report
+    from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts, write_report
+    from ctxft.report.verdicts import how_to_read, overall
 
-    folder = _run_folder(options.run)
-    print(results_table(folder, options.reference).to_string(index=False))
-    print(f"\n{loss_table(folder).to_string(index=False)}")
-    print(f"\nreport: {write_report(folder, options.reference)}")
+    run, reference = read_run(_run_folder(options.run)), options.reference
+    print(results_table(run, reference).to_string(index=False))
+    print(
+        "\nHow to read it\n"
+        + "\n".join(
+            textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ") for said in how_to_read(reference)
+        )
+    )
+    print("\nWhat the tests say\n" + "\n".join(f"  {said}" for said in verdicts(run, reference)))
+    print("\n" + textwrap.fill(overall(run, reference), 120))
+    if len(table := f1_table(run, reference)):
+        print(f"\nF1 of the classes, with 95 % intervals\n{table.to_string(index=False)}")
+    print(f"\nLoss on held-out text, nats per token\n{loss_table(run).to_string(index=False)}")
+    print(f"\nreport: {write_report(run, reference)}")
 
 
 def _leaks(options: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ ORDER = [
     {"experiment"},
     {"synthetic"},
     {"report"},
+    {"widgets"},
     {"pipeline"},
     {"selftest"},
     {"cli"},
@@ -75,6 +76,7 @@ def rank(name: str) -> int:
 def test_imports_go_one_way(path):
     own = stage(module_name(path))
     others = {stage(name) for name in imports_of(path)} - {own, ""}
+    assert "widgets" not in others, f"{path}: widgets are for notebooks"
     if own != "cli":
         assert "ctxft.world.build" not in imports_of(path), f"{path}: only the command line makes the practice models"
     if own == "":
