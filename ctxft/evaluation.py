@@ -7,29 +7,20 @@ alone, and paired by item.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ctxft.benchmarks import Benchmark, Question, render
-from ctxft.runtime import InputError, read_jsonl, write_jsonl
-from ctxft.scoring import ChoiceScores, Progress, score_choices
+from ctxft.benchmarks import LETTERS, Benchmark, Question, render
+from ctxft.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
+from ctxft.runtime import InputError, check_known, sha256
+from ctxft.scoring import ChoiceScores, Progress, generate_answers, parse_answer, score_choices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-KEYS = (
-    "id",
-    "hash",
-    "subject",
-    "answer",
-    "prediction",
-    "correct",
-    "log_likelihoods",
-    "prediction_per_character",
-    "correct_per_character",
-    "truncated",
-)
+__all__ = ["KEYS", "RULES", "Journal", "evaluate", "metrics", "read_outcomes", "write_outcomes"]
+
+ROOM = 8  # tokens that a written answer may have beyond its longest label: marks, a line end
 
 
 def evaluate(
@@ -39,23 +30,31 @@ def evaluate(
     form: str = "options",
     token_budget: int = 4096,
     progress: Progress | None = None,
+    rule: str = "likelihood",
+    journal: Journal | None = None,
 ) -> list[dict]:
-    """Let a model answer every question, zero-shot, by the log-likelihood of the choices.
+    """Let a model answer every question, by the log-likelihood of the choices or in its own words.
 
-    Two rules are recorded side by side: the highest sum of log-probabilities, and the highest sum per character of
-    the choice (without the space before it), which does not favour short choices. A tie goes to the first choice.
+    "likelihood" records three predictions side by side: the highest sum of log-probabilities; the highest sum per
+    character of the choice (without the space before it), and the highest sum per token, which do not favour short
+    choices. A tie goes to the first choice. "generate", for models made to follow instructions, lets the model write its
+    answer after it was told which answers there are, and reads it with ``parse_answer``; no answer is a wrong one.
 
     Args:
         model: a causal language model, plain or with a LoRA adapter.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; with rule "generate" its chat template is used where it has one.
         benchmark: the questions.
         form: "options" scores the texts of the choices, "lettered" shows them and scores their letters.
         token_budget: padded tokens in one batch; the result does not depend on it.
-        progress: called with (rows done, all rows).
+        progress: called with (contexts done, all contexts).
+        rule: "likelihood" or "generate".
+        journal: takes up each outcome at once, and those it already holds are not made again.
 
     Returns:
-        For each question, in order: id, hash, subject, answer, prediction, correct, log_likelihoods (nats),
-        prediction_per_character, correct_per_character, truncated (tokens cut from the left of the context).
+        For each question, in order: id, hash, prompt_hash (SHA-256 of the text before the answer), subject, answer,
+        prediction (None if a written text gives no answer), correct, log_likelihoods (nats) and tokens of the choices
+        (both empty if the answer is written), prediction_per_character, correct_per_character, prediction_per_token,
+        correct_per_token (None if written), written (the text, or None), truncated (tokens cut from the left).
 
     Raises:
         InputError: a choice cannot be scored, or the model's log-likelihoods are not numbers; the question is named.
@@ -67,31 +66,96 @@ def evaluate(
         >>> evaluate(model, tokenizer, load_benchmark("practice-mmlu"))[0]["correct"]  # doctest: +SKIP
         True
     """
-    requests = [render(question, form, benchmark.name) for question in benchmark.questions]
-    names = [f"{benchmark.name}, question '{question.id}'" for question in benchmark.questions]
-    scores = score_choices(model, tokenizer, requests, token_budget=token_budget, progress=progress, names=names)
-    triples = zip(benchmark.questions, requests, scores, strict=True)
-    return [_outcome(question, texts, score) for question, (_, texts), score in triples]
+    check_known(rule, RULES, "rule")
+    found = dict(journal.outcomes) if journal else {}
+    questions = [question for question in benchmark.questions if question.id not in found]
+    requests = [render(question, form, benchmark.name) for question in questions]
+
+    def keep(outcome: dict) -> None:
+        found[outcome["id"]] = outcome
+        if journal:
+            journal.add(outcome)
+
+    answer = _by_likelihood if rule == "likelihood" else _by_writing
+    answer(model, tokenizer, benchmark.name, questions, requests, form, token_budget, progress, keep)
+    return [found[question.id] for question in benchmark.questions]
 
 
-def _outcome(question: Question, continuations: Sequence[str], score: ChoiceScores) -> dict:
+Keep = Callable[[dict], None]
+
+
+def _by_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    questions: Sequence[Question],
+    requests: Sequence[tuple[str, list[str]]],
+    form: str,
+    token_budget: int,
+    progress: Progress | None,
+    keep: Keep,
+) -> None:
+    def scored(number: int, score: ChoiceScores) -> None:
+        keep(_scored(questions[number], *requests[number], score))
+
+    names = [f"{name}, question '{question.id}'" for question in questions]
+    options = {"token_budget": token_budget, "progress": progress, "names": names, "scored": scored}
+    score_choices(model, tokenizer, requests, **options)
+
+
+def _by_writing(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    questions: Sequence[Question],
+    requests: Sequence[tuple[str, list[str]]],
+    form: str,
+    token_budget: int,
+    progress: Progress | None,
+    keep: Keep,
+) -> None:
+    if not questions:
+        return
+    labels = [question.choices if form == "options" else LETTERS[: len(question.choices)] for question in questions]
+    prompts = [_instruction(own) + context for own, (context, _) in zip(labels, requests, strict=True)]
+
+    def answered(number: int, text: str, cut: int) -> None:
+        question = questions[number]
+        prediction = parse_answer(text, labels[number], question.choices)
+        keep(_outcome(question, prompts[number], prediction, written=text, truncated=cut))
+
+    longest = max(len(ids) for ids in tokenizer([label for own in labels for label in own])["input_ids"])
+    options = {"token_budget": token_budget, "progress": progress, "answered": answered}
+    chat = bool(tokenizer.chat_template)
+    generate_answers(model, tokenizer, prompts, max_new_tokens=longest + ROOM, chat=chat, **options)
+
+
+def _instruction(labels: Sequence[str]) -> str:
+    """Return the line that says which answers there are, which the question alone may not show."""
+    return f"Answer with exactly one of these and nothing else: {'; '.join(labels)}\n\n"
+
+
+def _scored(question: Question, context: str, continuations: Sequence[str], score: ChoiceScores) -> dict:
     found = score.log_likelihoods
     if any(math.isnan(value) for value in found):
         raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train anew.")
-    prediction = _first_best(found)
-    per_character = _first_best([value / len(text[1:]) for value, text in zip(found, continuations, strict=True)])
-    return {
-        "id": question.id,
-        "hash": question.hash,
-        "subject": question.subject,
-        "answer": question.answer,
-        "prediction": prediction,
-        "correct": prediction == question.answer,
-        "log_likelihoods": found,
-        "prediction_per_character": per_character,
-        "correct_per_character": per_character == question.answer,
-        "truncated": score.truncated,
+    others = {
+        "per_character": _first_best([value / len(text[1:]) for value, text in zip(found, continuations, strict=True)]),
+        "per_token": _first_best([value / count for value, count in zip(found, score.tokens, strict=True)]),
     }
+    scores = {"log_likelihoods": found, "tokens": score.tokens, "truncated": score.truncated}
+    return _outcome(question, context, _first_best(found), others, **scores)
+
+
+def _outcome(
+    question: Question, prompt: str, prediction: int | None, others: dict[str, int] | None = None, **values: object
+) -> dict:
+    row = dict.fromkeys(KEYS) | {"log_likelihoods": [], "tokens": []}
+    row |= {"id": question.id, "hash": question.hash, "prompt_hash": sha256(prompt), "subject": question.subject}
+    row |= {"answer": question.answer, "prediction": prediction, "correct": prediction == question.answer}
+    for rule, choice in (others or {}).items():
+        row |= {f"prediction_{rule}": choice, f"correct_{rule}": choice == question.answer}
+    return row | values
 
 
 def _first_best(values: Sequence[float]) -> int:
@@ -106,8 +170,9 @@ def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
         benchmark: the questions they answer.
 
     Returns:
-        n; accuracy and accuracy_per_character (shares from 0 to 1); chance and majority, the lines to beat; ties (items
-        whose two best log-likelihoods are exactly equal); truncated_items; by_subject, {"n", "accuracy"} for each; where
+        n; accuracy (a share from 0 to 1), and of log-likelihoods accuracy_per_character and accuracy_per_token; chance and
+        majority, the lines to beat; ties (items whose two best log-likelihoods are exactly equal); unanswered (items with
+        no answer, counted as wrong); truncated_items; by_subject, {"n", "accuracy"} for each; where
         all questions share their choices, also macro_f1 (the mean of the classes' F1, a share) and majority_macro_f1.
 
     Raises:
@@ -125,10 +190,11 @@ def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
         **_f1(outcomes, benchmark),
         "n": len(outcomes),
         "accuracy": _share(outcomes, "correct"),
-        "accuracy_per_character": _share(outcomes, "correct_per_character"),
+        **_other_rules(outcomes),
         "chance": benchmark.chance,
         "majority": benchmark.majority,
         "ties": sum(_tied(outcome["log_likelihoods"]) for outcome in outcomes),
+        "unanswered": sum(outcome["prediction"] is None for outcome in outcomes),
         "truncated_items": sum(outcome["truncated"] > 0 for outcome in outcomes),
         "by_subject": {s: {"n": len(part), "accuracy": _share(part, "correct")} for s, part in by_subject.items()},
     }
@@ -143,8 +209,16 @@ def _f1(outcomes: Sequence[dict], benchmark: Benchmark) -> dict[str, float]:
     right, classes = [outcome["answer"] for outcome in outcomes], list(range(len(benchmark.labels)))
     options = {"labels": classes, "average": "macro", "zero_division": 0.0}
     commonest = [max(classes, key=right.count)] * len(right)
-    found = f1_score(right, [outcome["prediction"] for outcome in outcomes], **options)
+    said = [-1 if outcome["prediction"] is None else outcome["prediction"] for outcome in outcomes]
+    found = f1_score(right, said, **options)
     return {"macro_f1": float(found), "majority_macro_f1": float(f1_score(right, commonest, **options))}
+
+
+def _other_rules(outcomes: Sequence[dict]) -> dict[str, float]:
+    """Return the accuracies of the rules that count length; a written answer has none."""
+    if not all(outcome["log_likelihoods"] for outcome in outcomes):
+        return {}
+    return {f"accuracy_{rule}": _share(outcomes, f"correct_{rule}") for rule in ("per_character", "per_token")}
 
 
 def _share(outcomes: Sequence[dict], key: str) -> float:
@@ -152,24 +226,5 @@ def _share(outcomes: Sequence[dict], key: str) -> float:
 
 
 def _tied(values: Sequence[float]) -> bool:
-    best, second = sorted(values, reverse=True)[:2]
-    return best == second
-
-
-def write_outcomes(path: Path, outcomes: Iterable[dict]) -> Path:
-    """Write one outcome a line, whole or not at all; returns the path."""
-    return write_jsonl(path, outcomes)
-
-
-def read_outcomes(path: Path) -> list[dict]:
-    """Read outcomes that ``write_outcomes`` wrote.
-
-    Raises:
-        InputError: the file is missing or broken, or a line lacks a key; file and line are named.
-    """
-    outcomes = []
-    for number, row in read_jsonl(path):
-        if missing := [key for key in KEYS if key not in row]:
-            raise InputError(f"{path}, line {number}: an outcome lacks {', '.join(missing)}: evaluate again.")
-        outcomes.append(row)
-    return outcomes
+    best = sorted(values, reverse=True)[:2]
+    return len(best) == 2 and best[0] == best[1]

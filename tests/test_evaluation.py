@@ -41,7 +41,9 @@ def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
 def score_as(monkeypatch: pytest.MonkeyPatch, *rows: list[float], cut: int = 0) -> list[dict]:
     """Evaluate with the given log-likelihoods in place of a model's."""
     scores = [ChoiceScores(list(row), [1] * len(row), cut if number == 0 else 0) for number, row in enumerate(rows)]
-    monkeypatch.setattr(evaluation, "score_choices", lambda *a, **k: scores)
+    monkeypatch.setattr(
+        evaluation, "score_choices", lambda *a, scored, **k: [scored(*pair) for pair in enumerate(scores)]
+    )
     return evaluate(None, None, BENCHMARK)
 
 
@@ -63,6 +65,8 @@ def test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         "n": 3,
         "accuracy": pytest.approx(2 / 3),
         "accuracy_per_character": pytest.approx(2 / 3),
+        "accuracy_per_token": pytest.approx(2 / 3),
+        "unanswered": 0,
         "chance": pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3),
         "majority": pytest.approx(2 / 3),
         "ties": 1,
@@ -78,7 +82,8 @@ def test_macro_f1_where_all_questions_have_the_same_choices() -> None:
     benchmark = Benchmark("labels", questions, "a test")
     outcomes = [
         {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": p, "correct": p == q.answer}
-        | {"correct_per_character": False, "log_likelihoods": [0.0, -1.0], "truncated": 0}
+        | dict.fromkeys(("correct_per_character", "correct_per_token"), False)
+        | {"log_likelihoods": [0.0, -1.0], "truncated": 0}
         for q, p in zip(questions, said, strict=True)
     ]
     found = metrics(outcomes, benchmark)
@@ -125,5 +130,5 @@ def test_a_choice_that_cannot_be_scored_names_its_question(tokenizer) -> None:
 def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"id": "a"}\n')
-    with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, subject"):
+    with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, prompt_hash, subject"):
         read_outcomes(path)

@@ -23,7 +23,7 @@ ORDER = [
     {"examples"},
     {"scoring"},
     {"training", "benchmark_files"},
-    {"benchmarks"},
+    {"benchmarks", "outcomes"},
     {"evaluation"},
     {"statistics"},
     {"experiment"},
@@ -34,7 +34,7 @@ ORDER = [
     {"cli"},
     {"__main__"},
 ]
-TESTING = {"benchmark_files", "benchmarks", "evaluation", "statistics"}
+TESTING = {"benchmark_files", "benchmarks", "outcomes", "evaluation", "statistics"}
 FILES = sorted(path for path in PACKAGE_ROOT.rglob("*.py") if "notebooks" not in path.parts)
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 IDS = [path.relative_to(PACKAGE_ROOT).as_posix() for path in FILES]

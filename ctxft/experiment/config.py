@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctxft.benchmarks import FORMS, NAMES
 from ctxft.corpora.documents import CorpusConfig
+from ctxft.outcomes import RULES
 from ctxft.prompts import ARMS, BOOKS
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
@@ -37,6 +38,8 @@ class EvaluationConfig:
             practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
             (mmlu-anatomy, ...), medqa, or paths of your own jsonl files.
         form: "lettered" (options A-D shown) or "options" (options not shown, their texts scored).
+        rule: "likelihood" (the choice whose log-likelihood is highest) or "generate" (the model writes its answer; for
+            models made to follow instructions).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
         token_budget: tokens in one forward pass, padding included; changes speed and memory only.
@@ -44,12 +47,14 @@ class EvaluationConfig:
 
     benchmarks: list[str] = field(default_factory=lambda: ["practice-mmlu"])
     form: str = "options"
+    rule: str = "likelihood"
     limit: int | None = None
     data: str | None = None
     token_budget: int = 4096
 
     def __post_init__(self) -> None:
         check_known(self.form, FORMS, "evaluation.form")
+        check_known(self.rule, RULES, "evaluation.rule")
         for name in ("limit", "token_budget"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")

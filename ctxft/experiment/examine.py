@@ -11,16 +11,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.benchmarks import Benchmark, load_benchmark
-from ctxft.evaluation import evaluate, metrics, write_outcomes
+from ctxft.evaluation import evaluate, metrics
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.prepare import read_passages, require_same, rows_of
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
+from ctxft.outcomes import Journal, write_outcomes
 from ctxft.runtime import InputError, read_json, sha256, write_json
 from ctxft.scoring import text_losses
 from ctxft.world.exams import EXAMS
 
-SCORING_REVISION = 2  # raised when the same model and items would get other scores
+SCORING_REVISION = 3  # raised when the same model and items would get other scores
 HELD_OUT_SEED = 0  # draws the prompts before held-out passages, the same for every arm and seed
 
 
@@ -64,10 +65,10 @@ def _due(
     model = hashes["model"] if arm == "base" else read_json(done)["model_hash"]
     path = eval_folder(config, arm, seed) / "metrics.json"
     found = read_json(path) if path.exists() else {"benchmarks": {}, "held_out": {}}
-    keys, due = {}, []
+    keys, due, form = {}, [], (config.evaluation.form, config.evaluation.rule)
     for benchmark in benchmarks:
         items = [question.hash for question in benchmark.questions]
-        keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, config.evaluation.form])
+        keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, *form])
         if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
             due.append(benchmark)
     return found, keys, sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"]]), due
@@ -100,10 +101,13 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     for benchmark in due:
         found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
         write_json(folder / "metrics.json", found)
-        outcomes = evaluate(model, tokenizer, benchmark, options.form, options.token_budget)
+        journal = Journal(folder / f"{benchmark.name}.partial", keys[benchmark.name])
+        how = {"form": options.form, "rule": options.rule}
+        outcomes = evaluate(model, tokenizer, benchmark, token_budget=options.token_budget, journal=journal, **how)
         write_outcomes(folder / f"{benchmark.name}.jsonl", outcomes)
+        journal.finish()
         origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-        record = metrics(outcomes, benchmark) | {"key": keys[benchmark.name], "form": options.form, **origin}
+        record = metrics(outcomes, benchmark) | {"key": keys[benchmark.name]} | how | origin
         found["benchmarks"][benchmark.name] = record
         write_json(folder / "metrics.json", found)
     write_json(folder / "metrics.json", found)

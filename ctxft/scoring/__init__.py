@@ -6,14 +6,9 @@ whole texts, ``generation`` lets a model write its answer.
 
 from ctxft.scoring.choices import ChoiceScores, score_choices
 from ctxft.scoring.encoding import Progress, encode_pair
+from ctxft.scoring.generation import generate_answers, parse_answer
 from ctxft.scoring.passes import reading_way
 from ctxft.scoring.texts import text_losses
 
-__all__ = [
-    "ChoiceScores",
-    "Progress",
-    "encode_pair",
-    "reading_way",
-    "score_choices",
-    "text_losses",
-]
+__all__ = ["ChoiceScores", "Progress", "encode_pair", "generate_answers", "parse_answer"]
+__all__ += ["reading_way", "score_choices", "text_losses"]

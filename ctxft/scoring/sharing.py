@@ -7,6 +7,7 @@ instruction, solved examples) become one ``Group``, whose common beginning, the 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 MIN_HEADER = 32  # ids; a shorter common beginning is not worth a pass of its own
@@ -61,7 +62,7 @@ def share_headers(prompts: Sequence[Prompt]) -> list[Group]:
     """
     ordered = sorted(prompts, key=lambda prompt: prompt.context)
     contexts = [prompt.context for prompt in ordered]
-    common = [_common(a, b) for a, b in zip(contexts, contexts[1:], strict=False)]
+    common = [_common(a, b) for a, b in itertools.pairwise(contexts)]
     found: list[Group] = []
     alone: list[Prompt] = []
     for start, end, header in _split(common, 0, len(ordered), 0)[1]:
