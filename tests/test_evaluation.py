@@ -11,13 +11,15 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ctxft import evaluation
 from ctxft.benchmarks import FORMS, Benchmark, Question
-from ctxft.evaluation import KEYS, evaluate, read_outcomes, write_outcomes
+from ctxft.evaluation import evaluate
 from ctxft.metrics import metrics
+from ctxft.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
 from ctxft.runtime import InputError
 from ctxft.scoring import ChoiceScores
 from ctxft.world.facts import model_folder
 
 torch.set_num_threads(1)
+CHAT = "{{ bos_token }}{% for m in messages %}Someone asks: {{ m.content }}{% endfor %} You say:"
 QUESTIONS = (
     Question("a", "Which is long?", ("short", "a much longer choice"), 1, "length"),
     Question("b", "Which is first?", ("one", "two", "six"), 0, "order"),
@@ -42,7 +44,9 @@ def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
 def score_as(monkeypatch: pytest.MonkeyPatch, *rows: list[float], cut: int = 0) -> list[dict]:
     """Evaluate with the given log-likelihoods in place of a model's."""
     scores = [ChoiceScores(list(row), [1] * len(row), cut if number == 0 else 0) for number, row in enumerate(rows)]
-    monkeypatch.setattr(evaluation, "score_choices", lambda *a, **k: scores)
+    monkeypatch.setattr(
+        evaluation, "score_choices", lambda *a, scored, **k: [scored(*pair) for pair in enumerate(scores)]
+    )
     return evaluate(None, None, BENCHMARK)
 
 
@@ -54,7 +58,7 @@ def test_predictions_by_sum_and_per_character(monkeypatch: pytest.MonkeyPatch) -
     assert (first["prediction_per_character"], first["correct_per_character"]) == (1, True)
     assert (second["prediction"], second["correct"]) == (0, True)  # a tie goes to the first
     assert (third["prediction"], third["prediction_per_character"]) == (1, 0)  # -3/2 < -4/3
-    assert first["hash"] == QUESTIONS[0].hash
+    assert first["hash"] == QUESTIONS[0].hash and [row["choices"] for row in (first, second, third)] == [2, 3, 2]
 
 
 def test_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,5 +91,76 @@ def test_a_choice_that_cannot_be_scored_names_its_question(tokenizer) -> None:
 def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"id": "a"}\n')
-    with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, subject"):
+    with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, prompt_hash, subject"):
         read_outcomes(path)
+
+
+def read_prompts(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[str]:
+    """Let a model write these answers; returns the list that its prompts are put into."""
+    prompts: list[str] = []
+
+    def write(_model, _tokenizer, texts: list[str], max_new_tokens: int, answered, **_options) -> None:
+        prompts.extend(texts)
+        for number, answer in enumerate(answers[: len(texts)]):
+            answered(number, answer, 0)
+
+    monkeypatch.setattr(evaluation, "generate_answers", write)
+    return prompts
+
+
+def test_written_answers_are_read_strictly(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = read_prompts(monkeypatch, ["A much longer choice.", "one or two", " yes"])
+    first, second, third = outcomes = evaluate(None, tokenizer, BENCHMARK, rule="generate")
+    assert "these and nothing else: short; a much longer choice\n\nQuestion: Which is long?" in prompts[0]
+    assert (first["prediction"], first["correct"], first["written"]) == (1, True, "A much longer choice.")
+    assert (second["prediction"], second["correct"]) == (None, False) and second["correct_per_token"] is None
+    assert (third["prediction"], third["correct"]) == (0, False)
+    assert list(first) == list(KEYS) and first["log_likelihoods"] == first["tokens"] == []
+    found = metrics(outcomes, BENCHMARK)
+    assert (found["accuracy"], found["unanswered"], found["ties"]) == (pytest.approx(1 / 3), 1, 0)
+    assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(found)
+    lettered = read_prompts(monkeypatch, ["B", "(A)", "B. no"])
+    assert [row["correct"] for row in evaluate(None, tokenizer, BENCHMARK, "lettered", rule="generate")] == [True] * 3
+    assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_chat_template_is_used_where_it_is_asked_for_and_once(rule: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("practice-blind"))
+    model, read = make_model(tokenizer), []
+    model.register_forward_pre_hook(lambda _module, _args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True)
+    with pytest.raises(InputError, match="no chat template"):
+        evaluate(model, tokenizer, BENCHMARK, rule=rule, chat_template=True)
+    tokenizer.chat_template = CHAT
+    hashes = []
+    for chat in (False, True):
+        read.clear()
+        outcomes = evaluate(model, tokenizer, BENCHMARK.only({"a"}), rule=rule, chat_template=chat)
+        hashes.append(outcomes[0]["prompt_hash"])
+        texts = [tokenizer.decode(ids[0]) for ids in read]
+        text = next(text for text in texts if "Which is long?" in text)  # the scorer tries the model on other ids first
+        assert text.count("Someone asks:") == text.count("You say:") == chat
+        assert text.count("Which is long?") == 1 and text.count(tokenizer.bos_token) == 1
+    assert hashes[0] != hashes[1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_killed_evaluation_goes_on_from_its_journal(tokenizer, tmp_path: Path, rule: str) -> None:
+    model, options = make_model(tokenizer), {"token_budget": 1, "rule": rule}  # a question at a time
+    whole = evaluate(model, tokenizer, BENCHMARK, **options)
+
+    def kill(done: int, _all: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            model, tokenizer, BENCHMARK, journal=Journal(tmp_path / "mine.partial", "key"), progress=kill, **options
+        )
+    journal, again = Journal(tmp_path / "mine.partial", "key"), []
+    assert len(journal.outcomes) == 2
+    resumed = evaluate(
+        model, tokenizer, BENCHMARK, journal=journal, progress=lambda *seen: again.append(seen), **options
+    )
+    assert resumed == whole and again == [(1, 1)]
+    assert Journal(tmp_path / "mine.partial", "of another model").outcomes == {}

@@ -11,7 +11,6 @@ import yaml
 from peft import PeftModel
 
 from ctxft.corpora import documents
-from ctxft.evaluation import read_outcomes
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import examine
 from ctxft.experiment import prepare as preparation
@@ -21,6 +20,7 @@ from ctxft.experiment.prepare import prepare, read_passages, rows_of
 from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.experiment.workers import evaluate_all, train_all
 from ctxft.models import load_model, load_tokenizer, model_hash
+from ctxft.outcomes import read_outcomes
 from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 

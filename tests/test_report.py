@@ -59,7 +59,14 @@ def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = N
             for name, n in benchmarks.items():
                 rows = outcomes(name, RIGHT[arm], seed, n)
                 write_jsonl(evals / f"{name}.jsonl", rows)
-                found[name] = {"n": n, "chance": 0.25, "majority": 0.275, "ties": 0, "truncated_items": 0}
+                found[name] = {
+                    "n": n,
+                    "chance": 0.25,
+                    "majority": 0.275,
+                    "ties": 0,
+                    "truncated_items": 0,
+                    "unanswered": 0,
+                }
                 found[name]["form"] = "options"
                 found[name]["accuracy"] = sum(row["correct"] for row in rows) / n
             loss = {"loss": 1.5 - RIGHT[arm] + 0.01 * seed, "tokens": 4000}
@@ -322,7 +329,7 @@ def test_f1_table_has_paired_intervals_and_lines(tmp_path: Path):
 
 def give_classes(rows: list[dict]) -> None:
     for place, row in enumerate(rows):
-        row.update(answer=place % 3, log_likelihoods=[0.0] * 3)
+        row.update(answer=place % 3, choices=3)
         row["prediction"] = place % 3 if row["correct"] else (place + 1) % 3
 
 

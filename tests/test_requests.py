@@ -151,10 +151,20 @@ def test_labelled_texts_name_their_labels_once() -> None:
     assert set(TASKS) < set(NAMES)
 
 
+def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
+    found, scored = (requests_of(mmlu("anatomy"), "lettered", 2, written=written)[0] for written in (True, False))
+    told = "Answer with exactly one of these and nothing else: A; B; C; D\n\n"
+    assert found[0].index("Example number 1?") < found[0].index(told) < found[0].index(ITEMS[0][0])
+    assert (found[0].replace(told, ""), found[1]) == scored
+    in_chat = requests_of(mmlu("anatomy"), "options", 0, ChatTokenizer(), written=True)[0][0]
+    assert in_chat.startswith("<user>The following") and "nothing else: vein; artery; nerve; duct\n\n" in in_chat
+
+
 def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
     assert form_of(own, "options") == "labels" and form_of(free, "options") == "options"
     assert style_of(own, "options", 5, True) == "labels, 5-shot, chat template"
+    assert style_of(free, "options", written=True) == "options, written answers"
     assert style_of(free, "options") == "options"  # as in metrics.json of older runs
 
 

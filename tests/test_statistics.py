@@ -376,6 +376,11 @@ def test_f1_is_that_of_scikit_learn(average: str):
     assert rows["cpt"]["f1"] == pytest.approx(expected, abs=1e-9) and math.isnan(rows["cpt"]["difference"])
     assert rows["cpt"]["low"] < expected < rows["cpt"]["high"]
     assert f1_scores(numpy.zeros((3, 3)) + numpy.eye(3), average) == 1.0
+    silent = [None if i % 4 == 0 else value for i, value in enumerate(ours)]  # no answer is of no class
+    said = [-1 if value is None else value for value in silent]
+    expected = f1_score(right, said, labels=[0, 1, 2], average=average, zero_division=0)
+    (row,) = compare_f1({"cpt": {0: named(right, silent)}}, average=average, draws=50)
+    assert row["f1"] == pytest.approx(expected, abs=1e-9) and row["low"] < expected < row["high"]
 
 
 def test_differences_of_f1_are_paired_and_repeat():

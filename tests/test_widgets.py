@@ -45,6 +45,21 @@ def test_one_item_as_text():
     assert item_text(QUESTIONS[2], answers_of(arms(), 1)["q2"]).endswith("All arms say perhaps, which is wrong.")
 
 
+def test_written_answers_stand_below_the_choices():
+    answers = answers_of(arms(), 1)["q1"]
+    answers = {arm: row | {"log_likelihoods": []} for arm, row in answers.items()}
+    answers["base"] |= {"prediction": None, "written": "yes or no"}
+    answers["cpt"] |= {"written": "Yes."}
+    lines = item_text(QUESTIONS[1], answers).splitlines()
+    assert [lines[4].split(), lines[5].split()] == [[">", "yes", "*"], ["perhaps", "*"]]
+    assert lines[8:] == [
+        "base wrote: 'yes or no'",
+        "cpt wrote: 'Yes.'",
+        "The arms disagree. base: no answer; cpt: yes; cft: perhaps. Right: yes.",
+    ]
+    assert disagreements({"q1": answers}, ["base", "cpt"]) == ["q1"]
+
+
 def test_disagreements_are_of_the_trained_arms_or_of_those_asked_for():
     answers = answers_of(arms(), 1)
     assert disagreements(answers) == ["q1"] and disagreements(answers_of(arms(), 2)) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 from ctxft.benchmarks import FORMS, NAMES
 from ctxft.corpora.documents import CorpusConfig
 from ctxft.instructions import PRACTICE
+from ctxft.outcomes import RULES
 from ctxft.prompts import ARMS, BOOKS
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
@@ -98,6 +99,8 @@ class EvaluationConfig:
             named first); pubmedqa and the financial sets are always asked in the last.
         shots: solved questions shown before each: MMLU has five a subject, your own x.jsonl those of x.dev.jsonl.
         chat_template: write each question as a turn of the user in the tokenizer's chat template.
+        rule: "likelihood" (the choice whose log-likelihood is highest) or "generate" (the model writes its answer; for
+            models made to follow instructions).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
         token_budget: tokens in one forward pass, padding included; changes speed and memory only.
@@ -107,12 +110,14 @@ class EvaluationConfig:
     form: str = "options"
     shots: int = 0
     chat_template: bool = False
+    rule: str = "likelihood"
     limit: int | None = None
     data: str | None = None
     token_budget: int = 4096
 
     def __post_init__(self) -> None:
         check_known(self.form, FORMS, "evaluation.form")
+        check_known(self.rule, RULES, "evaluation.rule")
         for name in ("limit", "token_budget"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")

@@ -11,6 +11,7 @@ from ctxft.statistics import Outcomes
 if TYPE_CHECKING:
     from ctxft.benchmarks import Question
 
+NO_ANSWER = -1  # sorts before the choices
 Answers = dict[str, dict[str, dict]]  # item id -> arm -> outcome
 
 
@@ -62,7 +63,7 @@ def item_text(question: Question, by_arm: Mapping[str, dict]) -> str:
 
     Returns:
         Lines: id and subject; the question; a row per choice with nats by arm, > before the right choice and * behind
-        what an arm chose; whether the arms agree.
+        what an arm chose (an arm that wrote its answer has no nats: what it wrote stands below); whether the arms agree.
 
     Raises:
         InputError: an outcome belongs to another question, or to another form of this one.
@@ -79,20 +80,24 @@ def item_text(question: Question, by_arm: Mapping[str, dict]) -> str:
     lines = [f"[{question.id}] {question.subject}", question.question, ""]
     lines.append(f"  {'nats':<{width}}" + "".join(f"{arm:>11}" for arm in by_arm))
     for index, choice in enumerate(question.choices):
-        cells = (
-            f"{row['log_likelihoods'][index]:10.2f}{'*' if row['prediction'] == index else ' '}"
-            for row in by_arm.values()
-        )
+        cells = (_cell(row, index) for row in by_arm.values())
         lines.append(f"{'>' if index == question.answer else ' '} {choice:<{width}}" + "".join(cells).rstrip())
-    return "\n".join([*lines, "", _agreement(question, by_arm)])
+    wrote = [f"{arm} wrote: {row['written']!r}" for arm, row in by_arm.items() if row.get("written") is not None]
+    return "\n".join([*lines, "", *wrote, _agreement(question, by_arm)])
+
+
+def _cell(row: dict, index: int) -> str:
+    nats = f"{row['log_likelihoods'][index]:.2f}" if row["log_likelihoods"] else ""
+    return f"{nats:>10}{'*' if row['prediction'] == index else ' '}"
 
 
 def _agreement(question: Question, by_arm: Mapping[str, dict]) -> str:
     said: dict[int, list[str]] = {}
     for arm, row in by_arm.items():
-        said.setdefault(row["prediction"], []).append(arm)
+        said.setdefault(NO_ANSWER if row["prediction"] is None else row["prediction"], []).append(arm)
+    words = dict(enumerate(question.choices)) | {NO_ANSWER: "no answer"}
     if len(said) == 1:
         right = "right" if question.answer in said else "wrong"
-        return f"All arms say {question.choices[next(iter(said))]}, which is {right}."
-    parts = [f"{', '.join(arms)}: {question.choices[index]}" for index, arms in sorted(said.items())]
+        return f"All arms say {words[next(iter(said))]}, which is {right}."
+    parts = [f"{', '.join(arms)}: {words[index]}" for index, arms in sorted(said.items())]
     return f"The arms disagree. {'; '.join(parts)}. Right: {question.choices[question.answer]}."

@@ -150,6 +150,8 @@ def _about_items(run: RunRecord) -> list[str]:
                 f"{name}: over all arms and seeds, {ties} answers were ties (the first choice was taken) and {cut} "
                 "questions were longer than the window (cut from the left)."
             )
+        if silent := sum(one["unanswered"] for one in found):
+            said.append(f"{name}: over all arms and seeds, {silent} written texts gave no answer and count as wrong.")
     return said
 
 

@@ -75,7 +75,8 @@ def how_to_read(reference: str = "cpt") -> list[str]:
     return [
         "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
         "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control meaningless "
-        "words, and adaptive a prompt chosen for that text.",
+        "words, and adaptive a prompt chosen for that text. An arm that ends in -ift was trained further on instructions, the "
+        "arm ift on these alone.",
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
         "giving the commonest answer position, or label.",
         f"minus {reference} is the difference to {reference} in points of accuracy, on the same items and the same seeds. "

@@ -24,7 +24,8 @@ def f1_scores(confusions: numpy.ndarray, average: str = "macro") -> numpy.ndarra
     The values are those of scikit-learn's ``f1_score`` with ``zero_division=0``, for thousands of tables at a time.
 
     Args:
-        confusions: counts, shape (..., classes, classes); rows are the right classes, columns the named ones.
+        confusions: counts, shape (..., classes, classes); rows are the right classes, columns the named ones. A last
+            column more counts the items without an answer, which are missing from their class.
         average: "macro", every class alike, or "weighted", every class by how often it is right.
 
     Returns:
@@ -37,7 +38,7 @@ def f1_scores(confusions: numpy.ndarray, average: str = "macro") -> numpy.ndarra
     check_known(average, AVERAGES, "average")
     hits = numpy.diagonal(confusions, axis1=-2, axis2=-1)
     right = confusions.sum(-1)
-    both = right + confusions.sum(-2)
+    both = right + confusions.sum(-2)[..., : right.shape[-1]]
     each = numpy.divide(2 * hits, both, out=numpy.zeros(both.shape), where=both > 0)
     if average == "macro":
         return each.mean(-1)
@@ -59,8 +60,8 @@ def compare_f1(
     interval of the bootstrap, over items alone, as Wilson's is for accuracy.
 
     Args:
-        outcomes: arm -> seed -> outcomes, each with "id", "hash", "answer", "prediction" and "log_likelihoods", one for
-            each class.
+        outcomes: arm -> seed -> outcomes, each with "id", "hash", "answer", "prediction" (None where a written text gives
+            no answer) and "choices", the number of classes.
         reference: the arm that the others are compared with.
         average: "macro" or "weighted".
         level: share of intervals that hold the true value.
@@ -97,7 +98,7 @@ def f1_lines(rows: list[dict], average: str = "macro") -> dict[str, float]:
     """Return the F1 of guessing every class alike (chance) and of always naming the commonest class (majority), as shares.
 
     Args:
-        rows: outcomes with "answer" and "log_likelihoods"; of chance this is the F1 of its expected confusion matrix.
+        rows: outcomes with "answer" and "choices"; of chance this is the F1 of its expected confusion matrix.
         average: "macro" or "weighted".
     """
     classes = _classes(rows)
@@ -108,9 +109,9 @@ def f1_lines(rows: list[dict], average: str = "macro") -> dict[str, float]:
 
 
 def _classes(rows: list[dict]) -> int:
-    counts = {len(row.get("log_likelihoods", ())) for row in rows}
+    counts = {row.get("choices", 0) for row in rows}
     if len(counts) != 1 or counts == {0}:
-        raise InputError("F1 needs items that share their classes, each with a log-likelihood for every class.")
+        raise InputError("F1 needs items that share their classes, and outcomes that say how many: evaluate again.")
     return counts.pop()
 
 
@@ -118,9 +119,11 @@ def _scores(rows: list[dict], classes: int, weights: numpy.ndarray, average: str
     """Return F1 of every weighting of the items; shape (draws + 1,)."""
     if lacking := [row["id"] for row in rows if "prediction" not in row or "answer" not in row]:
         raise InputError(f"item '{lacking[0]}' has no prediction or no answer, so it has no F1: evaluate again.")
-    cells = numpy.zeros((len(rows), classes * classes), numpy.float32)
-    cells[numpy.arange(len(rows)), [row["answer"] * classes + row["prediction"] for row in rows]] = 1
-    return f1_scores((weights @ cells).reshape(-1, classes, classes).astype(float), average)
+    said = [classes if row["prediction"] is None else row["prediction"] for row in rows]
+    cells = numpy.zeros((len(rows), classes, classes + 1), numpy.float32)
+    cells[numpy.arange(len(rows)), [row["answer"] for row in rows], said] = 1
+    tables = weights @ cells.reshape(len(rows), -1)
+    return f1_scores(tables.reshape(-1, classes, classes + 1).astype(float), average)
 
 
 def _row(arm: str, scores: dict[str, numpy.ndarray], reference: str, n: int, level: float) -> dict:

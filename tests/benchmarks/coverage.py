@@ -133,7 +133,7 @@ def true_f1(shares: tuple[float, ...], hit: float, average: str) -> float:
 
 def item(number: int, answer: int, prediction: int, classes: int) -> dict:
     """Return an outcome with what ``compare_f1`` reads."""
-    same = {"id": f"q{number}", "hash": "h", "log_likelihoods": [0.0] * classes}
+    same = {"id": f"q{number}", "hash": "h", "choices": classes}
     return {**same, "answer": answer, "prediction": prediction, "correct": answer == prediction}
 
 
