@@ -28,7 +28,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     benchmark: Benchmark,
     form: str = "options",
-    token_budget: int = 4096,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     rule: str = "likelihood",
     journal: Journal | None = None,
@@ -45,7 +45,7 @@ def evaluate(
         tokenizer: its tokenizer; with rule "generate" its chat template is used where it has one.
         benchmark: the questions.
         form: "options" scores the texts of the choices, "lettered" shows them and scores their letters.
-        token_budget: padded tokens in one batch; the result does not depend on it.
+        token_budget: padded tokens in one batch, None takes what suits the device; the result does not depend on it.
         progress: called with (contexts done, all contexts).
         rule: "likelihood" or "generate".
         journal: takes up each outcome at once, and those it already holds are not made again.
@@ -77,7 +77,7 @@ def evaluate(
             journal.add(outcome)
 
     answer = _by_likelihood if rule == "likelihood" else _by_writing
-    answer(model, tokenizer, benchmark.name, questions, requests, form, token_budget, progress, keep)
+    answer(model, tokenizer, benchmark, questions, requests, form, token_budget, progress, keep)
     return [found[question.id] for question in benchmark.questions]
 
 
@@ -87,18 +87,18 @@ Keep = Callable[[dict], None]
 def _by_likelihood(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    name: str,
+    benchmark: Benchmark,
     questions: Sequence[Question],
     requests: Sequence[tuple[str, list[str]]],
     form: str,
-    token_budget: int,
+    token_budget: int | None,
     progress: Progress | None,
     keep: Keep,
 ) -> None:
     def scored(number: int, score: ChoiceScores) -> None:
         keep(_scored(questions[number], *requests[number], score))
 
-    names = [f"{name}, question '{question.id}'" for question in questions]
+    names = [f"{benchmark.name}, question '{question.id}'" for question in questions]
     options = {"token_budget": token_budget, "progress": progress, "names": names, "scored": scored}
     score_choices(model, tokenizer, requests, **options)
 
@@ -106,17 +106,17 @@ def _by_likelihood(
 def _by_writing(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    name: str,
+    benchmark: Benchmark,
     questions: Sequence[Question],
     requests: Sequence[tuple[str, list[str]]],
     form: str,
-    token_budget: int,
+    token_budget: int | None,
     progress: Progress | None,
     keep: Keep,
 ) -> None:
     if not questions:
         return
-    labels = [question.choices if form == "options" else LETTERS[: len(question.choices)] for question in questions]
+    labels = [_labels(question, form) for question in questions]
     prompts = [_instruction(own) + context for own, (context, _) in zip(labels, requests, strict=True)]
 
     def answered(number: int, text: str, cut: int) -> None:
@@ -124,10 +124,16 @@ def _by_writing(
         prediction = parse_answer(text, labels[number], question.choices)
         keep(_outcome(question, prompts[number], prediction, written=text, truncated=cut))
 
-    longest = max(len(ids) for ids in tokenizer([label for own in labels for label in own])["input_ids"])
+    # Of all questions, not of those that are left: going on must not change how much a model may write.
+    every = {label for question in benchmark.questions for label in _labels(question, form)}
+    longest = max(len(ids) for ids in tokenizer(sorted(every))["input_ids"])
     options = {"token_budget": token_budget, "progress": progress, "answered": answered}
     chat = bool(tokenizer.chat_template)
     generate_answers(model, tokenizer, prompts, max_new_tokens=longest + ROOM, chat=chat, **options)
+
+
+def _labels(question: Question, form: str) -> Sequence[str]:
+    return question.choices if form == "options" else LETTERS[: len(question.choices)]
 
 
 def _instruction(labels: Sequence[str]) -> str:

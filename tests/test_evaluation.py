@@ -10,9 +10,10 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ctxft import evaluation
-from ctxft.benchmarks import FORMS, Benchmark, Question
+from ctxft.benchmarks import FORMS, Benchmark, Question, render
 from ctxft.evaluation import KEYS, evaluate, metrics, read_outcomes, write_outcomes
-from ctxft.runtime import InputError
+from ctxft.outcomes import Journal
+from ctxft.runtime import InputError, sha256
 from ctxft.scoring import ChoiceScores
 from ctxft.world.facts import model_folder
 
@@ -132,3 +133,67 @@ def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
     path.write_text('{"id": "a"}\n')
     with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, prompt_hash, subject"):
         read_outcomes(path)
+
+
+def test_a_prediction_per_token_and_the_hash_of_the_prompt(tokenizer) -> None:
+    for question, outcome in zip(QUESTIONS, evaluate(make_model(tokenizer), tokenizer, BENCHMARK), strict=True):
+        means = [value / count for value, count in zip(outcome["log_likelihoods"], outcome["tokens"], strict=True)]
+        assert outcome["prediction_per_token"] == means.index(max(means))
+        assert outcome["correct_per_token"] == (outcome["prediction_per_token"] == question.answer)
+        assert outcome["prompt_hash"] == sha256(render(question, "options", "mine")[0]) and outcome["written"] is None
+
+
+def test_written_answers_are_parsed_and_none_counts_as_wrong(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def say(model, tokenizer, prompts, max_new_tokens, answered, **options) -> None:
+        read.extend([*prompts, options["chat"]])
+        for number, text in enumerate((" B", "A or B", "A. yes")):
+            answered(number, text, number)
+
+    monkeypatch.setattr(evaluation, "generate_answers", say)
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, "lettered", rule="generate")
+    assert [(o["prediction"], o["correct"], o["truncated"]) for o in outcomes] == [
+        (1, True, 0),
+        (None, False, 1),
+        (0, False, 2),
+    ]
+    assert outcomes[1]["written"] == "A or B" and outcomes[1]["log_likelihoods"] == []
+    assert read[1].startswith("Answer with exactly one of these and nothing else: A; B; C\n\n") and read[3] is False
+    assert [sha256(prompt) for prompt in read[:3]] == [o["prompt_hash"] for o in outcomes]
+    found = metrics(outcomes, BENCHMARK)
+    assert found["accuracy"] == pytest.approx(1 / 3) and found["unanswered"] == 1 and "accuracy_per_token" not in found
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_writes_its_answers(tokenizer, tmp_path: Path, form: str) -> None:
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, rule="generate")
+    assert all(isinstance(outcome["written"], str) for outcome in outcomes)
+    assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
+    with pytest.raises(InputError, match="unknown rule 'generated'"):
+        evaluate(make_model(tokenizer), tokenizer, BENCHMARK, rule="generated")
+
+
+@pytest.mark.parametrize("rule", ["likelihood", "generate"])
+def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: Path, rule: str) -> None:
+    model, path = make_model(tokenizer), tmp_path / "mine.partial"
+    expected = evaluate(model, tokenizer, BENCHMARK, rule=rule)
+
+    def stop(done: int, of: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):  # budget 1: a batch for each question
+        evaluate(model, tokenizer, BENCHMARK, token_budget=1, progress=stop, rule=rule, journal=Journal(path, "k"))
+    with path.open("a") as file:
+        file.write('{"id": "c", "answer": ')  # half a line, as a kill leaves it
+    journal = Journal(path, "k")
+    (first,) = journal.outcomes
+    journal.outcomes[first]["mark"] = True
+    again = evaluate(model, tokenizer, BENCHMARK, rule=rule, journal=journal)
+    assert [outcome["id"] for outcome in again if "mark" in outcome] == [first]  # taken from disk, not made again
+    for a, b in zip(again, expected, strict=True):
+        assert a["prediction"] == b["prediction"] and a["written"] == b["written"]
+        assert a["log_likelihoods"] == pytest.approx(b["log_likelihoods"], abs=1e-5)
+    assert len(Journal(path, "k").outcomes) == 3 and Journal(path, "another key").outcomes == {}
+    Journal(path, "k").finish()
+    assert not path.exists()
