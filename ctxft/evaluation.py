@@ -28,7 +28,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     benchmark: Benchmark,
     form: str = "options",
-    token_budget: int = 4096,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     shots: int = 0,
     chat_template: bool = False,
@@ -48,7 +48,7 @@ def evaluate(
         benchmark: the questions.
         form: "options" scores the texts of the choices, "lettered" shows them and scores their letters, "labels" names
             the labels and scores them; a benchmark with a form of its own keeps that.
-        token_budget: padded tokens in one batch; the result does not depend on it.
+        token_budget: padded tokens in one batch, None takes what suits the device; the result does not depend on it.
         progress: called with (contexts done, all contexts).
         shots, chat_template: solved questions shown before each, and whether all stands in the tokenizer's chat template;
             they mean the same by both rules.

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ctxft import evaluation
-from ctxft.benchmarks import FORMS, Benchmark, Question
+from ctxft.benchmarks import FORMS, Benchmark, Question, render
 from ctxft.evaluation import evaluate
 from ctxft.metrics import metrics
 from ctxft.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
-from ctxft.runtime import InputError
+from ctxft.runtime import InputError, sha256
 from ctxft.scoring import ChoiceScores
 from ctxft.world.facts import model_folder
 
@@ -102,7 +102,7 @@ def read_prompts(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[st
     def write(_model, _tokenizer, texts: list[str], max_new_tokens: int, answered, **_options) -> None:
         prompts.extend(texts)
         for number, answer in enumerate(answers[: len(texts)]):
-            answered(number, answer, 0)
+            answered(number, answer, number)
 
     monkeypatch.setattr(evaluation, "generate_answers", write)
     return prompts
@@ -115,6 +115,8 @@ def test_written_answers_are_read_strictly(tokenizer, monkeypatch: pytest.Monkey
     assert (first["prediction"], first["correct"], first["written"]) == (1, True, "A much longer choice.")
     assert (second["prediction"], second["correct"]) == (None, False) and second["correct_per_token"] is None
     assert (third["prediction"], third["correct"]) == (0, False)
+    assert [row["truncated"] for row in outcomes] == [0, 1, 2]
+    assert [row["prompt_hash"] for row in outcomes] == [sha256(prompt) for prompt in prompts]
     assert list(first) == list(KEYS) and first["log_likelihoods"] == first["tokens"] == []
     found = metrics(outcomes, BENCHMARK)
     assert (found["accuracy"], found["unanswered"], found["ties"]) == (pytest.approx(1 / 3), 1, 0)
@@ -144,23 +146,43 @@ def test_the_chat_template_is_used_where_it_is_asked_for_and_once(rule: str) -> 
     assert hashes[0] != hashes[1]
 
 
+def test_a_prediction_per_token_and_the_hash_of_the_prompt(tokenizer) -> None:
+    for question, outcome in zip(QUESTIONS, evaluate(make_model(tokenizer), tokenizer, BENCHMARK), strict=True):
+        means = [value / count for value, count in zip(outcome["log_likelihoods"], outcome["tokens"], strict=True)]
+        assert outcome["prediction_per_token"] == means.index(max(means))
+        assert outcome["correct_per_token"] == (outcome["prediction_per_token"] == question.answer)
+        assert outcome["prompt_hash"] == sha256(render(question, "options", "mine")[0]) and outcome["written"] is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_writes_its_answers(tokenizer, tmp_path: Path, form: str) -> None:
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, rule="generate")
+    assert all(isinstance(outcome["written"], str) for outcome in outcomes)
+    assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
+    with pytest.raises(InputError, match="unknown rule 'generated'"):
+        evaluate(make_model(tokenizer), tokenizer, BENCHMARK, rule="generated")
+
+
 @pytest.mark.parametrize("rule", RULES)
-def test_a_killed_evaluation_goes_on_from_its_journal(tokenizer, tmp_path: Path, rule: str) -> None:
-    model, options = make_model(tokenizer), {"token_budget": 1, "rule": rule}  # a question at a time
-    whole = evaluate(model, tokenizer, BENCHMARK, **options)
+def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: Path, rule: str) -> None:
+    model, path = make_model(tokenizer), tmp_path / "mine.partial"
+    expected = evaluate(model, tokenizer, BENCHMARK, rule=rule)
 
-    def kill(done: int, _all: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
+    def stop(done: int, of: int) -> None:
+        raise InterruptedError
 
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(
-            model, tokenizer, BENCHMARK, journal=Journal(tmp_path / "mine.partial", "key"), progress=kill, **options
-        )
-    journal, again = Journal(tmp_path / "mine.partial", "key"), []
-    assert len(journal.outcomes) == 2
-    resumed = evaluate(
-        model, tokenizer, BENCHMARK, journal=journal, progress=lambda *seen: again.append(seen), **options
-    )
-    assert resumed == whole and again == [(1, 1)]
-    assert Journal(tmp_path / "mine.partial", "of another model").outcomes == {}
+    with pytest.raises(InterruptedError):  # budget 1: a batch for each question
+        evaluate(model, tokenizer, BENCHMARK, token_budget=1, progress=stop, rule=rule, journal=Journal(path, "k"))
+    with path.open("a") as file:
+        file.write('{"id": "c", "answer": ')  # half a line, as a kill leaves it
+    journal = Journal(path, "k")
+    (first,) = journal.outcomes
+    journal.outcomes[first]["mark"] = True
+    again = evaluate(model, tokenizer, BENCHMARK, rule=rule, journal=journal)
+    assert [outcome["id"] for outcome in again if "mark" in outcome] == [first]  # taken from disk, not made again
+    for a, b in zip(again, expected, strict=True):
+        assert a["prediction"] == b["prediction"] and a["written"] == b["written"]
+        assert a["log_likelihoods"] == pytest.approx(b["log_likelihoods"], abs=1e-5)
+    assert len(Journal(path, "k").outcomes) == 3 and Journal(path, "another key").outcomes == {}
+    Journal(path, "k").finish()
+    assert not path.exists()

@@ -103,7 +103,8 @@ class EvaluationConfig:
             models made to follow instructions).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
-        token_budget: tokens in one forward pass, padding included; changes speed and memory only.
+        token_budget: tokens in one forward pass, padding included; None takes what suits the device; changes speed and
+            memory only.
     """
 
     benchmarks: list[str] = field(default_factory=lambda: ["practice-mmlu"])
@@ -113,7 +114,7 @@ class EvaluationConfig:
     rule: str = "likelihood"
     limit: int | None = None
     data: str | None = None
-    token_budget: int = 4096
+    token_budget: int | None = None
 
     def __post_init__(self) -> None:
         check_known(self.form, FORMS, "evaluation.form")

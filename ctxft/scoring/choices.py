@@ -18,7 +18,7 @@ from ctxft.runtime import InputError
 from ctxft.scoring.encoding import Pair, Progress, check_pair, encode_requests
 from ctxft.scoring.passes import read_header, reading_way, score, sliding_window
 from ctxft.scoring.sharing import Choice, Group, Prompt, batches, share_headers
-from ctxft.scoring.texts import reading
+from ctxft.scoring.texts import budget_of, reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ def score_choices(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[tuple[str, Sequence[str]]],
     window: int | None = None,
-    token_budget: int = 4096,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
     scored: Callable[[int, ChoiceScores], None] | None = None,
@@ -57,7 +57,8 @@ def score_choices(
         tokenizer: its tokenizer.
         requests: (context, continuations) for each question.
         window: tokens the model can read; None takes ``max_position_embeddings`` of its config.
-        token_budget: tokens of contexts with their choices, padded, in one batch; a larger question runs alone.
+        token_budget: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
+            takes what suits the device.
         progress: called with (contexts done, all contexts) after each batch.
         names: a name for each request, used in errors.
         scored: called with (number of the request, its scores) as soon as all its choices are done.
@@ -85,7 +86,7 @@ def score_choices(
     prompts = _prompts(pairs, window)
     missing = [len(encoded) for encoded in pairs]
     done = 0
-    for batch, values in _read(model, prompts, token_budget):
+    for batch, values in _read(model, prompts, budget_of(model, token_budget)):
         for choice, value in zip((choice for prompt in batch for choice in prompt.choices), values, strict=True):
             scores[choice.request].log_likelihoods[choice.number] = value
             missing[choice.request] -= 1

@@ -12,7 +12,7 @@ import torch
 from ctxft.models import window_of
 from ctxft.runtime import InputError
 from ctxft.scoring.encoding import Progress, encode_prompts
-from ctxft.scoring.texts import reading
+from ctxft.scoring.texts import budget_of, reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,7 +69,7 @@ def generate_answers(
     prompts: Sequence[str],
     max_new_tokens: int,
     window: int | None = None,
-    token_budget: int = 4096,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     answered: Callable[[int, str, int], None] | None = None,
 ) -> list[tuple[str, int]]:
@@ -84,7 +84,8 @@ def generate_answers(
         max_new_tokens: tokens written at most.
         window: tokens the model can read; None takes ``max_position_embeddings`` of its config. A longer prompt loses
             tokens on the left, so that the answer still fits.
-        token_budget: tokens of prompts and answers, padded, in one batch; a longer prompt runs alone.
+        token_budget: tokens of prompts and answers, padded, in one batch; a longer prompt runs alone. None takes what
+            suits the device.
         progress: called with (prompts done, all prompts) after each batch.
         answered: called with (number of the prompt, its text, tokens cut) after its batch.
 
@@ -102,12 +103,12 @@ def generate_answers(
         [(' 4', 0)]
     """
     rows, cuts = _encode(model, tokenizer, prompts, max_new_tokens, window)
-    found = [("", 0)] * len(rows)
+    found, budget = [("", 0)] * len(rows), budget_of(model, token_budget)
     order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
     done = 0
     with reading(model), _greedy(model, tokenizer, max_new_tokens) as plain:
         while order:
-            size = max(1, token_budget // (len(rows[order[0]]) + max_new_tokens))
+            size = max(1, budget // (len(rows[order[0]]) + max_new_tokens))
             batch, order = order[:size], order[size:]
             for number, text in zip(batch, _write(plain, tokenizer, [rows[n] for n in batch]), strict=True):
                 found[number] = (text, cuts[number])

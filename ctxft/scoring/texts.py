@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+CPU_BUDGET, GPU_BUDGET = 1024, 8192  # a CPU is quickest while a batch stays in its caches, a GPU while it is full
+
+
+def budget_of(model: PreTrainedModel, token_budget: int | None) -> int:
+    """Return the padded tokens of one batch: those asked for, or what suits the model's device."""
+    return token_budget or (CPU_BUDGET if model.device.type == "cpu" else GPU_BUDGET)
+
+
 @contextlib.contextmanager
 def reading(model: PreTrainedModel) -> Iterator[None]:
     """Switch dropout and gradients off, and restore the training mode afterwards."""
@@ -40,7 +48,7 @@ def gather(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor | Non
 
 
 def text_losses(
-    model: PreTrainedModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], token_budget: int = 4096
+    model: PreTrainedModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], token_budget: int | None = None
 ) -> list[tuple[float, int]]:
     """Return the loss of texts, summed over the tokens that are targets.
 
@@ -50,7 +58,7 @@ def text_losses(
         model: a causal language model, plain or with a LoRA adapter; its training mode is restored afterwards.
         rows: (input ids, labels) of equal length; label i is predicted from the ids before it; ``IGNORE_INDEX`` is
             no target. The label of the first id has nothing before it and is never a target, as in ``transformers``.
-        token_budget: padded tokens in one batch; a longer row runs alone.
+        token_budget: padded tokens in one batch; a longer row runs alone. None takes what suits the device.
 
     Returns:
         For each row (summed negative log-likelihood in nats, number of target tokens).
@@ -67,11 +75,11 @@ def text_losses(
             raise InputError(
                 f"row {number} has {len(ids)} ids and {len(labels)} labels: they must be equally many, 1 or more."
             )
-    found = [(0.0, 0)] * len(rows)
+    found, budget = [(0.0, 0)] * len(rows), budget_of(model, token_budget)
     order = sorted(range(len(rows)), key=lambda n: -len(rows[n][0]))
     with reading(model):
         while order:
-            size = max(1, token_budget // len(rows[order[0]][0]))
+            size = max(1, budget // len(rows[order[0]][0]))
             batch, order = order[:size], order[size:]
             ids = pad([rows[n][0] for n in batch], 0, model.device)
             mask = pad([[1] * len(rows[n][0]) for n in batch], 0, model.device)
