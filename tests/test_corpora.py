@@ -182,7 +182,7 @@ def test_a_hub_table_needs_no_id(monkeypatch, commit):
     rows = [{"title": "t", "text": f"News {n}.", "url": "u"} for n in range(2)]
     asked = []
 
-    def load(name, **options):
+    def load(name, subset, **options):
         asked.append((name, options))
         return rows
 
@@ -196,7 +196,7 @@ def test_a_hub_table_needs_no_id(monkeypatch, commit):
 
 
 def test_an_unknown_split_is_told(monkeypatch, commit):
-    def load(name, **options):
+    def load(name, subset, **options):
         raise ValueError(f"Unknown split \"{options['split']}\". Should be one of ['train'].\nmore")
 
     monkeypatch.setattr(module, "load_dataset", load)

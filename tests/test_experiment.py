@@ -14,7 +14,7 @@ from ctxft.corpora import documents
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import examine
 from ctxft.experiment import prepare as preparation
-from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.experiment.config import PROFILES, ExperimentConfig, load_experiment, to_mapping
 from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.experiment.prepare import prepare, read_passages, rows_of
 from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
@@ -83,6 +83,17 @@ def test_profiles_and_overrides(tmp_path):
     assert load_experiment(path) == config
 
 
+def test_every_profile_is_an_experiment_and_the_papers_has_the_authors_values():
+    profiles = {path.stem: load_experiment(path.stem) for path in PROFILES.glob("*.yaml")}
+    assert set(profiles) == {"mini", "small", "paper"} and all(name == c.name for name, c in profiles.items())
+    train = profiles["paper"].train
+    assert (train.window, train.epochs, train.batch_passages, train.learning_rate) == (4096, 1, 128, 2e-5)
+    assert (train.weight_decay, train.betas, train.epsilon, train.clip) == (0.1, [0.9, 0.95], 1e-5, 1.0)
+    assert (train.schedule, train.warmup, train.gradient_checkpointing) == ("cosine", 0.05, True)
+    assert (train.lora.rank, train.lora.alpha, train.lora.dropout) == (8, 32, 0.1)
+    assert profiles["small"].train.method == "lora" and profiles["small"].general.source == "Salesforce/wikitext"
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "texts.txt", "Text.")
@@ -126,7 +137,7 @@ def test_a_manifest_says_what_was_run_with_what(experiment, model_folders):
 def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch):
     asked = []
 
-    def load(name, split, revision):
+    def load(name, subset, split, revision):
         asked.append(revision)
         return [{"text": f"News about {n}. It is long enough."} for n in range(5)]
 
@@ -192,7 +203,7 @@ def test_a_hub_revision_stays_the_one_that_the_run_recorded(experiment, monkeypa
     commits = {None: "c0ffee", "c0ffee": "c0ffee"}
     rows = [{"text": f"Text number {n} has one sentence. And another one."} for n in range(6)]
     monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: commits[revision])
-    monkeypatch.setattr(documents, "load_dataset", lambda name, split, revision: rows)
+    monkeypatch.setattr(documents, "load_dataset", lambda name, subset, split, revision: rows)
     config = experiment(corpus={"source": "org/set", "held_out": 0.3})
     prepare(config)
     commits[None] = "beef"  # the hub moves on

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,48 +37,66 @@ def start(verb: str, config, *words: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, **quiet)
 
 
-def moment_of(config, process: subprocess.Popen, rng: random.Random) -> str:
-    """Wait for a random moment of a run and say what the process was doing."""
-    folder = arm_folder(config, "cft", 0)
-    kind = rng.choice(["step", "checkpoint", "evaluation", "any"])
-    deadline = time.monotonic() + 120
+def moment_of(config, process: subprocess.Popen, kind: str, rng: random.Random) -> None:
+    """Wait for a random moment of the wanted kind."""
+    folder, exam = arm_folder(config, "cft", 0), eval_folder(config, "cft", 0)
+    lines = rng.randint(1, 40)
+    begun = len((folder / "log.jsonl").read_text().splitlines()) if (folder / "log.jsonl").exists() else 0
     seen = {
-        "step": lambda: (folder / "log.jsonl").exists() and rng.random() < 0.2,
-        "checkpoint": lambda: any(folder.glob(".checkpoint-*.part")) or any(folder.glob(".model*.part")),
-        "evaluation": lambda: eval_folder(config, "cft", 0).exists(),
-        "any": lambda: rng.random() < 0.002,
+        "step": lambda: (
+            (folder / "log.jsonl").exists()
+            and abs(len((folder / "log.jsonl").read_text().splitlines()) - begun) >= lines
+        ),
+        "checkpoint": lambda: any(folder.glob(".checkpoint-*.part")),
+        "model": lambda: any(folder.glob(".model*.part")),
+        "evaluation": lambda: exam.exists() and rng.random() < 0.05,
+        "start": lambda: rng.random() < 0.002,
     }[kind]
+    deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not seen():
-        time.sleep(0.001)
-    return kind
+        time.sleep(0.0005)
 
 
 def test_killed_at_random_moments_the_end_is_the_same(experiment):
-    recipe = {"steps": 40, "save_every": 3, "batch_passages": 4}
+    recipe = {"steps": 120, "save_every": 7, "batch_passages": 4}
     straight, killed = (experiment(recipe, name=name, arms=["cft"]) for name in ("straight", "killed"))
     train_all(straight, workers=1)
     evaluate_all(straight, workers=1)
-    rng, moments = random.Random(os.environ.get("CTXFT_KILL_SEED", "1")), []
+    ours, theirs = (arm_folder(config, "cft", 0) for config in (killed, straight))
+    rng, moments, compared = random.Random(os.environ.get("CTXFT_KILL_SEED", "1")), [], 0
+
+    def same_training() -> None:
+        done = [read_json(folder / "done.json")["model_hash"] for folder in (ours, theirs)]
+        logs = [(folder / "log.jsonl").read_bytes() for folder in (ours, theirs)]
+        assert done[0] == done[1] and logs[0] == logs[1]
+        assert (ours / "prompts.jsonl").read_bytes() == (theirs / "prompts.jsonl").read_bytes()
+
+    prepare(killed)
     while len(moments) < KILLS:
         verb = "evaluate" if is_trained(killed, "cft", 0) else "train"
+        if verb == "evaluate" and moments.count("evaluation") >= (len(moments) + 2) / 3:  # train once more
+            same_training()
+            shutil.rmtree(ours)
+            shutil.rmtree(eval_folder(killed, "cft", 0), ignore_errors=True)
+            compared, verb = compared + 1, "train"
+        kind = (
+            "evaluation"
+            if verb == "evaluate"
+            else rng.choice(["start", "step", "step", "checkpoint", "checkpoint", "model"])
+        )
         process = start(verb, killed, "--task", "cft:0")
-        kind = moment_of(killed, process, rng)
+        moment_of(killed, process, kind, rng)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-            moments.append(f"{verb}, {kind}")
+            moments.append(kind)
         process.wait()
-        if verb == "evaluate" and process.returncode == 0:  # it was faster than the kill: begin again
-            for path in eval_folder(killed, "cft", 0).iterdir():
-                path.unlink()
-            (arm_folder(killed, "cft", 0) / "done.json").unlink()
+        if verb == "evaluate" and process.returncode == 0:  # it was faster than the kill
+            shutil.rmtree(eval_folder(killed, "cft", 0))
     train_all(killed, workers=1)
     evaluate_all(killed, workers=1)
-    print(f"\n{len(moments)} kills: {'; '.join(moments)}")
-    ours, theirs = (arm_folder(config, "cft", 0) for config in (killed, straight))
-    assert read_json(ours / "done.json")["model_hash"] == read_json(theirs / "done.json")["model_hash"]
-    assert [row for _, row in read_jsonl(ours / "log.jsonl")] == [row for _, row in read_jsonl(theirs / "log.jsonl")]
-    for name in ("prompts.jsonl",):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    same_training()
+    counts = {kind: moments.count(kind) for kind in sorted(set(moments))}
+    print(f"\n{len(moments)} kills {counts}; {compared + 1} trainings compared, bit for bit")
     results = [path.name for path in eval_folder(straight, "cft", 0).glob("*.json*")]
     assert results and all(
         hash_file(eval_folder(killed, "cft", 0) / name) == hash_file(eval_folder(straight, "cft", 0) / name)

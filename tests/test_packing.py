@@ -273,7 +273,7 @@ def test_chunks_give_the_loss_and_gradients_of_all_logits(chunk, frozen):
     theirs = torch.autograd.grad(whole * 0.3, inputs)
     for a, b in zip(torch.autograd.grad(ours * 0.3, inputs), theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-    with torch.no_grad():
+    with torch.inference_mode():
         assert chunked_loss(head, hidden, targets, chunk).item() == pytest.approx(whole.item(), rel=1e-6)
 
 

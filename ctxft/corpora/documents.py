@@ -31,7 +31,7 @@ class CorpusConfig:
         text_field: column or key of the text in jsonl, parquet and hub tables.
         id_field: column or key of the document's id; where it is missing, file and line number serve.
         folders: folders of a hub data set made of text files (OpenMedText), e.g. ["diseases", "vaccines"].
-        split: split of a hub table.
+        split, subset: split of a hub table, and the name of its part where it has several.
         revision: branch, tag or commit on the hub.
         limit: at most this many documents.
         held_out: share of documents that no arm trains on, for the held-out text loss.
@@ -45,6 +45,7 @@ class CorpusConfig:
     id_field: str = "id"
     folders: list[str] | None = None
     split: str = "train"
+    subset: str | None = None
     revision: str | None = None
     limit: int | None = None
     held_out: float = 0.1
@@ -146,7 +147,7 @@ def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
         return
     try:
         with hub_errors(config.source, "dataset", WHERE_TO_PUT):
-            table = load_dataset(config.source, split=config.split, revision=revision)
+            table = load_dataset(config.source, config.subset, split=config.split, revision=revision)
     except InputError:
         raise
     except ValueError as error:  # an unknown split, or a data set that wants the name of a part

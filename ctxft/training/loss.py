@@ -75,7 +75,10 @@ def chunked_loss(
     if chunk is None:
         vocabulary = getattr(head, "out_features", None) or next(head.parameters()).shape[0]
         chunk = max(1, LOGITS_AT_ONCE // vocabulary)
-    return _ChunkedLoss.apply(head, targets, chunk, hidden, *head.parameters())
+    if torch.is_grad_enabled():
+        return _ChunkedLoss.apply(head, targets, chunk, hidden, *head.parameters())
+    pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    return sum(cross_entropy(head(piece).float(), part, reduction="sum") for piece, part in pairs)
 
 
 def read_for_loss(model: PreTrainedModel, loss: str = "chunked") -> PreTrainedModel:
