@@ -46,6 +46,12 @@ def files_of(folder) -> dict[str, int]:
         ({"name": ""}, "name must be a plain folder name"),
         ({"evaluation": {"form": "letter"}}, r"unknown evaluation.form 'letter' \(did you mean 'lettered'\?\)"),
         ({"evaluation": {"rule": "generated"}}, r"unknown evaluation.rule 'generated' \(did you mean 'generate'\?\)"),
+        (
+            {"evaluation": {"revisions": ["medqa@a1"]}},
+            "'medqa@a1' must be NAME@COMMIT, where NAME is one of evaluation",
+        ),
+        ({"evaluation": {"benchmarks": ["medqa"], "revisions": ["medqa@"]}}, "'medqa@' must be NAME@COMMIT"),
+        ({"evaluation": {"revisions": ["practice-mmlu@a1"]}}, "'practice-mmlu@a1' must be NAME@COMMIT"),
         ({"evaluation": {"limit": 0}}, "evaluation.limit must be at least 1"),
         ({"evaluation": {"token_budget": 0}}, "evaluation.token_budget must be at least 1"),
         ({"evaluation": {"data": "no/such/folder"}}, "evaluation.data .* must be a folder .* 'no/such/folder'"),
@@ -145,6 +151,14 @@ def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch
     monkeypatch.setattr(documents, "load_dataset", load)
     manifest = read_json(prepare(experiment(corpus={"source": "org/news"})) / "manifest.json")
     assert manifest["corpus_commit"] == "c0ffee" and asked == ["c0ffee"]
+
+
+def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(examine, "load_benchmark", lambda name, revision, **_options: asked.update({name: revision}))
+    benchmarks = ["medqa", "mmlu-anatomy", "practice-mmlu"]
+    load_benchmarks(experiment(evaluation={"benchmarks": benchmarks, "revisions": ["mmlu-anatomy@refs/pr/1"]}))
+    assert asked == {"medqa": None, "mmlu-anatomy": "refs/pr/1", "practice-mmlu": None}
 
 
 def test_a_prepared_run_is_not_prepared_again(experiment, monkeypatch):

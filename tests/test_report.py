@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas
 import pytest
 from matplotlib.colors import same_color
+from sklearn.metrics import f1_score
 
 from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
@@ -38,6 +39,7 @@ from ctxft.statistics import compare, compare_f1, wilson
 
 ARMS = ("base", *TEXT_STAGES)
 RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66, "adaptive": 0.78}
+RIGHT |= {"ift": 0.31, "cpt-ift": 0.62, "cft-ift": 0.80}
 SUBJECTS = ("drugs", "companies")
 
 
@@ -51,9 +53,15 @@ def outcomes(name: str, share: float, seed: int, n: int) -> list[dict]:
     return rows
 
 
-def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = None, steps: int = 40) -> Path:
+def fake_run(
+    folder: Path,
+    seeds: int = 3,
+    benchmarks: dict[str, int] | None = None,
+    steps: int = 40,
+    arms: tuple[str, ...] = ARMS,
+) -> Path:
     benchmarks = benchmarks or {"practice-mmlu": 160, "practice-old": 120}
-    for arm in ARMS:
+    for arm in arms:
         for seed in range(1 if arm == "base" else seeds):
             evals, found = folder / "evals" / arm / f"seed-{seed}", {}
             for name, n in benchmarks.items():
@@ -215,6 +223,44 @@ def test_a_claim_must_stand_after_holm(run: Path):
     )
     first = claims(record).set_index("benchmark").iloc[0]
     assert first["here"] == "not shown" and first["verdict"].startswith("higher") and "Holm p 0.095" in first["verdict"]
+
+
+def test_arms_with_a_second_stage_are_compared_drawn_and_claimed(tmp_path: Path):
+    arms = ("base", "cpt", "cft", "ift", "cpt-ift", "cft-ift")
+    folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 160}, arms=arms)
+    table = results_table(folder).set_index("arm")
+    assert list(table.index) == [*arms, "(chance)", "(majority)"]
+    assert table.loc["cft-ift", "verdict"] == "higher" and table.loc["ift", "verdict"] == "lower"
+    assert results_table(folder, "cpt-ift").set_index("arm").loc["cft-ift", "minus cpt-ift"].startswith("+1")
+    assert [label.get_text() for label in results_figure(folder).axes[0].get_xticklabels()] == list(arms)
+    assert len(loss_figure(folder).axes[0].get_legend().get_texts()) == 5
+    page = write_report(folder, "cpt-ift").read_text(encoding="utf-8")
+    assert "practice-mmlu, cft-ift: higher than cpt-ift" in page and "An arm that ends in -ift" in page
+    found = claims(folder).set_index("claim")["here"]
+    assert found["CFT then instruction tuning beats CPT then instruction tuning"] == "shown"
+    one = read_run(folder, arms=["base", "cpt", "cft"])
+    assert claims(one).set_index("claim").loc[
+        "CFT then instruction tuning beats CPT then instruction tuning"
+    ].to_list()[1:] == ["not tested", "no such arms in this run"]
+
+
+def test_written_answers_are_counted_in_f1_and_told(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice-fiqa": 90})
+
+    def silence(rows: list[dict]) -> None:  # every tenth item has no answer
+        give_classes(rows)
+        for row in rows[::10]:
+            row.update(prediction=None, correct=False)
+
+    for path in folder.glob("evals/*/*/metrics.json"):
+        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(macro_f1=0.5, unanswered=9))
+        change_lines(path.with_name("practice-fiqa.jsonl"), silence)
+    rows = read_run(folder).outcomes["practice-fiqa"]["cft"][0]
+    said = [-1 if row["prediction"] is None else row["prediction"] for row in rows]
+    expected = f1_score([row["answer"] for row in rows], said, labels=[0, 1, 2], average="macro")
+    assert f1_table(folder).set_index("arm").loc["cft", "macro F1 %"].startswith(f"{100 * expected:.1f} (")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "practice-fiqa: over all arms and seeds, 54 written texts gave no answer and count as wrong." in page
 
 
 def test_another_reference(run: Path):

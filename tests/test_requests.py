@@ -17,6 +17,7 @@ from ctxft.benchmarks import NAMES, SUBJECTS, Benchmark, Question, form_of, rend
 from ctxft.benchmarks.requests import TASKS
 from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.experiment.prepare import prepare
+from ctxft.outcomes import read_outcomes
 from ctxft.runtime import InputError
 
 ITEMS = [
@@ -178,6 +179,12 @@ def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> N
     assert [one["form"] for one in found] == ["options", "options, 1-shot"]
     assert found[0]["calibration"] != found[1]["calibration"], "the example must reach the model"
     assert not is_examined(plain, "base", 0, load_benchmarks(plain)), "scores of another style are not reused"
+    asked |= {"rule": "generate"}
+    written = evaluate_task(experiment(evaluation=asked), "base", 0)["benchmarks"]["own-questions"]
+    assert (written["form"], written["rule"]) == ("options, written answers", "generate")
+    assert "calibration" not in written and not list(plain.folder.rglob("*.partial"))
+    rows = read_outcomes(plain.folder / "evals" / "base" / "seed-0" / "own-questions.jsonl")
+    assert all(isinstance(row["written"], str) for row in rows) and len(rows) == written["n"]
     with pytest.raises(InputError, match="has no chat template"):
         evaluate_task(experiment(evaluation=asked | {"chat_template": True}), "base", 0)
     with pytest.raises(InputError, match="has no chat template"):

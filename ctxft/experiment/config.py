@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctxft.benchmarks import FORMS, NAMES
+from ctxft.benchmarks.catalog import LOADERS
 from ctxft.corpora.documents import CorpusConfig
 from ctxft.instructions import PRACTICE
 from ctxft.outcomes import RULES
@@ -103,6 +104,8 @@ class EvaluationConfig:
             models made to follow instructions).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
+        revisions: commits or tags of hub sets, such as "medqa@1a2b3c4"; the others take their main branch. Files of
+            ``data`` have none. What was loaded stands in metrics.json.
         token_budget: tokens in one forward pass, padding included; None takes what suits the device; changes speed and
             memory only.
     """
@@ -114,6 +117,7 @@ class EvaluationConfig:
     rule: str = "likelihood"
     limit: int | None = None
     data: str | None = None
+    revisions: list[str] = field(default_factory=list)
     token_budget: int | None = None
 
     def __post_init__(self) -> None:
@@ -132,9 +136,20 @@ class EvaluationConfig:
                 raise InputError(
                     f"unknown benchmark '{name}'{nearest(name, NAMES)}; known: {known}, or the path of a .jsonl file."
                 )
+        for pair in self.revisions:
+            name, _, revision = pair.partition("@")
+            if name not in self.benchmarks or name not in LOADERS or not revision:
+                raise InputError(
+                    f"evaluation.revisions: '{pair}' must be NAME@COMMIT, where NAME is one of evaluation.benchmarks that "
+                    "the hub has, such as medqa@1a2b3c4."
+                )
         stems = [name if name in NAMES else Path(name).stem for name in self.benchmarks]
         if twice := [stem for stem in stems if stems.count(stem) > 1]:
             raise InputError(f"evaluation.benchmarks: two benchmarks are called '{twice[0]}': rename a file.")
+
+    def revision_of(self, name: str) -> str | None:
+        """Return the hub revision that is asked for of a benchmark; None takes the main branch."""
+        return dict(pair.split("@", 1) for pair in self.revisions).get(name)
 
 
 @dataclass

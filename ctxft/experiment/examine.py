@@ -54,7 +54,8 @@ def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Bench
     options = config.evaluation
     data = Path(options.data) if options.data else None
     here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix == ".jsonl"]
-    return [load_benchmark(name, data=data, limit=options.limit, shots=options.shots) for name in here]
+    how = {"data": data, "limit": options.limit, "shots": options.shots}
+    return [load_benchmark(name, revision=options.revision_of(name), **how) for name in here]
 
 
 def _style(config: ExperimentConfig, benchmark: Benchmark) -> str:
