@@ -82,7 +82,9 @@ def evaluate(options: argparse.Namespace) -> None:
     for arm, seed in [parse_task(name, evaluate_tasks(config)) for name in options.task]:
         for benchmark, values in evaluate_task(config, arm, seed)["benchmarks"].items():
             note = f" ({values['note']})" if values["note"] else ""
-            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {values['n']} items{note}")
+            silent = f", {values['unanswered']} without an answer" if values["unanswered"] else ""
+            items = f"{values['n']} items{silent}{note}"
+            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {items}")
 
 
 def run_folder(name: str) -> Path:
