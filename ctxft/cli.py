@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | train | evaluate | compare | leaks | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   ctxft run                                            the whole course on the practice world, offline, on a CPU
   ctxft train mini --set name=first --set seeds=[0]    train the arms of an experiment (a profile or a YAML file)
   ctxft evaluate mini --set name=first --set seeds=[0] examine them
+  ctxft estimate mini                                  what training takes: memory, tokens, steps
   ctxft compare first                                  the paired table, and a report that opens offline
   ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
@@ -68,10 +69,19 @@ def _parser() -> argparse.ArgumentParser:
         )
         verb.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
         verb.set_defaults(call=call)
+    estimate = verbs.add_parser(
+        "estimate", help="say what a training takes: memory, tokens, steps; no weights are read"
+    )
+    estimate.add_argument("config", help="a profile of the kit or the path of an experiment's YAML file")
+    estimate.add_argument("--processes", type=int, default=1, help="GPUs that train one task together (default: 1)")
+    estimate.add_argument("--device", choices=["cpu", "cuda"], help="default: the recipe's, on this machine")
+    estimate.add_argument("--rate", type=float, metavar="TOKENS", help="tokens a second, as measured: gives the time")
+    estimate.add_argument("--memory", type=float, metavar="GIB", help="memory of a device: names what makes it fit")
+    estimate.set_defaults(call=commands.estimate)
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     leaks.set_defaults(call=commands.leaks)
-    for verb in (run, train, evaluate, leaks):
+    for verb in (run, train, evaluate, estimate, leaks):
         verb.add_argument(
             "--set",
             action="append",

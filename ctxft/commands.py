@@ -69,6 +69,16 @@ def train(options: argparse.Namespace) -> None:
         )
 
 
+def estimate(options: argparse.Namespace) -> None:
+    """Say what a training would take."""
+    from ctxft.experiment.estimate import estimate_lines
+
+    if options.processes < 1 or (options.memory or 1) <= 0 or (options.rate or 1) <= 0:
+        raise InputError("--processes must be 1 or more, --memory and --rate above 0.")
+    given = (options.processes, options.device, options.rate, options.memory)
+    print("\n".join(estimate_lines(experiment_of(options), *given)))
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Examine the trained arms, in parallel, or the tasks that are named."""
     from ctxft.experiment.examine import evaluate_task

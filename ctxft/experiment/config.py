@@ -65,7 +65,7 @@ class InstructionConfig:
         own = {
             name: getattr(self, name) for name in ("learning_rate", "batch_passages") if getattr(self, name) is not None
         }
-        own |= {"epochs": self.epochs or 1, "steps": self.steps}
+        own |= {"epochs": 1 if self.epochs is None else self.epochs, "steps": self.steps}
         return dataclasses.replace(train, **own, **({"batch_tokens": None} if self.batch_passages else {}))
 
 
@@ -193,6 +193,10 @@ class ExperimentConfig:
                 raise InputError(f"{what} must be a list of different values with at least one, found {values}.")
         for arm in self.arms:
             check_known(arm, ARMS, "arm")
+        try:
+            self.ift.recipe(self.train)
+        except InputError as error:
+            raise InputError(f"ift: {error}") from None
         for seed in self.seeds:
             if not 0 <= seed < 2**32:
                 raise InputError(f"seeds must be whole numbers from 0 to 2**32 - 1, found {seed}.")

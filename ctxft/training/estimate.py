@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import types
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +19,6 @@ from ctxft.models import WHERE_TO_PUT, resolve_model
 from ctxft.runtime import InputError
 from ctxft.training.config import TrainConfig
 from ctxft.training.loss import LOGITS_AT_ONCE
-
-MODES = ("single", "ddp", "fsdp")
 
 
 class _Kept(torch.autograd.Function):
@@ -54,7 +51,6 @@ class Estimate:
         weights, gradients, optimizer: bytes that stay.
         activations: bytes kept for the backward pass of one micro-batch.
         logits: bytes of the logits that are in memory at once, and of the output layer's gradient while it is summed.
-        steps, tokens, targets: optimizer steps, tokens read and target tokens of one arm and seed; None where not asked.
     """
 
     parameters: int
@@ -64,15 +60,12 @@ class Estimate:
     optimizer: int
     activations: int
     logits: int
-    steps: int | None = None
-    tokens: int | None = None
-    targets: int | None = None
 
     @property
     def total(self) -> int:
         """Bytes at the fullest moment, on each device.
 
-        Gradients of a first micro-batch are not there yet while its activations are largest; later ones meet both.
+        Later micro-batches of a step meet the gradients of the first.
         """
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
@@ -109,7 +102,12 @@ def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | Non
         if recipe.method == "lora":
             lora = recipe.lora
             targets = "all-linear" if lora.targets == ["all-linear"] else lora.targets
-            options = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets}
+            options = {
+                "r": lora.rank,
+                "lora_alpha": lora.alpha,
+                "lora_dropout": lora.dropout,
+                "target_modules": targets,
+            }
             model = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"), low_cpu_mem_usage=True)
     return model.train()
 
@@ -171,7 +169,7 @@ def estimate(
         mode: "single", "ddp" (each process holds everything) or "fsdp" (weights, gradients and optimizer state are shared out).
 
     Returns:
-        Bytes per device; the counts of steps and tokens are left None.
+        Bytes per device.
 
     Example:
         >>> from ctxft.training.config import TrainConfig
@@ -187,7 +185,9 @@ def estimate(
     text = config.get_text_config()
     head = text.vocab_size * text.hidden_size
     if device != "cpu":  # copies of the weights in bfloat16: of all, or with fsdp of the layers at work
-        weights += 2 * everything if share == 1 else 2 * (2 * head + 2 * (everything - 2 * head) // text.num_hidden_layers)
+        weights += (
+            2 * everything if share == 1 else 2 * (2 * head + 2 * (everything - 2 * head) // text.num_hidden_layers)
+        )
     rows = min(recipe.micro_batch_tokens, max(1, LOGITS_AT_ONCE // text.vocab_size))
     logits = 3 * 4 * rows * text.vocab_size + (2 * 4 * head if trained == everything else 0)
     return Estimate(
@@ -210,7 +210,12 @@ def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes
     light = dataclasses.replace(least, gradient_checkpointing=True)
     changes = [
         (f"train.micro_batch_tokens: {recipe.window}", least, processes, mode),
-        ("train.gradient_checkpointing: true", dataclasses.replace(recipe, gradient_checkpointing=True), processes, mode),
+        (
+            "train.gradient_checkpointing: true",
+            dataclasses.replace(recipe, gradient_checkpointing=True),
+            processes,
+            mode,
+        ),
         (f"train.gradient_checkpointing: true and train.micro_batch_tokens: {recipe.window}", light, processes, mode),
         ("the two and train.method: lora", dataclasses.replace(light, method="lora"), processes, mode),
     ]
@@ -224,9 +229,3 @@ def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes
         if total <= memory:
             return f"what makes it fit: {words} ({total / 2**30:.2f} GiB)"
     return "nothing tried makes it fit: " + "; ".join(tried)
-
-
-def recipe_namespace(values: Estimate) -> types.SimpleNamespace:
-    """Return an estimate with its sizes in GiB, for printing."""
-    sizes = ("weights", "gradients", "optimizer", "activations", "logits", "total")
-    return types.SimpleNamespace(**{name: getattr(values, name) / 2**30 for name in sizes})

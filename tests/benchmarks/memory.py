@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/memory.py
 
-A random Llama of 60 million parameters; three optimizer steps of two micro-batches of 2,048 tokens by ``train_arm``, from reading the
-weights to the saved model, each in a process of its own. Measured is the peak of its resident size, looked at every 5 ms,
-over what it held before the weights were read.
+A random Llama of 60 million parameters; three optimizer steps of two micro-batches of 2,048 tokens by ``train_arm``, from
+reading the weights to the saved model, each in a process of its own. Measured is the peak of its resident size, looked at
+every 5 ms, over what it held before the weights were read.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def main() -> None:
     print("| recipe | estimate, MB | measured, MB | estimate / measured |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**SHAPE, num_attention_heads=10, max_position_embeddings=2048)).save_pretrained(place)
+        LlamaForCausalLM(LlamaConfig(**SHAPE, num_attention_heads=10, max_position_embeddings=2048)).save_pretrained(
+            place
+        )
         load_tokenizer("practice-blind").save_pretrained(place)
         config = model_config(place)
         for name, recipe in RECIPES.items():

@@ -23,10 +23,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from training_speed import IGNORE, PROMPT, VOCABULARY, make_model
 
-from ctxft.training.arm import Training, _start
+from ctxft.training.arm import Training
 from ctxft.training.checkpoint import trained
 from ctxft.training.config import TrainConfig
 from ctxft.training.network import build_network
+from ctxft.training.spread import start_training
 
 TEXT = 6144  # tokens of text in a step
 
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         make_model(Path(place))
         network = build_network(place, None, config, "segments")
-    accelerator, network, optimizer = _start(network, config, "cpu")
+    accelerator, network, optimizer = start_training(network, config, "cpu")
     training = Training(network, optimizer, accelerator, config, "segments", 0, 10_000, 0)
     training.parameters = list(trained(network).values())
     print(
