@@ -290,6 +290,14 @@ def test_a_common_header_is_read_once_and_changes_no_score(monkeypatch: pytest.M
     assert tokens < sum(seen) / 2
 
 
+@pytest.mark.parametrize("form", [*FORMS, "shots"])
+def test_in_float64_nothing_but_rounding_is_left_of_the_difference(form: str) -> None:
+    model, tokenizer = make_wide().double(), make_tokenizer("metaspace")
+    requests = make_shots(8) if form == "shots" else make_requests(form, 8)
+    _, expected = harness_scores(model, tokenizer, requests)
+    assert values_of(score_choices(model, tokenizer, requests)) == pytest.approx(expected, abs=1e-9)
+
+
 def make_prompt(*ids: int) -> Prompt:
     return Prompt(ids, [])
 

@@ -53,7 +53,7 @@ def score_choices(
 
     Args:
         model: a causal language model, plain or with a LoRA adapter, in any float type; log-probabilities are computed
-            in float32 and summed in float64. Its training mode is restored afterwards.
+            in float32 (of a float64 model in float64) and summed in float64. Its training mode is restored afterwards.
         tokenizer: its tokenizer.
         requests: (context, continuations) for each question.
         window: tokens the model can read; None takes ``max_position_embeddings`` of its config.

@@ -187,8 +187,7 @@ def _sums(logits: torch.Tensor, prompts: Sequence[Prompt]) -> list[float]:
             sizes.append(len(choice.ids))
             column += rest
     used, places = torch.tensor(places, device=logits.device).unique(return_inverse=True)
-    log_probabilities = logits.flatten(0, 1)[used].float().log_softmax(-1)
-    values = log_probabilities[places, torch.tensor(targets, device=logits.device)].double()
+    values = gather(logits.flatten(0, 1)[used], torch.tensor(targets, device=logits.device), places).double()
     return [part.sum().item() for part in values.cpu().split(sizes)]
 
 

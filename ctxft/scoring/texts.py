@@ -41,10 +41,15 @@ def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> torch
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
 
 
+def log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Return log-probabilities over the last dimension, in float32, or in float64 where the model computes in it."""
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
 def gather(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the float32 log-probabilities of targets [n], read from logits [n, vocabulary], or from the given rows of it."""
+    """Return the log-probabilities of targets [n], read from logits [n, vocabulary], or from the given rows of it."""
     rows = torch.arange(len(targets), device=targets.device) if rows is None else rows
-    return logits.float().log_softmax(-1)[rows, targets]
+    return log_softmax(logits)[rows, targets]
 
 
 def text_losses(
