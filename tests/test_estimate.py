@@ -107,7 +107,7 @@ def test_the_command(runs, capsys):
     assert main(["estimate", "mini", "--rate", "1000", "--memory", "0.1", "--set", "train.device=cpu"]) == 0
     out = capsys.readouterr().out
     steps = count_tokens_and_steps(load_experiment("mini"))["steps"]
-    assert "parameters: 0.6 million" in out and f"{steps} optimizer steps" in out
+    assert "parameters: 600,672, trained: 600,672" in out and f"{steps} optimizer steps" in out
     assert "does not fit into 0.1 GiB; what makes it fit: train.micro_batch_tokens: 96" in out
     assert "hours for all 15 tasks" in out and not runs.exists()
     assert main(["estimate", "mini", "--processes", "0"]) == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from ctxft.corpora.passages import passages_of
 from ctxft.examples import longest_prompt, text_budget
 from ctxft.experiment.config import ExperimentConfig
@@ -74,7 +72,7 @@ def estimate_lines(
 
     Example:
         >>> from ctxft.experiment.config import load_experiment
-        >>> estimate_lines(load_experiment("mini"))[0].startswith("parameters: 0.6 million")
+        >>> estimate_lines(load_experiment("mini"))[0].startswith("parameters: 600,672")
         True
     """
     device = device or pick_device(config.train.device)
@@ -86,7 +84,7 @@ def estimate_lines(
     found = {name: estimate(architecture, recipe, device, processes, mode) for name, mode in modes}
     first = next(iter(found.values()))
     lines = [
-        f"parameters: {first.parameters / 1e6:.1f} million, trained: {first.trained / 1e6:.1f} million",
+        f"parameters: {first.parameters:,}, trained: {first.trained:,}",
         "memory, GiB (" + _computes(recipe, device) + ")",
         " " * 34 + "".join(f"{size:>13}" for size in SIZES),
         *(_line(name, values) for name, values in found.items()),
@@ -103,7 +101,7 @@ def estimate_lines(
     reads = counted["reads"]
     lines.append("tokens read: " + ", ".join(f"{arm} {tokens}" for arm, tokens in reads.items()))
     if rate:
-        tasks = [stages_of(arm)[0] for arm, _ in train_tasks(dataclasses.replace(config))]
+        tasks = [stages_of(arm)[0] for arm, _ in train_tasks(config)]
         seconds = sum(reads.get(stage, 0) for stage in tasks) / rate
         lines.append(
             f"time at {rate:g} tokens a second: {seconds / 3600:.2f} hours for all {len(tasks)} tasks, one after "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +109,11 @@ def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | Non
                 "lora_dropout": lora.dropout,
                 "target_modules": targets,
             }
-            model = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"), low_cpu_mem_usage=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # peft asks transformers by a name that is to be replaced
+                model = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"), low_cpu_mem_usage=True)
     return model.train()
 
 
