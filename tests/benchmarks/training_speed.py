@@ -11,7 +11,8 @@ gradient checkpointing, labels made beforehand.
     ours             train_arm with its defaults
     trainer          Trainer, batches of 8 in random order, padded to the longest
     trainer grouped  the same with train_sampling_strategy="group_by_length", lengths given beforehand
-    trl packed       SFTTrainer, packing "bfd" into rows of --packed tokens, which holds about 8 documents
+    trainer single   the same with batches of one document and 8 of them accumulated: no padding, no packing
+    trl packed       SFTTrainer, packing "bfd" into rows of --packed tokens, --accumulate of them in a step: about 8 documents
 
 First each takes one step over the same 8 documents; its loss and its gradient, caught as the optimizer is about to use it,
 are compared with those of the documents read one at a time in float64.
@@ -31,23 +32,29 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 import torch
 import transformers
 import workload
-from torch.nn.functional import cross_entropy
 
 BATCH = 8  # documents in a step
 RATE = 1e-4
 CLIP = 1.0
 BETAS = (0.9, 0.999)
 EXACT = 8  # documents of the step whose gradient is compared
-NAMES = {"ours": "ours", "trainer": "trainer", "grouped": "trainer grouped", "trl": "trl packed"}
+NAMES = {
+    "ours": "ours",
+    "trainer": "trainer",
+    "grouped": "trainer grouped",
+    "single": "trainer single",
+    "trl": "trl packed",
+}
 
 
-def prepare_ours(rows: list, place: Path, clip: float, packed: int) -> Callable[[], float]:
+def prepare_ours(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
     """Return a call that trains with the library's default path and returns the last step's loss per target."""
     from ctxft.models import load_tokenizer
     from ctxft.training.arm import train_arm
@@ -103,7 +110,9 @@ def load_float32(place: Path) -> transformers.PreTrainedModel:
     return transformers.AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
 
 
-def prepare_trainer(rows: list, place: Path, clip: float, packed: int, grouped: bool = False) -> Callable[[], float]:
+def prepare_trainer(
+    rows: list, place: Path, clip: float, options: argparse.Namespace, **settings
+) -> Callable[[], float]:
     """Return a call that trains with Trainer and returns the mean loss of its steps."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -113,8 +122,8 @@ def prepare_trainer(rows: list, place: Path, clip: float, packed: int, grouped: 
     masks = [[1] * length for length in lengths]
     columns = {key: [row[key] for row in rows] for key in ("input_ids", "labels")}
     dataset = Dataset.from_dict(columns | {"attention_mask": masks, "length": lengths})
-    strategy = {"train_sampling_strategy": "group_by_length" if grouped else "random"}
-    arguments = common_arguments(place, clip) | strategy | {"per_device_train_batch_size": BATCH}
+    settings = {"train_sampling_strategy": "random", "per_device_train_batch_size": BATCH} | settings
+    arguments = common_arguments(place, clip) | settings
 
     def run() -> float:
         collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=workload.IGNORE_INDEX)
@@ -126,22 +135,29 @@ def prepare_trainer(rows: list, place: Path, clip: float, packed: int, grouped: 
     return run
 
 
-def prepare_grouped(rows: list, place: Path, clip: float, packed: int) -> Callable[[], float]:
+def prepare_grouped(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
     """Return the same with batches of like lengths."""
-    return prepare_trainer(rows, place, clip, packed, grouped=True)
+    return prepare_trainer(rows, place, clip, options, train_sampling_strategy="group_by_length")
 
 
-def prepare_trl(rows: list, place: Path, clip: float, packed: int) -> Callable[[], float]:
+def prepare_single(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
+    """Return the same with one document at a time, whose gradients are added up."""
+    settings = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": BATCH}
+    return prepare_trainer(rows, place, clip, options, **settings)
+
+
+def prepare_trl(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
     """Return a call that trains with SFTTrainer on packed rows and returns the mean loss of its steps."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
     dataset = Dataset.from_dict({key: [row[key] for row in rows] for key in ("input_ids", "labels")})
-    packing = {"packing": True, "packing_strategy": "bfd", "max_length": packed, "per_device_train_batch_size": 1}
+    packing = {"packing": True, "packing_strategy": "bfd", "max_length": options.packed}
+    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": options.accumulate}
 
     def run() -> float:
-        arguments = SFTConfig(**common_arguments(place, clip) | packing)
+        arguments = SFTConfig(**common_arguments(place, clip) | packing | batch)
         trainer = SFTTrainer(load_float32(place), arguments, train_dataset=dataset, processing_class=tokenizer)
         loss = trainer.train().training_loss
         trainer.save_model(str(place / "out" / "model"))
@@ -150,7 +166,13 @@ def prepare_trl(rows: list, place: Path, clip: float, packed: int) -> Callable[[
     return run
 
 
-PREPARE = {"ours": prepare_ours, "trainer": prepare_trainer, "grouped": prepare_grouped, "trl": prepare_trl}
+PREPARE = {
+    "ours": prepare_ours,
+    "trainer": prepare_trainer,
+    "grouped": prepare_grouped,
+    "single": prepare_single,
+    "trl": prepare_trl,
+}
 
 
 def silence() -> None:
@@ -164,44 +186,22 @@ def silence() -> None:
     datasets.disable_progress_bars()
 
 
-def one_at_a_time(rows: list, place: Path) -> tuple[float, list[torch.Tensor]]:
-    """Return loss per target and gradient of rows read one at a time in float64, matrices first as optimizers hold them."""
-    model = load_float32(place).double()
-    count = sum(label != workload.IGNORE_INDEX for row in rows for label in row["labels"][1:])
-    total = 0.0
-    for row in rows:
-        logits = model(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits[0, :-1]
-        loss = cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum") / count
-        loss.backward()
-        total += loss.item()
-    parameters = list(model.parameters())
-    return total, [p.grad for p in parameters if p.ndim > 1] + [p.grad for p in parameters if p.ndim < 2]
-
-
-def compare(variant: str, rows: list, place: Path) -> dict:
+def compare(variant: str, rows: list, place: Path, options: argparse.Namespace) -> dict:
     """Take one step and return relative errors of loss and gradient against the documents one at a time."""
-    from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-    caught = []
-
-    def catch(optimizer, args, options) -> None:
-        caught.append([p.grad.double().clone() for group in optimizer.param_groups for p in group["params"]])
-
-    register_optimizer_step_pre_hook(catch)
-    packed = sum(len(row["input_ids"]) for row in rows)  # all in one row
-    loss = PREPARE[variant](rows, place, 0.0, packed)()
-    wanted_loss, wanted = one_at_a_time(rows, place)
-    if len(caught) != 1 or [g.shape for g in caught[0]] != [g.shape for g in wanted]:
-        raise SystemExit(f"{variant}: {len(caught)} steps, or other parameters than the model has")
-    off = sum((a - b).square().sum() for a, b in zip(caught[0], wanted, strict=True)).sqrt()
-    size = sum(b.square().sum() for b in wanted).sqrt()
-    return {"loss_error": abs(loss - wanted_loss) / wanted_loss, "gradient_error": (off / size).item()}
+    options.packed, options.accumulate = sum(len(row["input_ids"]) for row in rows), 1  # all in one packed row
+    run = PREPARE[variant](rows, place, 0.0, options)
+    with workload.gradients() as caught:
+        loss = run()
+    wanted, gradient = workload.one_at_a_time(load_float32(place), rows)
+    if len(caught) != 1:
+        raise SystemExit(f"{variant}: {len(caught)} steps in place of one")
+    return {"loss_error": abs(loss - wanted) / wanted, "gradient_error": workload.relative_error(caught[0], gradient)}
 
 
-def measure(variant: str, rows: list, place: Path, packed: int) -> dict:
+def measure(variant: str, rows: list, place: Path, options: argparse.Namespace) -> dict:
     """Train once and return text tokens per CPU second and per second, and the memory it took."""
     text = sum(label != workload.IGNORE_INDEX for row in rows for label in row["labels"])
-    run = PREPARE[variant](rows, place, CLIP, packed)
+    run = PREPARE[variant](rows, place, CLIP, options)
     with workload.PeakMemory() as memory, workload.Seconds() as seconds:
         run()
     return {"cpu": text / seconds.cpu, "wall": text / seconds.wall, "megabytes": memory.above}
@@ -216,16 +216,17 @@ def worker(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "model").symlink_to(source / "model")
         if options.exact:
-            found = compare(options.worker, rows[:EXACT], Path(place))
+            found = compare(options.worker, rows[:EXACT], Path(place), options)
         else:
-            found = measure(options.worker, rows, Path(place), options.packed)
+            found = measure(options.worker, rows, Path(place), options)
     print(json.dumps(found))
 
 
 def in_new_process(variant: str, folder: Path, options: argparse.Namespace, *extra: str) -> dict:
     """Run one variant in a process of its own."""
-    command = [sys.executable, __file__, "--worker", variant, "--folder", str(folder), "--packed", str(options.packed)]
-    done = subprocess.run([*command, *extra], capture_output=True, text=True)
+    settings = ["--packed", str(options.packed), "--accumulate", str(options.accumulate)]
+    command = [sys.executable, __file__, "--worker", variant, "--folder", str(folder), *settings, *extra]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -253,7 +254,7 @@ def show(found: dict[str, list[dict]], exact: dict[str, dict]) -> None:
     widths = (16, 22, 22, 22, 20, 11, 9)
     print("  ".join(f"{head:<{width}}" for head, width in zip(heads, widths, strict=True)))
     for variant, runs in found.items():
-        ratios = [mine["cpu"] / run["cpu"] for mine, run in zip(found["ours"], runs, strict=True)]
+        ratios = [mine["cpu"] / run["cpu"] for mine, run in zip(found.get("ours", runs), runs, strict=True)]
         cells = [workload.spread([run[key] for run in runs], 0) for key in ("cpu", "wall")]
         cells += [workload.spread(ratios), workload.spread([run["megabytes"] for run in runs], 0)]
         cells += [f"{exact[variant][key]:.1e}" for key in ("loss_error", "gradient_error")]
@@ -267,6 +268,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")
     parser.add_argument("--documents", type=int, default=400, help="below 400, grouping cannot sort (default: 400)")
     parser.add_argument("--packed", type=int, default=1600, help="tokens of TRL's packed rows (default: 1600)")
+    parser.add_argument("--accumulate", type=int, default=1, help="of TRL's packed rows in a step (default: 1)")
+    parser.add_argument("--only", default=",".join(PREPARE), help="variants, separated by commas (default: all)")
     parser.add_argument("--worker", choices=PREPARE, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
@@ -275,10 +278,11 @@ def main() -> None:
         return worker(options)
     with tempfile.TemporaryDirectory() as place:
         print(write_inputs(Path(place), options), flush=True)
-        exact = {variant: in_new_process(variant, Path(place), options, "--exact") for variant in PREPARE}
-        found: dict[str, list[dict]] = {variant: [] for variant in PREPARE}
+        variants = options.only.split(",")
+        exact = {variant: in_new_process(variant, Path(place), options, "--exact") for variant in variants}
+        found: dict[str, list[dict]] = {variant: [] for variant in variants}
         for number in range(options.rounds):
-            for variant in PREPARE:
+            for variant in variants:
                 found[variant].append(in_new_process(variant, Path(place), options))
                 run = found[variant][-1]
                 print(f"round {number + 1} {NAMES[variant]}: {run['cpu']:.0f} text tokens/CPU s", flush=True)

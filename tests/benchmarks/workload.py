@@ -5,6 +5,7 @@ texts -> a tokenizer of 8192 tokens -> rows of 20 to 600 text tokens after a mas
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import json
@@ -15,12 +16,14 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ctxft.examples import IGNORE_INDEX
@@ -103,6 +106,43 @@ def new_llama(
     }
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     return LlamaForCausalLM(LlamaConfig(**shape | ids | options))
+
+
+@contextlib.contextmanager
+def gradients() -> Iterator[list[list[torch.Tensor]]]:
+    """Give a list to which every optimizer step in the block adds the gradients that it is about to use."""
+    caught: list[list[torch.Tensor]] = []
+
+    def catch(optimizer: torch.optim.Optimizer, args: tuple, options: dict) -> None:
+        caught.append([p.grad.double().clone() for group in optimizer.param_groups for p in group["params"]])
+
+    handle = register_optimizer_step_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def one_at_a_time(model: torch.nn.Module, rows: list[Row]) -> tuple[float, list[torch.Tensor]]:
+    """Return loss per target and gradient of rows read one at a time in float64, matrices first as optimizers hold them."""
+    model = model.double()
+    count = sum(label != IGNORE_INDEX for row in rows for label in row["labels"][1:])
+    total = 0.0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits[0, :-1]
+        loss = cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum") / count
+        loss.backward()
+        total += loss.item()
+    parameters = list(model.parameters())
+    return total, [p.grad for p in parameters if p.ndim > 1] + [p.grad for p in parameters if p.ndim < 2]
+
+
+def relative_error(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """Return the norm of the difference over the norm of what was wanted, over all parameters together."""
+    if [a.shape for a in found] != [b.shape for b in wanted]:
+        raise SystemExit("the optimizer holds other parameters than the model has")
+    off = sum((a - b).square().sum() for a, b in zip(found, wanted, strict=True)).sqrt()
+    return (off / sum(b.square().sum() for b in wanted).sqrt()).item()
 
 
 class PeakMemory:
