@@ -129,21 +129,20 @@ def operations(model: torch.nn.Module, rows: list[workload.Row], lora: bool) -> 
     """Return floating-point operations that an optimizer step over these rows needs, without any that are done again.
 
     A product with n weights is 2n for each token forward, 2n for the gradient of its input and 2n for that of the weights,
-    which frozen ones have not; attention is causal; the output layer reads only what predicts a target.
+    which frozen ones have not; attention is causal; the output layer reads only what predicts a target. The inputs of the first
+    layer want no gradient where its weights are frozen, which is left out.
     """
     plain = model.get_base_model() if lora else model
-    body = sum(
-        module.weight.numel()
-        for name, module in plain.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and "lora_" not in name
-    )
+    sizes = {n: m.weight.numel() for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    adapters = sum(size for name, size in sizes.items() if "lora_" in name)
+    body = sum(sizes.values()) - adapters
     head, shape = plain.get_output_embeddings().weight.numel(), plain.config
     times = 4 if lora else 6
     lengths = [len(row["input_ids"]) for row in rows]
     targets = sum(label != IGNORE_INDEX for row in rows for label in row["labels"][1:])
     width = shape.num_attention_heads * (shape.hidden_size // shape.num_attention_heads)
     attention = 3 * sum(2 * length**2 * width * shape.num_hidden_layers for length in lengths)
-    return times * (body * sum(lengths) + head * targets) + attention
+    return times * (body * sum(lengths) + head * targets) + 6 * adapters * sum(lengths) + attention
 
 
 # --- exactness --------------------------------------------------------------------------------------------------------
