@@ -12,7 +12,9 @@ gradient checkpointing, labels made beforehand.
     trainer          Trainer, batches of 8 in random order, padded to the longest
     trainer grouped  the same with train_sampling_strategy="group_by_length", lengths given beforehand
     trainer single   the same with batches of one document and 8 of them accumulated: no padding, no packing
-    trl packed       SFTTrainer, packing "bfd" into rows of --packed tokens, --accumulate of them in a step: about 8 documents
+    trl packed       SFTTrainer, packing "bfd" into one row of 1600 tokens, which holds about 8 documents
+    trl short rows   the same with rows of 640 tokens, which hold the longest document, and 3 of them accumulated: attention
+                     of a packed row is masked and grows with its square, so this suits a CPU better
 
 First each takes one step over the same 8 documents; its loss and its gradient, caught as the optimizer is about to use it,
 are compared with those of the documents read one at a time in float64.
@@ -21,6 +23,7 @@ are compared with those of the documents read one at a time in float64.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -39,6 +42,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 import torch
 import transformers
 import workload
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 BATCH = 8  # documents in a step
 RATE = 1e-4
@@ -51,11 +55,15 @@ NAMES = {
     "grouped": "trainer grouped",
     "single": "trainer single",
     "trl": "trl packed",
+    "short": "trl short rows",
 }
 
 
-def prepare_ours(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
-    """Return a call that trains with the library's default path and returns the last step's loss per target."""
+def prepare_ours(rows: list, place: Path, clip: float, together: bool) -> Callable[[], float]:
+    """Return a call that trains with the library's default path and returns the last step's loss per target.
+
+    As in all of these, the rows make one step where they are to be taken together.
+    """
     from ctxft.models import load_tokenizer
     from ctxft.training.arm import train_arm
     from ctxft.training.config import TrainConfig
@@ -110,9 +118,7 @@ def load_float32(place: Path) -> transformers.PreTrainedModel:
     return transformers.AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
 
 
-def prepare_trainer(
-    rows: list, place: Path, clip: float, options: argparse.Namespace, **settings
-) -> Callable[[], float]:
+def prepare_trainer(rows: list, place: Path, clip: float, together: bool, **settings) -> Callable[[], float]:
     """Return a call that trains with Trainer and returns the mean loss of its steps."""
     from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -135,26 +141,19 @@ def prepare_trainer(
     return run
 
 
-def prepare_grouped(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
-    """Return the same with batches of like lengths."""
-    return prepare_trainer(rows, place, clip, options, train_sampling_strategy="group_by_length")
-
-
-def prepare_single(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
-    """Return the same with one document at a time, whose gradients are added up."""
-    settings = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": BATCH}
-    return prepare_trainer(rows, place, clip, options, **settings)
-
-
-def prepare_trl(rows: list, place: Path, clip: float, options: argparse.Namespace) -> Callable[[], float]:
+def prepare_trl(
+    rows: list, place: Path, clip: float, together: bool, packed: int = 1600, accumulated: int = 1
+) -> Callable[[], float]:
     """Return a call that trains with SFTTrainer on packed rows and returns the mean loss of its steps."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    if together:
+        packed, accumulated = sum(len(row["input_ids"]) for row in rows), 1
     tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
     dataset = Dataset.from_dict({key: [row[key] for row in rows] for key in ("input_ids", "labels")})
-    packing = {"packing": True, "packing_strategy": "bfd", "max_length": options.packed}
-    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": options.accumulate}
+    packing = {"packing": True, "packing_strategy": "bfd", "max_length": packed}
+    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulated}
 
     def run() -> float:
         arguments = SFTConfig(**common_arguments(place, clip) | packing | batch)
@@ -169,9 +168,10 @@ def prepare_trl(rows: list, place: Path, clip: float, options: argparse.Namespac
 PREPARE = {
     "ours": prepare_ours,
     "trainer": prepare_trainer,
-    "grouped": prepare_grouped,
-    "single": prepare_single,
+    "grouped": functools.partial(prepare_trainer, train_sampling_strategy="group_by_length"),
+    "single": functools.partial(prepare_trainer, per_device_train_batch_size=1, gradient_accumulation_steps=BATCH),
     "trl": prepare_trl,
+    "short": functools.partial(prepare_trl, packed=640, accumulated=3),
 }
 
 
@@ -186,10 +186,9 @@ def silence() -> None:
     datasets.disable_progress_bars()
 
 
-def compare(variant: str, rows: list, place: Path, options: argparse.Namespace) -> dict:
+def compare(variant: str, rows: list, place: Path) -> dict:
     """Take one step and return relative errors of loss and gradient against the documents one at a time."""
-    options.packed, options.accumulate = sum(len(row["input_ids"]) for row in rows), 1  # all in one packed row
-    run = PREPARE[variant](rows, place, 0.0, options)
+    run = PREPARE[variant](rows, place, 0.0, True)
     with workload.gradients() as caught:
         loss = run()
     wanted, gradient = workload.one_at_a_time(load_float32(place), rows)
@@ -198,10 +197,10 @@ def compare(variant: str, rows: list, place: Path, options: argparse.Namespace) 
     return {"loss_error": abs(loss - wanted) / wanted, "gradient_error": workload.relative_error(caught[0], gradient)}
 
 
-def measure(variant: str, rows: list, place: Path, options: argparse.Namespace) -> dict:
+def measure(variant: str, rows: list, place: Path) -> dict:
     """Train once and return text tokens per CPU second and per second, and the memory it took."""
     text = sum(label != workload.IGNORE_INDEX for row in rows for label in row["labels"])
-    run = PREPARE[variant](rows, place, CLIP, options)
+    run = PREPARE[variant](rows, place, CLIP, False)
     with workload.PeakMemory() as memory, workload.Seconds() as seconds:
         run()
     return {"cpu": text / seconds.cpu, "wall": text / seconds.wall, "megabytes": memory.above}
@@ -216,20 +215,29 @@ def worker(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "model").symlink_to(source / "model")
         if options.exact:
-            found = compare(options.worker, rows[:EXACT], Path(place), options)
+            found = compare(options.worker, rows[:EXACT], Path(place))
         else:
-            found = measure(options.worker, rows, Path(place), options)
+            found = measure(options.worker, rows, Path(place))
     print(json.dumps(found))
 
 
-def in_new_process(variant: str, folder: Path, options: argparse.Namespace, *extra: str) -> dict:
+def in_new_process(variant: str, folder: Path, *extra: str) -> dict:
     """Run one variant in a process of its own."""
-    settings = ["--packed", str(options.packed), "--accumulate", str(options.accumulate)]
-    command = [sys.executable, __file__, "--worker", variant, "--folder", str(folder), *settings, *extra]
+    command = [sys.executable, __file__, "--worker", variant, "--folder", str(folder), *extra]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def real_share(lengths: list[int], grouped: bool) -> float:
+    """Return the share of tokens that are no padding in batches of 8, in random order or in that of length grouping."""
+    random = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(lengths), generator=random).tolist()
+    if grouped:
+        order = list(LengthGroupedSampler(BATCH, lengths=lengths, generator=random))
+    batches = [[lengths[i] for i in order[begin : begin + BATCH]] for begin in range(0, len(order), BATCH)]
+    return sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
 
 def write_inputs(folder: Path, options: argparse.Namespace) -> str:
@@ -242,9 +250,14 @@ def write_inputs(folder: Path, options: argparse.Namespace) -> str:
     tokenizer.save_pretrained(folder / "model")
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     tokens = sum(len(row["input_ids"]) for row in rows)
+    shares = []
+    for number in (options.documents, 4000):
+        lengths = [workload.PROMPT + length for length in workload.draw_lengths(number)]
+        shares.append(f"{real_share(lengths, True):.2f} of {number} documents")
     return (
         f"{len(rows)} documents, {tokens - workload.PROMPT * len(rows)} text tokens, {tokens} with prompts; "
-        f"model of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+        f"model of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters\n"
+        f"no padding are in random batches {real_share(lengths, False):.2f}, in grouped ones {', '.join(shares)}"
     )
 
 
@@ -267,8 +280,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with corpora/*.jsonl (default: the practice world's texts)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")
     parser.add_argument("--documents", type=int, default=400, help="below 400, grouping cannot sort (default: 400)")
-    parser.add_argument("--packed", type=int, default=1600, help="tokens of TRL's packed rows (default: 1600)")
-    parser.add_argument("--accumulate", type=int, default=1, help="of TRL's packed rows in a step (default: 1)")
     parser.add_argument("--only", default=",".join(PREPARE), help="variants, separated by commas (default: all)")
     parser.add_argument("--worker", choices=PREPARE, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -279,11 +290,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         print(write_inputs(Path(place), options), flush=True)
         variants = options.only.split(",")
-        exact = {variant: in_new_process(variant, Path(place), options, "--exact") for variant in variants}
+        exact = {variant: in_new_process(variant, Path(place), "--exact") for variant in variants}
         found: dict[str, list[dict]] = {variant: [] for variant in variants}
         for number in range(options.rounds):
             for variant in variants:
-                found[variant].append(in_new_process(variant, Path(place), options))
+                found[variant].append(in_new_process(variant, Path(place)))
                 run = found[variant][-1]
                 print(f"round {number + 1} {NAMES[variant]}: {run['cpu']:.0f} text tokens/CPU s", flush=True)
     print(workload.versions_line("torch", "transformers", "trl", "accelerate"))
