@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | train | evaluate | compare | leaks | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -7,174 +7,25 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import shlex
 import signal
 import sys
 import threading
 from pathlib import Path
 
-import yaml
-
-from ctxft import __version__
-from ctxft.runtime import PACKAGE_ROOT, FailedError, InputError, runs_root
+from ctxft import __version__, commands
+from ctxft.runtime import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
 EXAMPLES = """examples:
   ctxft run                                            the whole course on the practice world, offline, on a CPU
   ctxft train mini --set name=first --set seeds=[0]    train the arms of an experiment (a profile or a YAML file)
   ctxft evaluate mini --set name=first --set seeds=[0] examine them
+  ctxft estimate mini                                  what training takes: memory, tokens, steps
   ctxft compare first                                  the paired table, and a report that opens offline
   ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
-
-
-# YAML reads 1e-4 as text; on the command line it is meant as a number.
-EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-
-def _settings(pairs: list[str]) -> dict:
-    """Turn ["train.epochs=3"] into {"train.epochs": 3}; values are read as YAML."""
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set train.epochs=3.")
-        try:
-            values[key] = float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"--set {pair}: '{value}' is not a YAML value; quote it or mend it.") from None
-    return values
-
-
-def _experiment(options: argparse.Namespace):
-    from ctxft.experiment.config import load_experiment
-
-    settings = _settings(options.set)
-    if options.data:
-        settings["evaluation.data"] = options.data
-    return load_experiment(options.config, settings)
-
-
-def _train(options: argparse.Namespace) -> None:
-    from ctxft.experiment.prepare import prepare
-    from ctxft.experiment.tasks import parse_task, train_task, train_tasks
-    from ctxft.experiment.workers import train_all
-
-    config = _experiment(options)
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # launched by accelerate: all processes train each task
-    if not options.task and not together:
-        print(f"trained: {train_all(config, options.workers)}")
-        return
-    tasks = [parse_task(name, train_tasks(config)) for name in options.task] or train_tasks(config)
-    folder = prepare(config)
-    for arm, seed in tasks:
-        done = train_task(config, arm, seed, quiet=not sys.stderr.isatty())
-        print(
-            f"{arm}, seed {seed}: {done['optimizer_steps']} optimizer steps, {done['target_tokens']} target tokens, {folder}"
-        )
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from ctxft.experiment.examine import evaluate_task
-    from ctxft.experiment.tasks import evaluate_tasks, parse_task
-    from ctxft.experiment.workers import evaluate_all
-
-    config = _experiment(options)
-    if not options.task:
-        print(f"examined: {evaluate_all(config, options.workers)}")
-        return
-    for arm, seed in [parse_task(name, evaluate_tasks(config)) for name in options.task]:
-        for benchmark, values in evaluate_task(config, arm, seed)["benchmarks"].items():
-            note = f" ({values['note']})" if values["note"] else ""
-            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {values['n']} items{note}")
-
-
-def _run_folder(name: str) -> Path:
-    """Return the run folder for a name below the run root, or for a path."""
-    folder = Path(name) if (Path(name) / "manifest.json").exists() else runs_root() / name
-    if not (folder / "manifest.json").exists():
-        raise InputError(f"no run '{name}': neither {folder} nor {Path(name).resolve()} holds a manifest.json.")
-    return folder
-
-
-def _compare(options: argparse.Namespace) -> None:
-    from ctxft.report import loss_table, results_table, write_report
-
-    folder = _run_folder(options.run)
-    print(results_table(folder, options.reference).to_string(index=False))
-    print(f"\n{loss_table(folder).to_string(index=False)}")
-    print(f"\nreport: {write_report(folder, options.reference)}")
-
-
-def _leaks(options: argparse.Namespace) -> None:
-    from ctxft.experiment.leaks import check_leaks, config_of_run, leaks_text
-    from ctxft.experiment.prepare import prepare
-
-    if options.config in (p.stem for p in (PACKAGE_ROOT / "profiles").glob("*.yaml")) or options.config.endswith(
-        ".yaml"
-    ):
-        config = _experiment(options)
-        prepare(config)
-    else:
-        config = config_of_run(_run_folder(options.config), options.data)
-    print(leaks_text(check_leaks(config)))
-    print(f"\nitem by item: {config.folder / 'leaks.json'}")
-
-
-def _run(options: argparse.Namespace) -> None:
-    from ctxft.pipeline import run_notebooks
-
-    parameters = _settings(options.parameter)
-    overrides = _settings(options.set)
-    if options.data:
-        overrides["evaluation.data"] = options.data
-    folder = run_notebooks(options.profile, options.name, options.notebook, parameters, overrides)
-    if any((folder / "evals").glob("*/*/metrics.json")):
-        _compare(argparse.Namespace(run=str(folder), reference="cpt"))
-    else:
-        print(f"no arm was examined by these notebooks, so there is no table; they are in {folder / 'notebooks'}")
-
-
-def _synthetic(options: argparse.Namespace) -> None:
-    from ctxft.report.synthetic import study_table
-    from ctxft.synthetic.config import load_config
-    from ctxft.synthetic.study import run_study, write_study
-
-    settings = _settings(options.set) | ({"name": options.name} if options.name else {})
-    config = load_config(options.size, settings)
-    study = run_study(config, options.target, options.arms, options.seeds, options.workers)
-    print(study_table(study).to_string(index=False))
-    print(f"\nruns: {config.folder / options.target}")
-    if options.out:
-        command = shlex.join(["ctxft", *options.words])
-        print(f"results: {write_study(options.out, study, command)}")
-
-
-def _check(options: argparse.Namespace) -> int:
-    from ctxft.selftest import run_checks
-
-    return run_checks()
-
-
-def _world(options: argparse.Namespace) -> None:
-    from ctxft.world.build import STEPS, build_base, check_build, write_texts
-    from ctxft.world.facts import BASES
-
-    steps = STEPS if options.steps is None else options.steps
-    bases = options.base or list(BASES)
-    for base in bases:  # bad input is told before anything is written
-        check_build(base, steps, options.unreliable, options.seed)
-    if options.out.is_file():
-        raise InputError(f"{options.out} is a file: --out needs a folder.")
-    write_texts(options.out)
-    for base in bases:
-        record = build_base(options.out / BASES[base], base, steps, options.seed, options.unreliable)
-        shown = ", ".join(f"{exam} {100 * share:.1f}" for exam, share in record["accuracy"].items())
-        print(f"{base}: {record['tokens']} tokens; accuracy % {shown}")
-    print(f"in {options.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -203,11 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a notebook parameter; may be repeated",
     )
-    run.set_defaults(call=_run)
+    run.set_defaults(call=commands.run)
 
     train = verbs.add_parser("train", help="train the arms of an experiment")
     evaluate = verbs.add_parser("evaluate", help="examine the trained arms on the benchmarks and held-out text")
-    for verb, call in ((train, _train), (evaluate, _evaluate)):
+    for verb, call in ((train, commands.train), (evaluate, commands.evaluate)):
         verb.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
         verb.add_argument(
             "--task",
@@ -218,10 +69,19 @@ def _parser() -> argparse.ArgumentParser:
         )
         verb.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
         verb.set_defaults(call=call)
+    estimate = verbs.add_parser(
+        "estimate", help="say what a training takes: memory, tokens, steps; no weights are read"
+    )
+    estimate.add_argument("config", help="a profile of the kit or the path of an experiment's YAML file")
+    estimate.add_argument("--processes", type=int, default=1, help="GPUs that train one task together (default: 1)")
+    estimate.add_argument("--device", choices=["cpu", "cuda"], help="default: the recipe's, on this machine")
+    estimate.add_argument("--rate", type=float, metavar="TOKENS", help="tokens a second, as measured: gives the time")
+    estimate.add_argument("--memory", type=float, metavar="GIB", help="memory of a device: names what makes it fit")
+    estimate.set_defaults(call=commands.estimate)
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
-    leaks.set_defaults(call=_leaks)
-    for verb in (run, train, evaluate, leaks):
+    leaks.set_defaults(call=commands.leaks)
+    for verb in (run, train, evaluate, estimate, leaks):
         verb.add_argument(
             "--set",
             action="append",
@@ -236,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--reference", default="cpt", metavar="ARM", help="the arm that others are compared with (default: cpt)"
     )
-    compare.set_defaults(call=_compare)
+    compare.set_defaults(call=commands.compare)
     synthetic = verbs.add_parser("synthetic", help="run the synthetic experiment: in-context regression, arm by arm")
     synthetic.add_argument("--size", default="mini", help="mini, for a laptop, or full, the paper's (default: mini)")
     synthetic.add_argument("--target", default="polynomial", help="the function to learn (default: polynomial)")
@@ -246,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
     synthetic.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a config value")
     synthetic.add_argument("--out", type=Path, metavar="FILE", help="write the results, a small JSON file")
-    synthetic.set_defaults(call=_synthetic)
+    synthetic.set_defaults(call=commands.synthetic)
     check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
-    check.set_defaults(call=_check)
+    check.set_defaults(call=commands.check)
     world = verbs.add_parser("world", help="make the practice world again: texts, exams, tokenizers and models")
     world.add_argument("action", choices=["build"], help="build: write everything to a folder (some minutes a model)")
     world.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
@@ -264,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of unreliable text without a prompt, for practice-aware (default: %(default)s)",
     )
-    world.set_defaults(call=_world)
+    world.set_defaults(call=commands.world)
     return parser
 
 

@@ -7,29 +7,20 @@ alone, and paired by item.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ctxft.benchmarks import Benchmark, Question, requests_of
-from ctxft.runtime import InputError, read_jsonl, write_jsonl
-from ctxft.scoring import ChoiceScores, Progress, score_choices
+from ctxft.outcomes import KEYS, RULES, Journal
+from ctxft.runtime import InputError, check_known, sha256
+from ctxft.scoring import ChoiceScores, Progress, generate_answers, parse_answer, score_choices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-KEYS = (
-    "id",
-    "hash",
-    "subject",
-    "answer",
-    "prediction",
-    "correct",
-    "log_likelihoods",
-    "prediction_per_character",
-    "correct_per_character",
-    "truncated",
-)
+ROOM = 8  # tokens that a written answer may have beyond its longest label: marks, a line end
+Asked = tuple[Question, str, list[str]]  # a question, the text before the answer, what is scored or told as an answer
+Keep = Callable[[dict], None]
 
 
 def evaluate(
@@ -37,31 +28,43 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     benchmark: Benchmark,
     form: str = "options",
-    token_budget: int = 4096,
+    token_budget: int | None = None,
     progress: Progress | None = None,
     shots: int = 0,
     chat_template: bool = False,
+    rule: str = "likelihood",
+    journal: Journal | None = None,
 ) -> list[dict]:
-    """Let a model answer every question by the log-likelihood of the choices.
+    """Let a model answer every question, by the log-likelihood of the choices or in its own words.
 
-    Two rules are recorded side by side: the highest sum of log-probabilities, and the highest sum per character of
-    the choice (without the space before it), which does not favour short choices. A tie goes to the first choice.
+    "likelihood" records three predictions side by side: the highest sum of log-probabilities; the highest sum per
+    character of the choice (without the space before it), and the highest sum per token, which do not favour short
+    choices. A tie goes to the first choice. "generate", for models made to follow instructions, tells which answers there
+    are, lets the model write one and reads it with ``parse_answer``; no answer is a wrong one.
 
     Args:
         model: a causal language model, plain or with a LoRA adapter.
         tokenizer: its tokenizer.
         benchmark: the questions.
-        form: "options" scores the texts of the choices, "lettered" shows them and scores their letters.
-        token_budget: padded tokens in one batch; the result does not depend on it.
-        progress: called with (rows done, all rows).
-        shots, chat_template: solved questions shown before each, and whether all stands in the tokenizer's chat template.
+        form: "options" scores the texts of the choices, "lettered" shows them and scores their letters, "labels" names
+            the labels and scores them; a benchmark with a form of its own keeps that.
+        token_budget: padded tokens in one batch, None takes what suits the device; the result does not depend on it.
+        progress: called with (contexts done, all contexts).
+        shots, chat_template: solved questions shown before each, and whether all stands in the tokenizer's chat template;
+            they mean the same by both rules.
+        rule: "likelihood" or "generate".
+        journal: takes up each outcome at once, and those it already holds are not made again.
 
     Returns:
-        For each question, in order: id, hash, subject, answer, prediction, correct, log_likelihoods (nats),
-        prediction_per_character, correct_per_character, truncated (tokens cut from the left of the context).
+        For each question, in order: id, hash, prompt_hash (SHA-256 of the text before the answer), subject, choices (how
+        many), answer, prediction (None if a written text gives no answer), correct, log_likelihoods (nats) and tokens of
+        the choices (both empty if the answer is written), prediction_per_character, correct_per_character,
+        prediction_per_token, correct_per_token (None if written), written (the text, or None), truncated (tokens cut from
+        the left).
 
     Raises:
-        InputError: a choice cannot be scored, or the model's log-likelihoods are not numbers; the question is named.
+        InputError: a choice cannot be scored, or the model's log-likelihoods are not numbers (the question is named);
+            solved questions or a chat template are lacking.
 
     Source:
         lm-evaluation-harness 0.4, metrics ``acc`` and ``acc_norm``.
@@ -70,53 +73,92 @@ def evaluate(
         >>> evaluate(model, tokenizer, load_benchmark("practice-mmlu"))[0]["correct"]  # doctest: +SKIP
         True
     """
-    requests = requests_of(benchmark, form, shots, tokenizer if chat_template else None)
-    names = [f"{benchmark.name}, question '{question.id}'" for question in benchmark.questions]
-    scores = score_choices(model, tokenizer, requests, token_budget=token_budget, progress=progress, names=names)
-    triples = zip(benchmark.questions, requests, scores, strict=True)
-    return [_outcome(question, texts, score) for question, (_, texts), score in triples]
+    written = check_known(rule, RULES, "rule") == "generate"
+    requests = requests_of(benchmark, form, shots, tokenizer if chat_template else None, written)
+    found = dict(journal.outcomes) if journal else {}
+    pairs = zip(benchmark.questions, requests, strict=True)
+    asked = [(question, *request) for question, request in pairs if question.id not in found]
+
+    def keep(outcome: dict) -> None:
+        found[outcome["id"]] = outcome
+        if journal:
+            journal.add(outcome)
+
+    options = {"token_budget": token_budget, "progress": progress}
+    if written:
+        options["max_new_tokens"] = _longest(tokenizer, requests) + ROOM
+    answer = _by_writing if written else _by_likelihood
+    answer(model, tokenizer, benchmark.name, asked, keep, **options)
+    return [found[question.id] for question in benchmark.questions]
 
 
-def _outcome(question: Question, continuations: Sequence[str], score: ChoiceScores) -> dict:
+def _by_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    asked: Sequence[Asked],
+    keep: Keep,
+    **options: object,
+) -> None:
+    def scored(number: int, score: ChoiceScores) -> None:
+        keep(_scored(*asked[number], score))
+
+    names = [f"{name}, question '{question.id}'" for question, _, _ in asked]
+    requests = [(context, continuations) for _, context, continuations in asked]
+    score_choices(model, tokenizer, requests, names=names, scored=scored, **options)
+
+
+def _by_writing(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    asked: Sequence[Asked],
+    keep: Keep,
+    **options: object,
+) -> None:
+    labels = [[text.removeprefix(" ") for text in continuations] for _, _, continuations in asked]
+
+    def answered(number: int, text: str, cut: int) -> None:
+        question, context, _ = asked[number]
+        prediction = parse_answer(text, labels[number], question.choices)
+        keep(_outcome(question, context, prediction, written=text, truncated=cut))
+
+    prompts = [context for _, context, _ in asked]
+    try:
+        generate_answers(model, tokenizer, prompts, answered=answered, **options)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _longest(tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[str, list[str]]]) -> int:
+    """Return the tokens of the longest answer of all questions, asked already or not: going on must change no answer."""
+    return max(len(ids) for ids in tokenizer([text for _, texts in requests for text in texts])["input_ids"])
+
+
+def _scored(question: Question, context: str, continuations: Sequence[str], score: ChoiceScores) -> dict:
     found = score.log_likelihoods
     if any(math.isnan(value) for value in found):
         raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train anew.")
-    prediction = _first_best(found)
-    per_character = _first_best(
-        [value / len(text.removeprefix(" ")) for value, text in zip(found, continuations, strict=True)]
-    )
-    return {
-        "id": question.id,
-        "hash": question.hash,
-        "subject": question.subject,
-        "answer": question.answer,
-        "prediction": prediction,
-        "correct": prediction == question.answer,
-        "log_likelihoods": found,
-        "prediction_per_character": per_character,
-        "correct_per_character": per_character == question.answer,
-        "truncated": score.truncated,
+    characters = [len(text.removeprefix(" ")) for text in continuations]
+    others = {
+        rule: _first_best([value / size for value, size in zip(found, sizes, strict=True)])
+        for rule, sizes in {"per_character": characters, "per_token": score.tokens}.items()
     }
+    scores = {"log_likelihoods": found, "tokens": score.tokens, "truncated": score.truncated}
+    return _outcome(question, context, _first_best(found), others, **scores)
+
+
+def _outcome(
+    question: Question, context: str, prediction: int | None, others: dict[str, int] | None = None, **values: object
+) -> dict:
+    row = dict.fromkeys(KEYS) | {"log_likelihoods": [], "tokens": []}
+    row |= {"id": question.id, "hash": question.hash, "prompt_hash": sha256(context), "subject": question.subject}
+    row |= {"choices": len(question.choices), "answer": question.answer}
+    row |= {"prediction": prediction, "correct": prediction == question.answer}
+    for rule, choice in (others or {}).items():
+        row |= {f"prediction_{rule}": choice, f"correct_{rule}": choice == question.answer}
+    return row | values
 
 
 def _first_best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=lambda index: values[index])
-
-
-def write_outcomes(path: Path, outcomes: Iterable[dict]) -> Path:
-    """Write one outcome a line, whole or not at all; returns the path."""
-    return write_jsonl(path, outcomes)
-
-
-def read_outcomes(path: Path) -> list[dict]:
-    """Read outcomes that ``write_outcomes`` wrote.
-
-    Raises:
-        InputError: the file is missing or broken, or a line lacks a key; file and line are named.
-    """
-    outcomes = []
-    for number, row in read_jsonl(path):
-        if missing := [key for key in KEYS if key not in row]:
-            raise InputError(f"{path}, line {number}: an outcome lacks {', '.join(missing)}: evaluate again.")
-        outcomes.append(row)
-    return outcomes

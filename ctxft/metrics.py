@@ -17,19 +17,22 @@ from ctxft.benchmarks.records import Benchmark
 from ctxft.runtime import InputError
 
 BINS = 10  # of the reliability diagram
+NO_CLASS = -1  # stands for no answer where scikit-learn wants numbers
 
 
 def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
     """Summarise the outcomes of one model on one benchmark.
 
     Args:
-        outcomes: one for each question, in order, as ``ctxft.evaluation`` makes and reads them.
+        outcomes: one for each question, in order, as ``ctxft.evaluation`` makes them.
         benchmark: the questions they answer.
 
     Returns:
-        n; accuracy and accuracy_per_character (shares from 0 to 1); chance and majority, the lines to beat; ties (items
-        whose two best log-likelihoods are exactly equal); truncated_items; by_subject, {"n", "accuracy"} for each;
-        calibration (see there). Where all questions share their choices, also what ``label_metrics`` returns.
+        n; accuracy (a share from 0 to 1); chance and majority, the lines to beat; ties (items whose two best
+        log-likelihoods are exactly equal); unanswered (items with no answer, counted as wrong); truncated_items;
+        by_subject, {"n", "accuracy"} for each. Of log-likelihoods, which written answers lack, also
+        accuracy_per_character, accuracy_per_token and calibration (see there). Where all questions share their choices,
+        also what ``label_metrics`` returns.
 
     Raises:
         InputError: the outcomes are not those of exactly these questions.
@@ -51,29 +54,38 @@ def metrics(outcomes: Sequence[dict], benchmark: Benchmark) -> dict:
         **(label_metrics(right, said, benchmark.labels) if benchmark.labels else {}),
         "n": len(outcomes),
         "accuracy": _share(outcomes, "correct"),
-        "accuracy_per_character": _share(outcomes, "correct_per_character"),
+        **_of_log_likelihoods(outcomes),
         "chance": benchmark.chance,
         "majority": benchmark.majority,
         "ties": sum(_tied(outcome["log_likelihoods"]) for outcome in outcomes),
+        "unanswered": sum(outcome["prediction"] is None for outcome in outcomes),
         "truncated_items": sum(outcome["truncated"] > 0 for outcome in outcomes),
         "by_subject": {s: {"n": len(part), "accuracy": _share(part, "correct")} for s, part in by_subject.items()},
-        "calibration": calibration(outcomes),
     }
 
 
-def label_metrics(right: Sequence[int], said: Sequence[int], labels: Sequence[str]) -> dict:
+def _of_log_likelihoods(outcomes: Sequence[dict]) -> dict:
+    if not all(outcome["log_likelihoods"] for outcome in outcomes):
+        return {}
+    shares = {f"accuracy_{rule}": _share(outcomes, f"correct_{rule}") for rule in ("per_character", "per_token")}
+    return shares | {"calibration": calibration(outcomes)}
+
+
+def label_metrics(right: Sequence[int], said: Sequence[int | None], labels: Sequence[str]) -> dict:
     """Summarise predicted classes, with the same numbers for always naming the commonest class, and for guessing.
 
     A class that is never named has F1 0. The lines of chance are those of the table that uniform guessing has on average.
 
     Args:
-        right, said: class numbers from 0, one for each item.
+        right: class numbers from 0, one for each item.
+        said: likewise; None is no answer, which is missing from its class and counts against no other.
         labels: the classes' names.
 
     Returns:
         macro_f1, weighted_f1 (shares); per_class_f1, {label: share}; mcc (Matthews correlation, -1 to 1; 0 where only one
-        class is named); majority_macro_f1, majority_weighted_f1, chance_macro_f1, chance_weighted_f1; confusion, a list
-        of rows: [i][j] counts items of class i that were named j.
+        class is named; no answer counts as one more class); majority_macro_f1, majority_weighted_f1, chance_macro_f1,
+        chance_weighted_f1; confusion, a list of rows: [i][j] counts items of class i that were named j (items without an
+        answer stand in no column).
 
     Source:
         scikit-learn, ``f1_score``, ``matthews_corrcoef``, ``confusion_matrix``.
@@ -84,7 +96,7 @@ def label_metrics(right: Sequence[int], said: Sequence[int], labels: Sequence[st
         (0.429, 0.643, 0.0)
     """
     classes = list(range(len(labels)))
-    right, said = numpy.asarray(right), numpy.asarray(said)
+    right, said = numpy.asarray(right), numpy.asarray([NO_CLASS if number is None else number for number in said])
     commonest = numpy.full_like(right, numpy.bincount(right).argmax())
     # Every item once with every class, each for 1/K: the average table of guessing, without a draw.
     guessed = (numpy.repeat(right, len(classes)), numpy.tile(classes, len(right)))
@@ -116,6 +128,9 @@ def calibration(outcomes: Sequence[dict], bins: int = BINS) -> dict:
         ece, the expected calibration error: the mean over items of |confidence - accuracy| of their bin; bins, a list of
         {"from", "n", "confidence", "accuracy"} for those that hold items.
 
+    Raises:
+        InputError: an outcome has no log-likelihoods: a written answer does not say how sure the model is.
+
     Source:
         Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599, section 2.
 
@@ -123,6 +138,10 @@ def calibration(outcomes: Sequence[dict], bins: int = BINS) -> dict:
         >>> calibration([{"log_likelihoods": [0.0, 0.0], "prediction": 0, "correct": True}])["ece"]
         0.5
     """
+    if any(not o["log_likelihoods"] for o in outcomes):
+        raise InputError(
+            "calibration needs log-likelihoods, which written answers lack: evaluate with rule likelihood."
+        )
     confidence = numpy.array([softmax(o["log_likelihoods"])[o["prediction"]] for o in outcomes])
     correct = numpy.array([o["correct"] for o in outcomes], dtype=float)
     places = numpy.minimum((confidence * bins).astype(int), bins - 1)
@@ -140,5 +159,5 @@ def _share(outcomes: Sequence[dict], key: str) -> float:
 
 
 def _tied(values: Sequence[float]) -> bool:
-    best, second = sorted(values, reverse=True)[:2]
-    return best == second
+    best = sorted(values, reverse=True)[:2]
+    return len(best) == 2 and best[0] == best[1]

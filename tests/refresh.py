@@ -128,11 +128,12 @@ def results_block() -> str:
         f"Obtained by `{found['command']}` (profile mini: practice-aware on texts of which half are wrong; seeds "
         f"{', '.join(map(str, found['seeds']))}; one CPU thread a process; {versions}). `practice-mmlu` asks about the texts "
         "that were trained on, `practice-old` about what the base model knew before (forgetting). `minus cpt` is in points of "
-        "accuracy, paired by question and seed; its interval covers other questions and other seeds."
+        "accuracy, paired by question and seed; its interval and p cover other questions and other seeds; Holm p is corrected "
+        "for the number of benchmarks of the run."
     )
     held_out = (
         "Loss on documents that no arm was trained on, in nats a token, without a prompt and behind strategy prompts; half of "
-        "these texts are random, too."
+        "these texts are random, too. *Ends %*: beginnings of such documents that the model writes to an end."
     )
     about = (
         f"Obtained by `{study['command']}` ({tested}), on `practice-mmlu`. Recipe and models were chosen on other seeds, drugs "
@@ -141,7 +142,9 @@ def results_block() -> str:
         "cft stands above or below cpt, are in `notebooks/results/practice_study.json`. The world is fictional, the models are "
         "small, and what prompts mean to them was planted: nothing here is evidence about large models."
     )
-    first = markdown(found["table"]["columns"], table)
+    kept = [place for place, name in enumerate(found["table"]["columns"]) if name != "verdict"]  # told by its numbers
+    columns, *table = ([row[place] for place in kept] for row in (found["table"]["columns"], *table))
+    first = markdown(columns, table)
     losses = markdown(found["losses"]["columns"], found["losses"]["rows"])
     return "\n".join([START, "", *first, "", how, "", *losses, "", held_out, "", *study_table(), "", about, "", END])
 

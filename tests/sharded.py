@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import copy
 import sys
+import types
 from pathlib import Path
 
 import torch
 import torch.distributed
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from ctxft.training import loss
 from ctxft.training.attention import set_attention
 from ctxft.training.checkpoint import load_checkpoint, plain_name, save_checkpoint, trained, whole
 from ctxft.training.config import LoraSettings, TrainConfig
@@ -27,13 +31,25 @@ from tests.test_packing import WINDOW, llama, make_rows
 def accumulate(model, batches, targets: int, processes: int) -> float:
     total = 0.0
     for batch in batches:
-        loss = model(**batch.inputs("cpu")).loss * (batch.weight / targets)
-        (loss * processes).backward()
-        total += loss.item()
+        found = model(**batch.inputs("cpu")).loss * (batch.weight / targets)
+        (found * processes).backward()
+        total += found.item()
     return total
 
 
+def shard_as_accelerate_does(model, rank: int):
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    state = types.SimpleNamespace(fsdp_plugin=plugin)
+    device = torch.device("cpu")
+    return fsdp2_prepare_model(
+        types.SimpleNamespace(state=state, mixed_precision="no", device=device, is_main_process=rank == 0), model
+    )
+
+
 def main(mode: str, folder: Path) -> None:
+    loss.LOGITS_AT_ONCE = 7 * 61  # several chunks
     torch.distributed.init_process_group("gloo")
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
     model = read_for_loss(llama())
@@ -43,18 +59,21 @@ def main(mode: str, folder: Path) -> None:
         model = wrap_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.0), "practice-blind", None)
     alone = copy.deepcopy(model)
     inner = model.get_base_model() if mode == "lora" else model
-    mesh = init_device_mesh("cpu", (processes,))
-    for layer in inner.model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    if mode == "accelerate":  # as accelerate shards: the norm with the output layer, hooks on both
+        model = shard_as_accelerate_does(model, rank)
+    else:
+        mesh = init_device_mesh("cpu", (processes,))
+        for layer in inner.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     batches = micro_batches(make_rows(3, 9), TrainConfig(window=WINDOW, micro_batch_tokens=WINDOW), "segments", 0)
     targets = sum(len(batch.targets) for batch in batches)
     mine = share_out(batches, rank, processes)
     assert len(batches) % processes, "one process should have had a batch less"
     part = torch.tensor(accumulate(model, mine, targets, processes))
     torch.distributed.all_reduce(part)
-    loss = accumulate(alone, batches, targets, 1)
-    assert abs(part.item() - loss) <= 1e-5 * loss, (part.item(), loss)
+    expected = accumulate(alone, batches, targets, 1)
+    assert abs(part.item() - expected) <= 1e-5 * expected, (part.item(), expected)
     theirs = {plain_name(name): p.grad for name, p in alone.named_parameters() if p.requires_grad}
     for name, parameter in trained(model).items():
         ours = whole(parameter.grad)

@@ -73,7 +73,7 @@ def test_lora_in_two_processes(experiment):
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("mode", ["full", "lora", "accelerate"])
 def test_sharded_weights_give_the_same_loss_gradients_and_checkpoint(tmp_path, mode):
     """The work is done in tests/sharded.py, by two processes over gloo."""
     torchrun = [

@@ -10,14 +10,16 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ctxft import evaluation
-from ctxft.benchmarks import FORMS, Benchmark, Question
-from ctxft.evaluation import KEYS, evaluate, read_outcomes, write_outcomes
+from ctxft.benchmarks import FORMS, Benchmark, Question, render
+from ctxft.evaluation import evaluate
 from ctxft.metrics import metrics
-from ctxft.runtime import InputError
+from ctxft.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
+from ctxft.runtime import InputError, sha256
 from ctxft.scoring import ChoiceScores
 from ctxft.world.facts import model_folder
 
 torch.set_num_threads(1)
+CHAT = "{{ bos_token }}{% for m in messages %}Someone asks: {{ m.content }}{% endfor %} You say:"
 QUESTIONS = (
     Question("a", "Which is long?", ("short", "a much longer choice"), 1, "length"),
     Question("b", "Which is first?", ("one", "two", "six"), 0, "order"),
@@ -42,7 +44,9 @@ def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
 def score_as(monkeypatch: pytest.MonkeyPatch, *rows: list[float], cut: int = 0) -> list[dict]:
     """Evaluate with the given log-likelihoods in place of a model's."""
     scores = [ChoiceScores(list(row), [1] * len(row), cut if number == 0 else 0) for number, row in enumerate(rows)]
-    monkeypatch.setattr(evaluation, "score_choices", lambda *a, **k: scores)
+    monkeypatch.setattr(
+        evaluation, "score_choices", lambda *a, scored, **k: [scored(*pair) for pair in enumerate(scores)]
+    )
     return evaluate(None, None, BENCHMARK)
 
 
@@ -54,7 +58,7 @@ def test_predictions_by_sum_and_per_character(monkeypatch: pytest.MonkeyPatch) -
     assert (first["prediction_per_character"], first["correct_per_character"]) == (1, True)
     assert (second["prediction"], second["correct"]) == (0, True)  # a tie goes to the first
     assert (third["prediction"], third["prediction_per_character"]) == (1, 0)  # -3/2 < -4/3
-    assert first["hash"] == QUESTIONS[0].hash
+    assert first["hash"] == QUESTIONS[0].hash and [row["choices"] for row in (first, second, third)] == [2, 3, 2]
 
 
 def test_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,5 +91,98 @@ def test_a_choice_that_cannot_be_scored_names_its_question(tokenizer) -> None:
 def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"id": "a"}\n')
-    with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, subject"):
+    with pytest.raises(InputError, match=r"mine.jsonl, line 1: an outcome lacks hash, prompt_hash, subject"):
         read_outcomes(path)
+
+
+def read_prompts(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[str]:
+    """Let a model write these answers; returns the list that its prompts are put into."""
+    prompts: list[str] = []
+
+    def write(_model, _tokenizer, texts: list[str], max_new_tokens: int, answered, **_options) -> None:
+        prompts.extend(texts)
+        for number, answer in enumerate(answers[: len(texts)]):
+            answered(number, answer, number)
+
+    monkeypatch.setattr(evaluation, "generate_answers", write)
+    return prompts
+
+
+def test_written_answers_are_read_strictly(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = read_prompts(monkeypatch, ["A much longer choice.", "one or two", " yes"])
+    first, second, third = outcomes = evaluate(None, tokenizer, BENCHMARK, rule="generate")
+    assert "these and nothing else: short; a much longer choice\n\nQuestion: Which is long?" in prompts[0]
+    assert (first["prediction"], first["correct"], first["written"]) == (1, True, "A much longer choice.")
+    assert (second["prediction"], second["correct"]) == (None, False) and second["correct_per_token"] is None
+    assert (third["prediction"], third["correct"]) == (0, False)
+    assert [row["truncated"] for row in outcomes] == [0, 1, 2]
+    assert [row["prompt_hash"] for row in outcomes] == [sha256(prompt) for prompt in prompts]
+    assert list(first) == list(KEYS) and first["log_likelihoods"] == first["tokens"] == []
+    found = metrics(outcomes, BENCHMARK)
+    assert (found["accuracy"], found["unanswered"], found["ties"]) == (pytest.approx(1 / 3), 1, 0)
+    assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(found)
+    lettered = read_prompts(monkeypatch, ["B", "(A)", "B. no"])
+    assert [row["correct"] for row in evaluate(None, tokenizer, BENCHMARK, "lettered", rule="generate")] == [True] * 3
+    assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_chat_template_is_used_where_it_is_asked_for_and_once(rule: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("practice-blind"))
+    model, read = make_model(tokenizer), []
+    model.register_forward_pre_hook(lambda _module, _args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True)
+    with pytest.raises(InputError, match="no chat template"):
+        evaluate(model, tokenizer, BENCHMARK, rule=rule, chat_template=True)
+    tokenizer.chat_template = CHAT
+    hashes = []
+    for chat in (False, True):
+        read.clear()
+        outcomes = evaluate(model, tokenizer, BENCHMARK.only({"a"}), rule=rule, chat_template=chat)
+        hashes.append(outcomes[0]["prompt_hash"])
+        texts = [tokenizer.decode(ids[0]) for ids in read]
+        text = next(text for text in texts if "Which is long?" in text)  # the scorer tries the model on other ids first
+        assert text.count("Someone asks:") == text.count("You say:") == chat
+        assert text.count("Which is long?") == 1 and text.count(tokenizer.bos_token) == 1
+    assert hashes[0] != hashes[1]
+
+
+def test_a_prediction_per_token_and_the_hash_of_the_prompt(tokenizer) -> None:
+    for question, outcome in zip(QUESTIONS, evaluate(make_model(tokenizer), tokenizer, BENCHMARK), strict=True):
+        means = [value / count for value, count in zip(outcome["log_likelihoods"], outcome["tokens"], strict=True)]
+        assert outcome["prediction_per_token"] == means.index(max(means))
+        assert outcome["correct_per_token"] == (outcome["prediction_per_token"] == question.answer)
+        assert outcome["prompt_hash"] == sha256(render(question, "options", "mine")[0]) and outcome["written"] is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_writes_its_answers(tokenizer, tmp_path: Path, form: str) -> None:
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, rule="generate")
+    assert all(isinstance(outcome["written"], str) for outcome in outcomes)
+    assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
+    with pytest.raises(InputError, match="unknown rule 'generated'"):
+        evaluate(make_model(tokenizer), tokenizer, BENCHMARK, rule="generated")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: Path, rule: str) -> None:
+    model, path = make_model(tokenizer), tmp_path / "mine.partial"
+    expected = evaluate(model, tokenizer, BENCHMARK, rule=rule)
+
+    def stop(done: int, of: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):  # budget 1: a batch for each question
+        evaluate(model, tokenizer, BENCHMARK, token_budget=1, progress=stop, rule=rule, journal=Journal(path, "k"))
+    with path.open("a") as file:
+        file.write('{"id": "c", "answer": ')  # half a line, as a kill leaves it
+    journal = Journal(path, "k")
+    (first,) = journal.outcomes
+    journal.outcomes[first]["mark"] = True
+    again = evaluate(model, tokenizer, BENCHMARK, rule=rule, journal=journal)
+    assert [outcome["id"] for outcome in again if "mark" in outcome] == [first]  # taken from disk, not made again
+    for a, b in zip(again, expected, strict=True):
+        assert a["prediction"] == b["prediction"] and a["written"] == b["written"]
+        assert a["log_likelihoods"] == pytest.approx(b["log_likelihoods"], abs=1e-5)
+    assert len(Journal(path, "k").outcomes) == 3 and Journal(path, "another key").outcomes == {}
+    Journal(path, "k").finish()
+    assert not path.exists()

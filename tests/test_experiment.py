@@ -11,7 +11,6 @@ import yaml
 from peft import PeftModel
 
 from ctxft.corpora import documents
-from ctxft.evaluation import read_outcomes
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import examine
 from ctxft.experiment import prepare as preparation
@@ -21,6 +20,7 @@ from ctxft.experiment.prepare import prepare, read_passages, rows_of
 from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.experiment.workers import evaluate_all, train_all
 from ctxft.models import load_model, load_tokenizer, model_hash
+from ctxft.outcomes import Journal, read_outcomes
 from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
@@ -45,6 +45,13 @@ def files_of(folder) -> dict[str, int]:
         ({"name": "../up"}, "name must be a plain folder name, found '../up'"),
         ({"name": ""}, "name must be a plain folder name"),
         ({"evaluation": {"form": "letter"}}, r"unknown evaluation.form 'letter' \(did you mean 'lettered'\?\)"),
+        ({"evaluation": {"rule": "generated"}}, r"unknown evaluation.rule 'generated' \(did you mean 'generate'\?\)"),
+        (
+            {"evaluation": {"revisions": ["medqa@a1"]}},
+            "'medqa@a1' must be NAME@COMMIT, where NAME is one of evaluation",
+        ),
+        ({"evaluation": {"benchmarks": ["medqa"], "revisions": ["medqa@"]}}, "'medqa@' must be NAME@COMMIT"),
+        ({"evaluation": {"revisions": ["practice-mmlu@a1"]}}, "'practice-mmlu@a1' must be NAME@COMMIT"),
         ({"evaluation": {"limit": 0}}, "evaluation.limit must be at least 1"),
         ({"evaluation": {"token_budget": 0}}, "evaluation.token_budget must be at least 1"),
         ({"evaluation": {"data": "no/such/folder"}}, "evaluation.data .* must be a folder .* 'no/such/folder'"),
@@ -146,6 +153,14 @@ def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch
     assert manifest["corpus_commit"] == "c0ffee" and asked == ["c0ffee"]
 
 
+def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(examine, "load_benchmark", lambda name, revision, **_options: asked.update({name: revision}))
+    benchmarks = ["medqa", "mmlu-anatomy", "practice-mmlu"]
+    load_benchmarks(experiment(evaluation={"benchmarks": benchmarks, "revisions": ["mmlu-anatomy@refs/pr/1"]}))
+    assert asked == {"medqa": None, "mmlu-anatomy": "refs/pr/1", "practice-mmlu": None}
+
+
 def test_a_prepared_run_is_not_prepared_again(experiment, monkeypatch):
     folder = prepare(experiment())
     before = files_of(folder)
@@ -233,6 +248,34 @@ def test_a_killed_examination_leaves_no_metrics_of_other_outcomes(experiment, mo
     assert again == first and again["benchmarks"][name]["accuracy"] == sum(o["correct"] for o in outcomes) / len(
         outcomes
     )
+
+
+def test_a_killed_examination_goes_on_within_a_benchmark(experiment, monkeypatch):
+    config = experiment(evaluation={**to_mapping(experiment())["evaluation"], "token_budget": 1})
+    prepare(config)
+    first = evaluate_task(config, "base", 0)
+    folder = config.folder / "evals" / "base" / "seed-0"
+    expected = read_outcomes(folder / "own-questions.jsonl")
+    shutil.rmtree(folder)
+    add, made = Journal.add, []
+
+    def killed_after_two(self, outcome):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(outcome["id"])
+        add(self, outcome)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", killed_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_task(config, "base", 0)
+    assert (folder / "own-questions.partial").exists() and not (folder / "own-questions.jsonl").exists()
+    monkeypatch.setattr(Journal, "add", lambda self, outcome: (made.append(outcome["id"]), add(self, outcome)))
+    assert evaluate_task(config, "base", 0) == first
+    assert sorted(made) == sorted(o["id"] for o in expected)  # each question was scored once, before or after
+    again = read_outcomes(folder / "own-questions.jsonl")
+    assert [(o["id"], o["prediction"]) for o in again] == [(o["id"], o["prediction"]) for o in expected]
+    assert not (folder / "own-questions.partial").exists()
 
 
 def test_a_model_that_was_changed_after_training_is_not_examined(experiment):

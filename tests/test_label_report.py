@@ -20,7 +20,8 @@ BENCHMARK = Benchmark(
 def outcomes(said: list[int]) -> list[dict]:
     return [
         {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": p, "correct": p == q.answer}
-        | {"correct_per_character": p == q.answer, "truncated": 0, "log_likelihoods": [-3.0 * p, -3.0 * (1 - p)]}
+        | dict.fromkeys(("correct_per_character", "correct_per_token"), p == q.answer)
+        | {"truncated": 0, "log_likelihoods": [-3.0 * p, -3.0 * (1 - p)]}
         for q, p in zip(BENCHMARK.questions, said, strict=True)
     ]
 

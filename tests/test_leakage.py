@@ -117,7 +117,12 @@ def test_scores_on_the_clean_items_beside_those_on_all() -> None:
     leaks = find_leaks([benchmark], [("doc", q.question) for q in benchmark.questions[:4]])
     outcomes = [
         {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": 0, "correct": n < 5}
-        | {"correct_per_character": n < 5, "log_likelihoods": [0.0, -1.0, -2.0, -3.0], "truncated": 0}
+        | {
+            "correct_per_character": n < 5,
+            "correct_per_token": n < 5,
+            "log_likelihoods": [0.0, -1.0, -2.0, -3.0],
+            "truncated": 0,
+        }
         for n, q in enumerate(benchmark.questions)
     ]
     assert dirty_ids(leaks, "exam") == {"q0", "q1", "q2", "q3"}

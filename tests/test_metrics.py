@@ -30,7 +30,7 @@ def make(
             "prediction": p,
             "correct": p == q.answer,
         }
-        | {"correct_per_character": False, "truncated": 0}
+        | {"correct_per_character": False, "correct_per_token": False, "truncated": 0}
         | {"log_likelihoods": [0.0 if c == p else -9.0 for c in range(len(choices))]}
         for q, p in zip(questions, said, strict=True)
     ]
@@ -43,15 +43,19 @@ def test_the_numbers_of_a_multiple_choice_exam() -> None:
     benchmark = Benchmark("mixed", questions, "a test")
     outcomes[1] |= {"log_likelihoods": [-1.0, -1.0], "truncated": 3}
     outcomes[2] |= {"hash": questions[2].hash, "correct_per_character": True}
+    for outcome in outcomes[:2]:
+        outcome["correct_per_token"] = True
     found = metrics(outcomes, benchmark)
     calibrated = found.pop("calibration")
     assert found == {
         "n": 3,
         "accuracy": pytest.approx(2 / 3),
         "accuracy_per_character": pytest.approx(1 / 3),
+        "accuracy_per_token": pytest.approx(2 / 3),
         "chance": pytest.approx((1 / 2 + 1 / 2 + 1 / 3) / 3),
         "majority": pytest.approx(2 / 3),
         "ties": 1,
+        "unanswered": 0,
         "truncated_items": 1,
         "by_subject": {"x": {"n": 1, "accuracy": 0.0}, "y": {"n": 2, "accuracy": 1.0}},
     }
@@ -73,6 +77,30 @@ def test_the_classes_of_labelled_texts() -> None:
     assert found["chance_macro_f1"] == pytest.approx((2 * (2 / 3) / (2 + 4 / 3) + 2 * 2 * (1 / 3) / (1 + 4 / 3)) / 3)
     # Correlation by hand from the table: (right - sum of products) over the root of both spreads.
     assert found["mcc"] == pytest.approx((2 * 4 - (2 * 2 + 1 * 2)) / math.sqrt((16 - 8) * (16 - 6)))
+
+
+def test_no_answer_is_missing_from_its_class_and_counts_against_no_other() -> None:
+    """By hand: right a a a b b, said a - - b a. F1: a 2/(3+2), b 2/(2+1)."""
+    found = label_metrics([0, 0, 0, 1, 1], [0, None, None, 1, 0], ("a", "b"))
+    assert found["per_class_f1"] == {"a": pytest.approx(2 / 5), "b": pytest.approx(2 / 3)}
+    assert found["macro_f1"] == pytest.approx((2 / 5 + 2 / 3) / 2)
+    assert found["weighted_f1"] == pytest.approx((3 * 2 / 5 + 2 * 2 / 3) / 5)
+    assert found["confusion"] == [[1, 0], [1, 1]]
+    # Three classes named, "none" among them: right 2 of 5; (2 * 5 - (3 * 2 + 2 * 1)) over the root of both spreads.
+    assert found["mcc"] == pytest.approx((2 * 5 - (3 * 2 + 2 * 1)) / math.sqrt((25 - 13) * (25 - 9)))
+    silent = label_metrics([0, 1], [None, None], ("a", "b"))
+    assert (silent["macro_f1"], silent["mcc"], silent["confusion"]) == (0.0, 0.0, [[0, 0], [0, 0]])
+
+
+def test_written_answers_have_no_calibration() -> None:
+    outcomes, benchmark = make([0, 1], [0, 1], ("a", "b"))
+    for outcome, prediction in zip(outcomes, (0, None), strict=True):
+        outcome |= {"log_likelihoods": [], "prediction": prediction, "correct": prediction == outcome["answer"]}
+    found = metrics(outcomes, benchmark)
+    assert (found["accuracy"], found["unanswered"], found["macro_f1"]) == (0.5, 1, 0.5)
+    assert "calibration" not in found and "accuracy_per_token" not in found
+    with pytest.raises(InputError, match="calibration needs log-likelihoods, which written answers lack"):
+        calibration(outcomes)
 
 
 def test_a_class_that_nobody_asks_for_keeps_its_name() -> None:
@@ -106,7 +134,8 @@ def test_weighted_f1_is_blind_on_the_published_file() -> None:
             "prediction": said,
             "correct": q.answer == said,
         }
-        | {"correct_per_character": q.answer == said, "truncated": 0, "log_likelihoods": [-1.0, 0.0]}
+        | dict.fromkeys(("correct_per_character", "correct_per_token"), q.answer == said)
+        | {"truncated": 0, "log_likelihoods": [-1.0, 0.0]}
         for q in benchmark.questions
     ]
     found = metrics(outcomes, benchmark)

@@ -12,6 +12,7 @@ from transformers.models.cohere import CohereConfig, CohereForCausalLM
 
 from ctxft.examples import IGNORE_INDEX
 from ctxft.runtime import InputError
+from ctxft.training import loss as losses
 from ctxft.training.attention import choose_attention, set_attention
 from ctxft.training.config import TrainConfig
 from ctxft.training.loss import chunked_loss, read_for_loss
@@ -251,10 +252,12 @@ def test_a_mask_may_not_overrule_a_sliding_window():
         ("varlen", True, "cpu", "needs a GPU"),
     ],
 )
-def test_attention_that_cannot_be_had_is_refused(wanted, pack, device, said):
+def test_attention_that_cannot_be_had_is_refused(wanted, pack, device, said, monkeypatch):
     with pytest.raises(InputError, match=said):
         choose_attention(wanted, pack, device)
-    assert choose_attention("auto", True, "cuda") == "varlen" and choose_attention("auto", False, "cuda") == "sdpa"
+    for capability, name in (((8, 0), "varlen"), ((7, 5), "segments")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert choose_attention("auto", True, "cuda") == name and choose_attention("auto", False, "cuda") == "sdpa"
 
 
 # --- loss -------------------------------------------------------------------------------------------------------------
@@ -277,9 +280,9 @@ def test_chunks_give_the_loss_and_gradients_of_all_logits(chunk, frozen):
         assert chunked_loss(head, hidden, targets, chunk).item() == pytest.approx(whole.item(), rel=1e-6)
 
 
-def test_prompts_and_padding_cost_no_logits():
-    model, seen = network(llama(), "segments"), []
-    model.lm_head.register_forward_hook(lambda module, given, out: seen.append(out.shape[0]))
+def test_prompts_and_padding_cost_no_logits(monkeypatch):
+    model, seen, plain = network(llama(), "segments"), [], losses.linear
+    monkeypatch.setattr(losses, "linear", lambda piece, *given: seen.append(len(piece)) or plain(piece, *given))
     rows = make_rows(4, 6)
     for batch in micro_batches(rows, TrainConfig(window=WINDOW, micro_batch_tokens=80), "segments", 0):
         model(**batch.inputs("cpu")).loss.backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import random
@@ -15,24 +16,30 @@ from pathlib import Path
 import pandas
 import pytest
 from matplotlib.colors import same_color
+from sklearn.metrics import f1_score
 
 from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
     ARM_COLORS,
+    claims,
     differences_figure,
+    f1_table,
     loss_figure,
     loss_table,
     read_run,
     results_figure,
     results_table,
     subject_table,
+    verdicts,
     write_report,
 )
+from ctxft.report.verdicts import how_to_read, overall, p_value
 from ctxft.runtime import InputError, write_json, write_jsonl
-from ctxft.statistics import compare, wilson
+from ctxft.statistics import compare, compare_f1, wilson
 
 ARMS = ("base", *TEXT_STAGES)
 RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66, "adaptive": 0.78}
+RIGHT |= {"ift": 0.31, "cpt-ift": 0.62, "cft-ift": 0.80}
 SUBJECTS = ("drugs", "companies")
 
 
@@ -46,15 +53,28 @@ def outcomes(name: str, share: float, seed: int, n: int) -> list[dict]:
     return rows
 
 
-def fake_run(folder: Path, seeds: int = 3, benchmarks: dict[str, int] | None = None, steps: int = 40) -> Path:
+def fake_run(
+    folder: Path,
+    seeds: int = 3,
+    benchmarks: dict[str, int] | None = None,
+    steps: int = 40,
+    arms: tuple[str, ...] = ARMS,
+) -> Path:
     benchmarks = benchmarks or {"practice-mmlu": 160, "practice-old": 120}
-    for arm in ARMS:
+    for arm in arms:
         for seed in range(1 if arm == "base" else seeds):
             evals, found = folder / "evals" / arm / f"seed-{seed}", {}
             for name, n in benchmarks.items():
                 rows = outcomes(name, RIGHT[arm], seed, n)
                 write_jsonl(evals / f"{name}.jsonl", rows)
-                found[name] = {"n": n, "chance": 0.25, "majority": 0.275, "ties": 0, "truncated_items": 0}
+                found[name] = {
+                    "n": n,
+                    "chance": 0.25,
+                    "majority": 0.275,
+                    "ties": 0,
+                    "truncated_items": 0,
+                    "unanswered": 0,
+                }
                 found[name]["form"] = "options"
                 found[name]["accuracy"] = sum(row["correct"] for row in rows) / n
             loss = {"loss": 1.5 - RIGHT[arm] + 0.01 * seed, "tokens": 4000}
@@ -162,13 +182,85 @@ def test_results_table_says_what_the_outcomes_say(run: Path):
     assert row["95 % interval"] == f"{100 * low:.1f} to {100 * high:.1f}"
     compared = {row["arm"]: row for row in compare(read_run(run).outcomes["practice-mmlu"])}["neg"]
     assert row["minus cpt"] == f"{compared['difference']:+.1f}" and row["minus cpt"].startswith("-2")
-    assert row["McNemar p"] == "<0.001 / <0.001 / <0.001"
+    assert row["p"] == p_value(compared["p"]) != "" and row["verdict"] == "lower"
+    cells = table.set_index(["benchmark", "arm"])
+    control = cells.loc[("practice-mmlu", "control")]  # the smaller p of the arm's two benchmarks
+    assert control["verdict"] == "not after Holm" and (control["p"], control["Holm p"]) == ("0.048", "0.095")
+    assert cells.loc[("practice-old", "cft"), "verdict"] == "not shown" and set(
+        cells.xs("(chance)", level=1).verdict
+    ) == {""}
     losses = loss_table(run).set_index("arm").loc["neg"]
     assert list(losses) == [3, f"{1.5 - RIGHT['neg'] + 0.01:.3f}", f"{1.6 - RIGHT['neg'] + 0.01:.3f}"]
     lines = table.set_index(["benchmark", "arm"])["accuracy %"]
     assert (lines["practice-mmlu", "(chance)"], lines["practice-mmlu", "(majority)"]) == ("25.0", "27.5")
     printed = table.to_string(index=False)
     assert max(map(len, printed.splitlines())) <= 140 and "nan" not in printed.lower()
+
+
+def test_every_comparison_has_a_sentence_that_says_what_stands_after_holm(run: Path):
+    said = verdicts(run)
+    assert len(said) == 2 * 5 and not [line for line in said if "nan" in line or "cpt:" in line]
+    found = {line.split(":")[0]: line for line in said}
+    assert re.search(
+        r"higher than cpt by 7\.7 points \(.+\), also after Holm's correction", found["practice-mmlu, adaptive"]
+    )
+    assert "but not shown once corrected for 2 benchmarks (Holm p 0.095)" in found["practice-mmlu, control"]
+    assert re.search(r"no difference to cpt shown; could have seen \d\.\d points\.$", found["practice-old, cft"])
+    alone = verdicts(read_run(run, benchmarks=["practice-mmlu"]))
+    assert len(alone) == 5 and not [line for line in alone if "Holm" in line]
+    assert "over all 10 comparisons at once" in overall(run) and "neg on practice-old (lower)" in overall(run)
+    assert "control" not in overall(run)
+
+
+def test_a_claim_must_stand_after_holm(run: Path):
+    table = claims(run).set_index(["claim", "benchmark"])["here"]
+    assert set(table) == {"shown", "not shown", "not tested"}
+    record = read_run(run)
+    for arms in record.outcomes.values():  # one claim, two benchmarks; on practice-mmlu p is 0.048, Holm's p 0.095
+        arms.update(cft=arms["cpt"], cpt=arms["control"])
+    record = dataclasses.replace(
+        record, outcomes={"one": record.outcomes["practice-mmlu"], "two": record.outcomes["practice-old"]}
+    )
+    first = claims(record).set_index("benchmark").iloc[0]
+    assert first["here"] == "not shown" and first["verdict"].startswith("higher") and "Holm p 0.095" in first["verdict"]
+
+
+def test_arms_with_a_second_stage_are_compared_drawn_and_claimed(tmp_path: Path):
+    arms = ("base", "cpt", "cft", "ift", "cpt-ift", "cft-ift")
+    folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 160}, arms=arms)
+    table = results_table(folder).set_index("arm")
+    assert list(table.index) == [*arms, "(chance)", "(majority)"]
+    assert table.loc["cft-ift", "verdict"] == "higher" and table.loc["ift", "verdict"] == "lower"
+    assert results_table(folder, "cpt-ift").set_index("arm").loc["cft-ift", "minus cpt-ift"].startswith("+1")
+    assert [label.get_text() for label in results_figure(folder).axes[0].get_xticklabels()] == list(arms)
+    assert len(loss_figure(folder).axes[0].get_legend().get_texts()) == 5
+    page = write_report(folder, "cpt-ift").read_text(encoding="utf-8")
+    assert "practice-mmlu, cft-ift: higher than cpt-ift" in page and "An arm that ends in -ift" in page
+    found = claims(folder).set_index("claim")["here"]
+    assert found["CFT then instruction tuning beats CPT then instruction tuning"] == "shown"
+    one = read_run(folder, arms=["base", "cpt", "cft"])
+    assert claims(one).set_index("claim").loc[
+        "CFT then instruction tuning beats CPT then instruction tuning"
+    ].to_list()[1:] == ["not tested", "no such arms in this run"]
+
+
+def test_written_answers_are_counted_in_f1_and_told(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice-fiqa": 90})
+
+    def silence(rows: list[dict]) -> None:  # every tenth item has no answer
+        give_classes(rows)
+        for row in rows[::10]:
+            row.update(prediction=None, correct=False)
+
+    for path in folder.glob("evals/*/*/metrics.json"):
+        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(macro_f1=0.5, unanswered=9))
+        change_lines(path.with_name("practice-fiqa.jsonl"), silence)
+    rows = read_run(folder).outcomes["practice-fiqa"]["cft"][0]
+    said = [-1 if row["prediction"] is None else row["prediction"] for row in rows]
+    expected = f1_score([row["answer"] for row in rows], said, labels=[0, 1, 2], average="macro")
+    assert f1_table(folder).set_index("arm").loc["cft", "macro F1 %"].startswith(f"{100 * expected:.1f} (")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "practice-fiqa: over all arms and seeds, 54 written texts gave no answer and count as wrong." in page
 
 
 def test_another_reference(run: Path):
@@ -260,6 +352,33 @@ def test_macro_f1_stands_in_the_table_where_it_was_measured(tmp_path: Path):
     assert table["cft"] == "50.0" and table["(majority)"] == "16.7" and table["(chance)"] == ""
 
 
+def test_f1_table_has_paired_intervals_and_lines(tmp_path: Path):
+    folder = fake_run(tmp_path / "run", seeds=2, benchmarks={"practice-fiqa": 90, "practice-mmlu": 20})
+    for path in folder.glob("evals/*/*/metrics.json"):
+        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(macro_f1=0.5, majority_macro_f1=0.167))
+    for path in folder.glob("evals/*/*/practice-fiqa.jsonl"):
+        change_lines(path, give_classes)
+    table = f1_table(folder)
+    assert set(table["benchmark"]) == {"practice-fiqa"} and list(table["arm"]) == [*ARMS, "(chance)", "(majority)"]
+    rows = {row["arm"]: row for row in compare_f1(read_run(folder).outcomes["practice-fiqa"])}
+    cells, row = table.set_index("arm").loc["neg"], rows["neg"]
+    assert cells["macro F1 %"] == f"{100 * row['f1']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    ends = f"({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+    assert cells["macro minus cpt"] == f"{row['difference']:+.1f} {ends}" and row["difference_high"] < 0
+    lines = table.set_index("arm")[
+        "macro F1 %"
+    ]  # of 90: always naming a third has F1 2 * 30 / (30 + 90) on one class of 3
+    assert (lines["(chance)"], lines["(majority)"]) == ("33.3", f"{100 / 6:.1f}")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "F1 of the classes" in page and cells["weighted minus cpt"] in page
+
+
+def give_classes(rows: list[dict]) -> None:
+    for place, row in enumerate(rows):
+        row.update(answer=place % 3, choices=3)
+        row["prediction"] = place % 3 if row["correct"] else (place + 1) % 3
+
+
 def test_loss_figure_shows_the_mean_over_seeds(run: Path):
     axes = loss_figure(run).axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -290,11 +409,12 @@ def test_report_is_whole_and_opens_offline(run: Path):
             for cell in row[3:]
             if cell and not str(cell).startswith("<")
         )
+    assert "F1 of the classes" not in page
     for text in ("lower than cpt by", "chance", "majority", "51,234", "dropped.too short", "train.learning_rate"):
         assert text in page
     for text in (
-        "holds both that of the mean difference over items and",
-        "with several seeds no verdict depends on it",
+        "over other items and other seeds at once",
+        *map(html.escape, (*how_to_read("cpt"), *verdicts(run), overall(run))),
     ):
         assert text in page
     assert "3 seeds are few" in page and "10 comparisons" in page and "planted" not in page

@@ -17,6 +17,7 @@ from ctxft.benchmarks import NAMES, SUBJECTS, Benchmark, Question, form_of, rend
 from ctxft.benchmarks.requests import TASKS
 from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.experiment.prepare import prepare
+from ctxft.outcomes import read_outcomes
 from ctxft.runtime import InputError
 
 ITEMS = [
@@ -151,10 +152,20 @@ def test_labelled_texts_name_their_labels_once() -> None:
     assert set(TASKS) < set(NAMES)
 
 
+def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
+    found, scored = (requests_of(mmlu("anatomy"), "lettered", 2, written=written)[0] for written in (True, False))
+    told = "Answer with exactly one of these and nothing else: A; B; C; D\n\n"
+    assert found[0].index("Example number 1?") < found[0].index(told) < found[0].index(ITEMS[0][0])
+    assert (found[0].replace(told, ""), found[1]) == scored
+    in_chat = requests_of(mmlu("anatomy"), "options", 0, ChatTokenizer(), written=True)[0][0]
+    assert in_chat.startswith("<user>The following") and "nothing else: vein; artery; nerve; duct\n\n" in in_chat
+
+
 def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
     assert form_of(own, "options") == "labels" and form_of(free, "options") == "options"
     assert style_of(own, "options", 5, True) == "labels, 5-shot, chat template"
+    assert style_of(free, "options", written=True) == "options, written answers"
     assert style_of(free, "options") == "options"  # as in metrics.json of older runs
 
 
@@ -168,6 +179,12 @@ def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> N
     assert [one["form"] for one in found] == ["options", "options, 1-shot"]
     assert found[0]["calibration"] != found[1]["calibration"], "the example must reach the model"
     assert not is_examined(plain, "base", 0, load_benchmarks(plain)), "scores of another style are not reused"
+    asked |= {"rule": "generate"}
+    written = evaluate_task(experiment(evaluation=asked), "base", 0)["benchmarks"]["own-questions"]
+    assert (written["form"], written["rule"]) == ("options, written answers", "generate")
+    assert "calibration" not in written and not list(plain.folder.rglob("*.partial"))
+    rows = read_outcomes(plain.folder / "evals" / "base" / "seed-0" / "own-questions.jsonl")
+    assert all(isinstance(row["written"], str) for row in rows) and len(rows) == written["n"]
     with pytest.raises(InputError, match="has no chat template"):
         evaluate_task(experiment(evaluation=asked | {"chat_template": True}), "base", 0)
     with pytest.raises(InputError, match="has no chat template"):

@@ -11,19 +11,29 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 from ctxft.benchmarks import FORMS, Question, render
 from ctxft.examples import IGNORE_INDEX
+from ctxft.models import window_of
 from ctxft.runtime import InputError
-from ctxft.scoring import encode_pair, score_choices, text_losses
+from ctxft.scoring import choices as scorer
+from ctxft.scoring import encode_pair, generate_answers, parse_answer, reading_way, score_choices, text_losses
+from ctxft.scoring.encoding import encode_prompts, encode_requests
+from ctxft.scoring.sharing import Group, Prompt, share_headers
 
 torch.set_num_threads(1)
 WORDS = (
@@ -223,3 +233,264 @@ def test_text_losses_of_a_row_without_targets_and_of_a_bad_row() -> None:
             InputError, match=f"row 0 has {len(ids)} ids and {len(labels)} labels: they must be equally"
         ):
             text_losses(model, [(ids, labels)])
+
+
+# --- what does not change a score -------------------------------------------------------------------------------------
+
+
+def make_shots(count: int, subjects: int = 2) -> list[tuple[str, list[str]]]:
+    """Return lettered questions behind three solved ones, which the questions of a subject share."""
+    headers = []
+    for subject in range(subjects):
+        solved = make_requests("lettered", 3 + subject, words=4)[subject:]
+        headers.append("".join(f"{context}{choices[n % 4]}\n\n" for n, (context, choices) in enumerate(solved)))
+    requests = make_requests("lettered", count, words=4)
+    return [(headers[n % subjects] + context, choices) for n, (context, choices) in enumerate(requests)]
+
+
+def make_wide(make_model=None, window: int = 1024, **values) -> torch.nn.Module:
+    """Return a Llama whose window holds questions behind solved ones."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=500, max_position_embeddings=window, initializer_range=0.3, **sizes | values)
+    return LlamaForCausalLM(config)
+
+
+def values_of(scores: list) -> list[float]:
+    return [value for score in scores for value in score.log_likelihoods]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize("form", FORMS)
+def test_five_shots_agree_with_lm_evaluation_harness(kind: str, form: str) -> None:
+    model, tokenizer = make_wide(), make_tokenizer(kind)
+    solved = make_requests(form, 5, words=4)
+    header = "".join(f"{context}{choices[n % 4]}\n\n" for n, (context, choices) in enumerate(solved))
+    requests = [(header + context, choices) for context, choices in make_requests(form, 12)]
+    pairs = [(context, choice) for context, choices in requests for choice in choices]
+    harness, expected = harness_scores(model, tokenizer, requests)
+    encoded = [pair for request in encode_requests(tokenizer, requests) for pair in request]
+    assert encoded == [tuple(harness._encode_pair(*pair)) for pair in pairs]
+    found = values_of(score_choices(model, tokenizer, requests))
+    assert found == pytest.approx(expected, abs=1e-4)
+    picks = [[max(range(4), key=lambda k: row[n + k]) for n in range(0, len(row), 4)] for row in (found, expected)]
+    assert picks[0] == picks[1] and max(expected) - min(expected) > 1
+
+
+def test_a_common_header_is_read_once_and_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = make_wide(), make_tokenizer("bytes")
+    requests = make_shots(12)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, options: seen.append(options["input_ids"].numel()), with_kwargs=True)
+    shared, tokens = score_choices(model, tokenizer, requests), sum(seen)
+    seen.clear()
+    monkeypatch.setattr(scorer, "share_headers", lambda prompts: [Group(0, prompts)])
+    apart = score_choices(model, tokenizer, requests)
+    assert values_of(shared) == pytest.approx(values_of(apart), abs=1e-5)
+    assert tokens < sum(seen) / 2
+
+
+@pytest.mark.parametrize("form", [*FORMS, "shots"])
+def test_in_float64_nothing_but_rounding_is_left_of_the_difference(form: str) -> None:
+    model, tokenizer = make_wide().double(), make_tokenizer("metaspace")
+    requests = make_shots(8) if form == "shots" else make_requests(form, 8)
+    _, expected = harness_scores(model, tokenizer, requests)
+    assert values_of(score_choices(model, tokenizer, requests)) == pytest.approx(expected, abs=1e-9)
+
+
+def make_prompt(*ids: int) -> Prompt:
+    return Prompt(ids, [])
+
+
+def test_headers_are_cut_where_they_save_most() -> None:
+    instruction, first, second = tuple(range(40)), tuple(range(100, 200)), tuple(range(200, 300))
+    prompts = [make_prompt(*instruction, *shots, 400 + n, 5) for n in range(5) for shots in (first, second)]
+    prompts.append(make_prompt(1, 2, 3))
+    groups = share_headers(prompts)
+    assert sorted((group.header, len(group.prompts)) for group in groups) == [(0, 1), (140, 5), (140, 5)]
+    assert {id(p) for group in groups for p in group.prompts} == {id(p) for p in prompts}
+    nested = [make_prompt(*range(n)) for n in range(200, 206)]  # each begins with the whole one before
+    (group,) = share_headers(nested)
+    assert group.header == 199 and len(group.prompts) == 6  # the shortest keeps an id of its own
+    assert [group.header for group in share_headers([make_prompt(*range(30), n) for n in range(50)])] == [0]
+
+
+@pytest.mark.parametrize("form", ["options", "lettered", "shots"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_scores_depend_on_nothing_but_the_item(form: str, attention: str) -> None:
+    model, tokenizer = make_wide(attn_implementation=attention), make_tokenizer("metaspace")
+    requests = make_shots(10) if form == "shots" else make_requests(form, 10)
+    expected = score_choices(model, tokenizer, requests)
+    order = random.Random(3).sample(range(10), 10)
+    tokenizer.padding_side = "left" if tokenizer.padding_side == "right" else "right"
+    for budget in (1, 200, 1000, 100000):
+        shuffled = score_choices(model, tokenizer, [requests[n] for n in order], token_budget=budget)
+        assert values_of(shuffled) == pytest.approx(values_of([expected[n] for n in order]), abs=1e-5)
+    for part in (requests[:1], requests[3:7]):
+        start = requests.index(part[0])
+        found = values_of(score_choices(model, tokenizer, part))
+        assert found == pytest.approx(values_of(expected[start : start + len(part)]), abs=1e-5)
+
+
+# --- ways to read -----------------------------------------------------------------------------------------------------
+
+
+class Deaf(LlamaForCausalLM):
+    """A model that takes the tree's mask and positions and ignores them, as one may that does not know them."""
+
+    def forward(self, *args, attention_mask=None, position_ids=None, **options):
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_mask = None
+        return super().forward(*args, attention_mask=attention_mask, **options)
+
+
+def make_bloom() -> BloomForCausalLM:
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=500, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
+    return BloomForCausalLM(config)
+
+
+def make_mamba() -> MambaForCausalLM:
+    torch.manual_seed(0)
+    return MambaForCausalLM(MambaConfig(vocab_size=500, hidden_size=32, num_hidden_layers=2, initializer_range=0.3))
+
+
+def make_mistral() -> MistralForCausalLM:
+    """Return a model whose sliding window holds a short question, but not a long one."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MistralConfig(vocab_size=500, num_key_value_heads=2, sliding_window=48, initializer_range=0.3, **sizes)
+    return MistralForCausalLM(config)
+
+
+def make_deaf() -> Deaf:
+    return Deaf(make_wide().config)
+
+
+def make_eager() -> LlamaForCausalLM:
+    return make_wide(attn_implementation="eager")
+
+
+WAYS = {
+    make_llama: "tree",
+    make_eager: "tree",
+    make_gpt2: "tree",
+    make_lora: "tree",
+    make_mistral: "tree",
+    make_gemma2: "cache",
+    make_deaf: "cache",
+    make_bloom: "cache",
+    make_mamba: "rows",
+}
+
+
+@pytest.mark.parametrize("make_model", list(WAYS))
+def test_each_model_is_read_in_the_quickest_way_that_it_reads_right(make_model) -> None:
+    model, tokenizer = make_model(), make_tokenizer("bytes")
+    assert reading_way(model) == WAYS[make_model]
+    requests = [*make_requests("options", 4), ("Long: " + make_text(random.Random(1), 40), [" blood", " salts & acid"])]
+    found = score_choices(model, tokenizer, requests)
+    for (context, texts), scores in zip(requests, found, strict=True):
+        for text, value in zip(texts, scores.log_likelihoods, strict=True):
+            context_ids, ids = encode_pair(tokenizer, context, text)
+            kept = (context_ids + ids)[-((window_of(model) or 10**6) + 1) :]
+            assert value == pytest.approx(by_hand(model, kept, len(ids)), abs=1e-4)
+
+
+def test_a_model_in_bfloat16_is_read_as_a_tree_too() -> None:
+    model, tokenizer = make_wide(), make_tokenizer("bytes")
+    requests = make_requests("options", 6)
+    fine = values_of(score_choices(model, tokenizer, requests))
+    model.to(torch.bfloat16)
+    assert reading_way(model) == "tree"
+    assert values_of(score_choices(model, tokenizer, requests)) == pytest.approx(fine, rel=0.05)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" causal", 1),
+        ("Causal.\nText: more", 1),
+        ("**noise**", 0),
+        ("\n\n(noise)", 0),
+        ("causal, as far as I see", 1),
+        ("not causal", None),
+        ("non-causal", None),
+        ("causality", None),
+        ("causal or noise", None),
+        ("causal, not noise", None),
+        ("The answer is causal", None),
+        ("", None),
+    ],
+)
+def test_answers_are_read_strictly(text: str, answer: int | None) -> None:
+    assert parse_answer(text, ("noise", "causal")) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (" B", 1),
+        ("B) Vitamin A", 1),
+        ("B. Vitamin A.", 1),
+        ("C: both", 2),
+        ("A patient", None),
+        ("b", None),
+        ("A, B", None),
+        ("B. Vitamin C, or A", None),
+        ("B is wrong", None),
+        ("AB", None),
+    ],
+)
+def test_letters_are_read_strictly(text: str, answer: int | None) -> None:
+    assert parse_answer(text, ("A", "B", "C"), ("Vitamin C", "Vitamin A", "both")) == answer
+
+
+def test_the_longer_of_two_labels_that_begin_alike_is_found() -> None:
+    labels = ("causal", "not causal", "causal chain")
+    assert [parse_answer(text, labels) for text in ("Not causal", "causal chain.", "causal")] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("make_model", [make_llama, make_gpt2, make_lora])
+def test_written_answers_are_greedy_and_do_not_depend_on_the_batch(make_model) -> None:
+    model, tokenizer = make_model(), make_tokenizer("bytes")
+    plain = model.get_base_model() if make_model is make_lora else model
+    plain.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=5.0)
+    prompts = [context for context, _ in make_requests("options", 5)]
+    found = generate_answers(model, tokenizer, prompts, 4)
+    assert generate_answers(model, tokenizer, prompts, 4, token_budget=1) == found
+    for prompt, (text, cut) in zip(prompts, found, strict=True):
+        ids = tokenizer(prompt)["input_ids"]
+        for _ in range(4):
+            with torch.no_grad():
+                ids.append(model.eval()(torch.tensor([ids])).logits[0, -1].argmax().item())
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+        assert text == tokenizer.decode(
+            ids[-len(ids) + len(tokenizer(prompt)["input_ids"]) :], skip_special_tokens=True
+        )
+        assert cut == 0
+    assert plain.generation_config.do_sample and len({text for text, _ in found}) > 1
+
+
+def test_a_long_prompt_is_cut_so_that_the_answer_fits() -> None:
+    model, tokenizer = make_llama(), make_tokenizer("bytes")
+    prompt = "Long: " + make_text(random.Random(1), 200)
+    kept = tokenizer(prompt)["input_ids"][-(WINDOW - 4) :]
+    (text, cut), (expected, _) = generate_answers(model, tokenizer, [prompt, tokenizer.decode(kept)], 4)
+    assert text == expected and cut == len(tokenizer(prompt)["input_ids"]) - (WINDOW - 4)
+    with pytest.raises(InputError, match="the model reads 96 tokens, so 96 new ones leave no room"):
+        generate_answers(model, tokenizer, [prompt], WINDOW)
+    with pytest.raises(InputError, match="prompt 1 has no token"):
+        generate_answers(model, tokenizer, ["a", ""], 2)
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one() -> None:
+    model, tokenizer = make_llama(), make_tokenizer("metaspace")
+    wrapped, plain = (generate_answers(model, tokenizer, [f"{bos}the heart"], 3) for bos in ("<s>", ""))
+    assert wrapped == plain and wrapped[0][0]
+    assert encode_prompts(tokenizer, ["<s>the heart", "the heart"])[0].count(1) == 1
+    assert encode_prompts(tokenizer, ["a", "<s>b", "c"]) == [encode_prompts(tokenizer, [text])[0] for text in "abc"]

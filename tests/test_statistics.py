@@ -1,22 +1,34 @@
-"""Intervals and tests against published or hand-computed values; comparisons pair by item and seed, or refuse."""
+"""Intervals and tests against published or hand-computed values and simulated truth; comparisons pair, or refuse."""
 
 from __future__ import annotations
 
 import math
 import random
 
+import numpy
 import pytest
+import scipy.stats
+from sklearn.metrics import f1_score
 
 from ctxft.runtime import InputError
 from ctxft.statistics import (
+    Spread,
     common_seeds,
     compare,
+    compare_f1,
+    corrected,
+    detectable_before,
+    holm,
     item_interval,
     mcnemar,
+    mcnemar_power,
     seed_interval,
     smallest_difference,
     wilson,
 )
+from ctxft.statistics.comparison import seeds_spread
+from ctxft.statistics.f1 import f1_scores
+from tests.benchmarks import coverage
 
 
 def outcomes(correct: list[int]) -> list[dict]:
@@ -79,11 +91,77 @@ def test_item_interval_by_hand():
     assert low == -high < -0.05
 
 
-def test_smallest_difference_by_hand():
-    assert smallest_difference(1000, 0.2) == pytest.approx((1.95996 + 0.84162) * math.sqrt(0.2 / 1000), abs=1e-6)
-    assert smallest_difference(50, 0.0) == 6 / 50
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p"),
+    # of 10: twice the tail of 0, plus the chance of 1; of 8: twice the tail of 0 and 1, plus the chance of 2
+    [
+        (0, 0, 1.0),
+        (0, 6, 1 / 64),
+        (9, 1, (2 + 10) / 1024),
+        (2, 6, (2 * 9 + 28) / 256),
+        (5, 5, 1.0),
+        (4, 5, 1 - 126 / 512),
+    ],
+)
+def test_mid_p_by_hand(only_a: int, only_b: int, p: float):
+    assert mcnemar(only_a, only_b, mid_p=True) == pytest.approx(p, abs=1e-12)
+
+
+def test_power_by_hand():
+    # six items that always differ, each in the arm's favour with chance 0.95: only 6 of 6, either way, is significant
+    assert mcnemar_power(6, 1.0, 0.9) == pytest.approx(0.95**6 + 0.05**6)
+    # seven items that differ with chance 0.9, all in one direction: six or seven must differ
+    assert mcnemar_power(7, 0.9, 0.9) == pytest.approx(0.9**7 + 7 * 0.9**6 * 0.1)
+    assert mcnemar_power(5, 1.0, 1.0) == mcnemar_power(100, 0.0, 0.0) == 0
+
+
+def test_smallest_difference_has_its_power_and_nears_the_normal_formula():
+    for n, discordant in ((60, 0.3), (192, 0.05), (192, 0.0), (1000, 0.2)):
+        found = smallest_difference(n, discordant)
+        assert mcnemar_power(n, max(found, discordant), found) == pytest.approx(0.8, abs=1e-3)
+    connor = (1.95996 + 0.84162) * math.sqrt(0.2 / 20_000)
+    assert smallest_difference(20_000, 0.2) == pytest.approx(connor, rel=0.02)
     assert mcnemar(0, 6) < 0.05 < mcnemar(0, 5)
-    assert smallest_difference(4, 0.5) == 1.0
+    assert smallest_difference(192, 0.0) * 192 == pytest.approx(7.9, abs=0.1)  # to see 6 of them in 4 of 5 repetitions
+    assert smallest_difference(5, 0.5) == math.inf
+
+
+def test_detectable_before_a_run():
+    assert detectable_before(1089, discordant=0.18) == smallest_difference(1089, 0.18)
+    assert detectable_before(1089, accuracy=0.9) == smallest_difference(1089, 2 * 0.9 * (1 - 0.9))
+    for wrong in ({}, {"accuracy": 0.5, "discordant": 0.1}):
+        with pytest.raises(InputError, match="give one"):
+            detectable_before(100, **wrong)
+    with pytest.raises(InputError, match=r"found n 100 and 50"):
+        detectable_before(100, accuracy=50)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.001, 0.9, 0.02]) == pytest.approx([1.0, 0.004, 1.0, 0.06])
+    assert holm([0.2]) == [0.2] and holm([]) == []
+
+
+def test_spread_by_hand():
+    one = Spread(items=0.0004)
+    assert one.half() == pytest.approx(1.95996 * 0.02, abs=1e-6)
+    assert one.detectable() == pytest.approx((1.95996 + 0.84162) * 0.02, abs=1e-6)
+    three = Spread(items=0.0004, seeds=0.0001, count=3)
+    assert three.half() == pytest.approx(math.sqrt(4.30265**2 * 0.0001 + 1.95996**2 * 0.0004), abs=1e-6)
+    close = Spread(items=0.0003, seeds=0.0, count=3, shared=0.0001)  # seeds that happen to agree: as over items alone
+    assert close.half() == pytest.approx(one.half())
+    for spread in (one, three, close):
+        assert spread.p_value(spread.half()) == pytest.approx(0.05) == spread.p_value(-spread.half())
+    assert one.p_value(0.0) == 1.0 and one.p_value(0.02) == pytest.approx(0.3173, abs=1e-4)
+    assert Spread(items=0.0).p_value(0.1) < 1e-9
+
+
+def test_spread_counts_what_lies_between_item_and_seed_once():
+    # answers that no two trainings share: the mean over 10 seeds varies by 1 / (10 n), and so do the seeds
+    generator = numpy.random.default_rng(0)
+    spreads = [seeds_spread(generator.choice([-1, 1], (10, 400)).tolist())[1] for _ in range(100)]
+    assert numpy.mean([spread.items + spread.seeds for spread in spreads]) == pytest.approx(1 / 4000, rel=0.2)
+    assert numpy.mean([spread.items + spread.shared for spread in spreads]) == pytest.approx(1 / 4000, rel=0.05)
 
 
 def test_smallest_difference_is_found_four_times_in_five():
@@ -115,7 +193,9 @@ def test_rows_in_arm_order_with_one_seed():
     assert (neg["difference_low"], neg["difference_high"]) == pytest.approx((100 * low, 100 * high))
     assert neg["verdict"] == f"lower than cpt by 10.0 points (95 % interval {100 * low:+.1f} to {100 * high:+.1f})"
     assert base["difference"] == 0 and base["mcnemar"] == [1.0]
-    assert base["verdict"] == "no difference to cpt shown; could have seen 6.0 points"
+    seen = 100 * smallest_difference(100, 0.0)
+    assert base["verdict"] == f"no difference to cpt shown; could have seen {seen:.1f} points" and 7.5 < seen < 8
+    assert (neg["p"], neg["shown"], base["p"], base["shown"]) == (mcnemar(0, 10), True, 1.0, False)
 
 
 def test_several_seeds_use_t_over_seeds_and_do_not_multiply_items():
@@ -126,22 +206,21 @@ def test_several_seeds_use_t_over_seeds_and_do_not_multiply_items():
     row = rows["cft"]
     assert (row["n"], row["seeds"]) == (200, 3) and row["accuracy"] == pytest.approx(0.62)
     assert (row["low"], row["high"]) == pytest.approx(wilson(124, 200))
-    interval = row["difference"], row["difference_low"], row["difference_high"]
-    assert interval == pytest.approx(seed_interval([10.0, 12.0, 14.0]))  # over items 7.5 to 16.3
+    # 20 items always gained, 4 in two of three seeds, 4 in one; adjusted as if there were two items more
+    n, total, squares = 202, 20 + 4 * 2 / 3 + 4 / 3, 20 + 4 * 4 / 9 + 4 / 9
+    items = ((squares + 1) / n - (total / n) ** 2) / n
+    alone = sum(((gained + 1) / n - (gained / n) ** 2) / n for gained in (20, 24, 28)) / 3
+    half = math.sqrt(4.302653**2 * 0.02**2 / 3 + 1.959964**2 * (items - (alone - items) / 2))
+    found = row["difference"], row["difference_low"], row["difference_high"]
+    assert found == pytest.approx((12.0, 100 * (total / n - half), 100 * (total / n + half)), abs=1e-4)
+    assert row["detectable"] > 100 * half and row["p"] == pytest.approx(0.0118, abs=1e-4)
+    quantiles = scipy.stats.t.isf(row["p"] / 2, 2), scipy.stats.norm.isf(row["p"] / 2)  # of the interval that ends at 0
+    reached = quantiles[0] ** 2 * 0.02**2 / 3 + quantiles[1] ** 2 * (items - (alone - items) / 2)
+    assert reached == pytest.approx((total / n) ** 2)
     assert row["mcnemar"] == [mcnemar(20, 0), mcnemar(24, 0), mcnemar(28, 0)]
     assert row["verdict"].startswith("higher than cpt by 12.0 points")
     base = rows["base"]
     assert base["seeds"] == 1 and len(base["mcnemar"]) == 3 and base["difference"] == pytest.approx(-20)
-
-
-def test_the_interval_of_several_seeds_holds_that_over_items_and_that_over_seeds():
-    cpt = {seed: outcomes([0] * 100) for seed in range(3)}
-    cft = {seed: outcomes([1] * (5 + 2 * seed) + [0] * (95 - 2 * seed)) for seed in range(3)}
-    row = by_arm({"cpt": cpt, "cft": cft})["cft"]
-    items = item_interval([1] * 5 + [2 / 3] * 2 + [1 / 3] * 2 + [0] * 91)
-    seeds = seed_interval([5.0, 7.0, 9.0])
-    assert 100 * items[0] < seeds[1] and 100 * items[1] < seeds[2]
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx((100 * items[0], seeds[2]))
 
 
 def test_seeds_that_agree_keep_the_interval_over_items():
@@ -153,7 +232,9 @@ def test_seeds_that_agree_keep_the_interval_over_items():
     for gained in (3, 16):  # Student's t over two equal seeds has no width, so all of it is over items
         low, high = item_interval([1] * gained + [0] * (116 - gained))
         assert (row(gained)["difference_low"], row(gained)["difference_high"]) == (100 * low, 100 * high)
-    assert row(3)["verdict"].startswith("no difference to cpt shown; could have seen 5.2 points")
+    assert row(3)["verdict"].startswith("no difference to cpt shown; could have seen 4.7 points")
+    low, high = row(3)["difference_low"], row(3)["difference_high"]  # no longer the floor of one training's test
+    assert row(3)["detectable"] == pytest.approx((1.95996 + 0.84162) / (2 * 1.95996) * (high - low), abs=1e-3)
     assert row(16)["verdict"].startswith("higher than cpt by 13.8 points (95 % interval +")
 
 
@@ -166,11 +247,19 @@ def test_the_p_value_has_a_say_with_one_seed_only():
     assert one["verdict"].startswith("no difference") and two["verdict"].startswith("higher than cpt by 5.0 points")
 
 
+def test_the_interval_of_several_seeds_is_never_narrower_than_that_over_items():
+    generator = numpy.random.default_rng(0)
+    for _ in range(100):
+        signs = generator.choice([-1, 0, 1], (3, 60), p=[0.2, 0.6, 0.2]).tolist()
+        low, high = item_interval([sum(column) / 3 for column in zip(*signs, strict=True)])
+        assert 2 * seeds_spread(signs)[1].half() >= high - low - 1e-12
+
+
 def test_seeds_that_disagree_show_nothing():
     cpt = {seed: outcomes([0] * 100) for seed in (0, 1)}
     cft = {0: outcomes([1] * 5 + [0] * 95), 1: outcomes([1] * 35 + [0] * 65)}
     row = by_arm({"cpt": cpt, "cft": cft})["cft"]
-    assert row["mcnemar"][1] < 1e-6 and row["detectable"] > 100  # two seeds, 30 points apart
+    assert row["mcnemar"][1] < 1e-6 and row["detectable"] == math.inf  # two seeds, 30 points apart
     assert row["verdict"] == "no difference to cpt shown; could not have seen any"
 
 
@@ -238,3 +327,135 @@ def test_unknown_arms_and_empty_outcomes_are_refused():
         compare({"cft": {0: outcomes(HALF)}})
     with pytest.raises(InputError, match="arm cpt, seed 0 has no outcomes"):
         compare({"cpt": {0: []}})
+
+
+# --- Holm over a run, and F1 -----------------------------------------------------------------------------------------
+
+
+def rows_with(p_of: dict[str, dict[str, float]]) -> dict[str, list[dict]]:
+    reference = {"arm": "cpt", "p": math.nan, "shown": False, "difference": math.nan}
+    return {
+        name: [reference, *({"arm": a, "p": p, "shown": p < 0.05, "difference": -1.0} for a, p in arms.items())]
+        for name, arms in p_of.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "found"),
+    [
+        ("benchmarks", {"cft": [(0.08, 2, "not after Holm"), (0.5, 2, "not shown")], "neg": [(0.002, 2, "lower")] * 2}),
+        ("arms", {"cft": [(0.04, 2, "lower"), (0.5, 2, "not shown")], "neg": [(0.002, 2, "lower")] * 2}),
+        ("all", {"cft": [(0.08, 4, "not after Holm"), (0.5, 4, "not shown")], "neg": [(0.004, 4, "lower")] * 2}),
+    ],
+)
+def test_holm_corrects_within_the_family_that_is_asked_for(family: str, found: dict):
+    tables = corrected(rows_with({"one": {"cft": 0.04, "neg": 0.001}, "two": {"cft": 0.5, "neg": 0.001}}), family)
+    for place, rows in enumerate(tables.values()):
+        assert math.isnan(rows[0]["holm"]) and rows[0]["word"] == ""
+        for row in rows[1:]:
+            p, size, word = found[row["arm"]][place]
+            assert row["holm"] == pytest.approx(p) and (row["family"], row["word"]) == (size, word)
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(InputError, match="unknown family 'seeds'"):
+        corrected({}, "seeds")
+
+
+def named(answers: list[int], predictions: list[int], classes: int = 3) -> list[dict]:
+    return [coverage.item(i, *pair, classes) for i, pair in enumerate(zip(answers, predictions, strict=True))]
+
+
+@pytest.mark.parametrize("average", ["macro", "weighted"])
+def test_f1_is_that_of_scikit_learn(average: str):
+    generator = random.Random(0)
+    right = [generator.choice([0, 0, 0, 1]) for _ in range(60)]  # class 2 is never right
+    ours = [value if generator.random() < 0.6 else generator.randrange(3) for value in right]
+    expected = f1_score(right, ours, labels=[0, 1, 2], average=average, zero_division=0)
+    rows = {row["arm"]: row for row in compare_f1({"cpt": {0: named(right, ours)}}, average=average, draws=50)}
+    assert rows["cpt"]["f1"] == pytest.approx(expected, abs=1e-9) and math.isnan(rows["cpt"]["difference"])
+    assert rows["cpt"]["low"] < expected < rows["cpt"]["high"]
+    assert f1_scores(numpy.zeros((3, 3)) + numpy.eye(3), average) == 1.0
+    silent = [None if i % 4 == 0 else value for i, value in enumerate(ours)]  # no answer is of no class
+    said = [-1 if value is None else value for value in silent]
+    expected = f1_score(right, said, labels=[0, 1, 2], average=average, zero_division=0)
+    (row,) = compare_f1({"cpt": {0: named(right, silent)}}, average=average, draws=50)
+    assert row["f1"] == pytest.approx(expected, abs=1e-9) and row["low"] < expected < row["high"]
+
+
+def test_differences_of_f1_are_paired_and_repeat():
+    generator = random.Random(1)
+    right = [i % 3 for i in range(150)]
+    theirs = [value if generator.random() < 0.5 else generator.randrange(3) for value in right]
+    ours = [a if i % 10 == 0 else b for i, (a, b) in enumerate(zip(right, theirs, strict=True))]  # never worse
+    arms = {"cpt": {0: named(right, theirs)}, "cft": {0: named(right, ours)}, "neg": {0: named(right, theirs)}}
+    found = {row["arm"]: row for row in compare_f1(arms)}
+    width = found["cft"]["difference_high"] - found["cft"]["difference_low"]
+    assert found["cft"]["difference_low"] > 0 and width < 50 * (found["cft"]["high"] - found["cft"]["low"])
+    assert found["neg"]["difference"] == 0 and math.isnan(found["neg"]["difference_low"])  # no draw can differ
+    assert compare_f1(arms)[1] == found["cft"] and compare_f1(arms, seed=1)[1] != found["cft"]
+
+
+def test_seeds_widen_a_difference_of_f1_by_students_t():
+    right = [i % 2 for i in range(100)]
+
+    def arm(wrong: int) -> list[dict]:
+        return named(right, [1 - v if i < wrong else v for i, v in enumerate(right)], 2)
+
+    arms = {"cpt": {0: arm(40), 1: arm(40)}, "cft": {0: arm(30), 1: arm(20)}}  # 10 and 20 points, classes alike
+    row = compare_f1(arms)[1]
+    assert row["difference"] == pytest.approx(15.0, abs=1e-6) and row["seeds"] == 2
+    assert row["difference_high"] - row["difference"] > 12.7 * 5 - 1e-6  # t over the two differences, plus items
+
+
+def test_outcomes_without_predictions_have_no_f1():
+    rows = named([0, 1, 2], [0, 1, 2])
+    del rows[1]["prediction"]
+    with pytest.raises(InputError, match="item 'q1' has no prediction"):
+        compare_f1({"cpt": {0: rows}})
+    with pytest.raises(InputError, match="share their classes"):
+        compare_f1({"cpt": {0: outcomes([1, 0])}})
+
+
+# --- simulated truth: does 95 % mean 95 %? ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [235, 500, 1089, 1273])
+@pytest.mark.parametrize("share", [0.25, 0.4, 0.5, 0.6, 0.75, 0.9])
+def test_wilson_covers_what_it_says(n: int, share: float):
+    assert abs(coverage.wilson_coverage(n, share) - 0.95) <= 0.015
+
+
+@pytest.mark.parametrize(("n", "share"), [(240, 0.5), (240, 0.8), (1000, 0.6)])
+def test_mcnemar_keeps_its_level(n: int, share: float):
+    discordant, exact, mid = coverage.mcnemar_rejections(2000, n, share)
+    assert discordant >= 60 and exact <= 0.05 and abs(mid - 0.05) <= 0.015
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("between", [0.0, 0.25])
+def test_the_interval_of_several_seeds_covers_other_items_and_other_seeds(seeds: int, between: float):
+    found = coverage.seeds_result(seeds, between, repetitions=500)
+    assert found["rejected"] <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 500)
+    assert found["covered"] >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 500)
+
+
+def test_seeds_alone_and_items_alone_would_not_cover():
+    found = coverage.seeds_result(seeds=10, between=0.15, repetitions=1000)
+    assert max(found["t_covered"], found["items_covered"]) < 0.93 < found["covered"]
+
+
+def test_what_several_seeds_could_have_seen_is_seen_four_times_in_five():
+    generator = numpy.random.default_rng(0)
+    spread = Spread(items=0.0004, seeds=0.0001, count=5)
+    truth, seen = spread.detectable(), []
+    for _ in range(2000):
+        scatter = 0.0001 * generator.chisquare(4) / 4
+        mean = generator.normal(truth, 0.0005**0.5)
+        seen.append(abs(mean) > Spread(0.0004, scatter, 5).half())
+    assert 0.75 <= numpy.mean(seen) <= 0.88
+
+
+def test_the_bootstrap_of_f1_covers_nearly_what_it_says():
+    found = coverage.f1_coverage("3 classes, 235 items", repetitions=200, draws=300)
+    assert all(0.90 <= share <= 0.99 for share in found.values())  # the full table: tests/benchmarks/coverage.py

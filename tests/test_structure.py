@@ -23,7 +23,7 @@ ORDER = [
     {"examples"},
     {"instructions"},
     {"scoring"},
-    {"training", "benchmarks"},
+    {"training", "benchmarks", "outcomes"},
     {"metrics"},
     {"evaluation"},
     {"statistics"},
@@ -31,12 +31,14 @@ ORDER = [
     {"experiment"},
     {"synthetic"},
     {"report"},
+    {"widgets"},
     {"pipeline"},
     {"selftest"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
-TESTING = {"benchmarks", "metrics", "evaluation", "statistics", "leakage"}
+TESTING = {"benchmarks", "outcomes", "metrics", "evaluation", "statistics", "leakage"}
 FILES = sorted(path for path in PACKAGE_ROOT.rglob("*.py") if "notebooks" not in path.parts)
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 IDS = [path.relative_to(PACKAGE_ROOT).as_posix() for path in FILES]
@@ -75,7 +77,8 @@ def rank(name: str) -> int:
 def test_imports_go_one_way(path):
     own = stage(module_name(path))
     others = {stage(name) for name in imports_of(path)} - {own, ""}
-    if own != "cli":
+    assert "widgets" not in others, f"{path}: widgets are for notebooks"
+    if own != "commands":
         assert "ctxft.world.build" not in imports_of(path), f"{path}: only the command line makes the practice models"
     if own == "":
         return

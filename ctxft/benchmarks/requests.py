@@ -37,15 +37,17 @@ def form_of(benchmark: Benchmark, form: str) -> str:
     return benchmark.form or check_known(form, FORMS, "form")
 
 
-def style_of(benchmark: Benchmark, form: str, shots: int = 0, chat_template: bool = False) -> str:
+def style_of(
+    benchmark: Benchmark, form: str, shots: int = 0, chat_template: bool = False, written: bool = False
+) -> str:
     """Return in words how a benchmark is asked; scores of two styles cannot be compared.
 
     Example:
         >>> style_of(Benchmark("own", (), "a file"), "lettered", shots=5)
         'lettered, 5-shot'
     """
-    parts = [form_of(benchmark, form), f"{shots}-shot" if shots else "", "chat template" if chat_template else ""]
-    return ", ".join(part for part in parts if part)
+    parts = {f"{shots}-shot": shots, "chat template": chat_template, "written answers": written}
+    return ", ".join([form_of(benchmark, form), *(part for part, holds in parts.items() if holds)])
 
 
 def render(question: Question, form: str, benchmark_name: str) -> tuple[str, list[str]]:
@@ -85,7 +87,11 @@ def examples_for(benchmark: Benchmark, question: Question) -> Sequence[Question]
 
 
 def requests_of(
-    benchmark: Benchmark, form: str, shots: int = 0, tokenizer: PreTrainedTokenizerBase | None = None
+    benchmark: Benchmark,
+    form: str,
+    shots: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    written: bool = False,
 ) -> list[tuple[str, list[str]]]:
     """Write all questions of a benchmark as a model reads them.
 
@@ -94,6 +100,7 @@ def requests_of(
         form: as for ``render``; a benchmark with a form of its own keeps that.
         shots: the first so many solved questions are shown before each.
         tokenizer: writes everything as one turn of the user in its chat template; None leaves the text plain.
+        written: a line before the question says which answers there are, for a model that writes its own.
 
     Returns:
         (context, continuations) for each question. Behind a chat template continuations have no space before them, as in
@@ -119,8 +126,9 @@ def requests_of(
                 f"question '{question.id}' has {len(examples)} examples to show, not {shots}: load with shots."
             )
         shown = "".join(_solved(example, form, benchmark.name) for example in examples)
-        context = _about(question, form, benchmark.name) + shown + _body(question, form, benchmark.name)
         choices = _choices(question, form)
+        told = f"Answer with exactly one of these and nothing else: {'; '.join(choices)}\n\n" if written else ""
+        context = _about(question, form, benchmark.name) + shown + told + _body(question, form, benchmark.name)
         if tokenizer is None:
             requests.append((context, [f" {choice}" for choice in choices]))
         else:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctxft.benchmarks import FORMS, NAMES
+from ctxft.benchmarks.catalog import LOADERS
 from ctxft.corpora.documents import CorpusConfig
 from ctxft.instructions import PRACTICE
+from ctxft.outcomes import RULES
 from ctxft.prompts import ARMS, BOOKS
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
@@ -63,7 +65,7 @@ class InstructionConfig:
         own = {
             name: getattr(self, name) for name in ("learning_rate", "batch_passages") if getattr(self, name) is not None
         }
-        own |= {"epochs": self.epochs or 1, "steps": self.steps}
+        own |= {"epochs": 1 if self.epochs is None else self.epochs, "steps": self.steps}
         return dataclasses.replace(train, **own, **({"batch_tokens": None} if self.batch_passages else {}))
 
 
@@ -98,21 +100,29 @@ class EvaluationConfig:
             named first); pubmedqa and the financial sets are always asked in the last.
         shots: solved questions shown before each: MMLU has five a subject, your own x.jsonl those of x.dev.jsonl.
         chat_template: write each question as a turn of the user in the tokenizer's chat template.
+        rule: "likelihood" (the choice whose log-likelihood is highest) or "generate" (the model writes its answer; for
+            models made to follow instructions).
         limit: at most this many items of each benchmark.
         data: folder with local benchmark files; None loads from the hub.
-        token_budget: tokens in one forward pass, padding included; changes speed and memory only.
+        revisions: commits or tags of hub sets, such as "medqa@1a2b3c4"; the others take their main branch. Files of
+            ``data`` have none. What was loaded stands in metrics.json.
+        token_budget: tokens in one forward pass, padding included; None takes what suits the device; changes speed and
+            memory only.
     """
 
     benchmarks: list[str] = field(default_factory=lambda: ["practice-mmlu"])
     form: str = "options"
     shots: int = 0
     chat_template: bool = False
+    rule: str = "likelihood"
     limit: int | None = None
     data: str | None = None
-    token_budget: int = 4096
+    revisions: list[str] = field(default_factory=list)
+    token_budget: int | None = None
 
     def __post_init__(self) -> None:
         check_known(self.form, FORMS, "evaluation.form")
+        check_known(self.rule, RULES, "evaluation.rule")
         for name in ("limit", "token_budget"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")
@@ -126,9 +136,20 @@ class EvaluationConfig:
                 raise InputError(
                     f"unknown benchmark '{name}'{nearest(name, NAMES)}; known: {known}, or the path of a .jsonl file."
                 )
+        for pair in self.revisions:
+            name, _, revision = pair.partition("@")
+            if name not in self.benchmarks or name not in LOADERS or not revision:
+                raise InputError(
+                    f"evaluation.revisions: '{pair}' must be NAME@COMMIT, where NAME is one of evaluation.benchmarks that "
+                    "the hub has, such as medqa@1a2b3c4."
+                )
         stems = [name if name in NAMES else Path(name).stem for name in self.benchmarks]
         if twice := [stem for stem in stems if stems.count(stem) > 1]:
             raise InputError(f"evaluation.benchmarks: two benchmarks are called '{twice[0]}': rename a file.")
+
+    def revision_of(self, name: str) -> str | None:
+        """Return the hub revision that is asked for of a benchmark; None takes the main branch."""
+        return dict(pair.split("@", 1) for pair in self.revisions).get(name)
 
 
 @dataclass
@@ -172,6 +193,10 @@ class ExperimentConfig:
                 raise InputError(f"{what} must be a list of different values with at least one, found {values}.")
         for arm in self.arms:
             check_known(arm, ARMS, "arm")
+        try:
+            self.ift.recipe(self.train)
+        except InputError as error:
+            raise InputError(f"ift: {error}") from None
         for seed in self.seeds:
             if not 0 <= seed < 2**32:
                 raise InputError(f"seeds must be whole numbers from 0 to 2**32 - 1, found {seed}.")

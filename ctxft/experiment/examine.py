@@ -11,18 +11,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.benchmarks import Benchmark, load_benchmark, style_of
-from ctxft.evaluation import evaluate, write_outcomes
+from ctxft.evaluation import evaluate
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.prepare import read_passages, require_same, rows_of
 from ctxft.experiment.probe import forgetting, probe_state
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
 from ctxft.metrics import metrics
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
+from ctxft.outcomes import Journal, write_outcomes
 from ctxft.runtime import InputError, read_json, sha256, write_json
 from ctxft.scoring import text_losses
 from ctxft.world.exams import EXAMS
 
-SCORING_REVISION = 2  # raised when the same model and items would get other scores
+SCORING_REVISION = 3  # raised when the same model and items would get other scores
 HELD_OUT_SEED = 0  # draws the prompts before held-out passages, the same for every arm and seed
 
 
@@ -53,12 +54,13 @@ def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Bench
     options = config.evaluation
     data = Path(options.data) if options.data else None
     here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix == ".jsonl"]
-    return [load_benchmark(name, data=data, limit=options.limit, shots=options.shots) for name in here]
+    how = {"data": data, "limit": options.limit, "shots": options.shots}
+    return [load_benchmark(name, revision=options.revision_of(name), **how) for name in here]
 
 
 def _style(config: ExperimentConfig, benchmark: Benchmark) -> str:
     options = config.evaluation
-    return style_of(benchmark, options.form, options.shots, options.chat_template)
+    return style_of(benchmark, options.form, options.shots, options.chat_template, options.rule == "generate")
 
 
 def _due(
@@ -77,12 +79,8 @@ def _due(
         keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, _style(config, benchmark)])
         if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
             due.append(benchmark)
-    return (
-        found,
-        keys,
-        sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"], probe_state(config, hashes)]),
-        due,
-    )
+    held_out = [SCORING_REVISION, model, hashes["held_out"], hashes["prompts"], probe_state(config, hashes)]
+    return found, keys, sha256(held_out), due
 
 
 def is_examined(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]) -> bool:
@@ -113,15 +111,15 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     for benchmark in due:
         found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
         write_json(folder / "metrics.json", found)
-        asked = {"shots": options.shots, "chat_template": options.chat_template}
-        outcomes = evaluate(model, tokenizer, benchmark, options.form, options.token_budget, **asked)
+        journal = Journal(folder / f"{benchmark.name}.partial", keys[benchmark.name])
+        how = {"shots": options.shots, "chat_template": options.chat_template, "rule": options.rule}
+        how |= {"token_budget": options.token_budget, "journal": journal}
+        outcomes = evaluate(model, tokenizer, benchmark, options.form, **how)
         write_outcomes(folder / f"{benchmark.name}.jsonl", outcomes)
+        journal.finish()
         origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-        record = metrics(outcomes, benchmark) | {
-            "key": keys[benchmark.name],
-            "form": _style(config, benchmark),
-            **origin,
-        }
+        record = metrics(outcomes, benchmark) | origin
+        record |= {"key": keys[benchmark.name], "form": _style(config, benchmark), "rule": options.rule}
         found["benchmarks"][benchmark.name] = record
         write_json(folder / "metrics.json", found)
     write_json(folder / "metrics.json", found)

@@ -5,6 +5,7 @@ ift.source -> instructions.jsonl, instructions_held_out.jsonl, instructions.json
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.hub import resolve_revision
 from ctxft.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
+from ctxft.models import model_hash
 from ctxft.prompts import stages_of
 from ctxft.runtime import InputError, hash_file, read_json, read_jsonl, seeded, sha256, write_json, write_jsonl
 from ctxft.world.instructions import practice_instructions
@@ -55,6 +57,10 @@ def prepare_instructions(config: ExperimentConfig, tokenizer: PreTrainedTokenize
     if not known and options.source != PRACTICE and not Path(options.source).is_file():
         commit = resolve_revision(options.source, "dataset", options.revision, WHERE_TO_PUT)
     state = _source_state(config, commit)
+    made_for = sha256([dataclasses.asdict(options), config.train.window, model_hash(config.model, config.revision)])
+    if known and known["made for"] != made_for:  # by a preparation that did not come to its end
+        path.unlink()
+        return prepare_instructions(config, tokenizer)
     if known and known["source"] != state:
         raise InputError(f"{options.source} was changed after {path} was made: choose another name, or remove the run.")
     if known:
@@ -72,7 +78,7 @@ def prepare_instructions(config: ExperimentConfig, tokenizer: PreTrainedTokenize
     counts["instructions held out"] = len(held)
     write_jsonl(config.folder / "instructions.jsonl", kept)
     write_jsonl(config.folder / "instructions_held_out.jsonl", held)
-    hashes = {"source": state, "rows": sha256([kept, held]), "commit": commit}
+    hashes = {"source": state, "made for": made_for, "rows": sha256([kept, held]), "commit": commit}
     write_json(path, {**hashes, "counts": dict(sorted(counts.items()))})
     return dict(counts)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas
 
 from ctxft.benchmarks import Benchmark
-from ctxft.evaluation import read_outcomes
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import books_of
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks
 from ctxft.leakage import VERDICTS, find_leaks, metrics_with_clean
+from ctxft.outcomes import read_outcomes
 from ctxft.runtime import InputError, from_mapping, parse_json, read_json, write_json
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.benchmarks.requests import require_chat_template
@@ -25,6 +26,7 @@ from ctxft.experiment.instruct import has_instructions, prepare_instructions
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
 from ctxft.prompts import ARMS, TEXT_STAGES, PromptBook, load_book, prompt_for, require_label, stages_of
 from ctxft.runtime import InputError, code_revision, read_json, read_jsonl, sha256, versions, write_json, write_jsonl
+from ctxft.training.config import FREE
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
@@ -116,12 +118,20 @@ def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokeni
 def prepare(config: ExperimentConfig) -> Path:
     """Cut the corpus, count its tokens and write what all arms share; a folder that is prepared already is checked.
 
+    Processes that prepare the same run at the same time do so one after another.
+
     Returns:
         The run folder.
 
     Raises:
         InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
     """
+    config.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(config.folder.parent / f".{config.name}.lock"):
+        return _prepare(config)
+
+
+def _prepare(config: ExperimentConfig) -> Path:
     folder, wanted, manifest = config.folder, config, manifest_of(config)
     config = pinned(config, manifest)
     check_model(config.model, config.revision, config.train.window)
@@ -244,6 +254,7 @@ def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
     then, now = flat(manifest["config"]), flat(config.identity())
     free = "ift." if not has_instructions(manifest["config"]["arms"]) else None  # no arm has that stage yet
     now = {key: value for key, value in now.items() if key not in BY_HASH and not (free and key.startswith(free))}
+    now = {key: value for key, value in now.items() if key.removeprefix("train.") not in FREE}
     changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
     changed += [f"the {key} changed" for key, value in inputs.items() if manifest["hashes"].get(key) != value]
     if changed:

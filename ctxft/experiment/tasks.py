@@ -119,15 +119,25 @@ def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True
     """
     folder = arm_folder(config, arm, seed)
     if is_trained(config, arm, seed):
-        return read_json(folder / "done.json")
+        return _require_lineage(config, arm, seed, read_json(folder / "done.json"))
     read_passages(config.folder)  # refuses a folder that is not prepared, before anything is written there
     *before, _ = stages_of(arm)
-    if before:
+    if before:  # of an earlier stage
         train_task(config, "-".join(before), seed, quiet, wait=True)
     with _only_process(config, arm, seed, wait):
         if is_trained(config, arm, seed):  # by the process that was waited for
             return read_json(folder / "done.json")
         return _train(config, arm, seed, quiet)
+
+
+def _require_lineage(config: ExperimentConfig, arm: str, seed: int, done: dict) -> dict:
+    """Return a finished training's record, or refuse it where the model of its earlier stage is another one now."""
+    first = arm_folder(config, "-".join(stages_of(arm)[:-1]), seed) / "done.json"
+    if done.get("start") and first.exists() and read_json(first)["model_hash"] != done["start"]:
+        raise InputError(
+            f"{first.parent} was trained anew since {arm_folder(config, arm, seed)} went on from it: remove the latter."
+        )
+    return done
 
 
 @contextlib.contextmanager

@@ -4,18 +4,21 @@ from ctxft.report.claims import claims
 from ctxft.report.figures import ARM_COLORS, differences_figure, loss_figure, results_figure
 from ctxft.report.page import write_report
 from ctxft.report.record import RunRecord, read_run
-from ctxft.report.tables import loss_table, results_table, subject_table
+from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
+from ctxft.report.verdicts import verdicts
 
 __all__ = [
     "ARM_COLORS",
     "RunRecord",
     "claims",
     "differences_figure",
+    "f1_table",
     "loss_figure",
     "loss_table",
     "read_run",
     "results_figure",
     "results_table",
     "subject_table",
+    "verdicts",
     "write_report",
 ]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas
 
 from ctxft.report.record import RunRecord, as_record
-from ctxft.statistics import Outcomes, compare
+from ctxft.report.verdicts import p_value
+from ctxft.statistics import Outcomes, compare, corrected
 from ctxft.world.exams import EXAMS
 
 # Choi et al., ICLR 2025, abstract: in the medical and in the financial domain.
@@ -16,20 +17,22 @@ CLAIMS = (
     ("negative prompts end below contextual ones (NEG-CFT below CFT)", "neg", "cft"),
     ("precondition: training teaches the text (CPT above the base model)", "cpt", "base"),
 )
+# Made where a run has the arms with a second stage.
+TUNED_CLAIM = ("CFT then instruction tuning beats CPT then instruction tuning", "cft-ift", "cpt-ift")
 # Practice exams about what the base model could do before training; no claim of the paper is about them.
 FORGETTING = tuple(
     name for name, exam in EXAMS.items() if exam.split not in ("new", "tuning") or exam.kind == "two-hop"
 )
-UNTESTED = (
-    ("CFT then instruction tuning beats CPT then instruction tuning", "no such arms in this run"),
-    ("it holds in the medical and in the financial domain, each on its own", "one corpus in this run"),
-)
+UNTESTED = ("it holds in the medical and in the financial domain, each on its own", "one corpus in this run")
 
 
-def _verdict(arms: Outcomes, arm: str, reference: str) -> str | None:
-    if arm not in arms or reference not in arms:
-        return None
-    return next(row["verdict"] for row in compare(arms, reference) if row["arm"] == arm)
+def _rows(learned: dict[str, Outcomes], arm: str, reference: str) -> dict[str, dict]:
+    """Return benchmark -> the row of the arm, corrected over the benchmarks that both arms have."""
+    both = {name: arms for name, arms in learned.items() if arm in arms and reference in arms}
+    tables = corrected(
+        {name: compare({a: arms[a] for a in (arm, reference)}, reference) for name, arms in both.items()}
+    )
+    return {name: next(row for row in rows if row["arm"] == arm) for name, rows in tables.items()}
 
 
 def claims(run: RunRecord | str | Path) -> pandas.DataFrame:
@@ -40,22 +43,25 @@ def claims(run: RunRecord | str | Path) -> pandas.DataFrame:
 
     Returns:
         Columns claim, benchmark, here ("shown", "not shown", "the contrary" or "not tested") and verdict. What is
-        called shown stands in ``statistics.compare``.
+        called shown stands in ``statistics.compare``; here it must also stand after Holm's correction over the benchmarks.
 
     Example:
         >>> claims("runs/mini")  # doctest: +SKIP
     """
     rows = []
     learned = {name: arms for name, arms in as_record(run).outcomes.items() if name not in FORGETTING}
-    for claim, arm, reference in CLAIMS:
+    tuned = any({"cft-ift", "cpt-ift"} <= set(arms) for arms in learned.values())
+    untested = [UNTESTED] if tuned else [(TUNED_CLAIM[0], "no such arms in this run"), UNTESTED]
+    for claim, arm, reference in (*CLAIMS, TUNED_CLAIM) if tuned else CLAIMS:
         expected = "lower" if arm == "neg" else "higher"
-        for name, arms in learned.items():
-            verdict = _verdict(arms, arm, reference)
-            if verdict is None:
+        found = _rows(learned, arm, reference)
+        for name in learned:
+            if name not in found:
                 rows.append((claim, name, "not tested", f"arm {arm} or {reference} is missing"))
                 continue
-            here = "shown" if verdict.startswith(expected) else "not shown"
-            here = here if verdict.startswith(("no difference", expected)) else "the contrary"
-            rows.append((claim, name, here, verdict))
-    rows += [(claim, "", "not tested", why) for claim, why in UNTESTED]
+            word = found[name]["word"]
+            here = "shown" if word == expected else "not shown" if word.startswith("not") else "the contrary"
+            holm = f", Holm p {p_value(found[name]['holm'])}" if found[name]["shown"] else ""
+            rows.append((claim, name, here, found[name]["verdict"] + holm))
+    rows += [(claim, "", "not tested", why) for claim, why in untested]
     return pandas.DataFrame(rows, columns=["claim", "benchmark", "here", "verdict"])

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
 from ctxft.report.record import RunRecord, as_record
-from ctxft.report.tables import compared, loss_table, results_table, subject_table
+from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
+from ctxft.report.verdicts import how_to_read, overall, verdicts
 from ctxft.runtime import write_text
 from ctxft.statistics import common_seeds
 from ctxft.world.exams import EXAMS
@@ -70,8 +71,9 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
         f"<h1>{title}</h1>",
         '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
         "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text, and in nothing else.</p>",
-        _section("What the tests say", _list(_verdicts(run, reference))),
+        _section("What the tests say", _list(verdicts(run, reference))),
         _section("Results", _results(results_table(run, reference)), _legend(reference)),
+        _section("F1 of the classes", _frame(f1), _F1) if len(f1 := f1_table(run, reference)) else "",
         _section("Held-out text", _frame(loss_table(run)), _HELD_OUT),
         _section("Accuracy", _image(results_figure(run), "accuracy per arm and benchmark")),
         _section("Training loss", _image(loss_figure(run), "training loss per arm")) if trained else "",
@@ -90,15 +92,12 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
 # --- what the page says -----------------------------------------------------------------------------------------------
 
 
-def _verdicts(run: RunRecord, reference: str) -> list[str]:
-    return [
-        f"{name}, {row['arm']}: {row['verdict']}."
-        for name, rows in compared(run, reference).items()
-        for row in rows
-        if row["arm"] != reference
-    ]
-
-
+_F1 = (
+    '<p class="note">Means over seeds, with 95 % intervals: of an arm by a bootstrap over items; of a difference, on the '
+    "same items and seeds, by that bootstrap and, with several seeds, their scatter. Macro counts every class alike, "
+    "weighted by how often it is right. Where no item tells the arms apart, or all are "
+    "right, a bootstrap knows no interval. Verdicts are about accuracy.</p>"
+)
 _HELD_OUT = (
     '<p class="note">Loss in nats per token on documents that no arm was trained on, without a prompt and behind the '
     "prompts of arm cft; means over seeds.</p>"
@@ -106,17 +105,7 @@ _HELD_OUT = (
 
 
 def _legend(reference: str) -> str:
-    said = (
-        "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Differences are points of accuracy "
-        f"minus that of {reference}, paired by item and seed. With one seed their interval is over items (Agresti and "
-        "Min); with several it is the smallest that holds both that of the mean difference over items and Student's t "
-        "over seeds. A difference is called shown when this interval leaves out 0 and, with one seed, McNemar's p is "
-        "below 0.05 too. McNemar's p is exact, one for each seed; with several seeds no verdict depends on it. "
-        '"Could have seen" is the smallest true difference that such a test finds in four of five repetitions, given how '
-        "often the two arms disagree; fewer than six items can never be enough for it. "
-        "Chance is guessing; majority is always giving the commonest answer position, or label."
-    )
-    return f'<p class="note">{html.escape(said)}</p>'
+    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference))
 
 
 def _caveats(run: RunRecord, reference: str) -> list[str]:
@@ -126,8 +115,8 @@ def _caveats(run: RunRecord, reference: str) -> list[str]:
     several = f"{seeds} seeds are few: intervals over seeds are wide, and a null result is not a proof of equality."
     said = [
         one_seed if seeds == 1 else several,
-        f"The page holds {tests} comparisons and corrects for none: where no arm differs, each still has a chance of "
-        "up to 1 in 20 to look different.",
+        f"The page holds {tests} comparisons. Holm's p counts, for each arm, its benchmarks as one family; arms are not "
+        f"counted together there. {overall(run, reference)} Intervals are not corrected.",
         "Whether benchmark items stand in the training text is not examined here; items that do would favour every "
         "trained arm over base.",
         "Held-out loss and accuracy are different questions and may rank the arms differently.",
@@ -161,6 +150,8 @@ def _about_items(run: RunRecord) -> list[str]:
                 f"{name}: over all arms and seeds, {ties} answers were ties (the first choice was taken) and {cut} "
                 "questions were longer than the window (cut from the left)."
             )
+        if silent := sum(one["unanswered"] for one in found):
+            said.append(f"{name}: over all arms and seeds, {silent} written texts gave no answer and count as wrong.")
     return said
 
 

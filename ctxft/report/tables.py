@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas
 
-from ctxft.prompts import ARMS
 from ctxft.report.record import RunRecord, as_record
-from ctxft.runtime import InputError, check_known
-from ctxft.statistics import common_seeds, compare
+from ctxft.report.verdicts import compared, p_value
+from ctxft.runtime import check_known
+from ctxft.statistics import common_seeds, compare_f1
+from ctxft.statistics.f1 import AVERAGES, f1_lines
 
 
 def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas.DataFrame:
@@ -23,8 +24,9 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
 
     Returns:
         Columns benchmark, arm, seeds, accuracy %, 95 % interval, difference to the reference in points with its
-        interval (over items and, with several seeds, over seeds too), McNemar p per seed, and macro F1 (mean over seeds; only
-        where all questions have the same choices); "" where there is nothing. Seeds that not every trained arm has are left out.
+        interval (over items and, with several seeds, over seeds too), p, Holm p (each arm's benchmarks are one family),
+        macro F1 (mean over seeds; only where all questions have the same choices) and verdict: "higher", "lower", "not
+        after Holm" or "not shown"; "" where there is nothing. Seeds that not every trained arm has are left out.
 
     Raises:
         InputError: the reference was not evaluated, two arms were asked different items, or no seed is common to all.
@@ -38,30 +40,55 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
                 f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
                 f"{row['difference']:+.1f}" if known else "",
                 f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}" if known else "",
-                " / ".join(_p_value(p) for p in row["mcnemar"]),
+                p_value(row["p"]),
+                p_value(row["holm"]),
                 _mean(
                     100 * one["benchmarks"][name].get("macro_f1", math.nan) for one in _metrics(run, name, row["arm"])
                 ),
+                row["word"],
             )
             rows.append(cells)
         for line, share in lines_of(run, name).items():
             f1 = run.metrics_of(name)[0].get("majority_macro_f1", math.nan) if line == "majority" else math.nan
-            rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 4, _mean([100 * f1])))
+            rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 5, _mean([100 * f1]), ""))
     measured = ("seeds", "accuracy %", "95 % interval", f"minus {reference}", "its 95 % interval")
-    columns = ["benchmark", "arm", *measured, "McNemar p", "macro F1 %"]
+    columns = ["benchmark", "arm", *measured, "p", "Holm p", "macro F1 %", "verdict"]
     return pandas.DataFrame(rows, columns=columns)
 
 
-def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
-    """Return for each benchmark the rows of ``compare``; raises InputError if the reference was not evaluated."""
-    check_known(reference, ARMS, "reference arm")
-    for name, arms in run.outcomes.items():
-        if reference not in arms:
-            raise InputError(
-                f"benchmark '{name}' was not evaluated for the reference arm '{reference}' (only for "
-                f"{', '.join(arms)}): evaluate it, or choose another with --reference ARM."
-            )
-    return {name: compare(arms, reference) for name, arms in run.outcomes.items()}
+def f1_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas.DataFrame:
+    """Return macro and weighted F1 of every arm on the benchmarks whose questions share their choices.
+
+    Args:
+        run: a run folder, or a run that is read already.
+        reference: the arm that differences are taken to.
+
+    Returns:
+        Columns benchmark, arm and, for either average, F1 in % and its difference to the reference in points; both with
+        95 % intervals in brackets (``statistics.compare_f1``). The chance and majority lines stand below, as rows of
+        their own. No rows where the run has no such benchmark.
+    """
+    run, rows = as_record(run), []
+    for name in [name for name in run.outcomes if "macro_f1" in run.metrics_of(name)[0]]:
+        found = [compare_f1(run.outcomes[name], reference, average) for average in AVERAGES]
+        for pair in zip(*found, strict=True):
+            rows.append((name, pair[0]["arm"], *[cell for row in pair for cell in _f1_cells(row)]))
+        items = next(iter(run.outcomes[name][reference].values()))
+        lines = [f1_lines(items, average) for average in AVERAGES]
+        rows += [
+            (name, f"({line})", *[c for one in lines for c in (f"{100 * one[line]:.1f}", "")]) for line in lines[0]
+        ]
+    columns = [title for average in AVERAGES for title in (f"{average} F1 %", f"{average} minus {reference}")]
+    return pandas.DataFrame(rows, columns=["benchmark", "arm", *columns])
+
+
+def _f1_cells(row: dict) -> tuple[str, str]:
+    own, value = f"{100 * row['f1']:.1f}", f"{row['difference']:+.1f}"
+    if not math.isnan(row["low"]):
+        own += f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    if not math.isnan(row["difference_low"]):
+        value += f" ({row['difference_low']:+.1f} to {row['difference_high']:+.1f})"
+    return own, "" if math.isnan(row["difference"]) else value
 
 
 def lines_of(run: RunRecord, name: str) -> dict[str, float]:
@@ -111,10 +138,6 @@ def _metrics(run: RunRecord, benchmark: str, arm: str) -> list[dict]:
 def _mean(values: Iterable[float], digits: int = 1) -> str:
     values = list(values)
     return f"{math.fsum(values) / len(values):.{digits}f}" if values and not any(map(math.isnan, values)) else ""
-
-
-def _p_value(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def subject_table(run: RunRecord | str | Path, benchmark: str) -> pandas.DataFrame:

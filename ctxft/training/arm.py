@@ -13,6 +13,8 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from peft import PeftModel
 from tqdm import tqdm
@@ -31,14 +32,12 @@ from ctxft.examples import IGNORE_INDEX, special_tokens
 from ctxft.models import model_hash, pick_device
 from ctxft.runtime import InputError, read_json, sha256, whole_folder, write_json, write_text
 from ctxft.training.attention import choose_attention
-from ctxft.training.checkpoint import load_checkpoint, resume_point, save_checkpoint, trained, whole
-from ctxft.training.config import TrainConfig, learning_rate
+from ctxft.training.checkpoint import load_checkpoint, plain_name, resume_point, save_checkpoint, trained, whole
+from ctxft.training.config import FREE, TrainConfig, learning_rate
 from ctxft.training.network import build_network, check_rows, probe
 from ctxft.training.order import passage_order
 from ctxft.training.packing import MicroBatch, Row, micro_batches, share_out
-
-# Part of the recipe that changes speed and memory only: a training may be resumed with other values.
-FREE = ("micro_batch_tokens", "save_every", "gradient_checkpointing", "tensorboard", "device", "threads", "attention")
+from ctxft.training.spread import start_training
 
 
 @dataclass
@@ -97,34 +96,15 @@ class Training:
         return whole(norm).item()
 
 
-def _start(network: torch.nn.Module, config: TrainConfig, device: str) -> tuple:
-    """Return (accelerator, network, optimizer), spread over the processes that were launched together."""
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier training here may have used another device
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no" if device == "cpu" else "bf16")
-    learned = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},  # norms and biases
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=tuple(config.betas),
-        eps=config.epsilon,
-        fused=True,
-    )
-    network, optimizer = accelerator.prepare(network, optimizer)
-    return accelerator, network, optimizer
-
-
-def _recipe(config: TrainConfig, seed: int, rows: int) -> dict:
+def _recipe(config: TrainConfig, seed: int, rows: int, start: Path | None) -> dict:
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
-    return {**values, "seed": seed, "rows": rows}
+    return {**values, "seed": seed, "rows": rows, "start": model_hash(str(start)) if start else None}
 
 
 def _keep_lines(path: Path, steps: int) -> None:
-    """Forget log lines of steps after a checkpoint: they are taken again."""
+    """Forget log lines of steps after a checkpoint, which are taken again, and what a kill left half-written."""
+    for left in path.parent.glob(".*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.exists() else []
     write_text(path, "".join(kept))
 
@@ -173,10 +153,15 @@ def targets_of(rows: Sequence[Row]) -> list[int]:
 
 def save_model(network: torch.nn.Module, accelerator: Accelerator, folder: Path) -> None:
     """Write a trained network as safetensors, gathered from all processes; only the first process's folder is kept."""
-    state = {name: whole(value) for name, value in trained(network).items()}
+    state = {}
+    for name, value in trained(network).items():
+        gathered = whole(value)
+        if accelerator.is_main_process:
+            state[name] = gathered
     model = accelerator.unwrap_model(network)
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
-    plain.set_attn_implementation("sdpa")  # what loads the folder need not know ours
+    if not isinstance(model, PeftModel):  # buffers that belong to the weights, of some kinds of models
+        saved = {plain_name(name): value for name, value in model.state_dict().items()}
+        state |= {name: whole(value) for name, value in model.named_buffers() if name in saved}
     if accelerator.is_main_process:
         model.save_pretrained(folder, state_dict=state)
 
@@ -228,14 +213,19 @@ def train_arm(
     """
     set_seed(seed)
     device = pick_device(config.device)  # told before any weights are read
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
+        "1",
+        "true",
+    ):  # `accelerate launch --cpu`, though a GPU is there
+        device = "cpu"
     attention = choose_attention(config.attention, config.pack, device)
     order = passage_order(targets_of(rows), config, seed) if order is None else order
     network = build_network(model, revision, config, attention, start)
     check_rows(rows, network, config)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = _recipe(config, seed, len(rows))
+    recipe = _recipe(config, seed, len(rows), start)
     checkpoint = resume_point(folder, recipe)
-    accelerator, network, optimizer = _start(network, config, device)
+    accelerator, network, optimizer = start_training(network, config, device)
     pad, first = special_tokens(tokenizer).pad, accelerator.is_main_process
     probe(network, rows[order[0][0]], config, attention, pad, accelerator.device.type)
     training = Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
@@ -270,14 +260,16 @@ def train_arm(
         if first:
             _complete_model(Path(place), tokenizer, model if config.method == "lora" else None, files or {})
     if first:
+        targets = targets_of(rows)
         done = {
             "optimizer_steps": len(order),
             "passages": len(rows),
-            "target_tokens": sum(targets_of(rows)[i] for step in order for i in step),
+            "target_tokens": sum(targets[i] for step in order for i in step),
             "seconds": round(seconds, 2),
             "model_hash": model_hash(str(folder / "model")),
             "train": dataclasses.asdict(config),
             "seed": seed,
+            "start": recipe["start"],
         }
         write_json(folder / "done.json", done)
     accelerator.wait_for_everyone()

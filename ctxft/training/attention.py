@@ -90,7 +90,9 @@ AttentionInterface.register("ctxft_varlen", _by_bounds)
 
 
 def choose_attention(wanted: str, pack: bool, device: str) -> str:
-    """Return the attention that "auto" stands for: segments on a CPU, varlen on a GPU, sdpa where rows are padded.
+    """Return the attention that "auto" stands for.
+
+    Segments on a CPU, varlen on a GPU that has flash attention, sdpa where rows are padded.
 
     Raises:
         InputError: the wanted one needs packing, or a GPU.
@@ -100,7 +102,8 @@ def choose_attention(wanted: str, pack: bool, device: str) -> str:
         'segments'
     """
     if wanted == "auto":
-        return "sdpa" if not pack else ("segments" if device == "cpu" else "varlen")
+        flash = device != "cpu" and torch.cuda.get_device_capability() >= (8, 0)  # flash attention needs an Ampere GPU
+        return "sdpa" if not pack else ("varlen" if flash else "segments")
     if wanted in ("segments", "varlen") and not pack:
         raise InputError(f"train.attention {wanted} lays rows in one line: set train.pack to true, or take sdpa.")
     if wanted == "varlen" and device == "cpu":

@@ -60,9 +60,13 @@ def save_checkpoint(
         first: whether this process writes.
     """
     parameters = trained(model)
-    parts = {"weights": {name: whole(p) for name, p in parameters.items()}}
-    for part, key in MOMENTS.items():
-        parts[part] = {name: whole(optimizer.state[p][key]) for name, p in parameters.items()}
+    parts: dict[str, dict] = {part: {} for part in ("weights", *MOMENTS)}
+    for name, parameter in parameters.items():
+        held = {"weights": parameter} | {part: optimizer.state[parameter][key] for part, key in MOMENTS.items()}
+        for part, tensor in held.items():
+            gathered = whole(tensor)
+            if first:  # the others need not hold what they do not write
+                parts[part][name] = gathered
     if not first:
         return
     with whole_folder(folder / f"checkpoint-{state['step']}") as place:

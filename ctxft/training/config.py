@@ -12,6 +12,9 @@ SCHEDULES = ("linear", "cosine", "constant")
 DEVICES = ("auto", "cpu", "cuda")
 ATTENTIONS = ("auto", "segments", "varlen", "sdpa", "eager")
 LOSSES = ("chunked", "full")
+# What may change between a stop and a resume: speed and memory, and no result but by rounding (and, with dropout, by other
+# draws, where micro-batches change).
+FREE = ("micro_batch_tokens", "save_every", "gradient_checkpointing", "tensorboard", "threads", "attention")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -22,17 +22,17 @@ class _ChunkedLoss(torch.autograd.Function):
     """Cross-entropy summed over targets; ``parameters`` are those of the head, so that their gradients flow as usual."""
 
     @staticmethod
-    def forward(ctx, head, targets, chunk, hidden, *parameters):
+    def forward(ctx, targets, chunk, hidden, *parameters):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        learned = [p for p, needed in zip(parameters, ctx.needs_input_grad[4:], strict=True) if needed]
-        sums = [torch.zeros_like(p) for p in learned]
-        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[3] else None
+        learned = [p for p, needed in zip(parameters, ctx.needs_input_grad[3:], strict=True) if needed]
+        sums = [torch.zeros_like(p, dtype=torch.float32) for p in learned]
+        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[2] else None
         for begin in range(0, len(targets), chunk):
             part = slice(begin, begin + chunk)
             piece = hidden[part].detach().requires_grad_(hidden_grad is not None)
             inputs = ([piece] if hidden_grad is not None else []) + learned
             with torch.set_grad_enabled(bool(inputs)):
-                loss = cross_entropy(head(piece).float(), targets[part], reduction="sum")
+                loss = cross_entropy(linear(piece, *parameters).float(), targets[part], reduction="sum")
             total += loss.detach()
             if not inputs:
                 continue
@@ -41,7 +41,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 hidden_grad[part] = found.pop(0)
             for held, new in zip(sums, found, strict=True):
                 held.add_(new)
-        ctx.needed, ctx.sums, ctx.hidden_grad = ctx.needs_input_grad[4:], sums, hidden_grad
+        kinds = [p.dtype for p in parameters]
+        ctx.needed, ctx.sums = list(zip(ctx.needs_input_grad[3:], kinds, strict=True)), sums
+        ctx.hidden_grad = hidden_grad
         return total
 
     @staticmethod
@@ -50,19 +52,19 @@ class _ChunkedLoss(torch.autograd.Function):
         return (
             None,
             None,
-            None,
             None if ctx.hidden_grad is None else ctx.hidden_grad.mul_(gradient.to(ctx.hidden_grad.dtype)),
-            *(next(sums).mul_(gradient) if needed else None for needed in ctx.needed),
+            *(next(sums).mul_(gradient).to(dtype) if needed else None for needed, dtype in ctx.needed),
         )
 
 
 def chunked_loss(
-    head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor, chunk: int | None = None
+    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, chunk: int | None = None
 ) -> torch.Tensor:
     """Return the cross-entropy of targets, summed, in nats.
 
     Args:
-        head: the output layer, (n, hidden size) -> (n, vocabulary); with adapters or not.
+        head: the output layer, (n, hidden size) -> (n, vocabulary). Its weights are used and not its forward pass: hooks on it,
+            such as those of FSDP, would meet each chunk's backward pass in the middle of the forward pass.
         hidden: (targets, hidden size).
         targets: (targets,) token ids.
         chunk: targets whose logits are in memory at once; None takes as many as make 32 MB.
@@ -73,12 +75,12 @@ def chunked_loss(
         4.159
     """
     if chunk is None:
-        vocabulary = getattr(head, "out_features", None) or next(head.parameters()).shape[0]
-        chunk = max(1, LOGITS_AT_ONCE // vocabulary)
+        chunk = max(1, LOGITS_AT_ONCE // head.out_features)
+    parameters = [head.weight] if head.bias is None else [head.weight, head.bias]
     if torch.is_grad_enabled():
-        return _ChunkedLoss.apply(head, targets, chunk, hidden, *head.parameters())
+        return _ChunkedLoss.apply(targets, chunk, hidden, *parameters)
     pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    return sum(cross_entropy(head(piece).float(), part, reduction="sum") for piece, part in pairs)
+    return sum(cross_entropy(linear(piece, *parameters).float(), part, reduction="sum") for piece, part in pairs)
 
 
 def read_for_loss(model: PreTrainedModel, loss: str = "chunked") -> PreTrainedModel:
@@ -98,8 +100,8 @@ def read_for_loss(model: PreTrainedModel, loss: str = "chunked") -> PreTrainedMo
         InputError: the model has no output layer of the usual kind.
     """
     before = model.forward
-    if loss == "chunked" and model.get_output_embeddings() is None:
-        raise InputError("this kind of model has no output layer that can be used in chunks: set train.loss to full.")
+    if loss == "chunked" and type(model.get_output_embeddings()) is not torch.nn.Linear:
+        raise InputError("this kind of model has no plain output layer to use in chunks: set train.loss to full.")
 
     def forward(self, *args, target_positions=None, targets=None, **options):
         if targets is None:

@@ -83,7 +83,9 @@ def build_network(
         return wrap_lora(model, config.lora, base, revision)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(model, start, is_trainable=True)
+        adapted = PeftModel.from_pretrained(model, start, is_trainable=True)
+    adapted.peft_config["default"].base_model_name_or_path = resolve_model(base, revision)[0]  # as in wrap_lora
+    return adapted
 
 
 def check_rows(rows: Sequence[Row], model: torch.nn.Module, config: TrainConfig) -> None:

@@ -38,13 +38,15 @@ import workload
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ctxft.examples import IGNORE_INDEX
-from ctxft.training.arm import Training, _start
+from ctxft.training.arm import Training
 from ctxft.training.attention import choose_attention, set_attention
 from ctxft.training.checkpoint import trained
 from ctxft.training.config import TrainConfig
+from ctxft.training.estimate import estimate, model_config
 from ctxft.training.loss import read_for_loss
 from ctxft.training.network import wrap_lora
 from ctxft.training.packing import micro_batches
+from ctxft.training.spread import start_training
 
 SHAPES = {
     "tiny": (64, 2, 4, 2, 128, 512, True),
@@ -184,15 +186,6 @@ def exactness(model: torch.nn.Module, config: TrainConfig, attention: str, vocab
 # --- a case -----------------------------------------------------------------------------------------------------------
 
 
-def estimated(folder: Path, config: TrainConfig) -> float | None:
-    """Return the estimated peak in GB; None where this version of the kit has no estimate."""
-    try:
-        from ctxft.training.estimate import estimate
-    except ModuleNotFoundError:
-        return None
-    return estimate(str(folder), config).total / 1e9
-
-
 def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) -> dict:
     """Measure one case in this process."""
     config = make_config(size, method, options)
@@ -207,7 +200,7 @@ def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) 
         found = exactness(network, config, attention, vocabulary)
         steps = [make_rows(options.passages, config, vocabulary, seed) for seed in range(options.warm + options.steps)]
         needed = [operations(network, rows, method == "lora") for rows in steps]
-        accelerator, network, optimizer = _start(network, config, config.device)
+        accelerator, network, optimizer = start_training(network, config, config.device)
         training = Training(network, optimizer, accelerator, config, attention, PAD, len(steps), 0)
         training.parameters = list(trained(network).values())
         seconds = []
@@ -231,7 +224,7 @@ def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) 
         "utilisation": sum(needed[timed]) / spent / rate,
         "slowest_step_over_median": max(seconds[timed]) / statistics.median(seconds[timed]),
         "peak_gb": peak,
-        "estimated_gb": estimated(folder, config),
+        "estimated_gb": estimate(model_config(str(folder)), config, config.device).total / 1e9,
         **found,
     }
 

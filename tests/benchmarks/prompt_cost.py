@@ -1,10 +1,9 @@
-"""What a prompt costs: time of optimizer steps of cft over those of cpt, beside the ratio of their tokens.
+"""What a prompt costs: optimizer steps of cft against cpt, interleaved, one thread, beside the ratio of their tokens.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python tests/benchmarks/prompt_cost.py [--data DIR] [--rounds 9]
+    OMP_NUM_THREADS=1 python tests/benchmarks/prompt_cost.py [--rounds 7]
 
-Both arms learn the same text in passages of 128, 512 or 2048 tokens, cft after a masked prompt of 30 tokens. Steps of the two
-arms take turns, the first of a pair in turn too; time is that of the processor in one thread, whole optimizer steps, laying
-out included. Prompts pass the layers but not the output layer, attention costs more than in proportion to a row's length.
+A random Llama (hidden size 256, 6 layers, 8,192 tokens); a step learns 6,144 text tokens in passages of 128, 512 or 2,048, cft
+behind a prompt of 30 tokens on each. CPU time of a whole step, medians over rounds.
 """
 
 from __future__ import annotations
@@ -14,72 +13,64 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-import workload
+from training_speed import IGNORE, PROMPT, VOCABULARY, make_model
 
-from ctxft.training.arm import Training, _start
+from ctxft.training.arm import Training
 from ctxft.training.checkpoint import trained
 from ctxft.training.config import TrainConfig
 from ctxft.training.network import build_network
+from ctxft.training.spread import start_training
 
-TEXT = 4096  # text tokens of a step
-LENGTHS = (128, 512, 2048)  # text tokens of a passage
-
-
-def make_training(place: str) -> Training:
-    """Return a training of a random-weight Llama whose forward passes hold a whole step of either arm."""
-    window = max(LENGTHS) + workload.PROMPT
-    config = TrainConfig(window=window, micro_batch_tokens=2 * TEXT, learning_rate=1e-5, warmup=0.0, device="cpu")
-    workload.new_llama().save_pretrained(place)
-    network = build_network(place, None, config, "segments")
-    accelerator, network, optimizer = _start(network, config, "cpu")
-    training = Training(network, optimizer, accelerator, config, "segments", 2, 10**6, 0)
-    training.parameters = list(trained(network).values())
-    return training
+TEXT = 6144  # tokens of text in a step
 
 
-def measure(training: Training, stream: list[int], length: int, rounds: int) -> list[float]:
-    """Return cft's over cpt's CPU seconds of a step, a number for each round; a first round warms up."""
-    ratios = []
-    for number in range(rounds + 1):
-        text = stream[number * TEXT :]
-        arms = {"cpt": 0, "cft": workload.PROMPT}
-        spent = {}
-        for arm in sorted(arms, reverse=bool(number % 2)):
-            rows = workload.make_rows(text, [length] * (TEXT // length), arms[arm])
-            with workload.Seconds() as seconds:
-                training.step(1 + number, rows)
-            spent[arm] = seconds.cpu
-        ratios.append(spent["cft"] / spent["cpt"])
-    return ratios[1:]
+def make_rows(length: int, prompt: int, seed: int) -> list[dict]:
+    """Return a step's rows: random text of ``length`` tokens each, behind BOS and ``prompt`` tokens."""
+    random = torch.Generator().manual_seed(seed)
+    rows = []
+    for _ in range(TEXT // length):
+        ids = torch.randint(5, VOCABULARY, (1 + prompt + length,), generator=random).tolist()
+        rows.append({"input_ids": ids, "labels": [IGNORE] * (1 + prompt) + ids[1 + prompt :]})
+    return rows
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with corpora/*.jsonl (default: the practice world's texts)")
-    parser.add_argument("--rounds", type=int, default=9, help="pairs of steps at each length (default: 9)")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    texts = workload.read_texts(options.data)
-    stream = workload.token_stream(texts, workload.train_tokenizer(texts))
-    print(workload.versions_line("torch", "transformers", "accelerate"))
-    print(f"{TEXT} text tokens a step, {options.rounds} rounds: median [lowest to highest], half of the rounds between")
-    print(f"{'passage':<9}{'tokens':<9}{'CPU time':<26}{'half between':<18}points over the tokens")
+    config = TrainConfig(window=2100, micro_batch_tokens=4096, device="cpu", warmup=0.0)
     with tempfile.TemporaryDirectory() as place:
-        training = make_training(place)
-        for length in LENGTHS:
-            ratios = measure(training, stream, length, options.rounds)
-            tokens, low, high = (length + workload.PROMPT) / length, *statistics.quantiles(ratios, n=4)[::2]
-            over = 100 * (statistics.median(ratios) - tokens)
-            shown = f"{workload.spread(ratios, 3):<26}{f'{low:.3f} to {high:.3f}':<18}{over:+.1f}"
-            print(f"{length:<9}{tokens:<9.3f}{shown}", flush=True)
+        make_model(Path(place))
+        network = build_network(place, None, config, "segments")
+    accelerator, network, optimizer = start_training(network, config, "cpu")
+    training = Training(network, optimizer, accelerator, config, "segments", 0, 10_000, 0)
+    training.parameters = list(trained(network).values())
+    print(
+        "| text tokens a passage | cft / cpt, tokens | cft / cpt, CPU time (rounds) | difference, points |\n|---|---|---|---|"
+    )
+    number = 0
+    for length in (128, 512, 2048):
+        seconds: dict[str, list[float]] = {"cpt": [], "cft": []}
+        for turn in range(options.rounds + 1):
+            for arm, prompt in (("cpt", 0), ("cft", PROMPT)):
+                number += 1
+                rows = make_rows(length, prompt, turn)
+                began = time.process_time()
+                training.step(number, rows)
+                seconds[arm].append(time.process_time() - began)
+        pairs = [b / a for a, b in list(zip(seconds["cpt"], seconds["cft"], strict=True))[1:]]  # the first warms up
+        tokens, middle = (1 + PROMPT + length) / (1 + length), statistics.median(pairs)
+        shown = f"{middle:.3f} [{min(pairs):.3f}-{max(pairs):.3f}]"
+        print(f"| {length} | {tokens:.3f} | {shown} | {100 * (middle - tokens):+.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,306 +1,294 @@
-"""Time the training of one arm against transformers' Trainer and TRL's SFTTrainer, end to end, on the same documents.
+"""Training speed and memory of ctxft, transformers' Trainer and TRL on the same documents and model, interleaved, one thread.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python tests/benchmarks/training_speed.py [--data DIR] [--rounds 3] [--documents 400]
+    python tests/benchmarks/training_speed.py [--rounds 3] [--documents 240] [--only ours,grouped]
 
-Each round runs every variant once, one after another, each in a process of its own with one thread. What is timed starts
-with rows in memory and a model folder on disk and ends with a trained model folder: loading, preparing, one pass over the
-documents, saving. All have the same rows, weights, AdamW (fused), learning rate, clipping and about the same target tokens
-in a step. The rivals run with what suits a CPU: no workers, no pinned memory, no reports, no checkpoints, no bfloat16, no
-gradient checkpointing, labels made beforehand.
+Needs the extra ``bench`` (TRL). Each run is a process of its own that goes from a model folder to a saved model: text tokens a
+second of CPU time and of wall time, and the peak of its resident size over what it held before the model was read. Documents
+are random token ids, 20 to 600 tokens of text (log-uniform) behind a masked prompt of 30: time does not depend on which ids.
 
-    ours             train_arm with its defaults
-    trainer          Trainer, batches of 8 in random order, padded to the longest
-    trainer grouped  the same with train_sampling_strategy="group_by_length", lengths given beforehand
-    trainer single   the same with batches of one document and 8 of them accumulated: no padding, no packing
-    trl packed       SFTTrainer, packing "bfd" into one row of 1600 tokens, which holds about 8 documents
-    trl short rows   the same with rows of 640 tokens, which hold the longest document, and 3 of them accumulated: attention
-                     of a packed row is masked and grows with its square, so this suits a CPU better
+    ours      ctxft's default path: rows packed side by side, loss in chunks on targets only
+    padded    Trainer, batches of 8 in random order, padded to the longest
+    grouped   Trainer, the same with train_sampling_strategy="group_by_length"
+    trl       SFTTrainer with packing (best-fit decreasing) into windows of 1,600 tokens, batches of one window
 
-First each takes one step over the same 8 documents; its loss and its gradient, caught as the optimizer is about to use it,
-are compared with those of the documents read one at a time in float64.
+The exactness of each is that of one batch of documents against the documents one at a time.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import importlib.metadata
 import json
 import logging
+import math
 import os
+import random
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
+import psutil
 import torch
-import transformers
-import workload
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
-BATCH = 8  # documents in a step
-RATE = 1e-4
-CLIP = 1.0
-BETAS = (0.9, 0.999)
-EXACT = 8  # documents of the step whose gradient is compared
-NAMES = {
-    "ours": "ours",
-    "trainer": "trainer",
-    "grouped": "trainer grouped",
-    "single": "trainer single",
-    "trl": "trl packed",
-    "short": "trl short rows",
-}
+VARIANTS = ("ours", "padded", "grouped", "trl")
+BATCH, PROMPT, TRL_WINDOW, VOCABULARY = 8, 30, 1600, 8192
+IGNORE = -100
 
 
-def prepare_ours(rows: list, place: Path, clip: float, together: bool) -> Callable[[], float]:
-    """Return a call that trains with the library's default path and returns the last step's loss per target.
+def make_rows(documents: int, seed: int = 3) -> list[dict]:
+    """Return rows of random ids with a masked prompt, as lists ``input_ids`` and ``labels``."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(documents):
+        length = round(math.exp(rng.uniform(math.log(20), math.log(600))))
+        ids = [rng.randrange(5, VOCABULARY) for _ in range(PROMPT + length)]
+        rows.append({"input_ids": ids, "labels": [IGNORE] * PROMPT + ids[PROMPT:]})
+    return rows
 
-    As in all of these, the rows make one step where they are to be taken together.
-    """
+
+def make_model(folder: Path) -> None:
+    """Save a random Llama: hidden size 256, 6 layers, 8,192 tokens; with a tokenizer that only gives special tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from ctxft.models import load_tokenizer
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=VOCABULARY, **shape, max_position_embeddings=2048, tie_word_embeddings=False)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    load_tokenizer("practice-blind").save_pretrained(folder)
+
+
+class Peak:
+    """The peak of this process's resident size, looked at every 5 ms, over what it was at the start."""
+
+    def __enter__(self) -> Peak:
+        self.process, self.on = psutil.Process(), True
+        self.before = self.most = self.process.memory_info().rss
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+        return self
+
+    def _look(self) -> None:
+        while self.on:
+            self.most = max(self.most, self.process.memory_info().rss)
+            time.sleep(0.005)
+
+    def __exit__(self, *_: object) -> None:
+        self.on = False
+        self.thread.join()
+        self.megabytes = (self.most - self.before) / 2**20
+
+
+# --- variants ---------------------------------------------------------------------------------------------------------
+
+
+def run_ours(folder: Path, rows: list[dict], out: Path) -> None:
     from ctxft.models import load_tokenizer
     from ctxft.training.arm import train_arm
     from ctxft.training.config import TrainConfig
 
-    config = TrainConfig(
-        window=workload.PROMPT + workload.LONGEST,
-        epochs=1,
-        batch_passages=BATCH,
-        learning_rate=RATE,
-        warmup=0.0,
-        betas=list(BETAS),
-        clip=clip,
-        device="cpu",
+    recipe = TrainConfig(
+        window=1024, epochs=1, batch_passages=BATCH, learning_rate=1e-4, schedule="constant", warmup=0.0, device="cpu"
     )
-    tokenizer = load_tokenizer(str(place / "model"))
-
-    def run() -> float:
-        train_arm(rows, str(place / "model"), tokenizer, config, seed=0, folder=place / "out")
-        log = (place / "out" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        return json.loads(log[-1])["loss"]
-
-    return run
+    train_arm(rows, str(folder), load_tokenizer(str(folder)), recipe, 0, out)
 
 
-def common_arguments(place: Path, clip: float) -> dict:
-    """Return the settings that Trainer and SFTTrainer share."""
-    return {
-        "output_dir": str(place / "out"),
-        "num_train_epochs": 1,
-        "learning_rate": RATE,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": 0,
-        "weight_decay": 0.0,
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
-        "max_grad_norm": clip,
-        "optim": "adamw_torch_fused",
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": False,
-        "seed": 0,
-    }
+def _arguments(kind, out: Path, batch: int, **options):
+    return kind(
+        output_dir=str(out),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=1e-4,
+        lr_scheduler_type="constant",
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **options,
+    )
 
 
-def load_float32(place: Path) -> transformers.PreTrainedModel:
-    return transformers.AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
+def pad(rows: list[dict]) -> dict:
+    """Stack rows, padded on the right."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    fills = {"input_ids": 0, "labels": IGNORE, "attention_mask": 0}
+    rows = [{**row, "attention_mask": [1] * len(row["input_ids"])} for row in rows]
+    return {k: torch.tensor([r[k] + [fill] * (longest - len(r[k])) for r in rows]) for k, fill in fills.items()}
 
 
-def prepare_trainer(rows: list, place: Path, clip: float, together: bool, **settings) -> Callable[[], float]:
-    """Return a call that trains with Trainer and returns the mean loss of its steps."""
+def run_trainer(folder: Path, rows: list[dict], out: Path, sampling: str) -> None:
     from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
-    lengths = [len(row["input_ids"]) for row in rows]
-    masks = [[1] * length for length in lengths]
-    columns = {key: [row[key] for row in rows] for key in ("input_ids", "labels")}
-    dataset = Dataset.from_dict(columns | {"attention_mask": masks, "length": lengths})
-    settings = {"train_sampling_strategy": "random", "per_device_train_batch_size": BATCH} | settings
-    arguments = common_arguments(place, clip) | settings
-
-    def run() -> float:
-        collator = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=workload.IGNORE_INDEX)
-        trainer = Trainer(load_float32(place), TrainingArguments(**arguments), collator, dataset)
-        loss = trainer.train().training_loss
-        trainer.save_model(str(place / "out" / "model"))
-        return loss
-
-    return run
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    arguments = _arguments(TrainingArguments, out, BATCH, train_sampling_strategy=sampling)
+    trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), data_collator=pad)
+    trainer.train()
+    trainer.save_model(str(out / "model"))
 
 
-def prepare_trl(
-    rows: list, place: Path, clip: float, together: bool, packed: int = 1600, accumulated: int = 1
-) -> Callable[[], float]:
-    """Return a call that trains with SFTTrainer on packed rows and returns the mean loss of its steps."""
+def _trl(folder: Path, rows: list[dict], out: Path):
     from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    if together:
-        packed, accumulated = sum(len(row["input_ids"]) for row in rows), 1
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place / "model")
-    dataset = Dataset.from_dict({key: [row[key] for row in rows] for key in ("input_ids", "labels")})
-    packing = {"packing": True, "packing_strategy": "bfd", "max_length": packed}
-    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulated}
-
-    def run() -> float:
-        arguments = SFTConfig(**common_arguments(place, clip) | packing | batch)
-        trainer = SFTTrainer(load_float32(place), arguments, train_dataset=dataset, processing_class=tokenizer)
-        loss = trainer.train().training_loss
-        trainer.save_model(str(place / "out" / "model"))
-        return loss
-
-    return run
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    options = {"packing": True, "packing_strategy": "bfd", "max_length": TRL_WINDOW}
+    arguments = _arguments(SFTConfig, out, 1, bf16=False, gradient_checkpointing=False, **options)
+    return SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
-PREPARE = {
-    "ours": prepare_ours,
-    "trainer": prepare_trainer,
-    "grouped": functools.partial(prepare_trainer, train_sampling_strategy="group_by_length"),
-    "single": functools.partial(prepare_trainer, per_device_train_batch_size=1, gradient_accumulation_steps=BATCH),
-    "trl": prepare_trl,
-    "short": functools.partial(prepare_trl, packed=640, accumulated=3),
+def run_trl(folder: Path, rows: list[dict], out: Path) -> None:
+    trainer = _trl(folder, rows, out)
+    trainer.train()
+    trainer.save_model(str(out / "model"))
+
+
+RUNS = {
+    "ours": run_ours,
+    "padded": lambda *given: run_trainer(*given, "random"),
+    "grouped": lambda *given: run_trainer(*given, "group_by_length"),
+    "trl": run_trl,
 }
 
 
-def silence() -> None:
-    """Keep libraries from writing bars and notes, which would cost time too."""
-    import datasets
+def work(variant: str, folder: Path, documents: int) -> None:
+    """Run one variant in this process and print its numbers."""
+    import transformers  # what is loaded before must not count as the variant's memory
+    from peft import PeftModel  # noqa: F401
 
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    import ctxft.training.arm  # noqa: F401
 
-
-def compare(variant: str, rows: list, place: Path) -> dict:
-    """Take one step and return relative errors of loss and gradient against the documents one at a time."""
-    run = PREPARE[variant](rows, place, 0.0, True)
-    with workload.gradients() as caught:
-        loss = run()
-    wanted, gradient = workload.one_at_a_time(load_float32(place), rows)
-    if len(caught) != 1:
-        raise SystemExit(f"{variant}: {len(caught)} steps in place of one")
-    return {"loss_error": abs(loss - wanted) / wanted, "gradient_error": workload.relative_error(caught[0], gradient)}
-
-
-def measure(variant: str, rows: list, place: Path) -> dict:
-    """Train once and return text tokens per CPU second and per second, and the memory it took."""
-    text = sum(label != workload.IGNORE_INDEX for row in rows for label in row["labels"])
-    run = PREPARE[variant](rows, place, CLIP, False)
-    with workload.PeakMemory() as memory, workload.Seconds() as seconds:
-        run()
-    return {"cpu": text / seconds.cpu, "wall": text / seconds.wall, "megabytes": memory.above}
-
-
-def worker(options: argparse.Namespace) -> None:
-    """Run one variant in this process and print what was found as the last line."""
+    if variant == "trl":
+        import trl  # noqa: F401
     torch.set_num_threads(1)
-    silence()
-    source = Path(options.folder)
-    rows = json.loads((source / "rows.json").read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "model").symlink_to(source / "model")
-        if options.exact:
-            found = compare(options.worker, rows[:EXACT], Path(place))
-        else:
-            found = measure(options.worker, rows, Path(place))
-    print(json.dumps(found))
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    rows = make_rows(documents)
+    with tempfile.TemporaryDirectory() as out, Peak() as peak:
+        cpu, wall = time.process_time(), time.perf_counter()
+        RUNS[variant](folder, rows, Path(out))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    tokens = sum(len(row["labels"]) - PROMPT for row in rows)
+    print("RESULT " + json.dumps({"cpu": tokens / cpu, "wall": tokens / wall, "peak": peak.megabytes}))
 
 
-def in_new_process(variant: str, folder: Path, *extra: str) -> dict:
-    """Run one variant in a process of its own."""
-    command = [sys.executable, __file__, "--worker", variant, "--folder", str(folder), *extra]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+# --- exactness --------------------------------------------------------------------------------------------------------
 
 
-def real_share(lengths: list[int], grouped: bool) -> float:
-    """Return the share of tokens that are no padding in batches of 8, in random order or in that of length grouping."""
-    random = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(lengths), generator=random).tolist()
-    if grouped:
-        order = list(LengthGroupedSampler(BATCH, lengths=lengths, generator=random))
-    batches = [[lengths[i] for i in order[begin : begin + BATCH]] for begin in range(0, len(order), BATCH)]
-    return sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
+def exactness(folder: Path) -> dict[str, str]:
+    """Return for our layout and for padding how far loss and gradients of a batch are from the rows one at a time."""
+    from ctxft.models import load_model
+    from ctxft.training.attention import set_attention
+    from ctxft.training.config import TrainConfig
+    from ctxft.training.loss import read_for_loss
+    from ctxft.training.packing import micro_batches
+
+    rows, plain, ours = make_rows(BATCH, seed=9), load_model(str(folder)), load_model(str(folder))
+
+    def gradient(model) -> torch.Tensor:
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        model.zero_grad()
+        return flat
+
+    total = sum(_backward(plain(**pad([row]), num_items_in_batch=1).loss) for row in rows)
+    reference = gradient(plain)
+    padded = _backward(plain(**pad(rows), num_items_in_batch=1).loss), gradient(plain)
+    set_attention(ours, "segments", 1024)
+    read_for_loss(ours)
+    batches = micro_batches(rows, TrainConfig(window=1024), "segments", 0)
+    packed = sum(_backward(ours(**batch.inputs("cpu")).loss) for batch in batches), gradient(ours)
+    found = {"ours": packed, "padded": padded, "grouped": padded}
+    with tempfile.TemporaryDirectory() as out:
+        trainer = _trl(folder, rows, Path(out))
+        one = torch.tensor(1.0)
+        losses = (
+            trainer.compute_loss(trainer.model, b, num_items_in_batch=one) for b in trainer.get_train_dataloader()
+        )
+        found["trl"] = sum(_backward(loss) for loss in losses), gradient(trainer.model)
+    return {
+        name: f"loss {abs(loss - total) / total:.0e}, gradient {((g - reference).norm() / reference.norm()).item():.0e}"
+        for name, (loss, g) in found.items()
+    }
 
 
-def write_inputs(folder: Path, options: argparse.Namespace) -> str:
-    """Write rows, model and tokenizer, and return a line that says what they are."""
-    texts = workload.read_texts(options.data)
-    tokenizer = workload.train_tokenizer(texts)
-    rows = workload.make_rows(workload.token_stream(texts, tokenizer), workload.draw_lengths(options.documents))
-    model = workload.new_llama()
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    tokens = sum(len(row["input_ids"]) for row in rows)
+def _backward(loss: torch.Tensor) -> float:
+    loss.backward()
+    return loss.item()
+
+
+# --- table ------------------------------------------------------------------------------------------------------------
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
+
+
+def padding(rows: list[dict]) -> str:
+    """Return the share of real tokens in random and in length-grouped batches of 8."""
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    lengths = [len(row["input_ids"]) for row in rows]
+    grouped = list(LengthGroupedSampler(BATCH, lengths=lengths, generator=torch.Generator().manual_seed(0)))
+    shuffled = random.Random(0).sample(range(len(rows)), len(rows))
     shares = []
-    for number in (options.documents, 4000):
-        lengths = [workload.PROMPT + length for length in workload.draw_lengths(number)]
-        shares.append(f"{real_share(lengths, True):.2f} of {number} documents")
-    return (
-        f"{len(rows)} documents, {tokens - workload.PROMPT * len(rows)} text tokens, {tokens} with prompts; "
-        f"model of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters\n"
-        f"no padding are in random batches {real_share(lengths, False):.2f}, in grouped ones {', '.join(shares)}"
-    )
-
-
-def show(found: dict[str, list[dict]], exact: dict[str, dict]) -> None:
-    """Print the table: medians over rounds with lowest and highest, and each round's ratio to ours."""
-    heads = ("", "text tokens/CPU s", "text tokens/s", "ours is faster by", "peak memory, MB", "loss error", "gradient")
-    widths = (16, 22, 22, 22, 20, 11, 9)
-    print("  ".join(f"{head:<{width}}" for head, width in zip(heads, widths, strict=True)))
-    for variant, runs in found.items():
-        ratios = [mine["cpu"] / run["cpu"] for mine, run in zip(found.get("ours", runs), runs, strict=True)]
-        cells = [workload.spread([run[key] for run in runs], 0) for key in ("cpu", "wall")]
-        cells += [workload.spread(ratios), workload.spread([run["megabytes"] for run in runs], 0)]
-        cells += [f"{exact[variant][key]:.1e}" for key in ("loss_error", "gradient_error")]
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip([NAMES[variant], *cells], widths, strict=True)))
+    for order in (shuffled, grouped):
+        parts = [[lengths[i] for i in order[b : b + BATCH]] for b in range(0, len(order), BATCH)]
+        shares.append(sum(lengths) / sum(max(part) * len(part) for part in parts))
+    return f"real tokens in a batch: random {shares[0]:.2f}, grouped {shares[1]:.2f}"
 
 
 def main() -> None:
-    """Parse the options, prepare, compare, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with corpora/*.jsonl (default: the practice world's texts)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")
-    parser.add_argument("--documents", type=int, default=400, help="below 400, grouping cannot sort (default: 400)")
-    parser.add_argument("--only", default=",".join(PREPARE), help="variants, separated by commas (default: all)")
-    parser.add_argument("--worker", choices=PREPARE, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
-    parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--documents", type=int, default=240)
+    parser.add_argument("--only", default=",".join(VARIANTS))
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        return worker(options)
+    if options.work:
+        work(options.work, options.folder, options.documents)
+        return
+    variants = options.only.split(",")
+    found: dict[str, list[dict]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as place:
-        print(write_inputs(Path(place), options), flush=True)
-        variants = options.only.split(",")
-        exact = {variant: in_new_process(variant, Path(place), "--exact") for variant in variants}
-        found: dict[str, list[dict]] = {variant: [] for variant in variants}
+        folder = Path(place)
+        make_model(folder)
         for number in range(options.rounds):
-            for variant in variants:
-                found[variant].append(in_new_process(variant, Path(place)))
-                run = found[variant][-1]
-                print(f"round {number + 1} {NAMES[variant]}: {run['cpu']:.0f} text tokens/CPU s", flush=True)
-    print(workload.versions_line("torch", "transformers", "trl", "accelerate"))
-    print(f"one thread; medians of {options.rounds} rounds [lowest to highest], {time.strftime('%Y-%m-%d')}\n")
-    show(found, exact)
-    return None
+            for name in variants:
+                command = [sys.executable, __file__, "--work", name, "--folder", place]
+                command += ["--documents", str(options.documents)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+                if not lines:
+                    raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
+                found[name].append(json.loads(lines[0].removeprefix("RESULT ")))
+                print(f"round {number + 1}, {name}: {found[name][-1]}", file=sys.stderr, flush=True)
+        exact = exactness(folder)
+    rows = make_rows(options.documents)
+    packages = ("torch", "transformers", "trl", "accelerate")
+    print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+    text = sum(len(row["labels"]) - PROMPT for row in rows)
+    print(f"{options.documents} documents, {text} text tokens, {options.rounds} rounds; {padding(rows)}\n")
+    print("| | text tokens/s, CPU time | ours faster by (per round) | wall time | peak memory, MB | exactness |")
+    print("|---|---|---|---|---|---|")
+    for name in variants:
+        runs = found[name]
+        ratio = spread([a["cpu"] / b["cpu"] for a, b in zip(found.get("ours", runs), runs, strict=True)], 2)
+        columns = [spread([run[key] for run in runs]) for key in ("cpu", "wall", "peak")]
+        print(f"| {name} | {columns[0]} | {ratio} | {columns[1]} | {columns[2]} | {exact.get(name, '')} |")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ctxft.examples import IGNORE_INDEX
 from ctxft.runtime import InputError
@@ -87,6 +88,16 @@ def make_rows(stream: Sequence[int], lengths: Sequence[int], prompt: int = PROMP
         rows.append({"input_ids": before + text, "labels": [IGNORE_INDEX] * len(before) + text})
         place += length
     return rows
+
+
+def real_share(lengths: list[int], grouped: bool, batch: int = 8) -> float:
+    """Return the share of tokens that are no padding in batches, in random order or in that of length grouping."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    if grouped:
+        order = list(LengthGroupedSampler(batch, lengths=lengths, generator=generator))
+    batches = [[lengths[i] for i in order[begin : begin + batch]] for begin in range(0, len(order), batch)]
+    return sum(lengths) / sum(max(part) * len(part) for part in batches)
 
 
 def new_llama(

@@ -1,0 +1,89 @@
+"""A run flows in; what its tests say, in words, and how to read its tables flow out, the same for page and terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ctxft.prompts import ARMS
+from ctxft.report.record import RunRecord, as_record
+from ctxft.runtime import InputError, check_known
+from ctxft.statistics import compare, corrected
+
+
+def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
+    """Return for each benchmark the rows of ``compare`` with Holm's p, each arm's benchmarks being one family.
+
+    Raises:
+        InputError: the reference was not evaluated, or the arms were asked different items.
+    """
+    check_known(reference, ARMS, "reference arm")
+    for name, arms in run.outcomes.items():
+        if reference not in arms:
+            raise InputError(
+                f"benchmark '{name}' was not evaluated for the reference arm '{reference}' (only for "
+                f"{', '.join(arms)}): evaluate it, or choose another with --reference ARM."
+            )
+    return corrected({name: compare(arms, reference) for name, arms in run.outcomes.items()})
+
+
+def verdicts(run: RunRecord | str | Path, reference: str = "cpt") -> list[str]:
+    """Return one sentence for each benchmark and arm: what is shown, and whether it stands after Holm's correction.
+
+    Args:
+        run: a run folder, or a run that is read already.
+        reference: the arm that differences are taken to.
+
+    Raises:
+        InputError: as ``results_table``.
+
+    Example:
+        >>> verdicts("runs/mini")[0]  # doctest: +SKIP
+        'practice-mmlu, base: lower than cpt by 40.1 points (95 % interval -46.7 to -32.7), ...'
+    """
+    rows = [(name, row) for name, found in compared(as_record(run), reference).items() for row in found]
+    return [f"{name}, {row['arm']}: {_sentence(row)}." for name, row in rows if row["arm"] != reference]
+
+
+def _sentence(row: dict) -> str:
+    if not row["shown"] or row["family"] == 1:
+        return row["verdict"]
+    if row["word"] == "not after Holm":
+        corrected_p = f"{row['family']} benchmarks (Holm p {p_value(row['holm'])})"
+        return f"{row['verdict']}, but not shown once corrected for {corrected_p}"
+    return f"{row['verdict']}, also after Holm's correction (p {p_value(row['holm'])})"
+
+
+def p_value(p: float) -> str:
+    """Return a p value as tables show it; "" for nan."""
+    if p != p:
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def overall(run: RunRecord | str | Path, reference: str = "cpt") -> str:
+    """Return a sentence about all comparisons of a run as one family: which arms differ even then."""
+    run = as_record(run)
+    tables = corrected(compared(run, reference), "all")
+    found = [(name, row) for name, rows in tables.items() for row in rows if row["arm"] != reference]
+    kept = [f"{row['arm']} on {name} ({row['word']})" for name, row in found if row["word"] in ("higher", "lower")]
+    listed = ", ".join(kept) if kept else "none"
+    return f"Corrected by Holm over all {len(found)} comparisons at once, these differences to {reference} stand: {listed}."
+
+
+def how_to_read(reference: str = "cpt") -> list[str]:
+    """Return sentences that explain the columns and verdicts of ``results_table``."""
+    return [
+        "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
+        "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control meaningless "
+        "words, and adaptive a prompt chosen for that text. An arm that ends in -ift was trained further on instructions, the "
+        "arm ift on these alone.",
+        "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
+        "giving the commonest answer position, or label.",
+        f"minus {reference} is the difference to {reference} in points of accuracy, on the same items and the same seeds. "
+        "With one seed its interval is over items (Agresti and Min) and p is McNemar's exact test; with several, interval "
+        "and p are over other items and other seeds at once, and a few seeds make them wide.",
+        "Holm p corrects p for the number of benchmarks on which this arm was compared. Verdict: higher or lower is shown "
+        'after that; "not after Holm" is shown on this benchmark alone; "not shown" is not a proof of equality.',
+        '"Could have seen" is the smallest true difference that this comparison, with its items and its seeds, would show '
+        "(before Holm) in four of five repetitions.",
+    ]

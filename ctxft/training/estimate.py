@@ -1,0 +1,231 @@
+"""A recipe and a model's config flow in; memory, tokens, steps and time flow out, before any weights are read.
+
+Parameters are counted on the real architecture, and so is what its layers keep for the backward pass: a model of one and of two
+layers is built without memory (torch's meta device), reads one micro-batch, and the tensors that autograd saves are summed up.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from ctxft.hub import hub_errors
+from ctxft.models import WHERE_TO_PUT, resolve_model
+from ctxft.runtime import InputError
+from ctxft.training.config import TrainConfig
+from ctxft.training.loss import LOGITS_AT_ONCE
+
+
+class _Kept(torch.autograd.Function):
+    """Stands in for attention inside a row: keeps what the real kernels keep (query, key, value, output, a log-sum each)."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        output = query.new_empty(query.shape)
+        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:3], dtype=torch.float32))
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise NotImplementedError
+
+
+def _attention(module, query, key, value, attention_mask, **_):
+    return _Kept.apply(query, key, value).transpose(1, 2), None
+
+
+AttentionInterface.register("ctxft_estimate", _attention)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on each device, and what a training of one arm reads.
+
+    Attributes:
+        parameters, trained: number of all parameters, and of those that are trained.
+        weights, gradients, optimizer: bytes that stay.
+        activations: bytes kept for the backward pass of one micro-batch.
+        logits: bytes of the logits that are in memory at once, and of the output layer's gradient while it is summed.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """Bytes at the fullest moment, on each device.
+
+        Later micro-batches of a step meet the gradients of the first.
+        """
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def model_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """Read a model's config, and nothing of its weights.
+
+    Args:
+        source: a practice model, a folder with a config.json, or a hub id.
+        revision: its hub revision.
+
+    Raises:
+        InputError: there is none, or it is of a kind that transformers does not know.
+    """
+    place, commit = resolve_model(source, revision)
+    try:
+        with hub_errors(place, "model", WHERE_TO_PUT):
+            return AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)
+    except InputError:
+        raise
+    except (ValueError, OSError) as error:
+        raise InputError(f"{place}: the model's config.json cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | None = None, dtype=torch.float32):
+    """Build a model without memory, with adapters where the recipe has them; ``layers`` replaces the number of layers."""
+    config = copy.deepcopy(config)
+    if layers is not None:
+        config.get_text_config().num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="ctxft_estimate")
+        if recipe.method == "lora":
+            lora = recipe.lora
+            targets = "all-linear" if lora.targets == ["all-linear"] else lora.targets
+            options = {
+                "r": lora.rank,
+                "lora_alpha": lora.alpha,
+                "lora_dropout": lora.dropout,
+                "target_modules": targets,
+            }
+            model = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"), low_cpu_mem_usage=True)
+    return model.train()
+
+
+def kept_bytes(model: torch.nn.Module, tokens: int) -> int:
+    """Return the bytes that autograd keeps of one pass over ``tokens`` tokens, up to the hidden states; no parameters.
+
+    Args:
+        model: on the meta device, with the attention "ctxft_estimate".
+        tokens: of the micro-batch.
+    """
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    seen: dict[int, int] = {}
+    alive = []  # a storage that is freed might lend its address to another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage.nbytes()
+            alive.append(storage)
+        return tensor
+
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
+        output = inner.get_decoder()(input_ids=ids, position_ids=ids, use_cache=False)
+    del output
+    return sum(seen.values())
+
+
+def activation_bytes(config: PreTrainedConfig, recipe: TrainConfig, compute: torch.dtype) -> int:
+    """Return the bytes that one micro-batch keeps for its backward pass, in a model of the real number of layers.
+
+    With checkpointing each layer keeps its input alone, and one layer at a time is computed anew.
+    """
+    text, tokens = config.get_text_config(), recipe.micro_batch_tokens
+    plain = dataclasses.replace(recipe, gradient_checkpointing=False)
+    one, two = (kept_bytes(empty_model(config, plain, layers, compute), tokens) for layers in (1, 2))
+    layer = two - one
+    size = torch.empty((), dtype=compute).element_size()
+    # the widest gradients while a layer is left: of the feed-forward part's three products
+    width = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    passing = 3 * tokens * width * size
+    if not recipe.gradient_checkpointing:
+        return one - layer + text.num_hidden_layers * layer + passing
+    return one - layer + text.num_hidden_layers * tokens * text.hidden_size * size + layer + passing
+
+
+def estimate(
+    config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", processes: int = 1, mode: str = "single"
+) -> Estimate:
+    """Say what training takes, from the config alone.
+
+    Args:
+        config: the model's config.
+        recipe: how it is trained.
+        device: "cpu" (computes in float32) or "cuda" (bfloat16 over float32 weights).
+        processes: GPUs or processes.
+        mode: "single", "ddp" (each process holds everything) or "fsdp" (weights, gradients and optimizer state are shared out).
+
+    Returns:
+        Bytes per device.
+
+    Example:
+        >>> from ctxft.training.config import TrainConfig
+        >>> estimate(model_config("practice-blind"), TrainConfig()).parameters > 100_000
+        True
+    """
+    model = empty_model(config, recipe)
+    everything = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    compute = torch.float32 if device == "cpu" else torch.bfloat16
+    share = processes if mode == "fsdp" else 1
+    weights = 4 * everything // share
+    text = config.get_text_config()
+    head = text.vocab_size * text.hidden_size
+    if device != "cpu":  # copies of the weights in bfloat16: of all, or with fsdp of the layers at work
+        weights += (
+            2 * everything if share == 1 else 2 * (2 * head + 2 * (everything - 2 * head) // text.num_hidden_layers)
+        )
+    rows = min(recipe.micro_batch_tokens, max(1, LOGITS_AT_ONCE // text.vocab_size))
+    logits = 3 * 4 * rows * text.vocab_size + (2 * 4 * head if trained == everything else 0)
+    return Estimate(
+        everything,
+        trained,
+        weights,
+        4 * trained // share,
+        8 * trained // share,
+        activation_bytes(config, recipe, compute),
+        logits,
+    )
+
+
+def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes: int, mode: str, memory: int) -> str:
+    """Return the first change that makes a training fit into ``memory`` bytes a device, in words.
+
+    Tried in order: smaller micro-batches, gradient checkpointing, both, adapters, more processes; each with what it gives.
+    """
+    least = dataclasses.replace(recipe, micro_batch_tokens=recipe.window)
+    light = dataclasses.replace(least, gradient_checkpointing=True)
+    changes = [
+        (f"train.micro_batch_tokens: {recipe.window}", least, processes, mode),
+        (
+            "train.gradient_checkpointing: true",
+            dataclasses.replace(recipe, gradient_checkpointing=True),
+            processes,
+            mode,
+        ),
+        (f"train.gradient_checkpointing: true and train.micro_batch_tokens: {recipe.window}", light, processes, mode),
+        ("the two and train.method: lora", dataclasses.replace(light, method="lora"), processes, mode),
+    ]
+    for number in (2, 4, 8, 16, 32, 64):
+        if number > processes and device != "cpu":
+            changes.append((f"the first two and {number} GPUs with FSDP", light, number, "fsdp"))
+    tried = []
+    for words, changed, number, how in changes:
+        total = estimate(config, changed, device, number, how).total
+        tried.append(f"{words} gives {total / 2**30:.2f} GiB")
+        if total <= memory:
+            return f"what makes it fit: {words} ({total / 2**30:.2f} GiB)"
+    return "nothing tried makes it fit: " + "; ".join(tried)

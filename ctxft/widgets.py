@@ -1,0 +1,77 @@
+"""Pure functions go in; small ipywidgets for notebooks come out. Only notebooks import this module.
+
+A widget keeps no text of its own: it shows what a function of the library returns, so every view can be had, and tested,
+without a browser.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ipywidgets
+
+from ctxft.report.items import answers_of, disagreements, item_text
+from ctxft.runtime import InputError
+from ctxft.statistics import Outcomes
+
+if TYPE_CHECKING:
+    from ctxft.benchmarks import Question
+
+SHOWN = ("all questions", "arms disagree", "all trained arms wrong")
+
+
+class QuestionBrowser(ipywidgets.VBox):
+    """Turn over a benchmark's questions and see what each arm answered; ``text`` is what it shows.
+
+    Args:
+        questions: of the benchmark.
+        arms: arm -> seed -> outcomes, as in ``RunRecord.outcomes[benchmark]``.
+        seeds: those that can be chosen.
+
+    Raises:
+        InputError: there is no seed, or an arm lacks one.
+
+    Example:
+        >>> QuestionBrowser(benchmark.questions, run.outcomes[benchmark.name], config.seeds)  # doctest: +SKIP
+    """
+
+    def __init__(self, questions: Sequence[Question], arms: Outcomes, seeds: Sequence[int]) -> None:
+        if not seeds:
+            raise InputError("a question browser needs at least one seed.")
+        self.questions = list(questions)
+        self.answers = {seed: answers_of(arms, seed) for seed in seeds}
+        self.shown = ipywidgets.Dropdown(options=SHOWN, description="show")
+        self.seed = ipywidgets.Dropdown(options=list(seeds), description="seed")
+        self.number = ipywidgets.BoundedIntText(value=1, min=1, max=len(self.questions), description="number")
+        self.view = ipywidgets.HTML()
+        super().__init__([ipywidgets.HBox([self.shown, self.seed, self.number]), self.view])
+        for control in (self.shown, self.seed, self.number):
+            control.observe(self._refresh, names="value")
+        self._refresh()
+
+    @property
+    def chosen(self) -> list[Question]:
+        """The questions that the chosen filter leaves, in order."""
+        answers = self.answers[self.seed.value]
+        if self.shown.value == "arms disagree":
+            kept = set(disagreements(answers))
+        elif self.shown.value == "all trained arms wrong":
+            kept = {i for i, rows in answers.items() if not any(r["correct"] for a, r in rows.items() if a != "base")}
+        else:
+            kept = set(answers)
+        return [question for question in self.questions if question.id in kept]
+
+    @property
+    def text(self) -> str:
+        """The question shown, as text."""
+        chosen = self.chosen
+        if not chosen:
+            return "No such question."
+        place = min(self.number.value, len(chosen))
+        question = chosen[place - 1]
+        return f"{place} of {len(chosen)}\n\n{item_text(question, self.answers[self.seed.value][question.id])}"
+
+    def _refresh(self, _change: dict | None = None) -> None:
+        self.view.value = f"<pre>{html.escape(self.text)}</pre>"

@@ -1,0 +1,115 @@
+"""Score real benchmarks here and with lm-evaluation-harness, compare every log-likelihood and prediction, and print counts.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/eval_parity.py --data DIR [--limit N] [--batch 16]
+
+DIR holds MMLU and MedQA files as ``ctxft run --data DIR`` reads them, and a small model in models/stories260K (a Llama of
+260,000 parameters that reads 512 tokens, so that many questions are cut on the left). Both sides get the same texts. A
+prediction has to agree where the two best scores differ by more than the tolerance; the others are listed. Where a
+log-likelihood is so large that float32 itself is coarser than the tolerance (a step of float32 at -512 nats is 6e-5), the
+difference is listed, and both sides score that text again in float64, where they have to agree to 1e-8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from ctxft.benchmarks import FORMS, load_benchmark, render
+from ctxft.models import load_model, load_tokenizer, window_of
+from ctxft.scoring import reading_way, score_choices
+from ctxft.scoring.encoding import encode_requests
+
+TOLERANCE, EXACT = 1e-4, 1e-8  # nats, in float32 and in float64
+
+
+def best(values: list[float]) -> int:
+    """Return the index of the first of the highest values."""
+    return max(range(len(values)), key=lambda index: values[index])
+
+
+def gap(values: list[float]) -> float:
+    """Return by how much the highest value exceeds the second."""
+    first, second = sorted(values, reverse=True)[:2]
+    return first - second
+
+
+def in_float64(harness: HFLM, model: torch.nn.Module, tokenizer: object, pairs: list[tuple[str, str]]) -> list[float]:
+    """Return how far both sides are apart on pairs of context and continuation when the model computes in float64."""
+    model.double()
+    instances = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    theirs = [value for value, _ in harness.loglikelihood(instances, disable_tqdm=True)]
+    scores = score_choices(model, tokenizer, [(context, [text]) for context, text in pairs])
+    model.float()
+    return [abs(score.log_likelihoods[0] - value) for score, value in zip(scores, theirs, strict=True)]
+
+
+def compare(harness: HFLM, model: torch.nn.Module, tokenizer: object, name: str, form: str, options: object) -> bool:
+    """Compare one benchmark in one form; print a line, and the predictions that rounding may turn; return whether all agree."""
+    benchmark = load_benchmark(name, data=Path(options.data), limit=options.limit)
+    requests = [render(question, form, benchmark.name) for question in benchmark.questions]
+    pairs = [(context, text) for context, texts in requests for text in texts]
+    encoded = [pair for request in encode_requests(tokenizer, requests) for pair in request]
+    ids = sum(tuple(harness._encode_pair(*pair)) == found for pair, found in zip(pairs, encoded, strict=True))
+    started = time.process_time()
+    scores = score_choices(model, tokenizer, requests)
+    ours = time.process_time() - started
+    instances = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    started = time.process_time()
+    expected = iter([value for value, _ in harness.loglikelihood(instances, disable_tqdm=True)])
+    theirs = time.process_time() - started
+    values = [[next(expected) for _ in score.log_likelihoods] for score in scores]
+    errors = [
+        abs(a - b) for s, v in zip(scores, values, strict=True) for a, b in zip(s.log_likelihoods, v, strict=True)
+    ]
+    other = [n for n, (s, v) in enumerate(zip(scores, values, strict=True)) if best(s.log_likelihoods) != best(v)]
+    close = [n for n, v in enumerate(values) if gap(v) <= TOLERANCE]
+    print(
+        f"{name:<13} {form:<9} {len(requests)} items, {sum(s.truncated > 0 for s in scores)} cut; token ids equal"
+        f" {ids}/{len(pairs)}; log-likelihoods within {TOLERANCE:g}: {sum(e <= TOLERANCE for e in errors)}/{len(pairs)},"
+        f" largest difference {max(errors):.1e}; predictions equal {len(requests) - len(other)}/{len(requests)};"
+        f" CPU s {ours:.1f} and {theirs:.1f}",
+        flush=True,
+    )
+    for n in close:
+        question = benchmark.questions[n].id
+        print(
+            f"  two best within {TOLERANCE:g}: {question}, {gap(values[n]):.1e}{', predicted otherwise' * (n in other)}"
+        )
+    far = [n for n, error in enumerate(errors) if error > TOLERANCE]
+    exact = in_float64(harness, model, tokenizer, [pairs[n] for n in far]) if far else []
+    flat = [value for row in values for value in row]
+    for n, error in zip(far, exact, strict=True):
+        print(f"  beyond {TOLERANCE:g}: {flat[n]:.1f} nats in float32 {errors[n]:.1e} apart, in float64 {error:.1e}")
+    return ids == len(pairs) and max(exact, default=0.0) <= EXACT and set(other) <= set(close)
+
+
+def main() -> int:
+    """Parse the options, compare all benchmarks in both forms; return 1 if anything disagrees."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with medical benchmarks and models/stories260K")
+    parser.add_argument("--limit", type=int, help="at most so many items of each benchmark")
+    parser.add_argument("--batch", type=int, default=16, help="batch size of lm-evaluation-harness (default: 16)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns once for every text that it cuts
+    folder = str(Path(options.data) / "models" / "stories260K")
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch, device="cpu")
+    print(f"window {window_of(model)} and {harness.max_length} tokens; read as a {reading_way(model)}", flush=True)
+    names = ("mmlu-medical", "medqa")
+    agreed = [compare(harness, model, tokenizer, name, form, options) for name in names for form in FORMS]
+    print("everything agrees" if all(agreed) else "NOT everything agrees")
+    return 0 if all(agreed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What a training takes is said from the config alone, and the numbers are those of the real thing."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+
+from ctxft.cli import main
+from ctxft.experiment.config import load_experiment
+from ctxft.experiment.estimate import count_tokens_and_steps
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.tasks import train_task
+from ctxft.models import load_model
+from ctxft.runtime import InputError, read_json
+from ctxft.training.config import TrainConfig
+from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes, model_config
+from ctxft.training.network import build_network
+from ctxft.world.facts import model_folder
+
+RECIPE = TrainConfig(window=96, micro_batch_tokens=1024)
+
+
+def test_parameters_are_those_of_the_real_model_full_and_lora():
+    config = model_config("practice-blind")
+    for method in ("full", "lora"):
+        recipe = dataclasses.replace(RECIPE, method=method, device="cpu")
+        network = build_network("practice-blind", None, recipe, "segments")
+        assert isinstance(network, PeftModel) == (method == "lora")
+        found = estimate(config, recipe)
+        assert found.parameters == sum(p.numel() for p in network.parameters())
+        assert found.trained == sum(p.numel() for p in network.parameters() if p.requires_grad)
+        assert (found.gradients, found.optimizer) == (4 * found.trained, 8 * found.trained)
+
+
+def test_what_is_kept_is_what_autograd_keeps_in_the_real_model():
+    """The same sum over a real model with a kernel that keeps query, key, value, output and log-sums: within 5 %."""
+    config, tokens = model_config("practice-blind"), 256
+    said = kept_bytes(empty_model(config, RECIPE), tokens)
+    model, seen = load_model("practice-blind").train().requires_grad_(True), {}
+    own = {p.data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        output = model.get_decoder()(input_ids=ids, position_ids=torch.arange(tokens)[None], use_cache=False)
+    assert output is not None and abs(said - sum(seen.values())) < 0.05 * said
+
+
+def test_each_choice_moves_its_own_part():
+    config = model_config("practice-blind")
+    base = estimate(config, RECIPE)
+    twice = estimate(config, dataclasses.replace(RECIPE, micro_batch_tokens=2048))
+    assert twice.activations == pytest.approx(2 * base.activations, rel=0.05)
+    assert (twice.weights, twice.gradients, twice.optimizer) == (base.weights, base.gradients, base.optimizer)
+    again = estimate(config, dataclasses.replace(RECIPE, gradient_checkpointing=True))
+    assert again.activations < base.activations and again.total - again.activations == base.total - base.activations
+    lora = estimate(config, dataclasses.replace(RECIPE, method="lora"))
+    assert lora.optimizer < base.optimizer / 5
+    shared = estimate(config, RECIPE, "cuda", 4, "fsdp")
+    assert (
+        shared.optimizer == base.optimizer // 4
+        and estimate(config, RECIPE, "cuda", 4, "ddp").optimizer == base.optimizer
+    )
+    assert base.total == sum((base.weights, base.gradients, base.optimizer, base.activations, base.logits))
+
+
+def test_the_change_that_makes_it_fit_is_named():
+    config, big = model_config("practice-blind"), dataclasses.replace(RECIPE, micro_batch_tokens=8192)
+    least = estimate(config, dataclasses.replace(big, micro_batch_tokens=96)).total
+    assert advice(config, big, "cpu", 1, "single", least).startswith(
+        "what makes it fit: train.micro_batch_tokens: 96 ("
+    )
+    assert advice(config, big, "cpu", 1, "single", 1000).startswith(
+        "nothing tried makes it fit: train.micro_batch_tokens: 96"
+    )
+
+
+def test_no_weights_are_needed(tmp_path):
+    shutil.copy(model_folder("practice-blind") / "config.json", tmp_path)
+    assert estimate(model_config(str(tmp_path)), RECIPE) == estimate(model_config("practice-blind"), RECIPE)
+    with pytest.raises(InputError, match="neither a practice model"):
+        model_config("nowhere")
+
+
+def test_tokens_and_steps_are_those_of_the_training(experiment):
+    config = experiment({"steps": None, "epochs": 2}, arms=["cpt", "cft"])
+    said = count_tokens_and_steps(config)
+    prepare(config)
+    assert count_tokens_and_steps(config) == said
+    for arm in config.arms:
+        done = train_task(config, arm, 0)
+        assert (done["optimizer_steps"], done["target_tokens"]) == (said["steps"], said["targets"])
+    assert said["reads"]["cft"] > said["reads"]["cpt"] > said["targets"]
+    ledger = read_json(config.folder / "ledger.json")
+    assert said["reads"]["cpt"] >= 2 * ledger["cpt: tokens read"]
+
+
+def test_the_command(runs, capsys):
+    assert main(["estimate", "mini", "--rate", "1000", "--memory", "0.1", "--set", "train.device=cpu"]) == 0
+    out = capsys.readouterr().out
+    steps = count_tokens_and_steps(load_experiment("mini"))["steps"]
+    assert "parameters: 0.6 million" in out and f"{steps} optimizer steps" in out
+    assert "does not fit into 0.1 GiB; what makes it fit: train.micro_batch_tokens: 96" in out
+    assert "hours for all 15 tasks" in out and not runs.exists()
+    assert main(["estimate", "mini", "--processes", "0"]) == 2
+    assert main(["estimate", "mini", "--device", "cuda", "--processes", "4"]) == 0
+    assert "each of 4, FSDP" in capsys.readouterr().out
