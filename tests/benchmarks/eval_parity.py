@@ -4,9 +4,9 @@
 
 DIR holds MMLU and MedQA files as ``ctxft run --data DIR`` reads them, and a small model in models/stories260K (a Llama of
 260,000 parameters that reads 512 tokens, so that many questions are cut on the left). Both sides get the same texts. A
-prediction has to agree where the two best scores differ by more than the tolerance; the others are listed. Where a
-log-likelihood is so large that float32 itself is coarser than the tolerance (a step of float32 at -512 nats is 6e-5), the
-difference is listed, and both sides score that text again in float64, where they have to agree to 1e-6 (Llama takes its norms in float32 even then).
+prediction has to agree where the two best scores differ by more than the tolerance; the others are listed. Where
+float32 rounding adds up to more than the tolerance (long choices: hundreds of nats), the difference is listed, and both
+sides score that question again in float64, where they have to agree to 1e-6 (Llama takes its norms in float32 even then).
 """
 
 from __future__ import annotations
