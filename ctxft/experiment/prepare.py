@@ -7,6 +7,7 @@ All arms read the same passages in the same order with the same targets; only wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from array import array
@@ -126,9 +127,20 @@ def prepare(config: ExperimentConfig) -> Path:
     Raises:
         InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
     """
-    config.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(config.folder.parent / f".{config.name}.lock"):
-        return _prepare(config)
+    root = config.folder.parent
+    made = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / f".{config.name}.lock")
+    try:
+        with lock:
+            try:
+                return _prepare(config)
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        if made:  # bad input leaves nothing behind
+            with contextlib.suppress(OSError):
+                root.rmdir()
 
 
 def _prepare(config: ExperimentConfig) -> Path:
