@@ -6,6 +6,7 @@ alone, and paired by item.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -87,35 +88,22 @@ def evaluate(
     options = {"token_budget": token_budget, "progress": progress}
     if written:
         options["max_new_tokens"] = _longest(tokenizer, requests) + ROOM
-    answer = _by_writing if written else _by_likelihood
-    answer(model, tokenizer, benchmark.name, asked, keep, **options)
+        _by_writing(functools.partial(generate_answers, model, tokenizer, **options), benchmark.name, asked, keep)
+    else:
+        _by_likelihood(functools.partial(score_choices, model, tokenizer, **options), benchmark.name, asked, keep)
     return [found[question.id] for question in benchmark.questions]
 
 
-def _by_likelihood(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    asked: Sequence[Asked],
-    keep: Keep,
-    **options: object,
-) -> None:
+def _by_likelihood(score_all: Callable, name: str, asked: Sequence[Asked], keep: Keep) -> None:
     def scored(number: int, score: ChoiceScores) -> None:
         keep(_scored(*asked[number], score))
 
     names = [f"{name}, question '{question.id}'" for question, _, _ in asked]
     requests = [(context, continuations) for _, context, continuations in asked]
-    score_choices(model, tokenizer, requests, names=names, scored=scored, **options)
+    score_all(requests, names=names, scored=scored)
 
 
-def _by_writing(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    asked: Sequence[Asked],
-    keep: Keep,
-    **options: object,
-) -> None:
+def _by_writing(write_all: Callable, name: str, asked: Sequence[Asked], keep: Keep) -> None:
     labels = [[text.removeprefix(" ") for text in continuations] for _, _, continuations in asked]
 
     def answered(number: int, text: str, cut: int) -> None:
@@ -125,7 +113,7 @@ def _by_writing(
 
     prompts = [context for _, context, _ in asked]
     try:
-        generate_answers(model, tokenizer, prompts, answered=answered, **options)
+        write_all(prompts, answered=answered)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
