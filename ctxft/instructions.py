@@ -159,7 +159,7 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
 def instruction_rows(
     instructions: Iterator[Instruction], tokenizer: PreTrainedTokenizerBase, window: int, counts: Counter
 ) -> Iterator[dict]:
-    """Yield a row with its ``id`` for each instruction that fits the window; the others are counted.
+    """Yield a row with its ``id`` and ``text`` for each instruction that fits the window; the others are counted.
 
     Args:
         instructions: the instructions.
@@ -174,4 +174,4 @@ def instruction_rows(
             counts[f"instructions {name}"] += 1
             counts[f"instruction tokens {name}"] += len(row["input_ids"])
         if fate == "kept":
-            yield {"id": instruction.id, **row}
+            yield {"id": instruction.id, **row, "text": "\n".join(content for _, content in instruction.messages)}

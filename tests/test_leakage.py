@@ -163,6 +163,33 @@ def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp
     assert main(["leaks", config.name]) == 0 and "leaks.json" in capsys.readouterr().out
 
 
+def test_instructions_and_general_text_are_read_too(experiment, tmp_path: Path) -> None:
+    own = exam(6)  # enough for the end that all share to count as common
+    rows = [
+        {"id": q.id, "question": q.question, "choices": list(q.choices), "answer": q.answer, "subject": q.subject}
+        for q in own.questions
+    ]
+    asked, told = (question.question for question in own.questions[:2])
+    pairs = [{"prompt": asked if n == 7 else sentence(), "response": "yes"} for n in range(30)]
+    texts = [{"id": f"g{n}", "text": told if n == 3 else sentence(40)} for n in range(30)]
+    values = {
+        "ift": {"source": str(write_jsonl(tmp_path / "pairs.jsonl", pairs)), "steps": 1, "held_out": 0.0},
+        "general": {"source": str(write_jsonl(tmp_path / "general.jsonl", texts)), "share": 0.1, "held_out": 0.0},
+        "evaluation": {"benchmarks": [str(write_jsonl(tmp_path / "own.jsonl", rows))]},
+    }
+
+    def found(name: str, arms: list[str], share: float) -> dict:
+        general = values["general"] | {"share": share}
+        config = experiment({"window": 256}, name=name, arms=arms, **values | {"general": general})
+        prepare(config)
+        items = check_leaks(config)["benchmarks"]["own"]["items"]
+        return {item["id"]: item["places"] for item in items if item["verdict"] == "leaked"}
+
+    places = {own.questions[0].id: ["instruction 8"], own.questions[1].id: ["general text g3"]}
+    assert found("both", ["cpt", "cpt-ift"], 0.1) == places
+    assert found("neither", ["cpt"], 0.0) == {}  # what no arm reads is no leak
+
+
 @pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")
 def test_honest_texts_of_more_than_a_million_words_leak_nothing() -> None:
     data = Path(os.environ["CTXFT_REAL_DATA"])

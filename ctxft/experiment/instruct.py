@@ -84,7 +84,7 @@ def prepare_instructions(config: ExperimentConfig, tokenizer: PreTrainedTokenize
 
 
 def read_instruction_rows(folder: Path, which: str = "instructions") -> list[dict]:
-    """Read a run's instruction rows ("instructions" or "instructions_held_out"), each with id, input_ids and labels.
+    """Read a run's instruction rows ("instructions" or "instructions_held_out"), each with id, input_ids, labels and text.
 
     Raises:
         InputError: they were not made yet, or changed since.

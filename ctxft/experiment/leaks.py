@@ -1,6 +1,6 @@
 """A prepared run flows in; leaks.json flows out: which benchmark items stand in what its arms read, prompts included.
 
-passages.jsonl, prompt books, arms/*/seed-*/prompts.jsonl + benchmarks -> leaks.json
+passages.jsonl, general.jsonl, instructions.jsonl, prompt books, arms/*/seed-*/prompts.jsonl + benchmarks -> leaks.json
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pandas
 from ctxft.benchmarks import Benchmark
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
+from ctxft.experiment.instruct import has_instructions, read_instruction_rows
 from ctxft.experiment.prepare import books_of
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks
 from ctxft.leakage import VERDICTS, find_leaks, metrics_with_clean
@@ -22,10 +23,11 @@ from ctxft.runtime import InputError, from_mapping, parse_json, read_json, write
 
 
 def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
-    """Yield what the arms of a prepared run read: whole documents, put together from their passages, and prompts.
+    """Yield what the arms of a prepared run read: whole documents, put together from their passages, instructions, prompts.
 
-    Of the prompts all of the two books are yielded, drawn or not, and those that the trained arms recorded (control
-    prompts are made for each passage).
+    General text is read where a share of it is mixed in, instructions where an arm has that stage. Of the prompts all of the
+    two books are yielded, drawn or not, and those that the trained arms recorded (control prompts are made for each
+    passage).
 
     Raises:
         InputError: the run is not prepared.
@@ -33,8 +35,15 @@ def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     path = config.folder / "passages.jsonl"
     if not path.exists():
         raise InputError(f"{config.folder} is not a run yet (passages.jsonl is missing): run `ctxft train` first.")
-    for document, rows in groupby(_lines(path), key=lambda row: row["document"]):
-        yield f"document {document}", "".join(row["text"] for row in rows)  # passages are slices that touch
+    read = [("document", path)]
+    if config.general and config.general.share:
+        read.append(("general text", config.folder / "general.jsonl"))
+    for kind, file in read:
+        for document, rows in groupby(_lines(file), key=lambda row: row["document"]):
+            yield f"{kind} {document}", "".join(row["text"] for row in rows)  # passages are slices that touch
+    if has_instructions(config.arms):
+        for row in read_instruction_rows(config.folder):
+            yield f"instruction {row['id']}", row["text"]
     told = set()
     for book in books_of(config):
         for prompt in book.prompts:
@@ -103,7 +112,7 @@ def config_of_run(folder: Path, data: str | None = None) -> ExperimentConfig:
 
 def leaks_text(leaks: dict) -> str:
     """Return both tables as text; the second is missing where nothing is examined yet."""
-    read = f"{leaks['texts']} documents and prompts, {leaks['words']} words"
+    read = f"{leaks['texts']} documents, instructions and prompts, {leaks['words']} words"
     tables = [leaks_table(leaks), *([clean_table(leaks)] if leaks["scores"] else [])]
     return "\n\n".join([read, *(table.to_string(index=False) for table in tables)])
 
