@@ -13,12 +13,11 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,15 +28,15 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.examples import IGNORE_INDEX, special_tokens
-from ctxft.models import model_hash, pick_device
+from ctxft.models import model_hash
 from ctxft.runtime import InputError, read_json, sha256, whole_folder, write_json, write_text
 from ctxft.training.attention import choose_attention
-from ctxft.training.checkpoint import load_checkpoint, plain_name, resume_point, save_checkpoint, trained, whole
+from ctxft.training.checkpoint import load_checkpoint, resume_point, save_checkpoint, trained, whole
 from ctxft.training.config import FREE, TrainConfig, learning_rate
 from ctxft.training.network import build_network, check_rows, probe
 from ctxft.training.order import passage_order
 from ctxft.training.packing import MicroBatch, Row, micro_batches, share_out
-from ctxft.training.spread import start_training
+from ctxft.training.spread import device_of, start_training
 
 
 @dataclass
@@ -52,7 +51,6 @@ class Training:
     pad: int
     steps: int
     seed: int
-    parameters: list = field(default_factory=list)
 
     def step(self, number: int, rows: Sequence[Row]) -> dict:
         """Take one optimizer step and return what the log says of it."""
@@ -92,8 +90,8 @@ class Training:
         return loss.detach().double()
 
     def _clip(self) -> float:
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
-        return whole(norm).item()
+        parameters = trained(self.network).values()
+        return whole(self.accelerator.clip_grad_norm_(list(parameters), self.config.clip or math.inf)).item()
 
 
 def _recipe(config: TrainConfig, seed: int, rows: int, start: Path | None) -> dict:
@@ -160,8 +158,8 @@ def save_model(network: torch.nn.Module, accelerator: Accelerator, folder: Path)
             state[name] = gathered
     model = accelerator.unwrap_model(network)
     if not isinstance(model, PeftModel):  # buffers that belong to the weights, of some kinds of models
-        saved = {plain_name(name): value for name, value in model.state_dict().items()}
-        state |= {name: whole(value) for name, value in model.named_buffers() if name in saved}
+        kept = model.state_dict().keys()
+        state |= {name: whole(value) for name, value in model.named_buffers() if name in kept}
     if accelerator.is_main_process:
         model.save_pretrained(folder, state_dict=state)
 
@@ -212,12 +210,7 @@ def train_arm(
             packed, or a checkpoint is of another recipe.
     """
     set_seed(seed)
-    device = pick_device(config.device)  # told before any weights are read
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
-        "1",
-        "true",
-    ):  # `accelerate launch --cpu`, though a GPU is there
-        device = "cpu"
+    device = device_of(config)  # told before any weights are read
     attention = choose_attention(config.attention, config.pack, device)
     order = passage_order(targets_of(rows), config, seed) if order is None else order
     network = build_network(model, revision, config, attention, start)
@@ -226,35 +219,14 @@ def train_arm(
     recipe = _recipe(config, seed, len(rows), start)
     checkpoint = resume_point(folder, recipe)
     accelerator, network, optimizer = start_training(network, config, device)
-    pad, first = special_tokens(tokenizer).pad, accelerator.is_main_process
+    pad = special_tokens(tokenizer).pad
     probe(network, rows[order[0][0]], config, attention, pad, accelerator.device.type)
     training = Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
-    training.parameters = list(trained(network).values())
-    done_steps = 0
     if checkpoint:
-        load_checkpoint(checkpoint, network, getattr(optimizer, "optimizer", optimizer))
-        done_steps = read_json(checkpoint / "state.json")["step"]
-    if first:
-        _keep_lines(folder / "log.jsonl", done_steps)
-    started, counted = time.perf_counter(), 0
-    bar = tqdm(total=len(order), initial=done_steps, disable=quiet or not first, unit="step", desc=folder.parent.name)
-    with _log(folder, config.tensorboard, first) as write, bar:
-        for number in range(done_steps + 1, len(order) + 1):
-            entry = training.step(number, [rows[index] for index in order[number - 1]])
-            write(entry | {"passages": order[number - 1]})
-            counted += entry["target_tokens"]
-            bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(counted / (time.perf_counter() - started)))
-            bar.update()
-            if config.save_every and number % config.save_every == 0 and number < len(order):
-                save_checkpoint(
-                    folder,
-                    network,
-                    getattr(optimizer, "optimizer", optimizer),
-                    {"step": number, "recipe": recipe},
-                    first,
-                )
-    seconds = time.perf_counter() - started
+        load_checkpoint(checkpoint, network, optimizer)
+    seconds = _take_steps(training, rows, order, folder, recipe, checkpoint, quiet)
     # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
+    first = accelerator.is_main_process
     with whole_folder(folder / "model") if first else tempfile.TemporaryDirectory() as place:
         save_model(network, accelerator, Path(place))
         if first:
@@ -274,3 +246,32 @@ def train_arm(
         write_json(folder / "done.json", done)
     accelerator.wait_for_everyone()
     return read_json(folder / "done.json")
+
+
+def _take_steps(
+    training: Training,
+    rows: Sequence[Row],
+    order: list[list[int]],
+    folder: Path,
+    recipe: dict,
+    checkpoint: Path | None,
+    quiet: bool,
+) -> float:
+    """Take all optimizer steps that a checkpoint has not seen; log and save them; returns the seconds they took."""
+    config, first = training.config, training.accelerator.is_main_process
+    done = read_json(checkpoint / "state.json")["step"] if checkpoint else 0
+    if first:
+        _keep_lines(folder / "log.jsonl", done)
+    started, read = time.perf_counter(), 0
+    bar = tqdm(total=len(order), initial=done, disable=quiet or not first, unit="step", desc=folder.parent.name)
+    with _log(folder, config.tensorboard, first) as write, bar:
+        for number in range(done + 1, len(order) + 1):
+            entry = training.step(number, [rows[index] for index in order[number - 1]])
+            write(entry | {"passages": order[number - 1]})
+            read += entry["tokens"]
+            bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(read / (time.perf_counter() - started)))
+            bar.update()
+            if config.save_every and number % config.save_every == 0 and number < len(order):
+                state = {"step": number, "recipe": recipe}
+                save_checkpoint(folder, training.network, training.optimizer, state, first)
+    return time.perf_counter() - started

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ctxft.examples import IGNORE_INDEX
+from ctxft.training.config import TrainConfig
 
 Row = dict[str, list[int]]
 
@@ -144,12 +145,12 @@ def _attention(lines: list[list[Row]], width: int, attention: str) -> dict:
     return {"attention_mask": allowed}
 
 
-def micro_batches(rows: Sequence[Row], config, attention: str, pad: int) -> list[MicroBatch]:
+def micro_batches(rows: Sequence[Row], config: TrainConfig, attention: str, pad: int) -> list[MicroBatch]:
     """Lay the rows of one optimizer step out as micro-batches of at most ``config.micro_batch_tokens`` tokens.
 
     Args:
         rows: the step's rows, ``input_ids`` and ``labels`` each, none longer than ``config.window``.
-        config: a ``TrainConfig``: ``pack``, ``window`` and ``micro_batch_tokens``.
+        config: its ``pack``, ``window`` and ``micro_batch_tokens``.
         attention: "segments" or "varlen" (all rows in one line, no padding), "sdpa" or "eager" (lines of ``window`` tokens
             under a mask).
         pad: token id that fills lines.

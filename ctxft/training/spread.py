@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from ctxft.models import pick_device
 from ctxft.runtime import InputError
 from ctxft.training.config import TrainConfig
 
@@ -29,6 +31,16 @@ def _give_memory_back(network: torch.nn.Module) -> None:
             library.mallopt(M_MMAP_THRESHOLD, BLOCK)
 
 
+def device_of(config: TrainConfig) -> str:
+    """Return "cpu" or "cuda": what the recipe says, or the CPU under `accelerate launch --cpu`, though a GPU is there.
+
+    Raises:
+        InputError: the recipe asks for a GPU, and there is none.
+    """
+    device = pick_device(config.device)
+    return "cpu" if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") else device
+
+
 def start_training(
     network: torch.nn.Module, config: TrainConfig, device: str
 ) -> tuple[Accelerator, torch.nn.Module, torch.optim.Optimizer]:
@@ -40,7 +52,7 @@ def start_training(
         device: "cpu" (float32) or "cuda" (bfloat16 over float32 weights).
 
     Returns:
-        (accelerator, wrapped network, optimizer).
+        (accelerator, wrapped network, its AdamW itself: accelerate's wrapper would only skip steps for loss scaling).
 
     Raises:
         InputError: they were launched in a way that is not known here.
@@ -65,8 +77,8 @@ def start_training(
         eps=config.epsilon,
         fused=True,
     )
-    network, optimizer = accelerator.prepare(network, optimizer)
-    return accelerator, network, optimizer
+    network, wrapped = accelerator.prepare(network, optimizer)
+    return accelerator, network, wrapped.optimizer
 
 
 def _check_spread(accelerator: Accelerator) -> None:

@@ -1,6 +1,7 @@
 """Questions about the old half of the practice world flow out as instructions with answers.
 
 They are of the kind that the practice models read in pre-training: what a model learns from them is to answer, not new facts.
+Since they repeat old facts, the exam ``practice-old`` shows nothing about forgetting once they were trained on.
 """
 
 from __future__ import annotations

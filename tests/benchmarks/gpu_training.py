@@ -40,7 +40,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ctxft.examples import IGNORE_INDEX
 from ctxft.training.arm import Training
 from ctxft.training.attention import choose_attention, set_attention
-from ctxft.training.checkpoint import trained
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import estimate, model_config
 from ctxft.training.loss import read_for_loss
@@ -202,7 +201,6 @@ def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) 
         needed = [operations(network, rows, method == "lora") for rows in steps]
         accelerator, network, optimizer = start_training(network, config, config.device)
         training = Training(network, optimizer, accelerator, config, attention, PAD, len(steps), 0)
-        training.parameters = list(trained(network).values())
         seconds = []
         for number, rows in enumerate(steps, 1):
             wait(config.device)
