@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -98,6 +100,31 @@ def test_every_profile_is_an_experiment_and_the_papers_has_the_authors_values():
     assert (train.schedule, train.warmup, train.gradient_checkpointing) == ("cosine", 0.05, True)
     assert (train.lora.rank, train.lora.alpha, train.lora.dropout) == (8, 32, 0.1)
     assert profiles["small"].train.method == "lora" and profiles["small"].general.source == "Salesforce/wikitext"
+
+
+def test_what_changes_speed_only_may_change_in_a_run(experiment):
+    prepare(experiment())
+    prepare(experiment({"micro_batch_tokens": 512, "save_every": 5, "gradient_checkpointing": True}))
+    with pytest.raises(InputError, match=r"train\.batch_passages was 4, is 2"):
+        prepare(experiment({"batch_passages": 2}))
+
+
+def test_two_processes_prepare_one_run_one_after_the_other(experiment, monkeypatch):
+    config, inside, most = experiment(), [], []
+    cut = preparation.passages_of
+
+    def slow(*given):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.5)
+        inside.pop()
+        return cut(*given)
+
+    monkeypatch.setattr(preparation, "passages_of", slow)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(prepare, [config, experiment()]))
+    assert folders == [config.folder] * 2 and most == [1]  # the second found the first one's work
+    assert [path.name for path in config.folder.parent.iterdir()] == [config.name]
 
 
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):

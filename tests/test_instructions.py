@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ctxft.examples import IGNORE_INDEX
+from ctxft.experiment import prepare as preparation
 from ctxft.experiment.instruct import has_instructions, read_instruction_rows
 from ctxft.experiment.prepare import prepare, read_passages
 from ctxft.experiment.tasks import arm_folder, train_task, train_tasks
 from ctxft.instructions import Instruction, instruction_row, instruction_rows, read_instructions
-from ctxft.models import load_model, load_tokenizer
-from ctxft.runtime import InputError, read_json, read_jsonl, write_jsonl
+from ctxft.models import load_model, load_tokenizer, model_hash
+from ctxft.runtime import InputError, read_json, read_jsonl, write_json, write_jsonl
 from ctxft.scoring import encode_pair
 
 CHAT = (
@@ -120,6 +122,41 @@ def test_a_second_stage_may_be_added_later_and_then_not_be_changed(experiment):
     train_task(experiment(**later), "cpt-ift", 0)
     with pytest.raises(InputError, match=r"holds another run \(ift.steps was 2, is 5\)"):
         prepare(experiment(**later | {"ift": {"steps": 5, "limit": 20}}))
+
+
+def test_a_second_stage_does_not_go_on_from_another_first_one(experiment):
+    config = experiment({"save_every": 1}, arms=["cpt", "cpt-ift"], ift={"steps": 3, "limit": 40})
+    prepare(config)
+    train_task(config, "cpt-ift", 0)
+    first = arm_folder(config, "cpt", 0)
+    done = read_json(first / "done.json")
+    write_json(first / "done.json", done | {"model_hash": "of another training"})
+    with pytest.raises(InputError, match=r"cpt/seed-0 was trained anew since .*cpt-ift/seed-0 went on from it"):
+        train_task(config, "cpt-ift", 0)
+    (arm_folder(config, "cpt-ift", 0) / "done.json").unlink()  # as if it had been killed before its end
+    with pytest.raises(InputError, match=r"cpt/seed-0/model was changed after training"):
+        train_task(config, "cpt-ift", 0)
+    weights = first / "model" / "model.safetensors"
+    save_file({name: value + 1e-3 for name, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    write_json(first / "done.json", done | {"model_hash": model_hash(str(first / "model"))})
+    with pytest.raises(InputError, match=r"is of another training \(start was"):  # the checkpoint is of the old lineage
+        train_task(config, "cpt-ift", 0)
+
+
+def test_instructions_of_a_preparation_that_failed_are_made_again(experiment, monkeypatch):
+    config = experiment(arms=["cpt-ift"], ift={"limit": 40})
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(preparation, "add_arms", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        prepare(config)
+    assert (config.folder / "instructions.json").exists() and not (config.folder / "manifest.json").exists()
+    prepare(experiment(arms=["cpt-ift"], ift={"limit": 5}))
+    assert len(read_instruction_rows(config.folder)) <= 5
+
+
+@pytest.mark.parametrize("values", [{"steps": -3}, {"learning_rate": -1.0}, {"batch_passages": 0}, {"epochs": 0}])
+def test_a_bad_second_recipe_is_told_before_the_first_stage(experiment, values):
+    with pytest.raises(InputError, match=f"ift: train.{next(iter(values))} must be"):
+        experiment(arms=["cpt-ift"], ift=values)
 
 
 def test_changed_instructions_are_refused(experiment, tmp_path):

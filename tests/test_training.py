@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from peft import PeftModel
 from peft.utils import save_and_load
 from safetensors.torch import load_file
@@ -26,6 +28,7 @@ from ctxft.training.arm import train_arm
 from ctxft.training.checkpoint import checkpoints
 from ctxft.training.config import TrainConfig, learning_rate
 from ctxft.training.order import passage_order
+from ctxft.training.spread import _check_spread, device_of
 from ctxft.world.facts import model_folder
 
 LORA = {"method": "lora", "lora": from_mapping(TrainConfig, {"lora": {"rank": 2, "alpha": 4}}, "test").lora}
@@ -265,6 +268,54 @@ def test_full_fine_tuning_moves_every_parameter_in_float32(train, recipe, tmp_pa
     model = load_model(str(folder))
     assert all(torch.equal(model.state_dict()[name], after[name]) for name in after)
     assert done["model_hash"] == model_hash(str(folder)) and read_json(tmp_path / "full" / "done.json") == done
+
+
+def test_buffers_that_belong_to_the_weights_are_saved_too(train, recipe, tmp_path, monkeypatch):
+    build = module.build_network
+
+    def with_buffers(*given):
+        network = build(*given)
+        network.model.register_buffer("told", torch.arange(3.0))
+        network.model.register_buffer("not_told", torch.arange(3.0), persistent=False)
+        return network
+
+    monkeypatch.setattr(module, "build_network", with_buffers)
+    train("buffers", recipe(steps=1))
+    saved = weights(tmp_path / "buffers")
+    assert torch.equal(saved["model.told"], torch.arange(3.0)) and "model.not_told" not in saved
+
+
+def test_ways_of_spreading_that_are_not_known_are_refused():
+    for kind, plugin in ((DistributedType.DEEPSPEED, None), (DistributedType.FSDP, SimpleNamespace(fsdp_version=1))):
+        accelerator = SimpleNamespace(
+            distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16"
+        )
+        with pytest.raises(InputError, match=r"training cannot be spread by .*--fsdp_version 2"):
+            _check_spread(accelerator)
+    plugin = SimpleNamespace(fsdp_version=2)
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    _check_spread(SimpleNamespace(distributed_type=DistributedType.FSDP, state=state, mixed_precision="bf16"))
+    policy = plugin.mixed_precision_policy
+    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        torch.float32,
+    )
+
+
+def test_a_launch_on_the_cpu_stays_there(recipe, monkeypatch):
+    monkeypatch.setattr("ctxft.training.spread.pick_device", lambda wanted: "cuda")
+    assert device_of(recipe(device="auto")) == "cuda"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert device_of(recipe(device="auto")) == "cpu"
+
+
+def test_what_a_kill_left_half_written_is_removed(train, recipe, tmp_path):
+    left = tmp_path / "left" / ".checkpoint-4.abc.part"
+    left.mkdir(parents=True)
+    (left / "weights.safetensors").write_bytes(b"half")
+    train("left", recipe(steps=1))
+    assert not left.exists()
 
 
 def test_lora_moves_the_adapter_and_leaves_the_base(train, recipe, tmp_path, model_folders, monkeypatch):
