@@ -26,7 +26,16 @@ import yaml
 
 from ctxft.runtime import PACKAGE_ROOT, InputError, nearest, read_text, read_yaml, seeded, sha256
 
-BOOKS = ("strategies", "negative", "strategies-reworded", "negative-reworded")
+BOOKS = (
+    "strategies",
+    "negative",
+    "strategies-reworded",
+    "negative-reworded",
+    "strategies-wide",
+    "negative-wide",
+    "strategies-medical",
+    "strategies-financial",
+)
 KINDS = ("strategy", "negative")
 PROMPT_KEYS = ("id", "family", "text")
 BOOK_KEYS = ("name", "kind", "version", "extends", "families", "prompts")
@@ -106,7 +115,7 @@ def load_book(source: str | Path) -> PromptBook:
     """Return a prompt book of the package, or a user's own.
 
     Args:
-        source: "strategies", "negative", or the path of a YAML file in the shape shown at the top of this module.
+        source: one of ``BOOKS``, or the path of a YAML file in the shape shown at the top of this module.
 
     Raises:
         InputError: no such book, or a key that is missing, unknown, repeated, empty or of the wrong type; the message
