@@ -3,6 +3,10 @@
     row:      [start] prompt + separator   text of the passage          [EOS]
     labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
 
+An arm with exercises reads no prompt but questions about the text, behind it; they are learned like the text:
+
+    row:      [start] text of the passage   exercises   [EOS]
+
 Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut.
 The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
 and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.corpora.exercises import Exercise, exercises_text
 from ctxft.corpora.passages import Passage
 from ctxft.models import encode_text
 from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptBook
@@ -92,18 +97,38 @@ def text_budget(window: int, longest: int, least: int) -> int:
     return budget
 
 
-def build_row(passage: Passage, prompt: Sequence[int], special: SpecialTokens) -> dict[str, list[int]]:
+def exercise_ids(tokenizer: PreTrainedTokenizerBase, exercises: Sequence[Exercise], room: int) -> tuple[list[int], int]:
+    """Return the token ids of the exercises that stand behind a passage, as many from the first as there is room for.
+
+    They are tokenised apart from the text, like a prompt.
+
+    Args:
+        tokenizer: of the model.
+        exercises: from ``ctxft.corpora.exercises``.
+        room: tokens they may take: the window less start token, text, and EOS if the document ends.
+
+    Returns:
+        (token ids, how many exercises were dropped).
+    """
+    text, dropped = exercises_text(exercises, lambda text: len(encode_text(tokenizer, text)[0]) <= room)
+    return encode_text(tokenizer, text)[0] if text else [], dropped
+
+
+def build_row(
+    passage: Passage, prompt: Sequence[int], special: SpecialTokens, after: Sequence[int] = ()
+) -> dict[str, list[int]]:
     """Lay one passage out as a training row.
 
     Args:
         passage: the passage.
         prompt: ids of prompt and separator; empty for CPT.
         special: the tokenizer's special tokens.
+        after: ids of exercises behind the text, learned like the text; EOS, where the document ends, stands behind them.
 
     Returns:
         ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
     """
-    text = passage.ids.tolist() + ([special.eos] if passage.last else [])
+    text = [*passage.ids, *after] + ([special.eos] if passage.last else [])
     before = [special.start, *prompt]
     return {"input_ids": before + text, "labels": [IGNORE_INDEX] * len(before) + text}
 
@@ -115,27 +140,36 @@ class Rows(Sequence):
         passages: the passages, in order.
         prompts: for each passage the ids of its prompt and separator.
         special: the tokenizer's special tokens.
+        after: for each passage the ids of exercises behind it; None for an arm without exercises.
     """
 
-    def __init__(self, passages: Sequence[Passage], prompts: Sequence[Sequence[int]], special: SpecialTokens) -> None:
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        prompts: Sequence[Sequence[int]],
+        special: SpecialTokens,
+        after: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.passages, self.prompts, self.special = passages, prompts, special
+        self.after = [()] * len(passages) if after is None else after
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def __getitem__(self, number: int) -> dict[str, list[int]]:
-        return build_row(self.passages[number], self.prompts[number], self.special)
+        return build_row(self.passages[number], self.prompts[number], self.special, self.after[number])
 
     @property
     def targets(self) -> list[int]:
-        """Target tokens of each row: the same in every arm."""
-        return [len(passage.ids) + passage.last for passage in self.passages]
+        """Target tokens of each row: the same in every arm without exercises."""
+        pairs = zip(self.passages, self.after, strict=True)
+        return [len(passage.ids) + len(after) + passage.last for passage, after in pairs]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        pairs = zip(self.passages, self.prompts, strict=True)
-        return max(1 + len(prompt) + len(passage.ids) + passage.last for passage, prompt in pairs)
+        pairs = zip(self.prompts, self.targets, strict=True)
+        return max(1 + len(prompt) + targets for prompt, targets in pairs)
 
 
 def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
