@@ -205,9 +205,30 @@ def test_extending_a_book_adds_and_replaces(tmp_path: Path):
     assert book.hash != STRATEGIES.hash
 
 
+def test_a_family_names_a_publication_without_another_draw(tmp_path: Path):
+    plain, told, anew = tmp_path / "plain.yaml", tmp_path / "told.yaml", tmp_path / "anew.yaml"
+    plain.write_text("families: {a: {idea: sketch}}\n" + HEAD + ONE, encoding="utf-8")
+    told.write_text("families: {a: {idea: sketch, reference: 'One (1999), A Book'}}\n" + HEAD + ONE, encoding="utf-8")
+    assert load_book(told).references == {"a": "One (1999), A Book"} and load_book(plain).references == {}
+    assert load_book(told).hash == load_book(plain).hash and load_book(told).to_dict() == load_book(plain).to_dict()
+    anew.write_text(
+        "families: {context: {idea: another}}\nextends: strategies\n"
+        + HEAD
+        + ONE.replace("family: a", "family: context")
+    )
+    assert set(load_book(anew).references) == set(STRATEGIES.references) - {"context"}
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
+        ("families:\n  a: {reference: x}\n" + HEAD + ONE, 2, "key 'idea' is missing"),
+        ("families:\n  a: {idea: x, reference: ''}\n" + HEAD + ONE, 2, "'reference' is empty"),
+        (
+            "families:\n  a: {idea: x, refrence: y}\n" + HEAD + ONE,
+            2,
+            "unknown key 'refrence' .did you mean 'reference'",
+        ),
         (HEAD + ONE + ONE, 5, "'a-1' is used twice"),
         (HEAD + "  - id: a-1\n    family: a\n    text: '  '\n", 6, "'text' is empty"),
         (HEAD + "  - id: a-1\n    family: a\n    text:\n", 6, "'text' is empty"),

@@ -8,8 +8,8 @@ The books themselves are YAML files in ``ctxft/books``; a user's own file replac
     name: my-strategies
     kind: strategy            # or negative
     extends: strategies       # optional: start from this book; a prompt with the same id is replaced
-    families:                 # optional: the idea behind each family
-      drawing: {idea: "Sketching a process makes its steps explicit."}
+    families:                 # optional: the idea behind each family, and a publication about it
+      drawing: {idea: "Sketching a process makes its steps explicit.", reference: "Author & Author (year), Journal"}
     prompts:
       - id: drawing-1
         family: drawing
@@ -59,6 +59,7 @@ class PromptBook:
         prompts: in the order of the file.
         ideas: family -> the idea from learning science behind it, in one line.
         version: the author's number for the wording.
+        references: family -> a publication about that idea; no part of ``to_dict`` and ``hash``, since it changes no draw.
 
     Example:
         >>> load_book("strategies").draw(seed=0, passage_id="p1").kind
@@ -70,6 +71,7 @@ class PromptBook:
     prompts: tuple[ContextualPrompt, ...]
     ideas: dict[str, str] = field(default_factory=dict, hash=False)
     version: int = 1
+    references: dict[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
     def families(self) -> tuple[str, ...]:
@@ -123,13 +125,17 @@ def load_book(source: str | Path) -> PromptBook:
     base = _base(entries, path, kind)
     prompts = {prompt.id: prompt for prompt in (*base.prompts, *_prompts(entries["prompts"], path, kind))}
     families = {prompt.family for prompt in prompts.values()}
-    ideas = {**base.ideas, **_ideas(entries.get("families"), path, families)}
+    ideas, references = _families(entries.get("families"), path, families)
+    # a publication belongs to the idea it was given with: an idea in other words drops the base's
+    references = {family: text for family, text in base.references.items() if family not in ideas} | references
+    ideas = base.ideas | ideas
     return PromptBook(
         name=_text(entries["name"], path, "name"),
         kind=kind,
         prompts=tuple(prompts.values()),
         ideas={family: idea for family, idea in ideas.items() if family in families},
         version=_whole_number(entries["version"], path, "version") if "version" in entries else 1,
+        references={family: text for family, text in references.items() if family in families},
     )
 
 
@@ -155,15 +161,17 @@ def _prompts(node: yaml.Node, path: Path, kind: str) -> list[ContextualPrompt]:
     return list(prompts.values())
 
 
-def _ideas(node: yaml.Node | None, path: Path, known: set[str]) -> dict[str, str]:
-    if node is None:
-        return {}
-    ideas = {}
-    for family, value in _mapping(node, path).items():
+def _families(node: yaml.Node | None, path: Path, known: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    ideas: dict[str, str] = {}
+    references: dict[str, str] = {}
+    for family, value in _mapping(node, path).items() if node else ():
         if family not in known:
             raise _error(path, value, f"the family '{family}' has no prompt{nearest(family, known)}: write one")
-        ideas[family] = _text(_mapping(value, path, ("idea",), ("idea",))["idea"], path, "idea")
-    return ideas
+        entries = _mapping(value, path, ("idea", "reference"), ("idea",))
+        ideas[family] = _text(entries["idea"], path, "idea")
+        if "reference" in entries:
+            references[family] = _text(entries["reference"], path, "reference")
+    return ideas, references
 
 
 def _error(path: Path, node: yaml.Node | None, message: str) -> InputError:
