@@ -36,12 +36,7 @@ def load_book(source: str | Path) -> PromptBook:
         >>> len(load_book("strategies").families)
         10
     """
-    path = Path(source)
-    if str(source) in BOOKS:
-        path = PACKAGE_ROOT / "books" / f"{source}.yaml"
-    elif not path.suffix and not path.exists():
-        known = f"{nearest(str(source), BOOKS)}; give one of {', '.join(BOOKS)} or a YAML file"
-        raise InputError(f"unknown prompt book '{source}'{known}.")
+    path = book_path(source)
     read_yaml(path)  # the one place that words a syntax error; the nodes below know their lines
     root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
     entries = _mapping(root, path, BOOK_KEYS, required=("name", "kind", "prompts"))
@@ -69,6 +64,17 @@ def load_book(source: str | Path) -> PromptBook:
         separator=_separator(entries["separator"], path) if "separator" in entries else base.separator,
         weights=kept(base.weights | told["weight"]),
     )
+
+
+def book_path(source: str | Path) -> Path:
+    """Return the file of a book, of the package or a user's own; raises InputError for a name that is neither."""
+    path = Path(source)
+    if str(source) in BOOKS:
+        return PACKAGE_ROOT / "books" / f"{source}.yaml"
+    if not path.suffix and not path.exists():
+        known = f"{nearest(str(source), BOOKS)}; give one of {', '.join(BOOKS)} or a YAML file"
+        raise InputError(f"unknown prompt book '{source}'{known}.")
+    return path
 
 
 def prompt_lines(path: Path) -> dict[str, int]:
