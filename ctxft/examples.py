@@ -3,11 +3,12 @@
     row:      [start] prompt + separator   text of the passage          [EOS]
     labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
 
-An arm with exercises reads no prompt but questions about the text, behind it; they are learned like the text:
+Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A book
+may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says. Arm reading
+has no prompt but exercises behind the text, which are tokenised apart, too, and learned like the text:
 
     row:      [start] text of the passage   exercises   [EOS]
 
-Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut.
 The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
 and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.corpora.exercises import Exercise, exercises_text
@@ -61,14 +63,63 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     return SpecialTokens(eos if start is None else start, eos, eos if pad is None else pad, tuple(notes))
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None) -> list[int]:
-    """Return the token ids of a prompt and its separator; an empty list for no prompt."""
-    return [] if prompt is None else encode_text(tokenizer, prompt.text + SEPARATOR)[0]
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a prompt: ids before it, the separator that is tokenised with it, and ids between it and the text."""
+
+    before: tuple[int, ...] = ()
+    separator: str = SEPARATOR
+    after: tuple[int, ...] = ()
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase, book: PromptBook) -> Frame:
+    """Return what stands around the prompts of a book: its separator, or the turns of the tokenizer's chat template.
+
+    Placement "user" renders the prompt as the user's turn, "system" as the system's; in both the turn of the assistant is
+    opened behind it, and the text stands there. The control tokens of the template are control tokens, those that a
+    prompt spells out are not. A start token at the front is left out, since every row has one already.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or its template has no such turn.
+
+    Example:
+        >>> from ctxft.models import load_tokenizer
+        >>> from ctxft.prompts import load_book
+        >>> frame_of(load_tokenizer("practice-blind"), load_book("strategies")).before
+        ()
+    """
+    if book.placement == "before":
+        return Frame(separator=book.separator)
+    where = f"prompt book '{book.name}' places prompts in the {book.placement} turn"
+    if not tokenizer.chat_template:
+        raise InputError(f"{where}, but the model's tokenizer has no chat template: set its placement to before.")
+    mark = "\N{LATIN SMALL LETTER SCHWA}\N{LATIN SMALL LETTER EZH}"  # stands for the prompt; no template holds it
+    try:
+        turn = [{"role": book.placement, "content": mark}]
+        rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(f"{where}, but the model's chat template refuses it ({error}): choose another.") from None
+    if rendered.count(mark) != 1:
+        raise InputError(
+            f"{where}, but the model's chat template does not write such a turn: choose another placement."
+        )
+    before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in rendered.split(mark))
+    start = special_tokens(tokenizer).start
+    return Frame(tuple(before[1:] if before[:1] == [start] else before), "", tuple(after))
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None, frame: Frame = Frame()
+) -> list[int]:
+    """Return the token ids of a prompt and what its frame puts around it; an empty list for no prompt."""
+    if prompt is None:
+        return []
+    return [*frame.before, *encode_text(tokenizer, prompt.text + frame.separator)[0], *frame.after]
 
 
 def longest_prompt(tokenizer: PreTrainedTokenizerBase, books: Iterable[PromptBook]) -> int:
-    """Return the tokens (separator included) of the longest prompt in any of the books."""
-    return max(len(prompt_ids(tokenizer, prompt)) for book in books for prompt in book.prompts)
+    """Return the tokens (separator or turns included) of the longest prompt in any of the books."""
+    return max(len(prompt_ids(tokenizer, p, frame_of(tokenizer, book))) for book in books for p in book.prompts)
 
 
 def text_budget(window: int, longest: int, least: int) -> int:
@@ -109,13 +160,23 @@ def exercise_ids(tokenizer: PreTrainedTokenizerBase, exercises: Sequence[Exercis
 
     Returns:
         (token ids, how many exercises were dropped).
+
+    Example:
+        >>> mined = list(exercises_of(passages, seed))  # doctest: +SKIP
+        >>> room = window - 1 - len(passages[0].ids) - passages[0].last  # doctest: +SKIP
+        >>> ids, dropped = exercise_ids(tokenizer, mined[0], room)  # doctest: +SKIP
+        >>> build_row(passages[0], (), special_tokens(tokenizer), after=ids)  # doctest: +SKIP
     """
     text, dropped = exercises_text(exercises, lambda text: len(encode_text(tokenizer, text)[0]) <= room)
     return encode_text(tokenizer, text)[0] if text else [], dropped
 
 
 def build_row(
-    passage: Passage, prompt: Sequence[int], special: SpecialTokens, after: Sequence[int] = ()
+    passage: Passage,
+    prompt: Sequence[int],
+    special: SpecialTokens,
+    learned: bool = False,
+    after: Sequence[int] = (),
 ) -> dict[str, list[int]]:
     """Lay one passage out as a training row.
 
@@ -123,14 +184,17 @@ def build_row(
         passage: the passage.
         prompt: ids of prompt and separator; empty for CPT.
         special: the tokenizer's special tokens.
-        after: ids of exercises behind the text, learned like the text; EOS, where the document ends, stands behind them.
+        learned: the prompt is a target too (arm cft-learned), as in the authors' release where no separator is set.
+        after: ids of exercises behind the text (arm reading), all of them targets; EOS, where the document ends, stands behind
+            them.
 
     Returns:
         ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
     """
     text = [*passage.ids, *after] + ([special.eos] if passage.last else [])
     before = [special.start, *prompt]
-    return {"input_ids": before + text, "labels": [IGNORE_INDEX] * len(before) + text}
+    labels = [IGNORE_INDEX, *prompt] if learned else [IGNORE_INDEX] * len(before)
+    return {"input_ids": before + text, "labels": labels + text}
 
 
 class Rows(Sequence):
@@ -140,6 +204,7 @@ class Rows(Sequence):
         passages: the passages, in order.
         prompts: for each passage the ids of its prompt and separator.
         special: the tokenizer's special tokens.
+        learned: prompts are targets too.
         after: for each passage the ids of exercises behind it; None for an arm without exercises.
     """
 
@@ -148,28 +213,35 @@ class Rows(Sequence):
         passages: Sequence[Passage],
         prompts: Sequence[Sequence[int]],
         special: SpecialTokens,
+        learned: bool = False,
         after: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        self.passages, self.prompts, self.special = passages, prompts, special
+        self.passages, self.prompts, self.special, self.learned = passages, prompts, special, learned
         self.after = [()] * len(passages) if after is None else after
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def __getitem__(self, number: int) -> dict[str, list[int]]:
-        return build_row(self.passages[number], self.prompts[number], self.special, self.after[number])
+        row = (self.passages[number], self.prompts[number], self.special)
+        return build_row(*row, learned=self.learned, after=self.after[number])
+
+    @property
+    def text_targets(self) -> list[int]:
+        """Targets of each row that are its text (and EOS): the same in every arm, so they fix the steps of all."""
+        return [len(passage.ids) + passage.last for passage in self.passages]
 
     @property
     def targets(self) -> list[int]:
-        """Target tokens of each row: the same in every arm without exercises."""
-        pairs = zip(self.passages, self.after, strict=True)
-        return [len(passage.ids) + len(after) + passage.last for passage, after in pairs]
+        """All target tokens of each row: text, prompt where it is learned, and exercises."""
+        learned = map(len, self.prompts) if self.learned else [0] * len(self)
+        return [sum(parts) for parts in zip(self.text_targets, learned, map(len, self.after), strict=True)]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        pairs = zip(self.prompts, self.targets, strict=True)
-        return max(1 + len(prompt) + targets for prompt, targets in pairs)
+        parts = zip(map(len, self.prompts), self.text_targets, map(len, self.after), strict=True)
+        return 1 + max(map(sum, parts))
 
 
 def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:

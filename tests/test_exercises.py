@@ -395,11 +395,12 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
         after.append(ids)
         dropped += left
     assert dropped > 0 and any(after)
-    rows = Rows(passages, [()] * len(passages), special, after)
+    rows = Rows(passages, [()] * len(passages), special, after=after)
     for row, passage, ids in zip(rows, passages, after, strict=True):
         text = [*passage.ids, *ids, *([special.eos] if passage.last else [])]
         assert row == {"input_ids": [special.start, *text], "labels": [IGNORE_INDEX, *text]}
-        assert row == build_row(passage, (), special, ids) and len(text) < window
+        assert row == build_row(passage, (), special, after=ids) and len(text) < window
+    assert rows.text_targets == [len(passage.ids) + passage.last for passage in passages]
     assert rows.targets == [sum(label != IGNORE_INDEX for label in row["labels"]) for row in rows]
     assert rows.longest == max(len(row["input_ids"]) for row in rows) <= window
     counts = arm_tokens(rows)
