@@ -3,12 +3,12 @@
     row:      [start] prompt + separator   text of the passage          [EOS]
     labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
 
-Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A book
-may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says. Arm reading
-has no prompt but exercises behind the text, which are tokenised apart, too, and learned like the text:
+An arm with exercises reads no prompt but questions about the text, behind it; they are learned like the text:
 
     row:      [start] text of the passage   exercises   [EOS]
 
+Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A book
+may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says.
 The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
 and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
 """
@@ -160,23 +160,13 @@ def exercise_ids(tokenizer: PreTrainedTokenizerBase, exercises: Sequence[Exercis
 
     Returns:
         (token ids, how many exercises were dropped).
-
-    Example:
-        >>> mined = list(exercises_of(passages, seed))  # doctest: +SKIP
-        >>> room = window - 1 - len(passages[0].ids) - passages[0].last  # doctest: +SKIP
-        >>> ids, dropped = exercise_ids(tokenizer, mined[0], room)  # doctest: +SKIP
-        >>> build_row(passages[0], (), special_tokens(tokenizer), after=ids)  # doctest: +SKIP
     """
     text, dropped = exercises_text(exercises, lambda text: len(encode_text(tokenizer, text)[0]) <= room)
     return encode_text(tokenizer, text)[0] if text else [], dropped
 
 
 def build_row(
-    passage: Passage,
-    prompt: Sequence[int],
-    special: SpecialTokens,
-    learned: bool = False,
-    after: Sequence[int] = (),
+    passage: Passage, prompt: Sequence[int], special: SpecialTokens, learned: bool = False, after: Sequence[int] = ()
 ) -> dict[str, list[int]]:
     """Lay one passage out as a training row.
 
@@ -185,8 +175,7 @@ def build_row(
         prompt: ids of prompt and separator; empty for CPT.
         special: the tokenizer's special tokens.
         learned: the prompt is a target too (arm cft-learned), as in the authors' release where no separator is set.
-        after: ids of exercises behind the text (arm reading), all of them targets; EOS, where the document ends, stands behind
-            them.
+        after: ids of exercises behind the text, learned like the text; EOS, where the document ends, stands behind them.
 
     Returns:
         ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
@@ -223,8 +212,7 @@ class Rows(Sequence):
         return len(self.passages)
 
     def __getitem__(self, number: int) -> dict[str, list[int]]:
-        row = (self.passages[number], self.prompts[number], self.special)
-        return build_row(*row, learned=self.learned, after=self.after[number])
+        return build_row(self.passages[number], self.prompts[number], self.special, self.learned, self.after[number])
 
     @property
     def text_targets(self) -> list[int]:
@@ -233,15 +221,15 @@ class Rows(Sequence):
 
     @property
     def targets(self) -> list[int]:
-        """All target tokens of each row: text, prompt where it is learned, and exercises."""
+        """All target tokens of each row: those of the text in every arm that learns no prompt and no exercises."""
         learned = map(len, self.prompts) if self.learned else [0] * len(self)
-        return [sum(parts) for parts in zip(self.text_targets, learned, map(len, self.after), strict=True)]
+        return [sum(counts) for counts in zip(self.text_targets, learned, map(len, self.after), strict=True)]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        parts = zip(map(len, self.prompts), self.text_targets, map(len, self.after), strict=True)
-        return 1 + max(map(sum, parts))
+        counts = zip(self.text_targets, map(len, self.prompts), map(len, self.after), strict=True)
+        return 1 + max(map(sum, counts))
 
 
 def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
