@@ -16,6 +16,7 @@ from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, n
 from ctxft.training.config import TrainConfig
 from ctxft.world.facts import BASES
 from ctxft.world.texts import SOURCES
+from ctxft.writer import WriterConfig
 
 PROFILES = PACKAGE_ROOT / "profiles"
 
@@ -24,11 +25,13 @@ PROFILES = PACKAGE_ROOT / "profiles"
 class PromptConfig:
     """Prompt books: "strategies" and "negative" inside the package, or paths of your own YAML files.
 
-    "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read.
+    "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read. ``writer``
+    is the model that writes adaptive prompts, one for each passage; None leaves them to the books.
     """
 
     strategies: str = "strategies"
     negative: str = "negative"
+    writer: WriterConfig | None = None
 
 
 @dataclass
@@ -213,6 +216,8 @@ class ExperimentConfig:
         self.ift.source = resolved(self.ift.source, (PRACTICE,))
         self.prompts.strategies = resolved(self.prompts.strategies, BOOKS)
         self.prompts.negative = resolved(self.prompts.negative, BOOKS)
+        if self.prompts.writer and self.prompts.writer.server is None:
+            self.prompts.writer.model = resolved(self.prompts.writer.model, tuple(BASES))
         self.evaluation.data = resolved(self.evaluation.data, ())
         self.evaluation.benchmarks = [resolved(name, NAMES) for name in self.evaluation.benchmarks]
 

@@ -70,6 +70,10 @@ class Counts:
     tokens_out: int = 0
     unmetered: int = 0  # replies whose tokens the server did not say
 
+    def to_json(self) -> dict:
+        """Return the counts as plain values."""
+        return {**vars(self), "errors": dict(sorted(self.errors.items()))}
+
 
 @dataclass(frozen=True)
 class _Trouble:
@@ -135,15 +139,12 @@ class Server:
 
     def record(self) -> dict:
         """Return the counts, and the cost, as plain values."""
-        counts = {**vars(self.counts), "errors": dict(sorted(self.counts.errors.items()))}
-        return {**counts, "cost": self.cost()}
+        return {**self.counts.to_json(), "cost": self.cost()}
 
     def cost(self) -> float | None:
         """Return what all replies cost, in the currency of the prices; None if a price or a count of tokens is unknown."""
-        config, counts = self.config, self.counts
-        if config.price_in is None or config.price_out is None or counts.unmetered:
-            return None
-        return (counts.tokens_in * config.price_in + counts.tokens_out * config.price_out) / 1e6
+        counts = self.counts
+        return None if counts.unmetered else self.config.cost(counts.tokens_in, counts.tokens_out)
 
     # --- one request, tried until it is answered ------------------------------------------------------------------
 

@@ -71,6 +71,12 @@ class ServerConfig:
             raise InputError(f"the value of {self.key_variable} holds a space or a character that no key has: mend it.")
         return key
 
+    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return what so many tokens cost, in the currency of the prices; None where a price is unknown."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
 
 def _check_url(url: str) -> None:
     try:
