@@ -104,12 +104,13 @@ class Local:
             yield job, self._reply(next(found)[0], size) if fit else "too long for the writer"
 
     def _reply(self, text: str, size: int) -> Reply:
-        written = count_tokens(self.tokenizer, text)
+        # What was no character may take more tokens as text than it took to write.
+        written = min(count_tokens(self.tokenizer, text), self.room)
         self.counts.requests += 1
         self.counts.replies += 1
         self.counts.tokens_in += size
         self.counts.tokens_out += written
-        return Reply(text, size, written, cut=written >= self.room)
+        return Reply(text, size, written, cut=written == self.room)
 
 
 def local_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
