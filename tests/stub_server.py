@@ -93,6 +93,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def good(self, body: dict) -> None:
         self.chat(good_text(body))
 
+    def echo(self, body: dict) -> None:
+        self.chat(f"You said {self.headers.get('Authorization')}.")
+
     def long(self, body: dict) -> None:
         self.chat("Read each line again and say what it means to you. " * 40)
 

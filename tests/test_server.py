@@ -173,7 +173,7 @@ def test_the_key_is_shown_nowhere(key):
     logging.getLogger().setLevel(logging.DEBUG)
     shown = []
     try:
-        with StubServer(lambda number, body: ("refused", "rate", "hang", "html", "good")[number]) as stub:
+        with StubServer(lambda number, body: ("refused", "rate", "hang", "html", "echo")[number]) as stub:
             server = server_of(stub, key_variable="STUB_KEY", retries=0, timeout=0.3)
             for _ in range(4):
                 with pytest.raises((InputError, ServerError)) as caught:
@@ -181,7 +181,7 @@ def test_the_key_is_shown_nowhere(key):
                 error = caught.value
                 assert error.__context__ is None and error.__cause__ is None  # those hold the request
                 shown += ["".join(traceback.format_exception(error)), repr(error)]
-            assert server.chat(MESSAGES, 8).text
+            assert server.chat(MESSAGES, 8).text == "You said Bearer ...."
     finally:
         logging.getLogger().removeHandler(handler)
         logging.getLogger().setLevel(level)

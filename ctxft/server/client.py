@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -154,7 +154,7 @@ class Server:
             found = self._try(send, read)
             if isinstance(found, Reply):
                 self._count(found)
-                return found
+                return replace(found, text=self._without_key(found.text))
             with self._lock:
                 self.counts.errors[found.kind] += 1
             self._stop_for_good(found)
@@ -196,10 +196,13 @@ class Server:
         status = error.response.status_code
         kinds = {401: "refused", 403: "refused", 404: "unknown", 408: "timeout", 429: "rate limit"}
         kind = kinds.get(status, "server" if status >= 500 else "request")
-        told = " ".join((error.server_message or "").split())
-        told = told.replace(self._key, "...") if self._key else told
+        told = self._without_key(" ".join((error.server_message or "").split()))
         said = f"HTTP {status}, {told[:200]}" if told else f"HTTP {status}"
         return _Trouble(kind, said, _seconds(error.response.headers.get("retry-after")))
+
+    def _without_key(self, text: str) -> str:
+        """Return what a server said without the key, which some say back."""
+        return text.replace(self._key, "...") if self._key else text
 
     def _stop_for_good(self, trouble: _Trouble) -> None:
         """Raise InputError for what no retry and no other request can mend."""

@@ -69,7 +69,7 @@ class Remote:
                 if error is None:
                     yield asked[future], future.result()
                 elif isinstance(error, ServerError):
-                    yield asked[future], error.kind
+                    yield asked[future], str(error)
                 else:
                     fatal = error
         if fatal:

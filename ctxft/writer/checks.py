@@ -96,32 +96,41 @@ def forbids(benchmarks: Sequence[Benchmark]) -> Callable[[str], str | None]:
         >>> forbids([asked])("Think of the vein, the vessel that drains a liver.")
         'own/1'
     """
-    grams: dict[tuple[str, ...], str] = {}
-    owners: dict[str, list[int]] = {}  # word -> numbers of the questions that have it as their own
-    items: list[tuple[str, int, frozenset[str]]] = []  # name, how many own words, words of the right answer
-    for benchmark in benchmarks:
-        questions = [frozenset(words_of(question.question)) for question in benchmark.questions]
-        shared = Counter(word for words in questions for word in words)
-        for question, words in zip(benchmark.questions, questions, strict=True):
+    return _Items(benchmarks).given_by
+
+
+class _Items:
+    """Benchmark items, found by eight words in a row or by their own words and their answer."""
+
+    def __init__(self, benchmarks: Sequence[Benchmark]) -> None:
+        self.grams: dict[tuple[str, ...], str] = {}
+        self.owners: dict[str, list[int]] = {}  # word -> numbers of the items that have it as their own
+        self.items: list[tuple[str, int, frozenset[str]]] = []  # name, how many own words, words of the right answer
+        for benchmark in benchmarks:
+            self._add(benchmark)
+
+    def _add(self, benchmark: Benchmark) -> None:
+        words_of_each = [frozenset(words_of(question.question)) for question in benchmark.questions]
+        shared = Counter(word for words in words_of_each for word in words)
+        for question, words in zip(benchmark.questions, words_of_each, strict=True):
             name = f"{benchmark.name}/{question.id}"
             for text in (question.question, question.context):
-                grams.update((gram, name) for gram in grams_of(words_of(text)))
+                self.grams.update((gram, name) for gram in grams_of(words_of(text)))
             own = [word for word in words if shared[word] < COMMON]
             for word in own:
-                owners.setdefault(word, []).append(len(items))
-            items.append((name, len(own), frozenset(words_of(question.choices[question.answer]))))
+                self.owners.setdefault(word, []).append(len(self.items))
+            self.items.append((name, len(own), frozenset(words_of(question.choices[question.answer]))))
 
-    def forbidden(text: str) -> str | None:
+    def given_by(self, text: str) -> str | None:
+        """Return the name of an item that a text gives away, or None."""
         words = words_of(text)
         for gram in grams_of(words):
-            if gram in grams:
-                return grams[gram]
+            if gram in self.grams:
+                return self.grams[gram]
         known = set(words)
-        hits = Counter(number for word in sorted(known) for number in owners.get(word, ()))
+        hits = Counter(number for word in sorted(known) for number in self.owners.get(word, ()))
         for number, count in hits.items():
-            name, size, answer = items[number]
+            name, size, answer = self.items[number]
             if count > HALF * size and answer <= known:
                 return name
         return None
-
-    return forbidden

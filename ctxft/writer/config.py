@@ -97,7 +97,7 @@ class WriterConfig:
         Raises:
             InputError: the model is not found.
         """
-        who = model_hash(self.model) if self.server is None else [self.server, self.model]
+        who = model_hash(self.model) if self.server is None else [self.server.rstrip("/"), self.model]
         return [who, self.instruction, self.room]
 
 

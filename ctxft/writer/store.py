@@ -46,9 +46,9 @@ class Store:
             InputError: a line is broken or lacks a key; file and line are named.
         """
         rows = {}
-        whole = _whole_part(path).decode("utf-8", "replace")
-        for number, line in enumerate(whole.split("\n")[:-1], start=1):
-            row = parse_json(line, f"{path}, line {number}")
+        for number, line in enumerate(_whole_part(path).split(b"\n")[:-1], start=1):
+            # Every line was written in ASCII; another byte is no JSON either, so that it is told and not read over.
+            row = parse_json(line.decode("ascii", "backslashreplace"), f"{path}, line {number}")
             if not isinstance(row, dict) or [key for key in KEYS if key not in row]:
                 raise InputError(f"{path}, line {number}: no text of a writer stands here: remove the line.")
             rows[row["key"]] = row

@@ -55,6 +55,15 @@ class WriterRecord:
     prompts: dict[str, ContextualPrompt] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
+    def judge(self, passage_id: str, family: str, text: str, reason: str | None) -> None:
+        """Take a text as the prompt of its passage, or as rejected for a reason."""
+        if reason is None:
+            prompt = ContextualPrompt(f"adaptive-{sha256(text)[:12]}", family, text, "strategy")
+            self.prompts[passage_id] = prompt
+        else:
+            self.rejected["gives away an item" if reason.startswith("gives away") else reason] += 1
+            self.reasons[passage_id] = f"rejected: {reason}"
+
     def to_json(self) -> dict:
         """Return everything but the prompts and single reasons, as plain values."""
         names = ("writer", "passages", "written", "cached", "failed", "cost", "paid")
@@ -103,6 +112,7 @@ def write_prompts(
             if progress:
                 progress(len(jobs) - len(todo) + done, len(jobs))
 
+        tick(0)
         counts, failed = _write(list(todo.values()), config, store, purse, tick, sleep)
         rows = {job.key: store.rows[job.key] for job in jobs if job.key not in failed}
     record = WriterRecord(config.describe(), len(jobs), counts, purse.paid())
@@ -113,7 +123,9 @@ def write_prompts(
             record.failed += 1
             record.reasons[passage.id] = f"failed: {failed[job.key]}"
         else:
-            _judge(record, passage, job, rows[job.key], config, tokenizer, forbidden)
+            text, cut = clean(rows[job.key]["text"]), rows[job.key]["cut"]
+            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden)
+            record.judge(passage.id, job.family, text, "cut off" if cut else reason)
     record.cached = len(jobs) - record.written - record.failed
     return record
 
@@ -179,7 +191,7 @@ def _write(
     tick: Callable[[int], None],
     sleep: Callable[[float], object],
 ) -> tuple[Counts, dict[str, str]]:
-    """Ask for all jobs and store what comes; returns what was asked, and the keys that failed with the kind of failure."""
+    """Ask for all jobs and store what comes; returns what was asked, and the keys that failed with the reason."""
     if not jobs:
         return Counts(), {}
     writer = Local(config) if config.server is None else Remote(config, sleep)
@@ -199,30 +211,10 @@ def _write(
             tick(done)
         if row >= GIVE_UP:
             raise FailedError(
-                f"the writer gave no text for {row} passages in a row (the last: {answer}): what was written before is "
-                "kept; mend the cause and run again."
+                f"the writer gave no text for {row} passages in a row (the last: {answer.rstrip('.')}): what was "
+                "written before is kept; mend the cause and run again."
             )
     return writer.counts, failed
-
-
-def _judge(
-    record: WriterRecord,
-    passage: Passage,
-    job: Job,
-    row: dict,
-    config: WriterConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    forbidden: Callable[[str], str | None],
-) -> None:
-    """Add a text to the record: as a prompt, or as rejected with the reason."""
-    text = clean(row["text"])
-    reason = "cut off" if row["cut"] else None
-    reason = reason or reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden)
-    if reason is None:
-        record.prompts[passage.id] = ContextualPrompt(f"adaptive-{sha256(text)[:12]}", job.family, text, "strategy")
-    else:
-        record.rejected["gives away an item" if reason.startswith("gives away") else reason] += 1
-        record.reasons[passage.id] = f"rejected: {reason}"
 
 
 def estimate_cost(
