@@ -54,6 +54,7 @@ def train(options: argparse.Namespace) -> None:
     from ctxft.experiment.prepare import prepare
     from ctxft.experiment.tasks import parse_task, train_task, train_tasks
     from ctxft.experiment.workers import train_all
+    from ctxft.experiment.written import require_written
 
     config = experiment_of(options)
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # launched by accelerate: all processes train each task
@@ -62,6 +63,8 @@ def train(options: argparse.Namespace) -> None:
         return
     tasks = [parse_task(name, train_tasks(config)) for name in options.task] or train_tasks(config)
     folder = prepare(config)
+    if not options.task:
+        require_written(config)
     for arm, seed in tasks:
         done = train_task(config, arm, seed, quiet=not sys.stderr.isatty())
         print(
