@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | export | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -81,7 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     leaks.set_defaults(call=commands.leaks)
-    for verb in (run, train, evaluate, estimate, leaks):
+    export = verbs.add_parser("export", help="write what an arm reads as (prompt, passage) pairs for a tuning service")
+    export.add_argument("config", help="a profile or YAML file whose run is prepared, e.g. by `ctxft train`")
+    export.add_argument("--arm", default="cft", help="an arm with one stage of text (default: cft)")
+    export.add_argument("--seed", type=int, default=0, help="draws the prompts (default: 0)")
+    export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
+    export.set_defaults(call=commands.export)
+    for verb in (run, train, evaluate, estimate, leaks, export):
         verb.add_argument(
             "--set",
             action="append",

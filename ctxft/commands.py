@@ -142,6 +142,24 @@ def leaks(options: argparse.Namespace) -> None:
     print(f"\nitem by item: {config.folder / 'leaks.json'}")
 
 
+def export(options: argparse.Namespace) -> None:
+    """Write what an arm reads as examples for a tuning service."""
+    from ctxft.experiment.export import export_pairs
+
+    record = export_pairs(experiment_of(options), options.arm, options.seed, options.form, options.out)
+    print(
+        f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts, for {record['service']}"
+    )
+    for what, limit in record["limits"].items():
+        if isinstance(limit, dict):
+            print(f"  {what}: {', '.join(f'{key} {number}' for key, number in limit.items())}")
+    for name, found in record["leaks"].items():
+        print(f"  {name}: no item stands in the texts; {found['partial']} in part, {found['short']} short ones")
+    if left := record["general_passages_left_out"]:
+        print(f"  left out: {left} passages of general text")
+    print(f"in {options.out}, with {options.out.name}.manifest.json beside it")
+
+
 def run(options: argparse.Namespace) -> None:
     """Run the notebooks, and compare the arms they examined."""
     from ctxft.pipeline import run_notebooks

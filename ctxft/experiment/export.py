@@ -1,0 +1,124 @@
+"""A prepared run flows in; a file of (prompt, passage) pairs for a tuning service flows out, with a manifest beside it.
+
+    passages.jsonl + the prompts that an arm and a seed draw -> leak check, limits -> FILE, FILE.manifest.json
+
+What a hosted model is tuned on cannot be taken back, and nobody can look into it afterwards: texts that hold a question of
+the experiment's benchmarks are refused, all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, groupby
+from pathlib import Path
+
+from ctxft.benchmarks import Benchmark
+from ctxft.corpora.passages import Passage, passages_hash
+from ctxft.experiment.config import ExperimentConfig
+from ctxft.experiment.examine import load_benchmarks
+from ctxft.experiment.prepare import manifest_of, read_passages, require_same, rows_of
+from ctxft.leakage import find_leaks
+from ctxft.models import load_tokenizer
+from ctxft.prompts import TEXT_STAGES
+from ctxft.runtime import InputError, check_known, code_revision, hash_file, sha256, whole_file, write_json
+from ctxft.tuning import Pair, check_limits, form_named, lines_of
+
+SHOWN = 10  # items that a refusal names
+
+
+def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path: Path) -> dict:
+    """Write what one arm reads as examples for a tuning service: the prompt in, the passage out.
+
+    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Held-out
+    documents and general text stay out.
+
+    Args:
+        config: the experiment; its run must be prepared.
+        arm: "cft", "neg", "control" or "adaptive"; "cpt", which has no prompt, where the form takes an empty one.
+        seed: draws the prompts; one that is not among the experiment's will do too.
+        form: "chat", "gemini" or "csv" (see ``ctxft.tuning.FORMS``).
+        path: the file.
+
+    Returns:
+        The content of ``<file>.manifest.json``: run, arm, seed, form and service; pairs, documents, prompts (different
+        ones), general_passages_left_out; hashes; limits as they were found, with source and date; leaks, the items of each
+        verdict and the ids of those partly found, for each benchmark.
+
+    Raises:
+        InputError: an arm without a single stage of text, an unknown form, a run that is not prepared or of another config,
+            a benchmark item in the texts (items and places are named), or a limit of the service that is broken.
+
+    Example:
+        >>> export_pairs(load_experiment("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
+        1200
+    """
+    check_known(arm, TEXT_STAGES, "arm with one stage of text")
+    how = form_named(form)
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: --out needs the name of a file.")
+    config = require_same(config)
+    passages = read_passages(config.folder)
+    drawn = rows_of(config, arm, seed, passages, load_tokenizer(config.model, config.revision))[1]
+    prompts = {row["passage"]: row["text"] for row in drawn}
+    pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
+    limits = check_limits(pairs, form)
+    leaks = _require_clean(load_benchmarks(config), passages, drawn)
+    with whole_file(path) as file:
+        file.writelines(lines_of(pairs, form))
+    general = config.folder / "general.jsonl"
+    record = {
+        **{"run": config.name, "arm": arm, "seed": seed, "form": form, "service": how.service},
+        **{"pairs": len(pairs), "documents": len({p.document for p in passages})},
+        "prompts": len({row["text"] for row in drawn}),
+        "general_passages_left_out": len(read_passages(config.folder, "general")) if general.exists() else 0,
+        "limits": limits | {"source": how.source, "looked_up": how.looked_up},
+        **{"leaks": leaks, "hashes": _hashes(config, passages, pairs, path), "code": code_revision()},
+    }
+    write_json(path.with_name(f"{path.name}.manifest.json"), record)
+    return record
+
+
+def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair], path: Path) -> dict[str, str]:
+    books = manifest_of(config)["hashes"]["prompts"]
+    drawn = sha256([[pair.passage, pair.prompt] for pair in pairs])
+    return {"file": hash_file(path), "passages": passages_hash(passages), "books": books, "drawn prompts": drawn}
+
+
+# --- no benchmark item leaves the house -------------------------------------------------------------------------------
+
+
+def _require_clean(benchmarks: Sequence[Benchmark], passages: list[Passage], drawn: list[dict]) -> dict:
+    """Return what was found of each benchmark, or refuse texts that hold an item."""
+    prompts = {row["text"]: f"prompt {row['prompt']}" for row in drawn}
+    told = [(where, text) for text, where in prompts.items()]
+    documents = groupby(passages, key=lambda passage: passage.document)
+    whole = ((f"document {name}", "".join(p.text for p in parts)) for name, parts in documents)  # slices that touch
+    leaks = find_leaks(benchmarks, chain(whole, told))["benchmarks"]
+    held = {(name, item["id"]): item["places"] for name in leaks for item in leaks[name]["items"] if _is_held(item)}
+    if held:
+        pieces = find_leaks(benchmarks, chain(((f"passage {p.id}", p.text) for p in passages), told))["benchmarks"]
+        for name, found in pieces.items():
+            closer = {(name, item["id"]): item["places"] for item in found["items"] if item["places"]}
+            held |= {key: places for key, places in closer.items() if key in held}
+        raise InputError(_refusal(held))
+    return {name: _told(found) for name, found in leaks.items()}
+
+
+def _is_held(item: dict) -> bool:
+    """Say whether a text holds an item: most of it, or a short question with its answer behind it."""
+    return item["verdict"] == "leaked" or (item["verdict"] == "short" and item["answered"])
+
+
+def _refusal(held: dict[tuple[str, str], list[str]]) -> str:
+    said = [f"item '{id}' of {name} in {', '.join(places)}" for (name, id), places in held.items()]
+    more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return (
+        f"nothing was exported, because the texts hold {len(said)} benchmark item{'s' * (len(said) > 1)} "
+        f"({'; '.join(said[:SHOWN])}{more}): a model tuned on them cannot be examined on them; take these texts out of the "
+        "corpus or the prompt book."
+    )
+
+
+def _told(found: dict) -> dict:
+    return {**found["counts"], "partial_ids": sorted({i["id"] for i in found["items"] if i["verdict"] == "partial"})}
