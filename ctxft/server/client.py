@@ -1,0 +1,250 @@
+"""Messages go in; what a language model behind an OpenAI-compatible server replies comes out, with every try counted.
+
+    ServerConfig -> Server.chat(messages, max_tokens) -> Reply(text, tokens_in, tokens_out)
+
+``huggingface_hub.InferenceClient`` speaks the protocol (vLLM, llama.cpp, Ollama, TGI and the paid services have it alike).
+This module adds patience, a rate limit and the bill. A request that may succeed later is asked again: 429, 408, 5xx, a timeout,
+a broken connection, a reply that is not of the protocol. A key that is refused, or a model that nobody knows, ends the work at
+once. The key is read from the environment and shown nowhere: errors are raised outside the block that saw the library's own,
+since that holds the request with its headers, and what a server says is searched for the key before it is passed on.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+from ctxft.runtime import FailedError, InputError
+from ctxft.server.config import ServerConfig
+
+SEED = 0  # servers that sample in spite of temperature 0 take a seed
+LONGEST = 600.0  # seconds: a server that asks for more patience than this has failed the request
+SLOWEST = 60.0  # seconds: the waits of our own double up to here
+AGAIN = ("rate limit", "server", "timeout", "connection", "protocol")  # troubles that may pass
+NO_KEY = "none"  # sent where no key is needed; without one the client would send the user's token of the hub
+
+
+class ServerError(FailedError):
+    """One request got no reply, after all retries; ``kind`` is the last trouble ("timeout", "rate limit", ...)."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model wrote.
+
+    Attributes:
+        text: as it came; "" where the server says that the model wrote nothing.
+        tokens_in, tokens_out: as the server counts them; None where it does not say.
+        cut: whether it was stopped at ``max_tokens``.
+    """
+
+    text: str
+    tokens_in: int | None
+    tokens_out: int | None
+    cut: bool = False
+
+
+@dataclass
+class Counts:
+    """What a server was asked and what it cost: requests sent (retries among them), replies, troubles by kind, tokens."""
+
+    requests: int = 0
+    replies: int = 0
+    retries: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    unmetered: int = 0  # replies whose tokens the server did not say
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a request got no reply, in words without the key; ``wait`` is what the server asked for, in seconds."""
+
+    kind: str
+    said: str
+    wait: float | None = None
+
+
+class Server:
+    """A language model behind an OpenAI-compatible server, asked with temperature 0 and a fixed seed.
+
+    May be shared by threads.
+
+    Args:
+        config: where and how.
+        sleep, clock: seconds to wait, and the time in seconds; for tests.
+
+    Attributes:
+        counts: what was asked so far.
+
+    Raises:
+        InputError: the key's variable is not set.
+
+    Example:
+        >>> server = Server(ServerConfig("http://localhost:8000/v1", "my-model"))  # doctest: +SKIP
+        >>> server.chat([{"role": "user", "content": "Say yes."}], max_tokens=4).text  # doctest: +SKIP
+        'Yes.'
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.counts = Counts()
+        self._key = config.key()
+        self._client = InferenceClient(base_url=config.url, api_key=self._key or NO_KEY, timeout=config.timeout)
+        self._sleep, self._clock = sleep, clock
+        self._lock = threading.Lock()
+        self._free = clock()  # when the rate limit lets the next request go
+
+    def __repr__(self) -> str:
+        """Return server and model; the key is not shown."""
+        return f"Server({self.config.url!r}, {self.config.model!r})"
+
+    def chat(self, messages: Sequence[dict[str, str]], max_tokens: int) -> Reply:
+        """Return the model's reply to a conversation.
+
+        Args:
+            messages: {"role": "system", "user" or "assistant", "content": text}, the oldest first.
+            max_tokens: of the reply at most, in the model's own tokens.
+
+        Raises:
+            ServerError: no reply after all retries, or the server refuses this very request (it may be too long).
+            InputError: the key is refused, the model or address is unknown, or HF_HUB_OFFLINE forbids the network.
+        """
+        options = {"model": self.config.model, "max_tokens": max_tokens, "temperature": 0, "seed": SEED}
+        return self._ask(lambda: self._client.chat_completion(list(messages), **options), _chat_reply)
+
+    def record(self) -> dict:
+        """Return the counts, and the cost, as plain values."""
+        counts = {**vars(self.counts), "errors": dict(sorted(self.counts.errors.items()))}
+        return {**counts, "cost": self.cost()}
+
+    def cost(self) -> float | None:
+        """Return what all replies cost, in the currency of the prices; None if a price or a count of tokens is unknown."""
+        config, counts = self.config, self.counts
+        if config.price_in is None or config.price_out is None or counts.unmetered:
+            return None
+        return (counts.tokens_in * config.price_in + counts.tokens_out * config.price_out) / 1e6
+
+    # --- one request, tried until it is answered ------------------------------------------------------------------
+
+    def _ask(self, send: Callable[[], Any], read: Callable[[Any], Reply]) -> Reply:
+        for tried in range(self.config.retries + 1):
+            self._pace()
+            found = self._try(send, read)
+            if isinstance(found, Reply):
+                self._count(found)
+                return found
+            with self._lock:
+                self.counts.errors[found.kind] += 1
+            self._stop_for_good(found)
+            wait = min(2.0**tried, SLOWEST) if found.wait is None else found.wait
+            if found.kind not in AGAIN or wait > LONGEST or tried == self.config.retries:
+                break
+            with self._lock:
+                self.counts.retries += 1
+            self._sleep(wait)
+        what = "refuses this request" if found.kind == "request" else "gives no reply; run again later"
+        raise ServerError(f"the server at {self.config.url} {what} (try {tried + 1}: {found.said}).", found.kind)
+
+    def _pace(self) -> None:
+        """Wait until the rate limit lets a request go, and count it."""
+        with self._lock:
+            self.counts.requests += 1
+            now = self._clock()
+            start = max(now, self._free)
+            self._free = start + 60 / (self.config.requests_per_minute or float("inf"))
+        if start > now:
+            self._sleep(start - now)
+
+    def _try(self, send: Callable[[], Any], read: Callable[[Any], Reply]) -> Reply | _Trouble:
+        try:
+            return read(send())
+        except OfflineModeIsEnabled:
+            return _Trouble("offline", "")
+        except HTTPError as error:
+            return self._trouble(error)
+        # No JSON, JSON of another shape; the client stumbles too over an error whose body is JSON but no object.
+        except (ValueError, TypeError, AttributeError) as error:
+            return _Trouble("protocol", f"a reply that is not of the protocol, {type(error).__name__}")
+
+    def _trouble(self, error: HTTPError) -> _Trouble:
+        if isinstance(error, TimeoutError):
+            return _Trouble("timeout", f"silent for {self.config.timeout:g} seconds")
+        if not isinstance(error, HfHubHTTPError):
+            return _Trouble("connection", f"the connection failed, {type(error).__name__}")
+        status = error.response.status_code
+        kinds = {401: "refused", 403: "refused", 404: "unknown", 408: "timeout", 429: "rate limit"}
+        kind = kinds.get(status, "server" if status >= 500 else "request")
+        told = " ".join((error.server_message or "").split())
+        told = told.replace(self._key, "...") if self._key else told
+        said = f"HTTP {status}, {told[:200]}" if told else f"HTTP {status}"
+        return _Trouble(kind, said, _seconds(error.response.headers.get("retry-after")))
+
+    def _stop_for_good(self, trouble: _Trouble) -> None:
+        """Raise InputError for what no retry and no other request can mend."""
+        at, variable = f"the server at {self.config.url}", self.config.key_variable
+        if trouble.kind == "refused":
+            advice = (
+                f"check the key in {variable}" if variable else "name its key's environment variable in key_variable"
+            )
+            raise InputError(f"{at} refuses access ({trouble.said}): {advice}.")
+        if trouble.kind == "unknown":
+            raise InputError(
+                f"{at} has no model '{self.config.model}' ({trouble.said}): check the model's name and the URL."
+            )
+        if trouble.kind == "offline":
+            raise InputError(f"{at} cannot be asked while HF_HUB_OFFLINE is set: unset it.")
+
+    def _count(self, reply: Reply) -> None:
+        with self._lock:
+            self.counts.replies += 1
+            self.counts.unmetered += reply.tokens_in is None or reply.tokens_out is None
+            self.counts.tokens_in += reply.tokens_in or 0
+            self.counts.tokens_out += reply.tokens_out or 0
+
+
+def _chat_reply(output: Any) -> Reply:
+    """Read the first choice; raises TypeError, AttributeError or ValueError where the shape is another."""
+    if not isinstance(output.choices, list) or not output.choices:
+        raise ValueError("no choice")
+    choice, usage = output.choices[0], output.usage
+    text = choice.message.content
+    if not isinstance(text, str | None):
+        raise TypeError("the content is no text")
+    sizes = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [size if type(size) is int and size >= 0 else None for size in sizes]
+    return Reply(text or "", *tokens, cut=choice.finish_reason == "length")
+
+
+def _seconds(header: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, a number or a date; None where it is neither."""
+    if header is None:
+        return None
+    if re.fullmatch(r"\d+(\.\d+)?", header.strip()):
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
