@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | export | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | export | hosted | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -23,6 +23,8 @@ EXAMPLES = """examples:
   ctxft estimate mini                                  what training takes: memory, tokens, steps
   ctxft compare first                                  the paired table, and a report that opens offline
   ctxft leaks first                                    which benchmark items stand in the training texts
+  ctxft export mini --set name=first --out pairs.jsonl (prompt, passage) pairs for a tuning service
+  ctxft hosted mini --server http://localhost:8000/v1 --model my-model  examine a model behind a server
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
@@ -88,7 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
     export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
     export.set_defaults(call=commands.export)
-    for verb in (run, train, evaluate, estimate, leaks, export):
+    hosted = verbs.add_parser(
+        "hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks"
+    )
+    hosted.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
+    hosted.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
+    hosted.add_argument("--model", required=True, help="the model's name on that server")
+    hosted.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
+    hosted.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
+    hosted.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
+    hosted.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
+    hosted.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
+    hosted.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
+    hosted.set_defaults(call=commands.hosted)
+    for verb in (run, train, evaluate, estimate, leaks, export, hosted):
         verb.add_argument(
             "--set",
             action="append",

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ctxft.cli import main
+from ctxft.experiment.config import to_mapping
 from ctxft.experiment.export import export_pairs
 from ctxft.experiment.prepare import prepare, read_passages, rows_of
 from ctxft.models import load_tokenizer
@@ -132,9 +134,11 @@ def test_more_items_than_a_line_holds_are_counted(prepared, tmp_path):
     rows = [{"id": f"q{n}", "question": f"Number {n}?", "choices": ["it is so", "no"], "answer": 0} for n in range(13)]
     exam = {"benchmarks": [str(write_jsonl(tmp_path / "exam.jsonl", rows))]}
     config = prepared(tuple(f"Number {n}? It is so." for n in range(13)), evaluation=exam)
-    with pytest.raises(InputError) as told:
-        export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")
-    assert "13 benchmark items" in str(told.value) and "; and 3 more)" in str(told.value)
+    for limit in (None, 1):  # of what is examined now; the rest may be examined later
+        config.evaluation.limit = limit
+        with pytest.raises(InputError) as told:
+            export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")
+        assert "13 benchmark items" in str(told.value) and "; and 3 more)" in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +196,6 @@ def test_command_line(prepared, tmp_path, capsys, monkeypatch):
     config = prepared()
     source = tmp_path / "own.yaml"
     monkeypatch.chdir(tmp_path)
-    import yaml
-
-    from ctxft.experiment.config import to_mapping
-
     source.write_text(yaml.safe_dump(to_mapping(config)))
     assert main(["export", str(source), "--form", "gemini", "--out", "pairs.jsonl"]) == 0
     said = capsys.readouterr().out

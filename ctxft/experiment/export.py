@@ -8,6 +8,7 @@ the experiment's benchmarks are refused, all of them at once.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -63,7 +64,9 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
     prompts = {row["passage"]: row["text"] for row in drawn}
     pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
     limits = check_limits(pairs, form)
-    leaks = _require_clean(load_benchmarks(config), passages, drawn)
+    every_item = dataclasses.replace(config.evaluation, limit=None)
+    benchmarks = load_benchmarks(dataclasses.replace(config, evaluation=every_item))
+    leaks = _require_clean(benchmarks, passages, drawn)
     with whole_file(path) as file:
         file.writelines(lines_of(pairs, form))
     general = config.folder / "general.jsonl"

@@ -32,9 +32,17 @@ from ctxft.training.config import FREE
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
-# What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
+# What may stand in a run folder without a manifest: executed notebooks, answers of hosted models, and what a killed
+# preparation left behind.
 TEXTS = ("passages", "held_out", "general", "general_held_out", "instructions", "instructions_held_out")
-PREPARED = ("notebooks", "index.html", *(f"{name}.jsonl" for name in TEXTS), "instructions.json", "ledger.json")
+PREPARED = (
+    "notebooks",
+    "hosted",
+    "index.html",
+    *(f"{name}.jsonl" for name in TEXTS),
+    "instructions.json",
+    "ledger.json",
+)
 
 
 def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
