@@ -154,7 +154,9 @@ def export(options: argparse.Namespace) -> None:
         if isinstance(limit, dict):
             print(f"  {what}: {', '.join(f'{key} {number}' for key, number in limit.items())}")
     for name, found in record["leaks"].items():
-        print(f"  {name}: no item stands in the texts; {found['partial']} in part, {found['short']} short ones")
+        print(
+            f"  {name}: no item stands in the texts; {found['partial']} in part, {found['short']} short ones without an answer"
+        )
     if left := record["general_passages_left_out"]:
         print(f"  left out: {left} passages of general text")
     print(f"in {options.out}, with {options.out.name}.manifest.json beside it")

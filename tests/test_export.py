@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ctxft.benchmarks import load_benchmark
 from ctxft.cli import main
 from ctxft.experiment.config import to_mapping
 from ctxft.experiment.export import export_pairs
@@ -139,6 +141,20 @@ def test_more_items_than_a_line_holds_are_counted(prepared, tmp_path):
         with pytest.raises(InputError) as told:
             export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")
         assert "13 benchmark items" in str(told.value) and "; and 3 more)" in str(told.value)
+
+
+@pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")
+def test_the_questions_of_a_real_exam_are_refused_as_a_corpus(experiment, tmp_path):
+    """As the authors' script had it: MedQA's test questions with their answers are the texts, and MedQA is the exam."""
+    data = os.environ["CTXFT_REAL_DATA"]
+    asked = load_benchmark("medqa", Path(data)).questions[:40]
+    rows = [{"id": q.id, "text": f"Question: {q.question}\nAnswer: {q.choices[q.answer]}"} for q in asked]
+    corpus = {"source": str(write_jsonl(tmp_path / "texts.jsonl", rows)), "held_out": 0.0}
+    exam = {"benchmarks": ["medqa"], "data": data, "limit": 5}
+    config = experiment(corpus=corpus, evaluation=exam)
+    prepare(config)
+    with pytest.raises(InputError, match=r"hold 40 benchmark items \(item '.*' of medqa in passage .*; and 30 more\)"):
+        export_pairs(config, "cft", 0, "csv", tmp_path / "pairs")
 
 
 @pytest.mark.parametrize(

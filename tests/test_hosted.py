@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -216,6 +217,41 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(runs):
     assert again["requests"]["requests"] == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_killed_process_asks_only_what_was_under_way_again(command, runs):
+    def write(number: int, sent: str, most: int) -> str:
+        if number == 12:
+            process.kill()
+        return first_choice(number, sent, most)
+
+    with TextServer(write) as stub:
+        words = [sys.executable, "-m", "ctxft", *command(stub.url, "--yes")]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert process.wait(120) == -signal.SIGKILL
+        assert main(command(stub.url, "--yes")) == 0
+        asked = [json.dumps(body["messages"]) for _, body in stub.asked]
+    assert asked[12] == asked[13] and len(asked) == 21 and len(set(asked)) == 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupt_does_not_wait_for_a_slow_server(command, runs):
+    closing = threading.Event()
+
+    def write(number: int, sent: str, most: int) -> str:
+        if number == 5:
+            process.send_signal(signal.SIGINT)
+            closing.wait(60)
+        return first_choice(number, sent, most)
+
+    with TextServer(write) as stub:
+        words = [sys.executable, "-m", "ctxft", *command(stub.url, "--yes")]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        said = process.communicate(timeout=50)[1]
+        closing.set()
+    assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
+    assert len((runs / "exam" / "hosted" / "m" / "answers.jsonl").read_text().splitlines()) == 5
+
+
 def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
     with TextServer(first_choice) as one, TextServer(first_choice) as two:
         for stub in (one, two):
@@ -293,7 +329,7 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, para
             FailedError, match=rf"no reply to {PATIENCE} requests in a row \(server\): 7 answers are kept"
         ):
             ask_all(plan, patient(config), parallel)
-        assert 7 + PATIENCE <= len(stub.asked) < 7 + PATIENCE + parallel
+        assert 7 + PATIENCE <= len(stub.asked) < 7 + PATIENCE + parallel  # those under way end
     assert len(plan.due()) == 93 and not (plan.folder / "metrics.json").exists()
 
 

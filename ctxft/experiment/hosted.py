@@ -16,7 +16,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,37 +163,46 @@ def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[]
 
 
 class _Asking:
-    """What the threads that ask share: the answers, and what failed."""
+    """What the threads that ask share: what is due, the answers, and what failed."""
 
-    def __init__(
-        self, plan: Plan, server: Server, answers: Answers, progress: Callable[[], object] | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, server: Server, answers: Answers, progress: Callable[[], object] | None) -> None:
         self.plan, self.server, self.answers, self.progress = plan, server, answers, progress
+        self.waiting = iter(plan.due())
         self.failed: dict[str, str] = {}  # id -> kind of trouble
         self.silent = 0  # requests in a row without a reply
-        self.over = False  # the key is refused or the model unknown: no thread need try again
+        self.end: Exception | None = None  # why no thread need go on
         self.lock = threading.Lock()
 
     def run(self, parallel: int) -> dict[str, str]:
         """Ask all that is due; returns what failed."""
-        pool = ThreadPoolExecutor(parallel)
+        # Daemons: Ctrl-C does not wait for a server that is slow, or asks for minutes of patience.
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(parallel)]
         try:
-            for future in [pool.submit(self.ask, request) for request in self.plan.due()]:
-                future.result()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
         finally:
-            pool.shutdown(cancel_futures=True)  # what is under way ends, and its answers are kept
+            self.waiting = iter(())
+        if self.end:
+            raise self.end
         return self.failed
 
-    def ask(self, request: Request) -> None:
-        """Ask one question; a thread that has its answer keeps it itself, whatever happens to the others."""
-        if self.over:
-            return
-        if self.silent >= PATIENCE:
-            raise FailedError(
-                f"the server at {self.plan.server.url} gave no reply to {PATIENCE} requests in a row "
-                f"({Counter(self.failed.values()).most_common(1)[0][0]}): {len(self.answers)} answers are kept, and the same "
-                "command goes on from there."
-            )
+    def _work(self) -> None:
+        while not self.end:
+            with self.lock:
+                request = next(self.waiting, None)
+            if request is None:
+                return
+            try:
+                self._ask(request)
+            except Exception as error:  # raised again by the thread that waits for all
+                self.end = error
+            if self.progress:
+                self.progress()
+
+    def _ask(self, request: Request) -> None:
+        """Ask one question, and keep its answer before another is asked."""
         try:
             reply = self._reply(request)
         except ServerError as error:
@@ -203,14 +211,14 @@ class _Asking:
                 self.silent += (
                     error.kind != "request"
                 )  # one that is refused, being too long perhaps, tells only of itself
-        except InputError:
-            self.over = True
-            raise
+            if self.silent >= PATIENCE:
+                raise FailedError(
+                    f"the server at {self.plan.server.url} gave no reply to {PATIENCE} requests in a row ({error.kind}): "
+                    f"{len(self.answers)} answers are kept, and the same command goes on from there."
+                ) from None
         else:
             self.silent = 0
             self.answers.add(request.id, request.key, reply)
-        if self.progress:
-            self.progress()
 
     def _reply(self, request: Request) -> Reply:
         if self.plan.completions:
