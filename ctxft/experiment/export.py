@@ -9,11 +9,9 @@ the experiment's benchmarks are refused, all of them at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from itertools import chain, groupby
 from pathlib import Path
 
-from ctxft.benchmarks import Benchmark
 from ctxft.corpora.passages import Passage, passages_hash
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
@@ -54,7 +52,7 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
         1200
     """
     check_known(arm, TEXT_STAGES, "arm with one stage of text")
-    how = form_named(form)
+    form_named(form)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: --out needs the name of a file.")
@@ -64,22 +62,29 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
     prompts = {row["passage"]: row["text"] for row in drawn}
     pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
     limits = check_limits(pairs, form)
-    every_item = dataclasses.replace(config.evaluation, limit=None)
-    benchmarks = load_benchmarks(dataclasses.replace(config, evaluation=every_item))
-    leaks = _require_clean(benchmarks, passages, drawn)
+    leaks = _require_clean(config, passages, drawn)
     with whole_file(path) as file:
         file.writelines(lines_of(pairs, form))
-    general = config.folder / "general.jsonl"
-    record = {
-        **{"run": config.name, "arm": arm, "seed": seed, "form": form, "service": how.service},
-        **{"pairs": len(pairs), "documents": len({p.document for p in passages})},
-        "prompts": len({row["text"] for row in drawn}),
-        "general_passages_left_out": len(read_passages(config.folder, "general")) if general.exists() else 0,
-        "limits": limits | {"source": how.source, "looked_up": how.looked_up},
-        **{"leaks": leaks, "hashes": _hashes(config, passages, pairs, path), "code": code_revision()},
-    }
+    record = {"run": config.name, "arm": arm, "seed": seed, **_counts(config, passages, drawn)}
+    record |= _limits(form, limits) | {"leaks": leaks, "hashes": _hashes(config, passages, pairs, path)}
+    record["code"] = code_revision()
     write_json(path.with_name(f"{path.name}.manifest.json"), record)
     return record
+
+
+def _counts(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict[str, int]:
+    general = config.folder / "general.jsonl"
+    return {
+        "pairs": len(passages),
+        "documents": len({passage.document for passage in passages}),
+        "prompts": len({row["text"] for row in drawn}),
+        "general_passages_left_out": len(read_passages(config.folder, "general")) if general.exists() else 0,
+    }
+
+
+def _limits(form: str, found: dict) -> dict:
+    how = form_named(form)
+    return {"form": form, "service": how.service, "limits": found | {"source": how.source, "looked_up": how.looked_up}}
 
 
 def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair], path: Path) -> dict[str, str]:
@@ -91,8 +96,10 @@ def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair]
 # --- no benchmark item leaves the house -------------------------------------------------------------------------------
 
 
-def _require_clean(benchmarks: Sequence[Benchmark], passages: list[Passage], drawn: list[dict]) -> dict:
-    """Return what was found of each benchmark, or refuse texts that hold an item."""
+def _require_clean(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict:
+    """Return what was found of each benchmark, all of its items, or refuse texts that hold one."""
+    every_item = dataclasses.replace(config.evaluation, limit=None)  # the rest may be examined another time
+    benchmarks = load_benchmarks(dataclasses.replace(config, evaluation=every_item))
     prompts = {row["text"]: f"prompt {row['prompt']}" for row in drawn}
     told = [(where, text) for text, where in prompts.items()]
     documents = groupby(passages, key=lambda passage: passage.document)
