@@ -1,4 +1,5 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | export | hosted | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | export | hosted | prompts | synthetic |
+check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -12,7 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
-from ctxft import __version__, commands
+from ctxft import __version__, commands, prompt_commands
+from ctxft.prompts.books import BOOKS
 from ctxft.runtime import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   ctxft evaluate mini --set name=first --set seeds=[0] examine them
   ctxft estimate mini                                  what training takes: memory, tokens, steps
   ctxft compare first                                  the paired table, and a report that opens offline
+  ctxft prompts show strategies                        the prompts, by family, with the idea behind each
   ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft export mini --set name=first --out pairs.jsonl (prompt, passage) pairs for a tuning service
   ctxft hosted mini --server http://localhost:8000/v1 --model my-model  examine a model behind a server
@@ -83,36 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     leaks.set_defaults(call=commands.leaks)
-    export = verbs.add_parser("export", help="write what an arm reads as (prompt, passage) pairs for a tuning service")
-    export.add_argument("config", help="a profile or YAML file whose run is prepared, e.g. by `ctxft train`")
-    export.add_argument("--arm", default="cft", help="an arm with one stage of text (default: cft)")
-    export.add_argument("--seed", type=int, default=0, help="draws the prompts (default: 0)")
-    export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
-    export.set_defaults(call=commands.export)
-    hosted = verbs.add_parser(
-        "hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks"
-    )
-    hosted.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
-    hosted.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
-    hosted.add_argument("--model", required=True, help="the model's name on that server")
-    hosted.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
-    hosted.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
-    hosted.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
-    hosted.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
-    hosted.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
-    hosted.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
-    hosted.set_defaults(call=commands.hosted)
-    for verb in (run, train, evaluate, estimate, leaks, export, hosted):
-        verb.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="set a config value, e.g. train.epochs=3; may be repeated",
-        )
-        verb.add_argument("--data", metavar="DIR", help="folder with local benchmark files, instead of the hub")
+    for verb in (run, train, evaluate, estimate, leaks, *_hosted_verbs(verbs)):
+        _config_options(verb)
 
+    _prompt_verbs(verbs)
     compare = verbs.add_parser("compare", help="print the paired table of a run and write its report")
     compare.add_argument("run", help="name of a run below the run root, or its folder")
     compare.add_argument(
@@ -148,6 +125,72 @@ def _parser() -> argparse.ArgumentParser:
     )
     world.set_defaults(call=commands.world)
     return parser
+
+
+def _hosted_verbs(verbs: argparse._SubParsersAction) -> tuple[argparse.ArgumentParser, ...]:
+    """Add what has to do with models that others host."""
+    export = verbs.add_parser("export", help="write what an arm reads as (prompt, passage) pairs for a tuning service")
+    export.add_argument("config", help="a profile or YAML file whose run is prepared, e.g. by `ctxft train`")
+    export.add_argument("--arm", default="cft", help="an arm with one stage of text (default: cft)")
+    export.add_argument("--seed", type=int, default=0, help="draws the prompts (default: 0)")
+    export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
+    export.set_defaults(call=commands.export)
+    hosted = verbs.add_parser(
+        "hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks"
+    )
+    hosted.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
+    hosted.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
+    hosted.add_argument("--model", required=True, help="the model's name on that server")
+    hosted.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
+    hosted.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
+    hosted.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
+    hosted.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
+    hosted.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
+    hosted.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
+    hosted.set_defaults(call=commands.hosted)
+    return export, hosted
+
+
+def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:
+    """Add ``ctxft prompts list | show | validate | write | adapt``."""
+    prompts = verbs.add_parser("prompts", help="list, show, check and write prompt books; let a model write prompts")
+    kinds = prompts.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
+    kinds.add_parser("list", help="the books of the kit").set_defaults(call=prompt_commands.list_books)
+    show = kinds.add_parser("show", help="a book's families, the ideas behind them, and their prompts")
+    show.add_argument("book", help="a book of the kit, or a YAML file")
+    show.add_argument("--family", help="this family alone")
+    show.add_argument("--model", help="say how many tokens each prompt has for this model's tokenizer")
+    show.set_defaults(call=prompt_commands.show)
+    validate = kinds.add_parser("validate", help="check a book of your own: file and line of what is wrong")
+    validate.add_argument("book", help="a YAML file, or a book of the kit")
+    validate.add_argument("--model", help="count tokens with this model's tokenizer, in its chat template if need be")
+    validate.add_argument(
+        "--window", type=int, metavar="TOKENS", help="with --model: refuse prompts that leave too little"
+    )
+    validate.set_defaults(call=prompt_commands.validate)
+    write = kinds.add_parser("write", help="start a book of your own from one of the kit")
+    write.add_argument("file", type=Path, help="the YAML file to write; it must not exist")
+    write.add_argument(
+        "--book", default="strategies", choices=BOOKS, help="the book to start from (default: strategies)"
+    )
+    write.set_defaults(call=prompt_commands.write)
+    adapt = kinds.add_parser("adapt", help="let a model write the prompt of each passage, for arm adaptive")
+    adapt.add_argument("config", help="a profile or YAML file with prompts.writer; it is prepared if it is not yet")
+    adapt.add_argument("--estimate", action="store_true", help="say what it takes, and stop")
+    _config_options(adapt)
+    adapt.set_defaults(call=prompt_commands.adapt)
+
+
+def _config_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a config value, e.g. train.epochs=3; may be repeated",
+    )
+    verb.add_argument("--data", metavar="DIR", help="folder with local benchmark files, instead of the hub")
 
 
 def _stop_on_signals() -> None:

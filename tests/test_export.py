@@ -15,7 +15,8 @@ from ctxft.benchmarks import load_benchmark
 from ctxft.cli import main
 from ctxft.experiment.config import to_mapping
 from ctxft.experiment.export import export_pairs
-from ctxft.experiment.prepare import prepare, read_passages, rows_of
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.models import load_tokenizer
 from ctxft.runtime import InputError, hash_file, read_json, write_jsonl
 from ctxft.tuning import FORMS, Pair, check_limits, lines_of
@@ -54,7 +55,7 @@ def pairs_in(path: Path, form: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("arm", ["cft", "neg", "control", "adaptive"])
+@pytest.mark.parametrize("arm", ["cft", "neg", "control-shuffled", "adaptive", "only-critical"])
 def test_pairs_are_those_that_the_arm_trains_on(prepared, tmp_path, form, arm):
     config = prepared()
     path = tmp_path / "out" / f"pairs-{form}"
@@ -86,9 +87,24 @@ def test_an_arm_without_prompts_goes_only_where_an_empty_turn_may(prepared, tmp_
         with pytest.raises(InputError, match=r"passage 'd0:?.*' has no prompt.*choose an arm"):
             export_pairs(config, "cpt", 0, form, tmp_path / form)
         assert not (tmp_path / form).exists()
-    for arm in ("base", "ift", "cft-ift"):
-        with pytest.raises(InputError, match="unknown arm with one stage of text"):
-            export_pairs(config, arm, 0, "chat", tmp_path / arm)
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ("base", "not trained"),
+        ("ift", "instructions, no text"),
+        ("cft-ift", "has a second stage"),
+        ("cft-learned", "learned vectors"),
+        ("reading", "exercises behind each text"),
+        ("only-critcal", "family in arm 'only-critcal'"),
+        ("count-99", "more prompts than"),
+        ("cff", "unknown arm 'cff' .did you mean 'cft'"),
+    ],
+)
+def test_an_arm_without_such_pairs_is_refused(experiment, tmp_path, arm, said):
+    with pytest.raises(InputError, match=said):
+        export_pairs(experiment(), arm, 0, "chat", tmp_path / "pairs")
 
 
 def test_texts_that_hold_an_item_are_refused_whole_and_the_places_told(prepared, tmp_path, capsys):
@@ -122,7 +138,10 @@ def test_an_item_in_a_prompt_or_cut_between_passages_is_found_too(prepared, tmp_
         {"id": f"q{n}", "question": text, "choices": ["a", "b"], "answer": 0} for n, text in enumerate((asked, told))
     ]
     book = tmp_path / "book.yaml"
-    book.write_text(f"name: own\nkind: strategy\nprompts: [{{id: p1, family: f, text: 'Ask yourself: {told}'}}]\n")
+    book.write_text(
+    head = "name: own\nkind: strategy\nfamilies: {f: {idea: Ask.}}\n"
+    book.write_text(f"{head}prompts: [{{id: p1, family: f, text: 'Ask yourself: {told}'}}]\n")
+    )
     exam = {"benchmarks": [str(write_jsonl(tmp_path / "exam.jsonl", rows))]}
     config = prepared((asked,), evaluation=exam, prompts={"strategies": str(book)})
     assert not any(asked in passage.text for passage in read_passages(config.folder)), "the question must be cut"

@@ -38,6 +38,7 @@ ORDER = [
     {"pipeline"},
     {"selftest"},
     {"commands"},
+    {"prompt_commands"},
     {"cli"},
     {"__main__"},
 ]

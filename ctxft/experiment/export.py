@@ -15,25 +15,34 @@ from pathlib import Path
 from ctxft.corpora.passages import Passage, passages_hash
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
-from ctxft.experiment.prepare import manifest_of, read_passages, require_same, rows_of
+from ctxft.experiment.prepare import manifest_of, require_same
+from ctxft.experiment.rows import books_of, read_passages, rows_of
 from ctxft.leakage import find_leaks
 from ctxft.models import load_tokenizer
-from ctxft.prompts import TEXT_STAGES
-from ctxft.runtime import InputError, check_known, code_revision, hash_file, sha256, whole_file, write_json
+from ctxft.prompts import check_subsets, stages_of
+from ctxft.runtime import InputError, code_revision, hash_file, sha256, whole_file, write_json
 from ctxft.tuning import Pair, check_limits, form_named, lines_of
 
 SHOWN = 10  # items that a refusal names
+NO_PAIRS = {
+    "base": "it is not trained",
+    "ift": "it reads instructions, no text",
+    "cft-learned": "its prompts are learned vectors, which no service takes",
+    "reading": "it reads exercises behind each text",
+}
 
 
 def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path: Path) -> dict:
     """Write what one arm reads as examples for a tuning service: the prompt in, the passage out.
 
-    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Held-out
-    documents and general text stay out.
+    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Where a book
+    places its prompts, and by what separator, is for local models: a service has its own turns. Held-out documents and
+    general text stay out.
 
     Args:
         config: the experiment; its run must be prepared.
-        arm: "cft", "neg", "control" or "adaptive"; "cpt", which has no prompt, where the form takes an empty one.
+        arm: one of a single stage of text, such as "cft", "neg", "control" or "only-critical"; "cpt", which has no prompt,
+            where the form takes an empty one.
         seed: draws the prompts; one that is not among the experiment's will do too.
         form: "chat", "gemini" or "csv" (see ``ctxft.tuning.FORMS``).
         path: the file.
@@ -44,14 +53,15 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
         verdict and the ids of those partly found, for each benchmark.
 
     Raises:
-        InputError: an arm without a single stage of text, an unknown form, a run that is not prepared or of another config,
-            a benchmark item in the texts (items and places are named), or a limit of the service that is broken.
+        InputError: an arm without such pairs (``NO_PAIRS``, or with a second stage), an unknown form, a run that is not
+            prepared or of another config, a benchmark item in the texts (items and places are named), or a limit of the
+            service that is broken.
 
     Example:
         >>> export_pairs(load_experiment("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
         1200
     """
-    check_known(arm, TEXT_STAGES, "arm with one stage of text")
+    _require_pairs(config, arm)
     form_named(form)
     path = Path(path)
     if path.is_dir():
@@ -70,6 +80,14 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
     record["code"] = code_revision()
     write_json(path.with_name(f"{path.name}.manifest.json"), record)
     return record
+
+
+def _require_pairs(config: ExperimentConfig, arm: str) -> None:
+    """Refuse an arm of which no pairs of a prompt and a passage can be told."""
+    if arm in NO_PAIRS or stages_of(arm) != [arm]:
+        why = NO_PAIRS.get(arm, "it has a second stage; export its first, and tune on instructions apart")
+        raise InputError(f"arm '{arm}' gives no pairs of a prompt and a passage: {why}.")
+    check_subsets([arm], books_of(config)[0])
 
 
 def _counts(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict[str, int]:

@@ -1,15 +1,15 @@
 """Report: from a run folder to tables, figures and one HTML file; no model is loaded and torch is not imported."""
 
 from ctxft.report.claims import claims
-from ctxft.report.figures import ARM_COLORS, differences_figure, loss_figure, results_figure
+from ctxft.report.figures import arm_color, differences_figure, loss_figure, results_figure
 from ctxft.report.page import write_report
 from ctxft.report.record import RunRecord, read_run
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import verdicts
 
 __all__ = [
-    "ARM_COLORS",
     "RunRecord",
+    "arm_color",
     "claims",
     "differences_figure",
     "f1_table",
