@@ -3,6 +3,10 @@
     row:      [start] prompt + separator   text of the passage          [EOS]
     labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
 
+An arm with exercises reads no prompt but questions about the text, behind it; they are learned like the text:
+
+    row:      [start] text of the passage   exercises   [EOS]
+
 Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A book
 may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says.
 The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.corpora.exercises import Exercise, exercises_text
 from ctxft.corpora.passages import Passage
 from ctxft.models import encode_text
 from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptBook
@@ -143,8 +148,25 @@ def text_budget(window: int, longest: int, least: int) -> int:
     return budget
 
 
+def exercise_ids(tokenizer: PreTrainedTokenizerBase, exercises: Sequence[Exercise], room: int) -> tuple[list[int], int]:
+    """Return the token ids of the exercises that stand behind a passage, as many from the first as there is room for.
+
+    They are tokenised apart from the text, like a prompt.
+
+    Args:
+        tokenizer: of the model.
+        exercises: from ``ctxft.corpora.exercises``.
+        room: tokens they may take: the window less start token, text, and EOS if the document ends.
+
+    Returns:
+        (token ids, how many exercises were dropped).
+    """
+    text, dropped = exercises_text(exercises, lambda text: len(encode_text(tokenizer, text)[0]) <= room)
+    return encode_text(tokenizer, text)[0] if text else [], dropped
+
+
 def build_row(
-    passage: Passage, prompt: Sequence[int], special: SpecialTokens, learned: bool = False
+    passage: Passage, prompt: Sequence[int], special: SpecialTokens, learned: bool = False, after: Sequence[int] = ()
 ) -> dict[str, list[int]]:
     """Lay one passage out as a training row.
 
@@ -153,11 +175,12 @@ def build_row(
         prompt: ids of prompt and separator; empty for CPT.
         special: the tokenizer's special tokens.
         learned: the prompt is a target too (arm cft-learned), as in the authors' release where no separator is set.
+        after: ids of exercises behind the text, learned like the text; EOS, where the document ends, stands behind them.
 
     Returns:
         ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
     """
-    text = passage.ids.tolist() + ([special.eos] if passage.last else [])
+    text = [*passage.ids, *after] + ([special.eos] if passage.last else [])
     before = [special.start, *prompt]
     labels = [IGNORE_INDEX, *prompt] if learned else [IGNORE_INDEX] * len(before)
     return {"input_ids": before + text, "labels": labels + text}
@@ -171,6 +194,7 @@ class Rows(Sequence):
         prompts: for each passage the ids of its prompt and separator.
         special: the tokenizer's special tokens.
         learned: prompts are targets too.
+        after: for each passage the ids of exercises behind it; None for an arm without exercises.
     """
 
     def __init__(
@@ -179,14 +203,16 @@ class Rows(Sequence):
         prompts: Sequence[Sequence[int]],
         special: SpecialTokens,
         learned: bool = False,
+        after: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.passages, self.prompts, self.special, self.learned = passages, prompts, special, learned
+        self.after = [()] * len(passages) if after is None else after
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def __getitem__(self, number: int) -> dict[str, list[int]]:
-        return build_row(self.passages[number], self.prompts[number], self.special, self.learned)
+        return build_row(self.passages[number], self.prompts[number], self.special, self.learned, self.after[number])
 
     @property
     def text_targets(self) -> list[int]:
@@ -195,15 +221,15 @@ class Rows(Sequence):
 
     @property
     def targets(self) -> list[int]:
-        """All target tokens of each row."""
+        """All target tokens of each row: those of the text in every arm that learns no prompt and no exercises."""
         learned = map(len, self.prompts) if self.learned else [0] * len(self)
-        return [text + prompt for text, prompt in zip(self.text_targets, learned, strict=True)]
+        return [sum(counts) for counts in zip(self.text_targets, learned, map(len, self.after), strict=True)]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        pairs = zip(self.passages, self.prompts, strict=True)
-        return max(1 + len(prompt) + len(passage.ids) + passage.last for passage, prompt in pairs)
+        counts = zip(self.text_targets, map(len, self.prompts), map(len, self.after), strict=True)
+        return 1 + max(map(sum, counts))
 
 
 def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:

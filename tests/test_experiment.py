@@ -25,7 +25,7 @@ from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train
 from ctxft.experiment.workers import evaluate_all, train_all
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.outcomes import Journal, read_outcomes
-from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, sha256, write_json, write_jsonl, write_text
+from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
 def files_of(folder) -> dict[str, int]:
@@ -399,7 +399,7 @@ PARTS = ["only-critical", "without-critical", "count-2", "control-shuffled", "co
 
 
 def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the_others(experiment):
-    config = experiment(arms=["cpt", "cft", *PARTS, "cft-learned"], train={"steps": 2, "batch_passages": 4})
+    config = experiment(arms=["cpt", "cft", *PARTS, "cft-learned", "reading"], train={"steps": 2, "batch_passages": 4})
     folder = train_all(config, 1)
     rows = {arm: dict(read_json(folder / "arms" / arm / "seed-0" / "done.json")) for arm in config.arms}
     logs = {arm: [row for _, row in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in config.arms}
@@ -408,13 +408,16 @@ def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the
     for arm in config.arms:
         assert [step["passages"] for step in logs[arm]] == [step["passages"] for step in logs["cpt"]]
         read, _ = rows_of(config, arm, 0, passages, tokenizer)
-        learned = [[i for i in row["labels"] if i != IGNORE_INDEX] for row in read]
-        text = [ids[-count:] for ids, count in zip(learned, read.text_targets, strict=True)]
-        assert sha256(text) == sha256([[*p.ids, *([tokenizer.eos_token_id] * p.last)] for p in passages])
-        if arm != "cft-learned":
+        for row, passage, prompt, after in zip(read, passages, read.prompts, read.after, strict=True):
+            end = [tokenizer.eos_token_id] * passage.last
+            learned = [*(prompt if arm == "cft-learned" else ()), *passage.ids, *after, *end]
+            assert [label for label in row["labels"] if label != IGNORE_INDEX] == learned
+            assert row["input_ids"][1:] == [*prompt, *passage.ids, *after, *end]
+            assert bool(len(prompt)) == (arm not in ("cpt", "reading")) and (arm == "reading" or not len(after))
+        if arm not in ("cft-learned", "reading"):
             assert [step["target_tokens"] for step in logs[arm]] == [step["target_tokens"] for step in logs["cpt"]]
             assert rows[arm]["target_tokens"] == rows["cpt"]["target_tokens"]
-    assert rows["cft-learned"]["target_tokens"] > rows["cpt"]["target_tokens"]
+    assert all(rows[arm]["target_tokens"] > rows["cpt"]["target_tokens"] for arm in ("cft-learned", "reading"))
     drawn = {
         arm: {r["passage"]: r for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "prompts.jsonl")}
         for arm in config.arms
@@ -422,6 +425,9 @@ def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the
     assert {row["family"] for row in drawn["only-critical"].values()} == {"critical"}
     assert "critical" not in {row["family"] for row in drawn["without-critical"].values()}
     ledger = read_json(folder / "ledger.json")
+    asked = drawn["reading"].values()
+    assert sum(row["exercises"] for row in asked) == ledger["reading: exercises"] > 0
+    assert sum(row["dropped"] for row in asked) == ledger["reading: exercises that the window had no room for"]
     assert ledger["control-shuffled: prompts of another length than cft's"] == 0
     assert ledger["control-neutral: prompts of another length than cft's"] > 0
     off = sum(r["tokens"] - drawn["cft"][p]["tokens"] for p, r in drawn["control-neutral"].items())

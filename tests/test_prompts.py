@@ -6,6 +6,7 @@ import collections
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ctxft.examples import prompt_ids
+from ctxft.leakage import grams_of, words_of
 from ctxft.models import load_tokenizer
 from ctxft.prompts import (
+    BOOKS,
     COMMON_WORDS,
     SEPARATOR,
     TEXT_STAGES,
@@ -30,7 +33,9 @@ from ctxft.prompts import (
     prompt_for,
 )
 from ctxft.runtime import InputError
+from ctxft.world.facts import DOMAINS, SPLITS, entities
 
+TEN = [name for name in BOOKS if name != "neutral"]  # the books of the ten families
 STRATEGIES = load_book("strategies")
 NEGATIVE = load_book("negative")
 FAMILIES = (
@@ -377,3 +382,60 @@ def test_the_adaptive_prompt_follows_the_truth_label(tokenizers) -> None:
             assert prompt_for("adaptive", passage, 0, STRATEGIES, NEGATIVE, tokenizer, reliable) == of[arm]
     with pytest.raises(InputError, match=r"passage 'p#0' has none: give every document .* a field 'reliable'"):
         prompt_for("adaptive", "p#0", 0, STRATEGIES, NEGATIVE, tokenizer)
+
+
+# --- every book of the package ----------------------------------------------------------------------------------------
+
+EACH = {"wide": {"strategy": 5, "negative": 3}, "reworded": {"strategy": 1, "negative": 1}}  # prompts of a family
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_every_book_has_the_ten_families_and_prompts_of_one_short_sentence(name: str):
+    book = load_book(name)
+    assert book.name == name and book.kind == ("negative" if name.startswith("negative") else "strategy")
+    each = EACH.get(name.partition("-")[2], {}).get(book.kind, 2)
+    assert list(book.families) == FAMILIES
+    assert collections.Counter(prompt.family for prompt in book.prompts) == dict.fromkeys(FAMILIES, each)
+    assert (
+        len({prompt.text for prompt in book.prompts})
+        == len({prompt.id for prompt in book.prompts})
+        == len(book.prompts)
+    )
+    for prompt in book.prompts:
+        assert prompt.id.startswith(f"{prompt.family}-")
+        assert len(prompt.text.split()) <= 40 and prompt.text[-1] in ".?" and "\n" not in prompt.text
+
+
+@pytest.mark.parametrize("name", [name for name in TEN if not name.endswith("reworded")])
+def test_every_family_tells_its_idea_and_a_publication(name: str):
+    book = load_book(name)
+    assert set(book.ideas) == set(book.references) == set(FAMILIES)
+    for family, reference in book.references.items():
+        assert re.fullmatch(r"[A-Z][^()]+ \((19|20)\d\d\), [A-Z][^()]+", reference), family
+        # a book of another subject or sign words the idea anew; what it rests on stays the same
+        assert reference == STRATEGIES.references[family]
+
+
+def test_prompts_of_all_books_are_different_sentences():
+    owners: dict[tuple[str, ...], str] = {}
+    for prompt in {prompt.text: prompt for name in BOOKS for prompt in load_book(name).prompts}.values():
+        for gram in grams_of(words_of(prompt.text)):
+            assert owners.setdefault(gram, prompt.text) == prompt.text, gram
+    assert len(owners) > 1000
+
+
+def test_books_added_since_speak_of_the_text_and_name_no_being_of_the_practice_world():
+    names = {entity.name.lower() for domain in DOMAINS for split in SPLITS for entity in entities(split, domain)}
+    first = {prompt.text for name in BOOKS[:4] for prompt in load_book(name).prompts}
+    for name in TEN:
+        for prompt in load_book(name).prompts:
+            assert not names & set(words_of(prompt.text)), prompt.id
+            if prompt.text not in first:
+                assert 12 <= len(prompt.text.split()) <= 24, prompt.id
+                assert "the text below" in prompt.text.lower() or "what follows" in prompt.text.lower(), prompt.id
+                assert "answer" not in prompt.text.lower(), prompt.id
+
+
+def test_the_first_books_are_drawn_from_as_ever():
+    """Runs recorded these hashes: a reference, or a book added beside them, must not change a draw."""
+    assert STRATEGIES.hash[:16] == "6a093fa5e8a1523b" and NEGATIVE.hash[:16] == "147f314397c6410f"

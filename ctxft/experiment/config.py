@@ -26,10 +26,20 @@ class PromptConfig:
 
     `ctxft prompts list` names the others of the package, `ctxft prompts write FILE` starts one of your own.
     "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read.
+
+    Attributes:
+        strategies, negative: the books.
+        exercise_tokens: room that every passage leaves for the exercises of arm reading, where it should be more than the
+            longest prompt takes anyway.
     """
 
     strategies: str = "strategies"
     negative: str = "negative"
+    exercise_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.exercise_tokens < 0:
+            raise InputError(f"prompts.exercise_tokens must be 0 tokens or more, found {self.exercise_tokens}.")
 
 
 @dataclass

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from ctxft.benchmarks.requests import require_chat_template
 from ctxft.corpora.documents import corpus_state
 from ctxft.corpora.passages import Passage, passages_hash, passages_of
-from ctxft.examples import longest_prompt, text_budget
+from ctxft.examples import text_budget
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.instruct import has_instructions, prepare_instructions
-from ctxft.experiment.rows import add_arms, books_of, corpus_ledger
+from ctxft.experiment.rows import add_arms, books_of, corpus_ledger, longest_of
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
 from ctxft.prompts import check_subsets, in_order, require_label, stages_of
 from ctxft.runtime import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
@@ -87,8 +87,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     commits["corpus_commit"] = corpus_state(config.corpus)[1]
     commits["general_commit"] = corpus_state(config.general)[1] if config.general else None
     config = pinned(config, commits)
-    longest = longest_prompt(tokenizer, books_of(config))
-    budget = text_budget(config.train.window, longest, config.train.min_text_tokens)
+    budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
     passages, held_out, counts = passages_of(config.corpus, tokenizer, budget)
     _check_labels(config, passages)
     inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}

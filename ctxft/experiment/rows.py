@@ -14,11 +14,21 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.corpora.documents import describe
+from ctxft.corpora.exercises import exercises_of, exercises_text
 from ctxft.corpora.passages import Passage
-from ctxft.examples import Rows, arm_tokens, frame_of, longest_prompt, prompt_ids, special_tokens, text_budget
+from ctxft.examples import (
+    Rows,
+    arm_tokens,
+    exercise_ids,
+    frame_of,
+    longest_prompt,
+    prompt_ids,
+    special_tokens,
+    text_budget,
+)
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.prompts import PromptBook, in_order, load_book, prompt_for, stages_of
-from ctxft.runtime import InputError, read_jsonl
+from ctxft.runtime import InputError, read_jsonl, sha256
 
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
 
@@ -38,6 +48,11 @@ def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
                 f"{other!r}), so their arms would differ in more than the prompt: give both the same."
             )
     return strategies, negative
+
+
+def longest_of(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the tokens that every passage of an experiment leaves for what any arm puts beside it."""
+    return max(longest_prompt(tokenizer, books_of(config)), config.prompts.exercise_tokens)
 
 
 def rows_of(
@@ -61,6 +76,8 @@ def rows_of(
     Returns:
         (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
     """
+    if arm == "reading":
+        return _reading_rows(config, seed, passages, tokenizer, general)
     strategies, negative = books_of(config)
     frame = frame_of(tokenizer, strategies)
     prompts, drawn = [], []
@@ -94,9 +111,30 @@ def rows_of(
     return rows, drawn
 
 
+def _reading_rows(
+    config: ExperimentConfig,
+    seed: int,
+    passages: list[Passage],
+    tokenizer: PreTrainedTokenizerBase,
+    general: Sequence[Passage],
+) -> tuple[Rows, list[dict]]:
+    """Build the rows of arm reading: exercises about each passage behind it, as many as the window has room for."""
+    after, records = [], []
+    for passage, exercises in zip(passages, exercises_of(passages, seed), strict=True):
+        room = config.train.window - 1 - len(passage.ids) - passage.last
+        ids, dropped = exercise_ids(tokenizer, exercises, room)
+        after.append(array("i", ids))
+        text, _ = exercises_text(exercises[: len(exercises) - dropped])
+        told = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": "reading", "text": text}
+        records.append(told | {"tokens": len(ids), "exercises": len(exercises) - dropped, "dropped": dropped})
+    after += [array("i")] * len(general)
+    every = [*passages, *general]
+    return Rows(every, [array("i")] * len(every), special_tokens(tokenizer), after=after), records
+
+
 def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
-    longest = longest_prompt(tokenizer, books_of(config))
+    longest = longest_of(config, tokenizer)
     counted = {
         f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
     }
@@ -118,7 +156,10 @@ def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokeni
     passages = read_passages(config.folder)
     stages = {stage for arm in config.arms for stage in stages_of(arm)} - {"ift"}
     for arm in (arm for arm in in_order(stages) if f"{arm}: rows" not in ledger):
-        rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
+        rows, records = rows_of(config, arm, config.seeds[0], passages, tokenizer)
+        if arm == "reading":
+            ledger["reading: exercises"] = sum(record["exercises"] for record in records)
+            ledger["reading: exercises that the window had no room for"] = sum(record["dropped"] for record in records)
         ledger |= {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
         if arm.startswith("control"):  # matched to the token, or as near as its kind of prompt comes
             read, _ = rows_of(config, "cft", config.seeds[0], passages, tokenizer)

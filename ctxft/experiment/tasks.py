@@ -180,7 +180,7 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
-    if drawn:
+    if drawn and stage != "reading":
         strategies, negative = books_of(config)  # control prompts are made for those of the strategy book
         books = {"prompt_book": negative if arm == "neg" else strategies}
         books |= {"negative_prompt_book": negative} if arm == "adaptive" else {}

@@ -27,7 +27,10 @@ from functools import cached_property
 
 from ctxft.runtime import seeded, sha256
 
-BOOKS = ("strategies", "negative", "strategies-reworded", "negative-reworded", "neutral")
+BOOKS = tuple(
+    "strategies negative strategies-reworded negative-reworded strategies-wide negative-wide strategies-medical "
+    "strategies-financial neutral".split()
+)
 KINDS = ("strategy", "negative", "neutral")
 FAMILIES = tuple(
     "application exploration reflection creative synthesis key-concepts context critical questions comparison".split()
