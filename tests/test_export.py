@@ -138,10 +138,8 @@ def test_an_item_in_a_prompt_or_cut_between_passages_is_found_too(prepared, tmp_
         {"id": f"q{n}", "question": text, "choices": ["a", "b"], "answer": 0} for n, text in enumerate((asked, told))
     ]
     book = tmp_path / "book.yaml"
-    book.write_text(
     head = "name: own\nkind: strategy\nfamilies: {f: {idea: Ask.}}\n"
     book.write_text(f"{head}prompts: [{{id: p1, family: f, text: 'Ask yourself: {told}'}}]\n")
-    )
     exam = {"benchmarks": [str(write_jsonl(tmp_path / "exam.jsonl", rows))]}
     config = prepared((asked,), evaluation=exam, prompts={"strategies": str(book)})
     assert not any(asked in passage.text for passage in read_passages(config.folder)), "the question must be cut"
