@@ -15,6 +15,7 @@ from ctxft.runtime import PACKAGE_ROOT, REPO_ROOT
 ORDER = [
     {"runtime"},
     {"processes"},
+    {"tuning"},
     {"hub"},
     {"server"},
     {"prompts"},

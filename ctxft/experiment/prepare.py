@@ -30,9 +30,17 @@ from ctxft.training.config import FREE
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
 WRITER = "prompts.writer"
 HOW_TO_ASK = tuple("key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split())
-# What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
+# What may stand in a run folder without a manifest: executed notebooks, answers of hosted models, and what a killed
+# preparation left behind.
 TEXTS = ("passages", "held_out", "general", "general_held_out", "instructions", "instructions_held_out")
-PREPARED = ("notebooks", "index.html", *(f"{name}.jsonl" for name in TEXTS), "instructions.json", "ledger.json")
+PREPARED = (
+    "notebooks",
+    "hosted",
+    "index.html",
+    *(f"{name}.jsonl" for name in TEXTS),
+    "instructions.json",
+    "ledger.json",
+)
 
 
 def prepare(config: ExperimentConfig) -> Path:

@@ -1,8 +1,9 @@
 """Messages go in; what a language model behind an OpenAI-compatible server replies comes out, with every try counted.
 
-    ServerConfig -> Server.chat(messages, max_tokens) -> Reply(text, tokens_in, tokens_out)
+    ServerConfig -> Server.chat(messages, max_tokens), .complete(prompt, max_tokens) -> Reply(text, tokens_in, tokens_out)
 
-``huggingface_hub.InferenceClient`` speaks the protocol (vLLM, llama.cpp, Ollama, TGI and the paid services have it alike).
+``huggingface_hub.InferenceClient`` speaks the protocol (vLLM, llama.cpp, Ollama, TGI and the paid services have it alike), but
+for the completions of a plain text, which go over the same library's own session.
 This module adds patience, a rate limit and the bill. A request that may succeed later is asked again: 429, 408, 5xx, a timeout,
 a broken connection, a reply that is not of the protocol. A key that is refused, or a model that nobody knows, ends the work at
 once. The key is read from the environment and shown nowhere: errors are raised outside the block that saw the library's own,
@@ -23,6 +24,7 @@ from typing import Any
 
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from ctxft.runtime import FailedError, InputError
 from ctxft.server.config import ServerConfig
@@ -31,6 +33,7 @@ SEED = 0  # servers that sample in spite of temperature 0 take a seed
 LONGEST = 600.0  # seconds: a server that asks for more patience than this has failed the request
 SLOWEST = 60.0  # seconds: the waits of our own double up to here
 AGAIN = ("rate limit", "server", "timeout", "connection", "protocol")  # troubles that may pass
+SIZES = ("prompt_tokens", "completion_tokens")  # what a server says of its tokens
 NO_KEY = "none"  # sent where no key is needed; without one the client would send the user's token of the hub
 
 
@@ -137,6 +140,32 @@ class Server:
         options = {"model": self.config.model, "max_tokens": max_tokens, "temperature": 0, "seed": SEED}
         return self._ask(lambda: self._client.chat_completion(list(messages), **options), _chat_reply)
 
+    def complete(self, prompt: str, max_tokens: int, stop: Sequence[str] = ()) -> Reply:
+        """Return what the model writes on behind a plain text, without a chat template (``/v1/completions``).
+
+        Args:
+            prompt: the text.
+            max_tokens: written at most, in the model's own tokens.
+            stop: texts at which the model stops; they are not part of the reply.
+
+        Raises:
+            ServerError, InputError: as ``chat``.
+
+        Example:
+            >>> server.complete("2 + 2 =", max_tokens=2).text  # doctest: +SKIP
+            ' 4'
+        """
+        body = {"model": self.config.model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "seed": SEED}
+        body |= {"stop": list(stop)} if stop else {}
+        return self._ask(lambda: self._post("completions", body), _completion_reply)
+
+    def _post(self, path: str, body: dict) -> Any:
+        headers = {"Authorization": f"Bearer {self._key or NO_KEY}"}
+        url = f"{self.config.url.rstrip('/')}/{path}"
+        answer = get_session().post(url, json=body, headers=headers, timeout=self.config.timeout)
+        hf_raise_for_status(answer)
+        return answer.json()
+
     def record(self) -> dict:
         """Return the counts, and the cost, as plain values."""
         return {**self.counts.to_json(), "cost": self.cost()}
@@ -189,7 +218,8 @@ class Server:
             return _Trouble("protocol", f"a reply that is not of the protocol, {type(error).__name__}")
 
     def _trouble(self, error: HTTPError) -> _Trouble:
-        if isinstance(error, TimeoutError):
+        # The session's own timeouts (ReadTimeout, ConnectTimeout) are no TimeoutError, those of InferenceClient are.
+        if isinstance(error, TimeoutError) or type(error).__name__.endswith("Timeout"):
             return _Trouble("timeout", f"silent for {self.config.timeout:g} seconds")
         if not isinstance(error, HfHubHTTPError):
             return _Trouble("connection", f"the connection failed, {type(error).__name__}")
@@ -232,12 +262,23 @@ def _chat_reply(output: Any) -> Reply:
     if not isinstance(output.choices, list) or not output.choices:
         raise ValueError("no choice")
     choice, usage = output.choices[0], output.usage
-    text = choice.message.content
+    sizes = {name: getattr(usage, name, None) for name in SIZES}
+    return _reply(choice.message.content, sizes, choice.finish_reason)
+
+
+def _completion_reply(output: Any) -> Reply:
+    """Read the first choice of a completion; raises AttributeError or ValueError where the shape is another."""
+    if not isinstance(output.get("choices"), list) or not output["choices"]:
+        raise ValueError("no choice")
+    choice = output["choices"][0]
+    return _reply(choice.get("text"), output.get("usage") or {}, choice.get("finish_reason"))
+
+
+def _reply(text: Any, usage: dict, finish: Any) -> Reply:
     if not isinstance(text, str | None):
         raise TypeError("the content is no text")
-    sizes = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    tokens = [size if type(size) is int and size >= 0 else None for size in sizes]
-    return Reply(text or "", *tokens, cut=choice.finish_reason == "length")
+    tokens = [size if type(size := usage.get(name)) is int and size >= 0 else None for name in SIZES]
+    return Reply(text or "", *tokens, cut=finish == "length")
 
 
 def _seconds(header: str | None) -> float | None:
