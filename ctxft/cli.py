@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   ctxft estimate mini                                  what training takes: memory, tokens, steps
   ctxft compare first                                  the paired table, and a report that opens offline
   ctxft leaks first                                    which benchmark items stand in the training texts
+  ctxft attribute first --arm cft --seed 0             what each prompt does to a model's loss and gradient
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
@@ -81,7 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     leaks.set_defaults(call=commands.leaks)
-    for verb in (run, train, evaluate, estimate, leaks):
+    attribute = verbs.add_parser("attribute", help="say what each prompt does to a model's loss and gradient")
+    attribute.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
+    attribute.add_argument("--arm", default="cft", help="the model: base, or a trained arm (default: cft)")
+    attribute.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
+    attribute.add_argument("--limit", type=int, default=256, help="passages whose losses are taken (default: 256)")
+    attribute.add_argument(
+        "--passages", type=int, default=64, help="passages whose gradients are compared, 0 for none (default: 64)"
+    )
+    attribute.set_defaults(call=commands.attribute)
+    for verb in (run, train, evaluate, estimate, leaks, attribute):
         verb.add_argument(
             "--set",
             action="append",

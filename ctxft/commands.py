@@ -126,9 +126,9 @@ def compare(options: argparse.Namespace) -> None:
     print(f"\nreport: {write_report(run, reference)}")
 
 
-def leaks(options: argparse.Namespace) -> None:
-    """Look for benchmark items in what the arms of a run read."""
-    from ctxft.experiment.leaks import check_leaks, config_of_run, leaks_text
+def prepared(options: argparse.Namespace) -> ExperimentConfig:
+    """Return the experiment of a run, or of a profile or YAML file, which is prepared if it is not yet."""
+    from ctxft.experiment.leaks import config_of_run
     from ctxft.experiment.prepare import prepare
 
     if options.config in (p.stem for p in (PACKAGE_ROOT / "profiles").glob("*.yaml")) or options.config.endswith(
@@ -136,10 +136,28 @@ def leaks(options: argparse.Namespace) -> None:
     ):
         config = experiment_of(options)
         prepare(config)
-    else:
-        config = config_of_run(run_folder(options.config), options.data)
+        return config
+    return config_of_run(run_folder(options.config), options.data)
+
+
+def leaks(options: argparse.Namespace) -> None:
+    """Look for benchmark items in what the arms of a run read."""
+    from ctxft.experiment.leaks import check_leaks, leaks_text
+
+    config = prepared(options)
     print(leaks_text(check_leaks(config)))
     print(f"\nitem by item: {config.folder / 'leaks.json'}")
+
+
+def attribute(options: argparse.Namespace) -> None:
+    """Measure what each prompt does to a model's loss and gradient, and print the tables."""
+    from ctxft.experiment.attribution import attribute, attribution_file
+    from ctxft.report.ablations import attribution_text
+
+    config = prepared(options)
+    found = attribute(config, options.arm, options.seed, options.limit, options.passages)
+    print(attribution_text(found))
+    print(f"\nin full: {attribution_file(config, options.arm, options.seed)}")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -46,12 +46,24 @@ def compare(outcomes: Outcomes, reference: str = "cpt", level: float = 0.95) -> 
     """
     for arm in outcomes:
         check_known(arm, ARMS, "arm")
+    return paired_rows({arm: outcomes[arm] for arm in ARMS if arm in outcomes}, reference, level)
+
+
+def paired_rows(outcomes: Outcomes, reference: str, level: float = 0.95) -> list[dict]:
+    """Return the rows of ``compare`` for arms of any name, in the order in which they are given.
+
+    Args:
+        outcomes, reference, level: as for ``compare``.
+
+    Raises:
+        InputError: as ``compare``, but for the names of the arms.
+    """
     check_known(reference, outcomes, "reference arm")
     correct = {
         arm: {seed: [bool(row["correct"]) for row in rows] for seed, rows in seeds.items()}
         for arm, seeds in aligned(common_seeds(outcomes), reference).items()
     }
-    return [_row(arm, correct, reference, level) for arm in ARMS if arm in correct]
+    return [_row(arm, correct, reference, level) for arm in correct]
 
 
 def common_seeds(outcomes: Outcomes) -> Outcomes:
