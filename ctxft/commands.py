@@ -152,7 +152,7 @@ def leaks(options: argparse.Namespace) -> None:
 def attribute(options: argparse.Namespace) -> None:
     """Measure what each prompt does to a model's loss and gradient, and print the tables."""
     from ctxft.experiment.attribution import attribute, attribution_file
-    from ctxft.report.ablations import attribution_text
+    from ctxft.report.attribution import attribution_text
 
     config = prepared(options)
     found = attribute(config, options.arm, options.seed, options.limit, options.passages)
