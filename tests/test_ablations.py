@@ -17,6 +17,7 @@ from ctxft.report import (
     RunRecord,
     ablation_figure,
     ablation_table,
+    family_table,
     gradient_table,
     prompt_figure,
     prompt_table,
@@ -235,6 +236,10 @@ def attribution() -> dict:
     for tokens in (20, 21):
         row = {"prompt": f"control-{tokens}", "family": "control", "kind": "control", "text": "", "tokens": tokens}
         rows.append(row | {"loss": 2.03, "to_none": change(0.03, None), "to_control": None})
+    kinds = [
+        {"kind": kind, "prompts": 20, "to_none": change(-0.04), "to_control": None} for kind in ("strategy", "control")
+    ]
+    families = [row | {"prompts": 2} for row in rows[::2]]
     size = {"passages": 8, "documents": 5, "tokens": 900, "available": 20}
     family = {"family": "context", "kind": "strategy", **size, "loss": 1.5, "low": 1.25, "high": 1.75}
     named = [{"family": name, "kind": "none"} for name in ("none", "context")]
@@ -242,7 +247,7 @@ def attribution() -> dict:
     return {
         "arm": "cft",
         "seed": 1,
-        "prompts": size | {"which": "held_out", "loss": 2.0, "prompts": rows},
+        "prompts": size | {"which": "held_out", "loss": 2.0, "prompts": rows, "kinds": kinds, "families": families},
         "training": size | {"loss": 1.4, "low": 1.3, "high": 1.5, "families": [family], "prompts": [], "read_once": 8},
         "gradients": gradients | {"passages": 4, "documents": 4, "tokens": 90, "weights": 60528},
     }
@@ -255,6 +260,9 @@ def test_tables_of_an_attribution(attribution):
         *("-0.0500", "-0.0600 to -0.0400", "-0.0800", "-0.0900 to -0.0700"),
     )
     assert tuple(table.iloc[-1]) == ("control-21", "control", "control", 21, "+0.0300", "", "", "")
+    families = family_table(attribution)
+    assert list(families["family"][:3]) == ["(all)", "(all)", "application"] and len(families) == 22
+    assert tuple(families.iloc[0])[1:5] == ("strategy", 20, "-0.0400", "-0.0500 to -0.0300")
     assert list(training_table(attribution).iloc[0])[-2:] == ["1.5000", "1.2500 to 1.7500"]
     gradients = gradient_table(attribution)
     assert list(gradients.columns) == ["cosine", "norm", "none", "context"]

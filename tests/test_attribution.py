@@ -28,6 +28,8 @@ from ctxft.prompts import ContextualPrompt, control_prompt
 from ctxft.runtime import InputError, read_jsonl, write_jsonl
 from ctxft.training.config import LoraSettings
 
+KEYS = {"families": ("family", "kind"), "kinds": ("kind",)}
+
 
 @pytest.fixture
 def trained(experiment, corpus_file):
@@ -79,6 +81,16 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
         assert record["to_control"]["difference"] == pytest.approx(own - control, abs=1e-5)
         assert by["control", f"control-{tokens}"]["loss"] == pytest.approx(control, abs=1e-5)
         assert record["to_none"]["low"] < record["to_none"]["difference"] < record["to_none"]["high"]
+    for groups in ("families", "kinds"):
+        for group in found[groups]:
+            members = [one for one in found["prompts"] if group.items() >= {k: one[k] for k in KEYS[groups]}.items()]
+            assert group["prompts"] == len(members) > 0
+            for change in ("to_none", "to_control"):
+                if group[change] is None:
+                    assert group["kind"] == "control" and not any(one[change] for one in members)
+                    continue
+                mean = sum(one[change]["difference"] for one in members) / len(members)
+                assert group[change]["difference"] == pytest.approx(mean, abs=1e-9)
 
 
 def test_the_interval_is_that_of_the_documents_by_hand(trained):
@@ -108,7 +120,7 @@ def test_passages_of_training_general_text_and_limits(experiment, corpus_file):
     assert every["passages"] == every["available"] == few["available"] == len(read_passages(config.folder))
     assert few["passages"] == few["documents"] == 2
     assert prompt_losses(config, "base", 0, prompts, "general_held_out")["available"] > 0
-    with pytest.raises(InputError, match=r"unknown kind of passages .heldout. \(did you mean .held_out.\)"):
+    with pytest.raises(InputError, match=r"unknown kind of passages .heldout. \(did you mean .held_out.\?\)"):
         prompt_losses(config, "base", 0, prompts, "heldout")
     with pytest.raises(InputError, match="at least 1 passage is needed, found 0"):
         prompt_losses(config, "base", 0, prompts, limit=0)

@@ -18,6 +18,7 @@ from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.gradients import cosines, let_learn, mean_gradient, require_memory
 from ctxft.experiment.prepare import books_of, read_passages, require_same
 from ctxft.experiment.readers import (
+    Paired,
     Reader,
     mean_over,
     open_reader,
@@ -62,11 +63,11 @@ def prompt_losses(
         reader: a model that is open already.
 
     Returns:
-        which, passages, documents, tokens (targets), available (passages there are), loss (nats a token without a prompt)
-        and prompts: for each prompt, then for the meaningless words of each length, a record of prompt (id), family, kind,
-        text ("" for words drawn for each passage), tokens (separator included), loss, and to_none and to_control, each a
-        dict of difference, low and high in nats a token (to_control is None for meaningless words; ends are None for one
-        document).
+        which, passages, documents, tokens (targets), available (passages there are), loss (nats a token without a prompt);
+        kinds, families and prompts: for all prompts of a kind together, for those of a family, and for each one, then for
+        the meaningless words of each length, a record of what it is about (prompt: id, family, kind, text, tokens with the
+        separator; text is "" for words drawn for each passage), loss, and to_none and to_control, each a dict of
+        difference, low and high in nats a token (to_control is None for meaningless words; ends are None for one document).
 
     Raises:
         InputError: as ``open_reader``; no such passages; or a prompt with its passage is longer than the model reads.
@@ -84,21 +85,35 @@ def prompt_losses(
     passages = spread_out(every, limit)
     if prompts is None:
         prompts = [prompt for book in books_of(reader.config) for prompt in book.prompts]
+    tried, paired = _try(reader, passages, prompts)
+    kinds, families = _groups([prompt.kind for prompt, _ in tried]), _groups([(p.family, p.kind) for p, _ in tried])
+    return {
+        "which": which,
+        **size_of(passages, paired.counts),
+        "available": len(every),
+        "loss": float(paired.none.sum() / paired.counts.sum()),
+        "kinds": [{"kind": kind, "prompts": len(chosen)} | paired.record(chosen) for kind, chosen in kinds.items()],
+        "families": [
+            {"family": family, "kind": kind, "prompts": len(chosen)} | paired.record(chosen)
+            for (family, kind), chosen in families.items()
+        ],
+        "prompts": [_name(prompt) | {"tokens": n} | paired.record([i]) for i, (prompt, n) in enumerate(tried)],
+    }
+
+
+def _try(
+    reader: Reader, passages: Sequence[Passage], prompts: Sequence[ContextualPrompt]
+) -> tuple[list[tuple[ContextualPrompt, int]], Paired]:
+    """Return each prompt with its tokens, those of meaningless words behind the others, and the losses behind them."""
     ids = [prompt_ids(reader.tokenizer, prompt) for prompt in prompts]
     lengths = sorted({len(one) for one in ids})
     before = [[one] * len(passages) for one in ([], *ids)]
     before += [reader.control(passages, [length] * len(passages)) for length in lengths]
     (none, *behind), counts = reader.losses(passages, before)
-    controls = dict(zip(lengths, behind[len(ids) :], strict=True))
-    named = [*prompts, *(ContextualPrompt(f"control-{length}", "control", "", "control") for length in lengths)]
-    found = []
-    for prompt, tokens, own in zip(named, [*map(len, ids), *lengths], behind, strict=True):
-        record = _name(prompt) | {"tokens": tokens, "loss": float(own.sum() / counts.sum())}
-        record["to_none"] = mean_over("difference", own - none, counts, passages)
-        meant = None if prompt.kind == "control" else mean_over("difference", own - controls[tokens], counts, passages)
-        found.append(record | {"to_control": meant})
-    size = size_of(passages, counts) | {"available": len(every), "loss": float(none.sum() / counts.sum())}
-    return {"which": which, **size, "prompts": found}
+    words = dict(zip(lengths, behind[len(ids) :], strict=True))
+    tried = [(prompt, len(one)) for prompt, one in zip(prompts, ids, strict=True)]
+    tried += [(ContextualPrompt(f"control-{length}", "control", "", "control"), length) for length in lengths]
+    return tried, Paired(passages, counts, none, behind, [words[len(one)] for one in ids])
 
 
 def _name(prompt: ContextualPrompt) -> dict:

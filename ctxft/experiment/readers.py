@@ -82,6 +82,35 @@ class _Pairs(Sequence):
         return row["input_ids"], row["labels"]
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Losses of the same passages with and without prompts, in nats, summed over each passage's targets.
+
+    Args:
+        passages: the passages.
+        counts: (passages,) targets.
+        none: (passages,) losses without a prompt.
+        behind: for each prompt (passages,) losses behind it.
+        words: for the first of these prompts (passages,) losses behind as many meaningless words; the rest are such words.
+    """
+
+    passages: Sequence[Passage]
+    counts: numpy.ndarray
+    none: numpy.ndarray
+    behind: Sequence[numpy.ndarray]
+    words: Sequence[numpy.ndarray]
+
+    def record(self, chosen: Sequence[int]) -> dict:
+        """Return what prompts change in the loss of a passage, the mean over the chosen ones, which are of one sort."""
+        own = numpy.mean([self.behind[n] for n in chosen], axis=0)
+        found = {"loss": float(own.sum() / self.counts.sum()), "to_control": None}
+        found["to_none"] = mean_over("difference", own - self.none, self.counts, self.passages)
+        if max(chosen) < len(self.words):
+            words = numpy.mean([self.words[n] for n in chosen], axis=0)
+            found["to_control"] = mean_over("difference", own - words, self.counts, self.passages)
+        return found
+
+
 def open_reader(config: ExperimentConfig, arm: str, seed: int) -> Reader:
     """Load a model of a prepared run in float32.
 

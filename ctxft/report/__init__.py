@@ -1,7 +1,7 @@
 """Report: from a run folder to tables, figures and one HTML file; no model is loaded and torch is not imported."""
 
 from ctxft.report.ablations import ablation_figure, ablation_table
-from ctxft.report.attribution import gradient_table, prompt_figure, prompt_table, training_table
+from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table, training_table
 from ctxft.report.claims import claims
 from ctxft.report.figures import ARM_COLORS, differences_figure, loss_figure, results_figure
 from ctxft.report.page import write_report
@@ -12,6 +12,6 @@ from ctxft.report.verdicts import verdicts
 # fmt: off
 __all__ = [
     "ARM_COLORS", "RunRecord", "ablation_figure", "ablation_table", "claims", "differences_figure", "f1_table",
-    "gradient_table", "loss_figure", "loss_table", "prompt_figure", "prompt_table", "read_run", "results_figure",
+    "family_table", "gradient_table", "loss_figure", "loss_table", "prompt_figure", "prompt_table", "read_run", "results_figure",
     "results_table", "subject_table", "training_table", "verdicts", "write_report",
 ]

@@ -18,6 +18,7 @@ LOOKS = {
     "negative": (ARM_COLORS["neg"], "s", "negative prompt"),
     "control": (ARM_COLORS["control"], "D", "meaningless words"),
 }
+CHANGES = ("minus no prompt", "95 % interval", "minus as many words", "95 % interval of that")
 BAND = "#f3f3f3"
 GAP = 0.8  # lines between two families
 
@@ -36,8 +37,20 @@ def prompt_table(attribution: dict) -> pandas.DataFrame:
         (row["prompt"], row["family"], row["kind"], row["tokens"], *_cells(row["to_none"]), *_cells(row["to_control"]))
         for row in attribution["prompts"]["prompts"]
     ]
-    named = ["minus no prompt", "its 95 % interval", "minus as many words", "its 95 % interval "]
-    return pandas.DataFrame(rows, columns=["prompt", "family", "kind", "tokens", *named])
+    return pandas.DataFrame(rows, columns=["prompt", "family", "kind", "tokens", *CHANGES])
+
+
+def family_table(attribution: dict) -> pandas.DataFrame:
+    """Return a row for all prompts of a kind, then for each family: columns as in ``prompt_table``, and prompts, their number.
+
+    The mean over prompts is taken passage by passage, so its interval is narrower than those of the single prompts.
+    """
+    losses = attribution["prompts"]
+    rows = [
+        (row.get("family", "(all)"), row["kind"], row["prompts"], *_cells(row["to_none"]), *_cells(row["to_control"]))
+        for row in (*losses["kinds"], *(row for row in losses["families"] if row["kind"] != "control"))
+    ]
+    return pandas.DataFrame(rows, columns=["family", "kind", "prompts", *CHANGES])
 
 
 def _cells(change: dict | None) -> tuple[str, str]:
@@ -125,9 +138,10 @@ def attribution_text(attribution: dict) -> str:
     said = (
         f"{attribution['arm']}, seed {attribution['seed']}: {size.format(**losses | {'which': 'held-out'})}. Without a prompt "
         f"the loss is {losses['loss']:.4f} nats a token; below 0 a prompt helps. Intervals are over documents and not "
-        f"corrected for the {len(losses['prompts'])} rows."
+        f"corrected for their number."
     )
-    parts = [textwrap.fill(said, 118), prompt_table(attribution).to_string(index=False)]
+    parts = [textwrap.fill(said, 118)]
+    parts += [table(attribution).to_string(index=False) for table in (family_table, prompt_table)]
     if training:
         said = f"Behind the prompts of training: {size.format(**training | {'which': 'training'})}"
         parts += [said, training_table(attribution).to_string(index=False)]

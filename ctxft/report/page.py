@@ -17,7 +17,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from ctxft.report.ablations import ablated, ablation_figure, ablation_table
-from ctxft.report.attribution import gradient_table, prompt_figure, prompt_table
+from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table
 from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
@@ -224,7 +224,7 @@ def _attributions(run: RunRecord) -> list[str]:
         one = read_json(path)
         title = html.escape(f"{one['arm']}, seed {one['seed']}")
         said = f"{title}: change of the loss on held-out text behind each prompt"
-        tables = {"prompt by prompt": prompt_table(one)}
+        tables = {"family by family": family_table(one), "prompt by prompt": prompt_table(one)}
         tables |= {"cosines of gradients": gradient_table(one)} if one["gradients"] else {}
         found += [f"<h3>{title}</h3>", _image(prompt_figure(one), said)]
         found += [f"<details><summary>{name}</summary>{_frame(table)}</details>" for name, table in tables.items()]
