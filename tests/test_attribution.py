@@ -213,6 +213,7 @@ def test_passages_that_few_steps_never_came_to_are_left_out(experiment):
     assert found["passages"] == 3 < len(read_passages(config.folder))
     assert [(one["family"], one["kind"]) for one in found["families"]] == [("none", "none")] and found["prompts"] == []
     assert [text_stage(arm) for arm in ("base", "ift", "cpt", "cpt-ift")] == [None, None, "cpt", "cpt"]
+    assert read_in_training(config, "cpt-ift", 0) == read_in_training(config, "cpt", 0)
     with pytest.raises(InputError, match="arm 'ift' reads no text in training"):
         read_in_training(config, "ift", 0)
 

@@ -43,7 +43,7 @@ def prompt_table(attribution: dict) -> pandas.DataFrame:
 def family_table(attribution: dict) -> pandas.DataFrame:
     """Return a row for all prompts of a kind, then for each family: columns as in ``prompt_table``, and prompts, their number.
 
-    The mean over prompts is taken passage by passage, so its interval is narrower than those of the single prompts.
+    The mean over prompts is taken passage by passage, before the interval over documents.
     """
     losses = attribution["prompts"]
     rows = [
