@@ -1,4 +1,4 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | synthetic | check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | prompts | synthetic | ...``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -12,7 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
-from ctxft import __version__, commands
+from ctxft import __version__, commands, prompt_commands
+from ctxft.prompts.books import BOOKS
 from ctxft.runtime import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
@@ -22,6 +23,7 @@ EXAMPLES = """examples:
   ctxft evaluate mini --set name=first --set seeds=[0] examine them
   ctxft estimate mini                                  what training takes: memory, tokens, steps
   ctxft compare first                                  the paired table, and a report that opens offline
+  ctxft prompts show strategies                        the prompts, by family, with the idea behind each
   ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft attribute first --arm cft --seed 0             what each prompt does to a model's loss and gradient
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
@@ -92,15 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     attribute.set_defaults(call=commands.attribute)
     for verb in (run, train, evaluate, estimate, leaks, attribute):
-        verb.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="set a config value, e.g. train.epochs=3; may be repeated",
-        )
-        verb.add_argument("--data", metavar="DIR", help="folder with local benchmark files, instead of the hub")
+        _config_options(verb)
 
+    _prompt_verbs(verbs)
     compare = verbs.add_parser("compare", help="print the paired table of a run and write its report")
     compare.add_argument("run", help="name of a run below the run root, or its folder")
     compare.add_argument(
@@ -136,6 +132,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     world.set_defaults(call=commands.world)
     return parser
+
+
+def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:
+    """Add ``ctxft prompts list | show | validate | write | adapt``."""
+    prompts = verbs.add_parser("prompts", help="list, show, check and write prompt books; let a model write prompts")
+    kinds = prompts.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
+    kinds.add_parser("list", help="the books of the kit").set_defaults(call=prompt_commands.list_books)
+    show = kinds.add_parser("show", help="a book's families, the ideas behind them, and their prompts")
+    show.add_argument("book", help="a book of the kit, or a YAML file")
+    show.add_argument("--family", help="this family alone")
+    show.add_argument("--model", help="say how many tokens each prompt has for this model's tokenizer")
+    show.set_defaults(call=prompt_commands.show)
+    validate = kinds.add_parser("validate", help="check a book of your own: file and line of what is wrong")
+    validate.add_argument("book", help="a YAML file, or a book of the kit")
+    validate.add_argument("--model", help="count tokens with this model's tokenizer, in its chat template if need be")
+    validate.add_argument(
+        "--window", type=int, metavar="TOKENS", help="with --model: refuse prompts that leave too little"
+    )
+    validate.set_defaults(call=prompt_commands.validate)
+    write = kinds.add_parser("write", help="start a book of your own from one of the kit")
+    write.add_argument("file", type=Path, help="the YAML file to write; it must not exist")
+    write.add_argument(
+        "--book", default="strategies", choices=BOOKS, help="the book to start from (default: strategies)"
+    )
+    write.set_defaults(call=prompt_commands.write)
+    adapt = kinds.add_parser("adapt", help="let a model write the prompt of each passage, for arm adaptive")
+    adapt.add_argument("config", help="a profile or YAML file with prompts.writer; it is prepared if it is not yet")
+    adapt.add_argument("--estimate", action="store_true", help="say what it takes, and stop")
+    _config_options(adapt)
+    adapt.set_defaults(call=prompt_commands.adapt)
+
+
+def _config_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a config value, e.g. train.epochs=3; may be repeated",
+    )
+    verb.add_argument("--data", metavar="DIR", help="folder with local benchmark files, instead of the hub")
 
 
 def _stop_on_signals() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ctxft.cli import main
-from ctxft.examples import build_row, prompt_ids, special_tokens
+from ctxft.examples import Frame, build_row, prompt_ids, special_tokens
 from ctxft.experiment.attribution import (
     attribute,
     attribution_file,
@@ -20,8 +20,9 @@ from ctxft.experiment.attribution import (
     training_losses,
 )
 from ctxft.experiment.gradients import cosines, let_learn, mean_gradient, require_memory
-from ctxft.experiment.prepare import books_of, prepare, read_passages
+from ctxft.experiment.prepare import prepare
 from ctxft.experiment.readers import open_reader, read_in_training, spread_out, text_stage
+from ctxft.experiment.rows import books_of, read_passages
 from ctxft.experiment.tasks import arm_folder, train_task
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, control_prompt
@@ -156,13 +157,13 @@ def test_unknown_and_untrained_tasks_are_refused(experiment):
 
 
 def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(experiment, tmp_path):
-    """Behind one of two prompts the same text is taught again and again; behind the other another text."""
+    """Behind the one prompt of a book a text is learned almost by heart; behind other words it is less known."""
     text = "The lake by the old bridge is near the garden. Seven horses run along the fence in the morning."
     corpus = write_jsonl(tmp_path / "one.jsonl", [{"id": f"d{n}", "text": f"{n} {text}"} for n in range(12)])
     book = tmp_path / "book.yaml"
     prompt = "Read what follows as if a friend had asked for it."
     book.write_text(
-        f"name: one\nkind: strategy\nprompts:\n  - {{id: one-1, family: one, text: '{prompt}'}}\n", encoding="utf-8"
+        f"name: one\nkind: strategy\nprompts:\n  - {{id: one-1, family: context, text: '{prompt}'}}\n", encoding="utf-8"
     )
     recipe = {"steps": 40, "learning_rate": 1e-2, "batch_passages": 8}
     config = experiment(
@@ -178,6 +179,24 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(ex
     assert planted["to_none"]["high"] < 0 and planted["to_control"]["high"] < 0
     base = prompt_losses(config, "base", 0, books_of(config)[0].prompts)["prompts"][0]
     assert base["to_control"]["difference"] > planted["to_control"]["difference"]
+
+
+def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
+    books = {}
+    for kind, base in (("strategy", "strategies"), ("negative", "negative")):
+        text = f'{{name: own, kind: {kind}, extends: {base}, separator: "\\n", prompts: [{{id: x, family: context, text: See}}]}}'
+        (tmp_path / f"{kind}.yaml").write_text(text, encoding="utf-8")
+        books["strategies" if kind == "strategy" else "negative"] = str(tmp_path / f"{kind}.yaml")
+    config = experiment(prompts=books)
+    prepare(config)
+    reader, prompt = open_reader(config, "base", 0), books_of(config)[0].prompts[0]
+    assert reader.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
+    passages = read_passages(config.folder)[:3]
+    turn = dataclasses.replace(reader, frame=Frame(before=(5,), separator="", after=(6, 7)))
+    for one, ids in ((reader, (len(reader.ids(prompt)),) * 3), (turn, (20, 21, 22))):
+        rows = one.control(passages, ids)
+        assert [len(row) for row in rows] == list(ids)
+    assert all(row[0] == 5 and row[-2:] == [6, 7] for row in rows)
 
 
 # --- passages of training ---------------------------------------------------------------------------------------------
@@ -216,6 +235,18 @@ def test_passages_that_few_steps_never_came_to_are_left_out(experiment):
     assert read_in_training(config, "cpt-ift", 0) == read_in_training(config, "cpt", 0)
     with pytest.raises(InputError, match="arm 'ift' reads no text in training"):
         read_in_training(config, "ift", 0)
+
+
+def test_shuffled_words_are_controls_and_exercises_are_no_prompts(experiment):
+    config = experiment(arms=["control-shuffled", "reading"])
+    prepare(config)
+    for arm in config.arms:
+        train_task(config, arm, 0)
+    shuffled, reading = (training_losses(config, arm, 0) for arm in config.arms)
+    assert {one["kind"] for one in shuffled["families"]} == {"control"}
+    assert {one["family"] for one in shuffled["families"]} <= set(books_of(config)[0].families)
+    assert [(one["family"], one["kind"]) for one in reading["families"]] == [("none", "none")]
+    assert reading["tokens"] == shuffled["tokens"], "of the text alone"
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------

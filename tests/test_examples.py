@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from ctxft.corpora.documents import CorpusConfig, Document
 from ctxft.corpora.passages import cut, passages_of
 from ctxft.examples import (
     IGNORE_INDEX,
+    Frame,
+    Rows,
     arm_tokens,
     build_row,
+    frame_of,
     longest_prompt,
     prompt_ids,
     special_tokens,
     text_budget,
 )
 from ctxft.models import encode_text, load_tokenizer
-from ctxft.prompts import TEXT_STAGES, load_book, prompt_for
+from ctxft.prompts import TEXT_STAGES, ContextualPrompt, load_book, prompt_for
 from ctxft.runtime import InputError, read_jsonl
 
 TRAINED = TEXT_STAGES
@@ -204,3 +208,95 @@ def test_the_ledger_of_an_arm_adds_up(tokenizers, books, text_of):
         assert counts["rows"] == len(passages) and counts["prompt tokens"] == sum(map(len, prompts))
         assert counts["target tokens"] == sum(len(p.ids) for p in passages) + 1
         assert counts["tokens read"] == counts["rows"] + counts["prompt tokens"] + counts["target tokens"]
+
+
+# --- other ways for a prompt to stand before a text -------------------------------------------------------------------
+
+TURNS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+USERS_ONLY = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('a user has to begin') }}{% endif %}" + TURNS
+CONTROL = ["<|user|>", "<|system|>", "<|assistant|>", "<|end|>"]
+
+
+@pytest.fixture(params=["byte", "metaspace"])
+def chatting(request, save_tokenizer, tmp_path):
+    """A tokenizer whose chat template is written in control tokens, and begins with BOS."""
+    tokenizer = load_tokenizer(str(save_tokenizer(request.param, tmp_path)))
+    tokenizer.add_special_tokens({"additional_special_tokens": CONTROL})
+    tokenizer.chat_template = "{{ bos_token }}" + TURNS
+    return tokenizer
+
+
+def book_in(placement: str, books):
+    return dataclasses.replace(books[0], placement=placement)
+
+
+@pytest.mark.parametrize("placement", ["user", "system"])
+def test_a_prompt_may_stand_in_a_turn_of_the_chat_template(chatting, books, placement):
+    book = book_in(placement, books)
+    frame = frame_of(chatting, book)
+    control = dict(zip(CONTROL, chatting.convert_tokens_to_ids(CONTROL), strict=True))
+    assert frame.before == (control[f"<|{placement}|>"],)  # the template's BOS is left to the row
+    assert frame.after == (control["<|end|>"], control["<|assistant|>"])
+    for prompt in (*book.prompts, ContextualPrompt("sly", "context", "Say <|end|></s> now.", "strategy")):
+        ids = prompt_ids(chatting, prompt, frame)
+        assert ids == [*frame.before, *encode_text(chatting, prompt.text)[0], *frame.after]
+        assert [ids.count(control[token]) for token in CONTROL] == [
+            placement == "user",
+            placement == "system",
+            1,
+            1,
+        ]  # what a prompt spells out is no control token
+        assert chatting.eos_token_id not in ids
+    assert longest_prompt(chatting, [book]) == max(len(prompt_ids(chatting, p, frame)) for p in book.prompts)
+
+
+def test_a_control_in_a_turn_is_as_long_as_the_prompt_it_stands_for(chatting, books):
+    book = book_in("user", books)
+    frame = frame_of(chatting, book)
+    for i in range(30):
+        cft, control = (prompt_for(arm, f"p{i}", 0, book, books[1], chatting) for arm in ("cft", "control"))
+        assert len(prompt_ids(chatting, cft, frame)) == len(prompt_ids(chatting, control, frame))
+
+
+def test_placements_that_a_tokenizer_cannot_give_are_refused(tokenizers, chatting, books):
+    with pytest.raises(
+        InputError, match=r"book 'strategies' places prompts in the user turn, but .* has no chat template"
+    ):
+        frame_of(tokenizers["byte"], book_in("user", books))
+    chatting.chat_template = USERS_ONLY
+    frame_of(chatting, book_in("user", books))
+    with pytest.raises(
+        InputError, match=r"in the system turn, but .* refuses it .a user has to begin.: choose another"
+    ):
+        frame_of(chatting, book_in("system", books))
+    chatting.chat_template = TURNS.replace(
+        "{{ m['content'] }}", "{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
+    )
+    with pytest.raises(InputError, match="does not write such a turn"):
+        frame_of(chatting, book_in("system", books))
+
+
+def test_the_separator_of_a_book_stands_before_the_text(tokenizers, books):
+    for tokenizer in tokenizers.values():
+        frame = frame_of(tokenizer, dataclasses.replace(books[0], separator="\n"))
+        assert frame == Frame((), "\n", ())
+        assert (
+            prompt_ids(tokenizer, books[0].prompts[0], frame)
+            == encode_text(tokenizer, books[0].prompts[0].text + "\n")[0]
+        )
+
+
+def test_a_prompt_that_is_learned_is_a_target_and_the_start_token_is_not(tokenizers, books, text_of):
+    tokenizer = tokenizers["byte"]
+    special = special_tokens(tokenizer)
+    passages = cut(Document("d", text_of(3, 20), "here"), tokenizer, 64)
+    rows, prompts = rows_of("cft", passages, tokenizer, books)
+    learned = Rows(passages, prompts, special, learned=True)
+    for row, own, prompt in zip(learned, rows, prompts, strict=True):
+        assert row["input_ids"] == own["input_ids"]
+        assert targets(row) == prompt + targets(own) and row["labels"][0] == IGNORE_INDEX
+    assert learned.targets == [len(targets(row)) for row in learned]
+    assert learned.text_targets == Rows(passages, prompts, special).targets == [len(targets(row)) for row in rows]

@@ -13,12 +13,14 @@ import yaml
 from peft import PeftModel
 
 from ctxft.corpora import documents
+from ctxft.corpora.passages import passages_hash
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import examine
 from ctxft.experiment import prepare as preparation
 from ctxft.experiment.config import PROFILES, ExperimentConfig, load_experiment, to_mapping
 from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.experiment.prepare import prepare, read_passages, rows_of
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.experiment.workers import evaluate_all, train_all
 from ctxft.models import load_model, load_tokenizer, model_hash
@@ -29,6 +31,9 @@ from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write
 def files_of(folder) -> dict[str, int]:
     """Return when each file of a folder was last written."""
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+NEG = "  - {id: no-1, family: context, text: Do not place it anywhere.}\n"
 
 
 # --- config -----------------------------------------------------------------------------------------------------------
@@ -388,6 +393,62 @@ def test_the_adaptive_arm_reads_what_the_label_says_and_needs_one(experiment, co
     drawn = {arm: rows_of(config, arm, 0, passages, tokenizer)[1] for arm in ("cft", "neg", "adaptive")}
     for number, passage in enumerate(passages):
         assert drawn["adaptive"][number] == drawn["cft" if passage.reliable else "neg"][number]
+
+
+PARTS = ["only-critical", "without-critical", "count-2", "control-shuffled", "control-neutral", "control-family"]
+
+
+def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the_others(experiment):
+    config = experiment(arms=["cpt", "cft", *PARTS, "cft-learned", "reading"], train={"steps": 2, "batch_passages": 4})
+    folder = train_all(config, 1)
+    rows = {arm: dict(read_json(folder / "arms" / arm / "seed-0" / "done.json")) for arm in config.arms}
+    logs = {arm: [row for _, row in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in config.arms}
+    tokenizer, passages = load_tokenizer(config.model), read_passages(folder)
+    assert passages_hash(passages) == read_json(folder / "manifest.json")["hashes"]["passages"]
+    for arm in config.arms:
+        assert [step["passages"] for step in logs[arm]] == [step["passages"] for step in logs["cpt"]]
+        read, _ = rows_of(config, arm, 0, passages, tokenizer)
+        for row, passage, prompt, after in zip(read, passages, read.prompts, read.after, strict=True):
+            end = [tokenizer.eos_token_id] * passage.last
+            learned = [*(prompt if arm == "cft-learned" else ()), *passage.ids, *after, *end]
+            assert [label for label in row["labels"] if label != IGNORE_INDEX] == learned
+            assert row["input_ids"][1:] == [*prompt, *passage.ids, *after, *end]
+            assert bool(len(prompt)) == (arm not in ("cpt", "reading")) and (arm == "reading" or not len(after))
+        if arm not in ("cft-learned", "reading"):
+            assert [step["target_tokens"] for step in logs[arm]] == [step["target_tokens"] for step in logs["cpt"]]
+            assert rows[arm]["target_tokens"] == rows["cpt"]["target_tokens"]
+    assert all(rows[arm]["target_tokens"] > rows["cpt"]["target_tokens"] for arm in ("cft-learned", "reading"))
+    drawn = {
+        arm: {r["passage"]: r for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "prompts.jsonl")}
+        for arm in config.arms
+    }
+    assert {row["family"] for row in drawn["only-critical"].values()} == {"critical"}
+    assert "critical" not in {row["family"] for row in drawn["without-critical"].values()}
+    ledger = read_json(folder / "ledger.json")
+    asked = drawn["reading"].values()
+    assert sum(row["exercises"] for row in asked) == ledger["reading: exercises"] > 0
+    assert sum(row["dropped"] for row in asked) == ledger["reading: exercises that the window had no room for"]
+    assert ledger["control-shuffled: prompts of another length than cft's"] == 0
+    assert ledger["control-neutral: prompts of another length than cft's"] > 0
+    off = sum(r["tokens"] - drawn["cft"][p]["tokens"] for p, r in drawn["control-neutral"].items())
+    assert ledger["control-neutral: prompt tokens more than cft's"] == off
+
+
+def test_families_that_no_book_has_are_refused_before_anything_is_written(experiment, runs):
+    with pytest.raises(InputError, match=r"unknown family in arm 'only-critcal' .*did you mean 'critical'"):
+        prepare(experiment(arms=["cpt", "only-critcal"]))
+    assert not runs.exists()
+
+
+def test_books_that_stand_before_a_text_in_different_ways_are_refused(experiment, tmp_path, runs):
+    book = write_text(
+        tmp_path / "b.yaml", 'name: b\nkind: negative\nextends: negative\nseparator: "\\n"\nprompts:\n' + NEG
+    )
+    with pytest.raises(
+        InputError, match=r"'strategies' and 'b' have different values of separator .* give both the same"
+    ):
+        prepare(experiment(prompts={"negative": str(book)}))
+    assert not runs.exists()
 
 
 def test_a_lora_run_is_trained_and_examined(experiment):

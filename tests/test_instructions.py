@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import prepare as preparation
 from ctxft.experiment.instruct import has_instructions, read_instruction_rows
-from ctxft.experiment.prepare import prepare, read_passages
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import read_passages
 from ctxft.experiment.tasks import arm_folder, train_task, train_tasks
 from ctxft.instructions import Instruction, instruction_row, instruction_rows, read_instructions
 from ctxft.models import load_model, load_tokenizer, model_hash

@@ -12,7 +12,8 @@ import pytest
 from ctxft.benchmarks import Benchmark, Question, load_benchmark
 from ctxft.cli import main
 from ctxft.experiment.leaks import check_leaks, texts_of
-from ctxft.experiment.prepare import prepare, read_passages
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import read_passages
 from ctxft.leakage import COMMON, clean_subset, dirty_ids, find_leaks, metrics_with_clean, words_of
 from ctxft.runtime import write_jsonl
 
@@ -145,7 +146,9 @@ def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp
     filler = "A plain row of words stands here for no reason. " * 4
     corpus = write_jsonl(tmp_path / "texts.jsonl", [{"id": "d", "text": f"{filler}{asked} The first. {filler}"}])
     book = tmp_path / "book.yaml"
-    book.write_text(f"name: mine\nkind: strategy\nprompts:\n  - {{id: p1, family: f, text: 'Think: {prompted}'}}\n")
+    book.write_text(
+        f"name: mine\nkind: strategy\nprompts:\n  - {{id: p1, family: context, text: 'Think: {prompted}'}}\n"
+    )
     config = experiment(
         corpus={"source": str(corpus), "held_out": 0.0},
         prompts={"strategies": str(book)},

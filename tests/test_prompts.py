@@ -6,6 +6,7 @@ import collections
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,20 +16,26 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ctxft.examples import prompt_ids
+from ctxft.leakage import grams_of, words_of
 from ctxft.models import load_tokenizer
 from ctxft.prompts import (
+    BOOKS,
     COMMON_WORDS,
     SEPARATOR,
     TEXT_STAGES,
     ContextualPrompt,
     PromptBook,
+    check_arm,
+    check_subsets,
     control_prompt,
     count_tokens,
     load_book,
     prompt_for,
 )
 from ctxft.runtime import InputError
+from ctxft.world.facts import DOMAINS, SPLITS, entities
 
+TEN = [name for name in BOOKS if name != "neutral"]  # the books of the ten families
 STRATEGIES = load_book("strategies")
 NEGATIVE = load_book("negative")
 FAMILIES = (
@@ -107,8 +114,8 @@ def test_hash_follows_the_content(tmp_path: Path):
 
 def test_draw_is_uniform_over_families_then_prompts(tmp_path: Path):
     path = tmp_path / "uneven.yaml"
-    prompts = [f"  - {{id: many-{i}, family: many, text: 'text {i}'}}" for i in range(4)]
-    prompts.append("  - {id: one-1, family: one, text: alone}")
+    prompts = [f"  - {{id: many-{i}, family: critical, text: 'text {i}'}}" for i in range(4)]
+    prompts.append("  - {id: one-1, family: context, text: alone}")
     path.write_text("name: uneven\nkind: strategy\nprompts:\n" + "\n".join(prompts), encoding="utf-8")
     for book in (STRATEGIES, load_book(path)):
         n = 10_000
@@ -122,6 +129,24 @@ def test_draw_is_uniform_over_families_then_prompts(tmp_path: Path):
                 sigma = math.sqrt(n * expected * (1 - expected))
                 # 30 counts are looked at: 3 sigma for the fixed seed of this test, which no chance can break later.
                 assert abs(count - n * expected) <= 3 * sigma, (family, count, n * expected, sigma)
+
+
+def test_draw_follows_weights_and_keeps_what_is_allowed(tmp_path: Path):
+    path = tmp_path / "weighted.yaml"
+    path.write_text("families: {context: {weight: 3}}\nextends: strategies\n" + HEAD + ONE, encoding="utf-8")
+    book, n = load_book(path), 10_000
+    counts = collections.Counter(book.draw(0, f"passage-{i}").family for i in range(n))
+    for family in book.families:
+        expected = (3 if family == "context" else 1) / 12
+        assert abs(counts[family] - n * expected) <= 3 * math.sqrt(n * expected * (1 - expected)), (family, counts)
+    assert load_book(path).hash != STRATEGIES.hash and book.to_dict()["families"]["context"]["weight"] == 3
+
+    few = frozenset(prompt for prompt in STRATEGIES.prompts if prompt.family in ("critical", "creative"))
+    for i in range(300):
+        free, kept = STRATEGIES.draw(0, f"p{i}"), STRATEGIES.draw(0, f"p{i}", few)
+        assert kept in few and (free not in few or kept == free)
+    with pytest.raises(ValueError, match="no prompt of the book is allowed"):
+        STRATEGIES.draw(0, "p", NEGATIVE.prompts)
 
 
 def test_draw_depends_on_seed_passage_and_book_alone():
@@ -179,14 +204,85 @@ def test_prompt_for_each_arm():
     drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ("base", *TEXT_STAGES)}
     assert drawn["base"] is None and drawn["cpt"] is None
     assert drawn["cft"] == STRATEGIES.draw(0, "p1") and drawn["neg"] == NEGATIVE.draw(0, "p1")
-    with pytest.raises(InputError, match=r"unknown arm with prompts .contrl.*did you mean 'control'"):
+    with pytest.raises(InputError, match=r"unknown arm 'contrl' .did you mean 'control'"):
         prompt_for("contrl", "p1", 0, STRATEGIES, NEGATIVE, tokenizer)
+
+
+def test_arms_that_take_a_prompt_apart(tokenizer):
+    def drawn(arm: str, i: int, seed: int = 0) -> ContextualPrompt:
+        return prompt_for(arm, f"p{i}", seed, STRATEGIES, NEGATIVE, tokenizer)
+
+    for i in range(60):
+        cft = drawn("cft", i)
+        assert drawn("cft-learned", i) == cft
+        assert drawn("only-critical", i).family == "critical"
+        without = drawn("without-critical", i)
+        assert without.family != "critical" and (without == cft or cft.family == "critical")
+        assert drawn("control-family", i).family != cft.family
+        shuffled = drawn("control-shuffled", i)
+        assert sorted(shuffled.text.lower().split()) == sorted(cft.text.lower().split()) and shuffled.text != cft.text
+        assert (shuffled.kind, shuffled.family) == ("control", cft.family)
+        assert drawn("control-neutral", i).kind == "neutral"
+        assert prompt_for("reading", f"p{i}", 0, STRATEGIES, NEGATIVE, tokenizer) is None
+    of = {arm: {drawn(arm, i).id for i in range(400)} for arm in ("count-1", "count-2", "count-5", "count-20")}
+    assert [len(ids) for ids in of.values()] == [1, 2, 5, 20]
+    assert of["count-1"] < of["count-2"] < of["count-5"] < of["count-20"]
+    assert len({drawn("count-1", 0, seed).id for seed in range(20)}) > 5
+
+
+@pytest.mark.parametrize("made", [byte_level_tokenizer, stories_tokenizer, lambda: load_tokenizer("practice-aware")])
+def test_shuffled_prompts_are_as_long_as_the_prompt_where_pieces_end_with_words(made):
+    tokenizer = made()
+    differences = collections.Counter()
+    for i in range(100):
+        cft, shuffled = (
+            prompt_for(arm, f"p{i}", 0, STRATEGIES, NEGATIVE, tokenizer) for arm in ("cft", "control-shuffled")
+        )
+        differences[len(prompt_ids(tokenizer, shuffled)) - len(prompt_ids(tokenizer, cft))] += 1
+    assert differences == {0: 100}
+
+
+def test_adaptive_reads_what_was_written_for_the_passage():
+    mine, tokenizer = (
+        ContextualPrompt("adaptive-1", "context", "Look at the second sentence.", "strategy"),
+        byte_level_tokenizer(),
+    )
+    written = {"p1": mine, "p2": None}
+    given = (0, STRATEGIES, NEGATIVE, tokenizer, None, written)
+    assert prompt_for("adaptive", "p1", *given) == mine
+    assert prompt_for("adaptive", "p2", *given) == STRATEGIES.draw(0, "p2")  # what was written for it was rejected
+    with pytest.raises(KeyError):
+        prompt_for("adaptive", "p3", *given)
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        (
+            "only-critcal",
+            "unknown family in arm 'only-critcal' .book 'strategies'.: 'critcal' .did you mean 'critical'",
+        ),
+        ("without-me-ift", "family in arm 'without-me-ift'"),
+        ("count-21", "'count-21' asks for more prompts than the 20 of book 'strategies'"),
+    ],
+)
+def test_arms_that_the_book_cannot_give_are_refused(arm: str, message: str):
+    check_subsets(["base", "cft", "only-critical", "without-context-ift", "count-20"], STRATEGIES)
+    with pytest.raises(InputError, match=message):
+        check_subsets([arm], STRATEGIES)
+
+
+@pytest.mark.parametrize("arm", ["only-", "count-0", "count-x", "cft-", "only-a/b", "", "-ift", "without-..-x/.."])
+def test_names_that_are_no_arm_are_refused(arm: str):
+    with pytest.raises(InputError, match="here: unknown arm"):
+        check_arm(arm, "here: ")
 
 
 # --- a user's own book ------------------------------------------------------------------------------------------------
 
 HEAD = "name: mine\nkind: strategy\nprompts:\n"
-ONE = "  - {id: a-1, family: a, text: hello}\n"
+ONE = "  - {id: a-1, family: context, text: hello}\n"
+OWN = "  - {id: a-1, family: a, text: hello}\n"  # a family beyond the ten, which a book has to declare
 
 
 def test_extending_a_book_adds_and_replaces(tmp_path: Path):
@@ -205,15 +301,32 @@ def test_extending_a_book_adds_and_replaces(tmp_path: Path):
     assert book.hash != STRATEGIES.hash
 
 
+def test_a_family_names_a_publication_without_another_draw(tmp_path: Path):
+    plain, told, anew = tmp_path / "plain.yaml", tmp_path / "told.yaml", tmp_path / "anew.yaml"
+    plain.write_text("families: {a: {idea: sketch}}\n" + HEAD + OWN, encoding="utf-8")
+    told.write_text("families: {a: {idea: sketch, reference: 'One (1999), A Book'}}\n" + HEAD + OWN, encoding="utf-8")
+    assert load_book(told).references == {"a": "One (1999), A Book"} and load_book(plain).references == {}
+    assert load_book(told).hash == load_book(plain).hash and load_book(told).to_dict() == load_book(plain).to_dict()
+    anew.write_text("families: {context: {idea: another}}\nextends: strategies\n" + HEAD + ONE, encoding="utf-8")
+    assert set(load_book(anew).references) == set(STRATEGIES.references) - {"context"}
+
+
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
+        ("families:\n  a: {reference: x}\n" + HEAD + OWN, 2, "key 'idea' is missing"),
+        ("families:\n  a: {idea: x, reference: ''}\n" + HEAD + OWN, 2, "'reference' is empty"),
+        (
+            "families:\n  a: {idea: x, refrence: y}\n" + HEAD + OWN,
+            2,
+            "unknown key 'refrence' .did you mean 'reference'",
+        ),
         (HEAD + ONE + ONE, 5, "'a-1' is used twice"),
-        (HEAD + "  - id: a-1\n    family: a\n    text: '  '\n", 6, "'text' is empty"),
-        (HEAD + "  - id: a-1\n    family: a\n    text:\n", 6, "'text' is empty"),
-        (HEAD + "  - id: a-1\n    family: a\n    text: 12\n", 6, "'text' must be text: put it in quotes"),
-        (HEAD + ONE + "  - {id: a-2, family: a}\n", 5, "key 'text' is missing"),
-        (HEAD + "  - id: a-1\n    famly: a\n    text: x\n", 5, "unknown key 'famly' .did you mean 'family'"),
+        (HEAD + "  - id: a-1\n    family: context\n    text: '  '\n", 6, "'text' is empty"),
+        (HEAD + "  - id: a-1\n    family: context\n    text:\n", 6, "'text' is empty"),
+        (HEAD + "  - id: a-1\n    family: context\n    text: 12\n", 6, "'text' must be text: put it in quotes"),
+        (HEAD + ONE + "  - {id: a-2, family: context}\n", 5, "key 'text' is missing"),
+        (HEAD + "  - id: a-1\n    famly: context\n    text: x\n", 5, "unknown key 'famly' .did you mean 'family'"),
         (HEAD + ONE + "author: me\n", 5, "unknown key 'author'"),
         (HEAD + "  - hello\n", 4, "a mapping is needed here .id, family, text"),
         (HEAD + "  []\n", 4, "'prompts' must be a list with at least one prompt"),
@@ -226,6 +339,17 @@ def test_extending_a_book_adds_and_replaces(tmp_path: Path):
         ("extends: negative\n" + HEAD + ONE, 3, "kind 'strategy' cannot extend one of kind 'negative'"),
         (HEAD + "  - {id: [\n", 5, "invalid YAML"),
         ("", 1, "a mapping is needed here"),
+        (HEAD + OWN, 4, "unknown family 'a': name it under 'families'"),
+        (HEAD + "  - {id: a-1, family: contxt, text: x}\n", 4, "unknown family 'contxt' .did you mean 'context'"),
+        (
+            HEAD + "  - id: a-1\n    family: context\n    text: " + "far " * 121 + "\n",
+            6,
+            "'a-1' has 121 words, at most 120",
+        ),
+        ("placement: behind\n" + HEAD + ONE, 1, "unknown placement 'behind'; known: before, user, system"),
+        ("separator: ' '\n" + HEAD + ONE, 1, "'separator' must be white space that ends in a newline"),
+        ("families:\n  context: {weight: 0}\n" + HEAD + ONE, 2, "'weight' must be a number above 0"),
+        ("families:\n  context: {weight: .nan}\n" + HEAD + ONE, 2, "'weight' must be a number above 0"),
     ],
 )
 def test_broken_books_are_refused_with_file_and_line(tmp_path: Path, text: str, line: int, message: str):
@@ -258,3 +382,60 @@ def test_the_adaptive_prompt_follows_the_truth_label(tokenizers) -> None:
             assert prompt_for("adaptive", passage, 0, STRATEGIES, NEGATIVE, tokenizer, reliable) == of[arm]
     with pytest.raises(InputError, match=r"passage 'p#0' has none: give every document .* a field 'reliable'"):
         prompt_for("adaptive", "p#0", 0, STRATEGIES, NEGATIVE, tokenizer)
+
+
+# --- every book of the package ----------------------------------------------------------------------------------------
+
+EACH = {"wide": {"strategy": 5, "negative": 3}, "reworded": {"strategy": 1, "negative": 1}}  # prompts of a family
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_every_book_has_the_ten_families_and_prompts_of_one_short_sentence(name: str):
+    book = load_book(name)
+    assert book.name == name and book.kind == ("negative" if name.startswith("negative") else "strategy")
+    each = EACH.get(name.partition("-")[2], {}).get(book.kind, 2)
+    assert list(book.families) == FAMILIES
+    assert collections.Counter(prompt.family for prompt in book.prompts) == dict.fromkeys(FAMILIES, each)
+    assert (
+        len({prompt.text for prompt in book.prompts})
+        == len({prompt.id for prompt in book.prompts})
+        == len(book.prompts)
+    )
+    for prompt in book.prompts:
+        assert prompt.id.startswith(f"{prompt.family}-")
+        assert len(prompt.text.split()) <= 40 and prompt.text[-1] in ".?" and "\n" not in prompt.text
+
+
+@pytest.mark.parametrize("name", [name for name in TEN if not name.endswith("reworded")])
+def test_every_family_tells_its_idea_and_a_publication(name: str):
+    book = load_book(name)
+    assert set(book.ideas) == set(book.references) == set(FAMILIES)
+    for family, reference in book.references.items():
+        assert re.fullmatch(r"[A-Z][^()]+ \((19|20)\d\d\), [A-Z][^()]+", reference), family
+        # a book of another subject or sign words the idea anew; what it rests on stays the same
+        assert reference == STRATEGIES.references[family]
+
+
+def test_prompts_of_all_books_are_different_sentences():
+    owners: dict[tuple[str, ...], str] = {}
+    for prompt in {prompt.text: prompt for name in BOOKS for prompt in load_book(name).prompts}.values():
+        for gram in grams_of(words_of(prompt.text)):
+            assert owners.setdefault(gram, prompt.text) == prompt.text, gram
+    assert len(owners) > 1000
+
+
+def test_books_added_since_speak_of_the_text_and_name_no_being_of_the_practice_world():
+    names = {entity.name.lower() for domain in DOMAINS for split in SPLITS for entity in entities(split, domain)}
+    first = {prompt.text for name in BOOKS[:4] for prompt in load_book(name).prompts}
+    for name in TEN:
+        for prompt in load_book(name).prompts:
+            assert not names & set(words_of(prompt.text)), prompt.id
+            if prompt.text not in first:
+                assert 12 <= len(prompt.text.split()) <= 24, prompt.id
+                assert "the text below" in prompt.text.lower() or "what follows" in prompt.text.lower(), prompt.id
+                assert "answer" not in prompt.text.lower(), prompt.id
+
+
+def test_the_first_books_are_drawn_from_as_ever():
+    """Runs recorded these hashes: a reference, or a book added beside them, must not change a draw."""
+    assert STRATEGIES.hash[:16] == "6a093fa5e8a1523b" and NEGATIVE.hash[:16] == "147f314397c6410f"

@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score
 
 from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
-    ARM_COLORS,
+    arm_color,
     claims,
     differences_figure,
     f1_table,
@@ -271,7 +271,7 @@ def test_another_reference(run: Path):
         del arms["control"]
     with pytest.raises(InputError, match=r"not evaluated for the reference arm 'control' .* with --reference ARM"):
         results_table(record, reference="control")
-    with pytest.raises(InputError, match=r"unknown reference arm 'ctp' \(did you mean 'cpt'\?\)"):
+    with pytest.raises(InputError, match=r"unknown arm 'ctp' \(did you mean 'cpt'\?\)"):
         results_table(run, reference="ctp")
 
 
@@ -307,9 +307,7 @@ def test_results_figure_shows_arms_and_lines(run: Path):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["practice-mmlu", "practice-old"]
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == list(ARMS)
-    assert all(
-        same_color(bar.get_facecolor()[:3], ARM_COLORS[arm]) for bar, arm in zip(axes.patches, ARMS, strict=True)
-    )
+    assert all(same_color(bar.get_facecolor()[:3], arm_color(arm)) for bar, arm in zip(axes.patches, ARMS, strict=True))
     accuracy = results_table(run).query("benchmark == 'practice-mmlu'")["accuracy %"].astype(float)
     assert [bar.get_height() for bar in axes.patches] == pytest.approx(list(accuracy[:6]), abs=0.051)
     texts = {text.get_text().strip() for text in axes.texts}
@@ -463,7 +461,7 @@ def test_every_text_is_escaped(tmp_path: Path):
 def test_an_arm_that_is_none_is_refused(tmp_path: Path):
     folder = fake_run(tmp_path / "run")
     (folder / "evals" / "neg").rename(folder / "evals" / "<script>")
-    with pytest.raises(InputError, match=r"unknown arm in .*evals: '<script>'"):
+    with pytest.raises(InputError, match=r"evals: unknown arm '<script>'"):
         write_report(folder)
 
 

@@ -35,6 +35,7 @@ ORDER = [
     {"pipeline"},
     {"selftest"},
     {"commands"},
+    {"prompt_commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctxft.corpora.passages import Passage
-from ctxft.examples import prompt_ids
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.gradients import cosines, let_learn, mean_gradient, require_memory
-from ctxft.experiment.prepare import books_of, read_passages, require_same
+from ctxft.experiment.prepare import require_same
 from ctxft.experiment.readers import (
     Paired,
     Reader,
@@ -28,6 +27,7 @@ from ctxft.experiment.readers import (
     spread_out,
     text_stage,
 )
+from ctxft.experiment.rows import books_of, read_passages
 from ctxft.experiment.tasks import arm_folder
 from ctxft.prompts import ContextualPrompt
 from ctxft.runtime import InputError, check_known, read_json, sha256, write_json
@@ -105,7 +105,7 @@ def _try(
     reader: Reader, passages: Sequence[Passage], prompts: Sequence[ContextualPrompt]
 ) -> tuple[list[tuple[ContextualPrompt, int]], Paired]:
     """Return each prompt with its tokens, those of meaningless words behind the others, and the losses behind them."""
-    ids = [prompt_ids(reader.tokenizer, prompt) for prompt in prompts]
+    ids = [reader.ids(prompt) for prompt in prompts]
     lengths = sorted({len(one) for one in ids})
     before = [[one] * len(passages) for one in ([], *ids)]
     before += [reader.control(passages, [length] * len(passages)) for length in lengths]
@@ -152,7 +152,7 @@ def training_losses(
     reader = reader or open_reader(config, arm, seed)
     every = read_in_training(reader.config, arm, seed)
     passages, prompts = zip(*spread_out(every, limit), strict=True)
-    known = {prompt: prompt_ids(reader.tokenizer, prompt) for prompt in set(prompts)}
+    known = {prompt: reader.ids(prompt) for prompt in set(prompts)}
     (losses,), counts = reader.losses(passages, [[known[prompt] for prompt in prompts]])
 
     def record(chosen: list[int]) -> dict:
@@ -236,7 +236,7 @@ def _conditions(reader: Reader, passages: Sequence[Passage]) -> list[tuple[dict,
     strategies, negative = books_of(reader.config)
 
     def in_turn(prompts: Sequence[ContextualPrompt]) -> list[list[int]]:
-        ids = [prompt_ids(reader.tokenizer, prompt) for prompt in prompts]
+        ids = [reader.ids(prompt) for prompt in prompts]
         return [ids[place % len(ids)] for place in range(len(passages))]
 
     found = [({"family": "none", "kind": "none"}, [[]] * len(passages))]

@@ -11,7 +11,7 @@ from ctxft.benchmarks.catalog import LOADERS
 from ctxft.corpora.documents import CorpusConfig
 from ctxft.instructions import PRACTICE
 from ctxft.outcomes import RULES
-from ctxft.prompts import ARMS, BOOKS
+from ctxft.prompts import BOOKS, check_arm
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
 from ctxft.world.facts import BASES
@@ -24,11 +24,22 @@ PROFILES = PACKAGE_ROOT / "profiles"
 class PromptConfig:
     """Prompt books: "strategies" and "negative" inside the package, or paths of your own YAML files.
 
+    `ctxft prompts list` names the others of the package, `ctxft prompts write FILE` starts one of your own.
     "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read.
+
+    Attributes:
+        strategies, negative: the books.
+        exercise_tokens: room that every passage leaves for the exercises of arm reading, where it should be more than the
+            longest prompt takes anyway.
     """
 
     strategies: str = "strategies"
     negative: str = "negative"
+    exercise_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.exercise_tokens < 0:
+            raise InputError(f"prompts.exercise_tokens must be 0 tokens or more, found {self.exercise_tokens}.")
 
 
 @dataclass
@@ -160,9 +171,10 @@ class ExperimentConfig:
         name: of the run folder below the run root.
         model: "practice-aware" or "practice-blind", a folder or a hub id.
         revision: the model's hub revision.
-        arms: of ``base cpt cft neg control adaptive``; base is examined, not trained, and adaptive needs a corpus that
-            says which documents are reliable. ``cft-ift`` trains the model of ``cft`` further on instructions (so do the
-            others' ``-ift``), ``ift`` the base model.
+        arms: of ``base cpt cft neg control adaptive``, and those that take a prompt apart: see ``ctxft.prompts.arms``. base
+            is examined, not trained; adaptive needs a model that writes prompts (prompts.writer), or a corpus that says which
+            documents are reliable. ``cft-ift`` trains the model of ``cft`` further on instructions (so do the others'
+            ``-ift``), ``ift`` the base model.
         seeds: each seed draws its own order and prompts.
         general: general text to mix in, and to measure forgetting on; None for neither.
         corpus, prompts, train, ift, evaluation: see their classes.
@@ -192,7 +204,7 @@ class ExperimentConfig:
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{what} must be a list of different values with at least one, found {values}.")
         for arm in self.arms:
-            check_known(arm, ARMS, "arm")
+            check_arm(arm)
         try:
             self.ift.recipe(self.train)
         except InputError as error:

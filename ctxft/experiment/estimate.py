@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ctxft.corpora.passages import passages_of
-from ctxft.examples import longest_prompt, text_budget
+from ctxft.examples import text_budget
 from ctxft.experiment.config import ExperimentConfig
-from ctxft.experiment.prepare import books_of, manifest_of, pinned, read_passages, rows_of
+from ctxft.experiment.prepare import manifest_of, pinned
+from ctxft.experiment.rows import longest_of, read_passages, rows_of
 from ctxft.experiment.tasks import train_tasks
 from ctxft.models import load_tokenizer, pick_device
-from ctxft.prompts import TEXT_STAGES, stages_of
+from ctxft.prompts import in_order, stages_of
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import Estimate, advice, estimate, model_config
 from ctxft.training.order import passage_order
@@ -28,18 +29,17 @@ def count_tokens_and_steps(config: ExperimentConfig) -> dict:
     if manifest_of(config):
         passages = read_passages(config.folder)
     else:
-        budget = text_budget(
-            config.train.window, longest_prompt(tokenizer, books_of(config)), config.train.min_text_tokens
-        )
+        budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
         passages, _, _ = passages_of(config.corpus, tokenizer, budget)
     targets = [len(passage.ids) + passage.last for passage in passages]
     order = passage_order(targets, config.train, config.seeds[0])
     taken = [index for step in order for index in step]
     arms = {stages_of(arm)[0] for arm in config.arms if arm not in ("base", "ift")}
     reads = {}
-    for arm in (arm for arm in TEXT_STAGES if arm in arms):
+    for arm in in_order(arms):
         rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
-        lengths = [1 + len(prompt) + count for prompt, count in zip(rows.prompts, targets, strict=True)]
+        beside = zip(rows.prompts, rows.after, targets, strict=True)
+        lengths = [1 + len(prompt) + len(after) + count for prompt, after, count in beside]
         reads[arm] = sum(lengths[index] for index in taken)
     return {"steps": len(order), "targets": sum(targets[index] for index in taken), "reads": reads}
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ctxft.benchmarks import Benchmark, load_benchmark, style_of
 from ctxft.evaluation import evaluate
 from ctxft.experiment.config import ExperimentConfig
-from ctxft.experiment.prepare import read_passages, require_same, rows_of
+from ctxft.experiment.prepare import require_same
 from ctxft.experiment.probe import forgetting, probe_state
+from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
 from ctxft.metrics import metrics
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device

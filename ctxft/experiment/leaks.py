@@ -15,7 +15,7 @@ from ctxft.benchmarks import Benchmark
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.instruct import has_instructions, read_instruction_rows
-from ctxft.experiment.prepare import books_of
+from ctxft.experiment.rows import books_of
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks
 from ctxft.leakage import VERDICTS, find_leaks, metrics_with_clean
 from ctxft.outcomes import read_outcomes

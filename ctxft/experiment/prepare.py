@@ -9,111 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-from array import array
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.benchmarks.requests import require_chat_template
-from ctxft.corpora.documents import corpus_state, describe
+from ctxft.corpora.documents import corpus_state
 from ctxft.corpora.passages import Passage, passages_hash, passages_of
-from ctxft.examples import Rows, arm_tokens, longest_prompt, prompt_ids, special_tokens, text_budget
+from ctxft.examples import text_budget
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.instruct import has_instructions, prepare_instructions
+from ctxft.experiment.rows import add_arms, books_of, corpus_ledger, longest_of
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
-from ctxft.prompts import ARMS, TEXT_STAGES, PromptBook, load_book, prompt_for, require_label, stages_of
-from ctxft.runtime import InputError, code_revision, read_json, read_jsonl, sha256, versions, write_json, write_jsonl
+from ctxft.prompts import check_subsets, in_order, require_label, stages_of
+from ctxft.runtime import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
 from ctxft.training.config import FREE
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
-FATES = ("duplicate", "held out", "kept")  # what becomes of a document
 # What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
 TEXTS = ("passages", "held_out", "general", "general_held_out", "instructions", "instructions_held_out")
 PREPARED = ("notebooks", "index.html", *(f"{name}.jsonl" for name in TEXTS), "instructions.json", "ledger.json")
-
-
-def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
-    """Load the experiment's strategy book and negative book."""
-    return load_book(config.prompts.strategies), load_book(config.prompts.negative)
-
-
-def rows_of(
-    config: ExperimentConfig,
-    arm: str,
-    seed: int,
-    passages: list[Passage],
-    tokenizer: PreTrainedTokenizerBase,
-    general: Sequence[Passage] = (),
-) -> tuple[Rows, list[dict]]:
-    """Build an arm's training rows and say which prompt was drawn for each passage.
-
-    Args:
-        config: the experiment.
-        arm: one with a single stage of text.
-        seed: draws the prompts.
-        passages: of the domain.
-        tokenizer: of the model.
-        general: passages of general text, whose rows follow; they have no prompt in any arm.
-
-    Returns:
-        (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
-    """
-    strategies, negative = books_of(config)
-    prompts, drawn = [], []
-    known: dict[str, array] = {}  # a book has few prompts, a corpus many passages
-    for passage in passages:
-        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable)
-        text = "" if prompt is None else prompt.text
-        if text not in known:
-            known[text] = array("i", prompt_ids(tokenizer, prompt))
-        ids = known[text]
-        prompts.append(ids)
-        if prompt is not None:
-            drawn.append(
-                {
-                    "passage": passage.id,
-                    "prompt": prompt.id,
-                    "family": prompt.family,
-                    "text": prompt.text,
-                    "tokens": len(ids),
-                }
-            )
-    prompts += [array("i")] * len(general)
-    return Rows([*passages, *general], prompts, special_tokens(tokenizer)), drawn
-
-
-def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
-    longest = longest_prompt(tokenizer, books_of(config))
-    counted = {
-        f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
-    }
-    return {
-        "corpus": describe(config.corpus),
-        **counted,
-        "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
-        **{name: value for name, value in sorted(counts.items()) if name not in counted},
-        "window (tokens)": config.train.window,
-        "longest prompt (tokens)": longest,
-        "text budget (tokens)": text_budget(config.train.window, longest, config.train.min_text_tokens),
-        "special tokens": "; ".join(special_tokens(tokenizer).notes)
-        or "BOS, EOS and padding as the tokenizer has them",
-    }
-
-
-def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Add to a ledger what each trained arm reads and learns in one pass over the passages, with the first seed's prompts."""
-    passages = read_passages(config.folder)
-    stages = {stage for arm in config.arms for stage in stages_of(arm)}
-    for arm in (arm for arm in TEXT_STAGES if arm in stages and f"{arm}: rows" not in ledger):
-        rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
-        ledger |= {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
-    return ledger
 
 
 def prepare(config: ExperimentConfig) -> Path:
@@ -151,6 +68,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     tokenizer = load_tokenizer(config.model, config.revision)
     if config.evaluation.chat_template:
         require_chat_template(tokenizer)  # told before hours of training
+    check_subsets(config.arms, books_of(config)[0])
     if manifest is not None:
         _check_same(wanted, manifest, inputs)
         _extend(config, manifest, tokenizer)
@@ -161,8 +79,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     commits["corpus_commit"] = corpus_state(config.corpus)[1]
     commits["general_commit"] = corpus_state(config.general)[1] if config.general else None
     config = pinned(config, commits)
-    longest = longest_prompt(tokenizer, books_of(config))
-    budget = text_budget(config.train.window, longest, config.train.min_text_tokens)
+    budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
     passages, held_out, counts = passages_of(config.corpus, tokenizer, budget)
     _check_labels(config, passages)
     inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
@@ -245,7 +162,7 @@ def require_same(config: ExperimentConfig) -> ExperimentConfig:
 def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write arms and seeds that were added to a run into its manifest and ledger."""
     then = manifest["config"]
-    arms = [arm for arm in ARMS if arm in {*then["arms"], *config.arms}]
+    arms = in_order([*then["arms"], *config.arms])
     seeds = sorted({*then["seeds"], *config.seeds})
     evaluation = dataclasses.asdict(config.evaluation)
     now = {**then, "arms": arms, "seeds": seeds, "evaluation": evaluation}
@@ -273,18 +190,3 @@ def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
         raise InputError(
             f"{config.folder} holds another run ({'; '.join(changed)}): choose another name, or remove that folder."
         )
-
-
-@functools.lru_cache(maxsize=8)
-def _passages(path: Path, modified: int) -> tuple[Passage, ...]:
-    return tuple(Passage.from_json(row) for _, row in read_jsonl(path))
-
-
-def read_passages(folder: Path, which: str = "passages") -> list[Passage]:
-    """Read a run's passages ("passages" or "held_out") back from disk."""
-    path = Path(folder) / f"{which}.jsonl"
-    if not path.exists():
-        raise InputError(
-            f"{folder} is not a run yet ({path.name} is missing): prepare it first, e.g. by `ctxft train`."
-        )
-    return list(_passages(path, path.stat().st_mtime_ns))

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ctxft.examples import IGNORE_INDEX, special_tokens
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.instruct import has_instructions, read_instruction_rows
-from ctxft.experiment.prepare import read_passages, rows_of
+from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.models import window_of
 from ctxft.runtime import sha256
 from ctxft.scoring import text_losses

@@ -11,10 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.corpora.passages import Passage
-from ctxft.examples import Rows, prompt_ids, special_tokens
+from ctxft.examples import Frame, Rows, frame_of, prompt_ids, special_tokens
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import trained_model
-from ctxft.experiment.prepare import books_of, read_passages, require_same
+from ctxft.experiment.prepare import require_same
+from ctxft.experiment.rows import books_of, read_passages
 from ctxft.experiment.tasks import arm_folder, parse_task, require_trained, train_tasks
 from ctxft.models import load_tokenizer, window_of
 from ctxft.prompts import ContextualPrompt, control_prompt, stages_of
@@ -27,11 +28,16 @@ CONTROL_SEED = 0  # draws the meaningless words, the same for every arm and seed
 
 @dataclass(frozen=True)
 class Reader:
-    """A model of a run with what is needed to read passages behind prompts."""
+    """A model of a run with what is needed to read passages behind prompts, framed as the run's books say."""
 
     config: ExperimentConfig
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    frame: Frame
+
+    def ids(self, prompt: ContextualPrompt | None) -> list[int]:
+        """Return the token ids of a prompt in its frame; none for no prompt."""
+        return prompt_ids(self.tokenizer, prompt, self.frame)
 
     def rows(self, passages: Sequence[Passage], prompts: Sequence[Sequence[int]]) -> Rows:
         """Return the passages' rows behind these prompts, built when asked for; refuses one that the model cannot read."""
@@ -45,10 +51,12 @@ class Reader:
         return rows
 
     def control(self, passages: Sequence[Passage], tokens: Sequence[int]) -> list[list[int]]:
-        """Return for each passage the ids of meaningless words of so many tokens, separator included."""
-        pairs = zip(passages, tokens, strict=True)
-        drawn = (control_prompt(self.tokenizer, count, CONTROL_SEED, passage.id) for passage, count in pairs)
-        return [prompt_ids(self.tokenizer, prompt) for prompt in drawn]
+        """Return for each passage the ids of meaningless words that take so many tokens, their frame included."""
+        framed = len(self.frame.before) + len(self.frame.after)
+        return [
+            self.ids(control_prompt(self.tokenizer, count - framed, CONTROL_SEED, passage.id, self.frame.separator))
+            for passage, count in zip(passages, tokens, strict=True)
+        ]
 
     def losses(
         self, passages: Sequence[Passage], before: Sequence[Sequence[Sequence[int]]]
@@ -125,7 +133,9 @@ def open_reader(config: ExperimentConfig, arm: str, seed: int) -> Reader:
     config = require_same(config)
     require_task(config, arm, seed)
     torch.set_num_threads(config.train.threads)
-    return Reader(config, trained_model(config, arm, seed), load_tokenizer(config.model, config.revision))
+    tokenizer = load_tokenizer(config.model, config.revision)
+    frame = frame_of(tokenizer, books_of(config)[0])  # the negative book has the same
+    return Reader(config, trained_model(config, arm, seed), tokenizer, frame)
 
 
 def require_task(config: ExperimentConfig, arm: str, seed: int) -> None:
@@ -173,7 +183,8 @@ def text_stage(arm: str) -> str | None:
 def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tuple[Passage, ContextualPrompt | None]]:
     """Return the run's passages that a training came to (few steps do not reach all), each with the prompt it was read behind.
 
-    A prompt's kind is told by the book that holds its text; "written" where no book does.
+    A prompt's kind is told by the book that holds its text; else it is "control" in a control arm, and "written" in another.
+    Arm reading has no prompts, and its exercises stand behind the passage.
 
     Raises:
         InputError: the arm reads no text.
@@ -183,10 +194,12 @@ def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tupl
         raise InputError(f"arm '{arm}' reads no text in training: choose an arm that does, such as cft.")
     folder = arm_folder(config, stage, seed)
     kinds = {prompt.text: prompt.kind for book in books_of(config) for prompt in book.prompts}
-    drawn = {}
-    for _, row in read_jsonl(folder / "prompts.jsonl"):
-        kind = kinds.get(row["text"], "control" if row["family"] == "control" else "written")
-        drawn[row["passage"]] = ContextualPrompt(row["prompt"], row["family"], row["text"], kind)
+    other = "control" if stage.startswith("control") else "written"
+    rows = [] if stage == "reading" else [row for _, row in read_jsonl(folder / "prompts.jsonl")]
+    drawn = {
+        row["passage"]: ContextualPrompt(row["prompt"], row["family"], row["text"], kinds.get(row["text"], other))
+        for row in rows
+    }
     read = {place for _, step in read_jsonl(folder / "log.jsonl") for place in step["passages"]}
     passages = enumerate(read_passages(config.folder))
     return [(passage, drawn.get(passage.id)) for place, passage in passages if place in read]

@@ -21,13 +21,8 @@ from filelock import FileLock, Timeout
 from ctxft.corpora.passages import passages_hash
 from ctxft.experiment.config import ExperimentConfig, to_mapping
 from ctxft.experiment.instruct import read_instruction_rows
-from ctxft.experiment.prepare import (
-    books_of,
-    manifest_of,
-    pinned,
-    read_passages,
-    rows_of,
-)
+from ctxft.experiment.prepare import manifest_of, pinned
+from ctxft.experiment.rows import books_of, read_passages, rows_of
 from ctxft.models import load_tokenizer, model_hash
 from ctxft.prompts import stages_of
 from ctxft.runtime import InputError, check_known, read_json, write_jsonl, write_text
@@ -98,8 +93,9 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
         f"# {config.name}: {arm}, seed {seed}\n\n"
         f"Base model: `{name(config.model)}`. Corpus: `{name(config.corpus.source)}`. Method: {config.train.method}.\n\n"
         "The arm decides what stood before every training passage: nothing (`cpt`), a contextual prompt (`cft`), a negative "
-        "prompt (`neg`), as many meaningless words as the prompt has tokens (`control`), or a contextual or negative prompt as "
-        "the passage's truth label says (`adaptive`); `-ift`: then trained on instructions. "
+        "prompt (`neg`), as many meaningless words as the prompt has tokens (`control`), or a prompt that a model wrote for the "
+        "passage or that its truth label chose (`adaptive`); `-ift`: then trained on instructions. Further arms take one "
+        "family of prompts, leave one out, shuffle the words or learn the prompt too: `ctxft.prompts.arms` lists them. "
         "`prompt_book.yaml` holds the strategy book, for `neg` the negative one; for `adaptive` `negative_prompt_book.yaml` "
         "stands beside it. Contextual fine-tuning: "
         "Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
@@ -176,13 +172,15 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
     else:
         general = read_passages(config.folder, "general") if config.general and config.general.share else []
         rows, drawn = rows_of(config, arm, seed, passages, tokenizer, general)
-        targets = rows.targets
+        targets = (
+            rows.text_targets
+        )  # not those of a prompt or exercises that are learned too: all arms have the same steps
         split, share = len(passages), config.general.share if general else 0.0
         order = passage_order(targets[:split], recipe, seed, targets[split:], share)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
-    if drawn:
+    if drawn and stage != "reading":
         strategies, negative = books_of(config)  # control prompts are made for those of the strategy book
         books = {"prompt_book": negative if arm == "neg" else strategies}
         books |= {"negative_prompt_book": negative} if arm == "adaptive" else {}

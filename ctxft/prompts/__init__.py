@@ -1,20 +1,12 @@
-"""Prompts: books of contextual prompts, the stages of an arm, and the prompt that it reads before a passage."""
+"""Prompts: books of contextual prompts, the names of the arms, and the prompt that each reads before a passage."""
 
-from ctxft.prompts.arms import (
-    ARMS,
-    COMMON_WORDS,
-    SEPARATOR,
-    TEXT_STAGES,
-    control_prompt,
-    count_tokens,
-    prompt_for,
-    require_label,
-    stages_of,
-)
-from ctxft.prompts.books import BOOKS, ContextualPrompt, PromptBook, load_book
+from ctxft.prompts.arms import TEXT_STAGES, check_arm, check_subsets, in_order, prompt_for, require_label, stages_of
+from ctxft.prompts.books import BOOKS, FAMILIES, SEPARATOR, ContextualPrompt, PromptBook
+from ctxft.prompts.controls import COMMON_WORDS, control_prompt, count_tokens
+from ctxft.prompts.files import load_book
 
 # fmt: off
 __all__ = [
-    "ARMS", "BOOKS", "COMMON_WORDS", "SEPARATOR", "TEXT_STAGES", "ContextualPrompt", "PromptBook", "control_prompt",
-    "count_tokens", "load_book", "prompt_for", "require_label", "stages_of",
+    "BOOKS", "COMMON_WORDS", "FAMILIES", "SEPARATOR", "TEXT_STAGES", "ContextualPrompt", "PromptBook", "check_arm",
+    "check_subsets", "control_prompt", "count_tokens", "in_order", "load_book", "prompt_for", "require_label", "stages_of",
 ]

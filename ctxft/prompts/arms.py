@@ -3,37 +3,88 @@
     cft       a strategy prompt                       neg       a negative prompt
     control   as many tokens of meaningless words     adaptive  the prompt that suits this very passage
 
-Arms ``base`` and ``cpt`` read none. An arm may have a second stage, ``ift`` (instruction fine-tuning): ``cft-ift`` goes on from
-the model of ``cft``.
+Arms ``base`` and ``cpt`` read none. Further arms take one question each about what it is in a prompt that works:
+
+    control-shuffled    the words of cft's prompt in another order: its words without its meaning
+    control-neutral     a sentence about the text that asks for nothing: a prompt without a strategy
+    control-family      a prompt of another family than cft's: cft again but for the draw, so what chance alone does
+    only-FAMILY         prompts of this family alone          without-FAMILY    all but those of this family
+    count-N             N prompts of the book alone, chosen by the seed; those of count-2 are among those of count-5
+    cft-learned         cft's prompt, which is learned too    reading           no prompt; exercises behind the text
+
+An arm may have a second stage, ``ift`` (instruction fine-tuning): ``cft-ift`` goes on from the model of ``cft``.
 """
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ctxft.prompts.books import ContextualPrompt, PromptBook
-from ctxft.runtime import InputError, check_known, seeded, sha256
+from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
+from ctxft.prompts.files import load_book
+from ctxft.runtime import InputError, check_known, nearest, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SEPARATOR = "\n\n"
 TEXT_STAGES = ("cpt", "cft", "neg", "control", "adaptive")
-ARMS = ("base", *TEXT_STAGES, "ift", *(f"{stage}-ift" for stage in TEXT_STAGES))
+VARIANTS = ("control-shuffled", "control-neutral", "control-family", "cft-learned", "reading")
+SUBSETS = ("only", "without", "count")  # with a family, or a number of prompts, behind a dash
+SUBSET = re.compile(r"(only|without)-([A-Za-z0-9][\w.-]*)|(count)-([1-9]\d*)")
+IFT = "-ift"
 
-# Everyday words without a subject of their own: none asks for anything, denies anything, or speaks of reading,
-# learning, medicine or money, so that a row of them is as meaningless as words can be.
-COMMON_WORDS = tuple(
-    """the a of and to in on at by for with from or as it that this these those some many few every other each one two
-    three four five six seven eight nine ten day night week year hour morning summer winter hill river lake sea rock
-    sand snow rain wind cloud sun moon star tree leaf root flower grass field garden farm barn house room door window
-    wall floor roof stair table chair bed lamp cup plate spoon bowl box bag coat hat shoe glove button rope wheel cart
-    road bridge street corner town village city park bench gate fence horse dog cat bird fish cow sheep goat duck bee
-    apple pear plum bread milk salt sugar soup egg cake red blue green yellow brown white black grey big small long
-    short tall wide thin round flat soft warm cold dry wet near far high low left right under over behind beside
-    between around across along again often once soon later here there walk run jump sit stand carry push pull throw
-    catch wash paint sing""".split()
-)
+
+def check_arm(arm: str, where: str = "") -> str:
+    """Return an arm's name if there is such an arm; whether a book has its family is asked where the book is known.
+
+    Args:
+        arm: the name.
+        where: stands at the start of the error, e.g. "runs/mini/evals: ".
+
+    Raises:
+        InputError: the arm is unknown; the nearest one is named.
+
+    Example:
+        >>> check_arm("without-critical-ift")
+        'without-critical-ift'
+    """
+    stage = arm.removesuffix(IFT)
+    if arm not in ("base", "ift") and stage not in (*TEXT_STAGES, *VARIANTS) and not SUBSET.fullmatch(stage):
+        known = ("base", "ift", *TEXT_STAGES, *VARIANTS)
+        raise InputError(
+            f"{where}unknown arm '{arm}'{nearest(arm, known)}; known: {', '.join(known)}, only-FAMILY, without-FAMILY, "
+            f"count-N, and each with {IFT} behind it."
+        )
+    return arm
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Return different arms in the order of all tables: base, the arms of one stage, ift, then those of two.
+
+    Example:
+        >>> in_order(["cft-ift", "only-critical", "neg", "ift", "base"])
+        ['base', 'neg', 'only-critical', 'ift', 'cft-ift']
+    """
+    ranks = ("base", *TEXT_STAGES, *VARIANTS, *SUBSETS)
+
+    def place(arm: str) -> tuple:
+        if arm == "ift":
+            return (1, -1, 0, "")
+        stage = arm.removesuffix(IFT)
+        kind, argument = subset_of(stage) or (stage, "")
+        number = int(argument) if kind == "count" else 0
+        return (int(arm != stage), ranks.index(kind), number, argument)
+
+    return sorted({check_arm(arm) for arm in arms}, key=place)
+
+
+def subset_of(stage: str) -> tuple[str, str] | None:
+    """Return ("only", family), ("without", family) or ("count", number); None for a stage that reads the whole book."""
+    found = SUBSET.fullmatch(stage)
+    return (found[1] or found[3], found[2] or found[4]) if found else None
 
 
 def stages_of(arm: str) -> list[str]:
@@ -43,51 +94,45 @@ def stages_of(arm: str) -> list[str]:
         InputError: the arm is unknown.
 
     Example:
-        >>> stages_of("cft-ift")
-        ['cft', 'ift']
+        >>> stages_of("cft-ift"), stages_of("control-shuffled")
+        (['cft', 'ift'], ['control-shuffled'])
     """
-    return [] if check_known(arm, ARMS, "arm") == "base" else arm.split("-")
+    if check_arm(arm) in ("base", "ift"):
+        return [] if arm == "base" else ["ift"]
+    stage = arm.removesuffix(IFT)
+    return [stage, "ift"] if stage != arm else [stage]
 
 
-def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Return the number of tokens of a text, without special tokens."""
-    return len(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def control_prompt(
-    tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int, passage_id: str, separator: str = SEPARATOR
-) -> ContextualPrompt:
-    """Return meaningless common words that take, with the separator, exactly the asked number of tokens.
-
-    Words are drawn without replacement until the row has the right length. The row is tokenised as a whole each time,
-    so merges are counted as they are. A row that steps over the number is dropped for the next one, 200 at most.
-
-    Args:
-        tokenizer: a transformers tokenizer, of any family.
-        tokens: tokens of prompt and separator together, special tokens not counted.
-        seed: the run's seed.
-        passage_id: the passage that the prompt stands before.
-        separator: what stands between prompt and passage.
+def check_subsets(arms: Iterable[str], book: PromptBook) -> None:
+    """Refuse arms that ask for a family which the book has not, or for more prompts than it has.
 
     Raises:
-        InputError: no row of words has that length, for example because it is shorter than the separator.
+        InputError: such an arm; what the book has is told.
     """
-    random = seeded(seed, passage_id, "control")
-    words = COMMON_WORDS * (1 + max(tokens, 0) // len(COMMON_WORDS))
-    for _ in range(200 if tokens > 0 else 0):
-        text = ""
-        for word in random.sample(words, tokens):
-            text = f"{text} {word}".strip()
-            length = count_tokens(tokenizer, text + separator)
-            if length == tokens:
-                return ContextualPrompt(f"control-{sha256(text)[:12]}", "control", text, "control")
-            if length > tokens:
-                break
-    alone = count_tokens(tokenizer, separator)
-    raise InputError(
-        f"no row of common words takes exactly {tokens} tokens before passage '{passage_id}' "
-        f"(the separator alone takes {alone}): use a longer prompt or another tokenizer."
-    )
+    for arm in arms:
+        kind, argument = subset_of(arm.removesuffix(IFT)) or ("", "")
+        if kind in ("only", "without"):
+            check_known(argument, book.families, f"family in arm '{arm}' (book '{book.name}'):")
+        if kind == "without" and len(book.families) == 1:
+            raise InputError(f"arm '{arm}' leaves no prompt: the book '{book.name}' has this family alone.")
+        if kind == "count" and int(argument) > len(book.prompts):
+            raise InputError(f"arm '{arm}' asks for more prompts than the {len(book.prompts)} of book '{book.name}'.")
+
+
+@functools.lru_cache(maxsize=256)
+def allowed_prompts(book: PromptBook, stage: str, seed: int) -> frozenset[ContextualPrompt]:
+    """Return the prompts of a book that a stage may draw: all, those of a family, all others, or some chosen by the seed.
+
+    Example:
+        >>> sorted(prompt.id for prompt in allowed_prompts(load_book("strategies"), "only-critical", seed=0))
+        ['critical-1', 'critical-2']
+    """
+    kind, argument = subset_of(stage) or ("", "")
+    if kind == "count":
+        chosen = sorted(book.prompts, key=lambda prompt: prompt.id)
+        seeded(seed, book.hash, "count").shuffle(chosen)
+        return frozenset(chosen[: int(argument)])
+    return frozenset(p for p in book.prompts if not kind or (p.family == argument) == (kind == "only"))
 
 
 def require_label(passage_id: str, reliable: bool | None) -> None:
@@ -95,7 +140,8 @@ def require_label(passage_id: str, reliable: bool | None) -> None:
     if reliable is None:
         raise InputError(
             f"arm adaptive chooses the prompt by a truth label, but passage '{passage_id}' has none: give every document "
-            "of the corpus a field 'reliable' (true or false), or leave the arm out."
+            "of the corpus a field 'reliable' (true or false), name a model that writes the prompts (prompts.writer), or "
+            "leave the arm out."
         )
 
 
@@ -107,32 +153,53 @@ def prompt_for(
     negative: PromptBook,
     tokenizer: PreTrainedTokenizerBase,
     reliable: bool | None = None,
+    written: Mapping[str, ContextualPrompt | None] | None = None,
 ) -> ContextualPrompt | None:
-    """Return the prompt that an arm reads before a passage; None for the arms that read none (base, cpt).
+    """Return the prompt that an arm reads before a passage; None for the arms that read none (base, cpt, reading).
 
     The control prompt has, with the separator, as many tokens as the prompt that arm cft reads before the same passage.
-    The adaptive prompt is cft's before a reliable passage and neg's before an unreliable one: the choice of an oracle that
+    Where ``without-FAMILY`` and ``count-N`` may keep cft's draw they keep it, so that they differ from cft only where they must.
+    The adaptive prompt is the one that a model wrote for the passage (cft's, where what it wrote was rejected). Without
+    ``written`` it is cft's before a reliable passage and neg's before an unreliable one: the choice of an oracle that
     knows the truth label, not of a model that reads the passage.
 
     Args:
-        arm: "base", or one of ``TEXT_STAGES``.
+        arm: "base", or an arm of one stage of text.
         passage_id: decides the draw, together with the seed.
         seed: of the run.
         strategies, negative: the run's books.
         tokenizer: counts the tokens of a control prompt.
-        reliable: the passage's truth label; arm adaptive alone needs it.
+        reliable: the passage's truth label; arm adaptive alone needs it, where nothing was written.
+        written: passage id -> the prompt that a model wrote for it, None where it was rejected.
 
     Raises:
         InputError: the arm is unknown, or it is adaptive and the passage has no truth label.
     """
-    check_known(arm, ("base", *TEXT_STAGES), "arm with prompts")
+    if arm != "base" and stages_of(arm) != [arm]:
+        raise InputError(f"arm '{arm}' reads no text in its last stage, so it has no prompts.")
+    if arm in ("base", "cpt", "reading", "ift"):
+        return None
+    drawn = strategies.draw(seed, passage_id, allowed_prompts(strategies, arm, seed))
+    if arm == "adaptive" and written is not None:
+        return written[passage_id] or drawn
     if arm == "adaptive":
         require_label(passage_id, reliable)
-    if arm == "cft" or (arm == "adaptive" and reliable):
-        return strategies.draw(seed, passage_id)
-    if arm in ("neg", "adaptive"):
+    if arm == "neg" or (arm == "adaptive" and not reliable):
         return negative.draw(seed, passage_id)
     if arm == "control":
-        tokens = count_tokens(tokenizer, strategies.draw(seed, passage_id).text + SEPARATOR)
-        return control_prompt(tokenizer, tokens, seed, passage_id)
-    return None
+        tokens = count_tokens(tokenizer, drawn.text + strategies.tail)
+        return control_prompt(tokenizer, tokens, seed, passage_id, strategies.tail)
+    if arm == "control-shuffled":
+        return shuffled_prompt(tokenizer, drawn, seed, passage_id, strategies.tail)
+    if arm == "control-neutral":
+        return neutral_book().draw(seed, passage_id)
+    if arm == "control-family":
+        others = allowed_prompts(strategies, f"without-{drawn.family}", seed)
+        return strategies.draw(seed, f"{arm} {passage_id}", others)
+    return drawn
+
+
+@functools.cache
+def neutral_book() -> PromptBook:
+    """Return the book of arm control-neutral: sentences about the text below them that ask for nothing."""
+    return load_book("neutral")

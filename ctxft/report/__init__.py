@@ -3,7 +3,7 @@
 from ctxft.report.ablations import ablation_figure, ablation_table
 from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table, training_table
 from ctxft.report.claims import claims
-from ctxft.report.figures import ARM_COLORS, differences_figure, loss_figure, results_figure
+from ctxft.report.figures import arm_color, differences_figure, loss_figure, results_figure
 from ctxft.report.page import write_report
 from ctxft.report.record import RunRecord, read_run
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
@@ -11,7 +11,7 @@ from ctxft.report.verdicts import verdicts
 
 # fmt: off
 __all__ = [
-    "ARM_COLORS", "RunRecord", "ablation_figure", "ablation_table", "claims", "differences_figure", "f1_table",
+    "RunRecord", "ablation_figure", "ablation_table", "arm_color", "claims", "differences_figure", "f1_table",
     "family_table", "gradient_table", "loss_figure", "loss_table", "prompt_figure", "prompt_table", "read_run", "results_figure",
     "results_table", "subject_table", "training_table", "verdicts", "write_report",
 ]

@@ -1,34 +1,30 @@
 """A run with arms of one family each flows in; a table and a forest plot flow out: which family of prompts matters?
 
 only-<family>     trained behind this family's prompts only      count-<n>   behind n prompts only
-without-<family>  trained behind all prompts but this family's   cpt, cft, neg, control   stand beside them
+without-<family>  trained behind all prompts but this family's   cpt, cft, cft-learned, neg, control... stand beside them
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import pandas
 from matplotlib.figure import Figure
 
-from ctxft.report.figures import ARM_COLORS, INK
+from ctxft.prompts.arms import IFT, subset_of
+from ctxft.report.figures import INK, arm_color
 from ctxft.report.forest import finish, legend, mark
 from ctxft.report.record import RunRecord
 from ctxft.report.tables import measured_cells, measured_columns
 from ctxft.runtime import InputError, check_known
-from ctxft.statistics import Outcomes, corrected
-from ctxft.statistics.comparison import paired_rows
+from ctxft.statistics import Outcomes, compare, corrected
 
-PART = re.compile(r"(only|without)-(.+)|(count)-(\d+)")
-WHOLE = ("cpt", "cft", "neg", "control")  # control may have variants: control-...
 KINDS = ("only", "without", "count", "arm")
-LOOKS = {
-    "only": (ARM_COLORS["cft"], "o", "this family only"),
-    "without": (INK, "s", "all families but this"),
-    "count": (ARM_COLORS["cft"], "D", ""),
-}
 SIDES = {"only": 0.16, "without": -0.16}  # above and below the line of their family
+LOOKS = {
+    "only": (arm_color("only-any"), "o", "this family only"),
+    "without": (arm_color("without-any"), "s", "all families but this"),
+}
 
 
 def part_of(arm: str) -> tuple[str, str] | None:
@@ -38,27 +34,20 @@ def part_of(arm: str) -> tuple[str, str] | None:
         >>> part_of("only-key-concepts-ift"), part_of("count-3"), part_of("neg"), part_of("base")
         (('only', 'key-concepts'), ('count', '3'), ('arm', ''), None)
     """
-    plain = arm.removesuffix("-ift")
-    if match := PART.fullmatch(plain):
-        return match[1] or match[3], match[2] or match[4]
-    return ("arm", "") if plain in WHOLE or plain.split("-")[0] == "control" else None
+    stage = arm.removesuffix(IFT)
+    whole = stage in ("cpt", "cft", "neg", "cft-learned") or stage.startswith("control")
+    return subset_of(stage) or (("arm", "") if whole else None)
 
 
 def _chosen(arms: Iterable[str], reference: str) -> list[str]:
     """Return the arms that are compared with a reference, or none where no part of the prompts was tried."""
-    chosen = [arm for arm in arms if part_of(arm) and arm.endswith("-ift") == reference.endswith("-ift")]
+    chosen = [arm for arm in arms if part_of(arm) and arm.endswith(IFT) == reference.endswith(IFT)]
     return chosen if any(part_of(arm)[0] != "arm" for arm in chosen) else []
 
 
 def ablated(run: RunRecord, reference: str) -> list[str]:
     """Return the benchmarks on which arms of a part of the prompts were examined, of the reference's last stage."""
     return [name for name, arms in run.outcomes.items() if _chosen(arms, reference)]
-
-
-def _order(arm: str, families: Sequence[str]) -> tuple:
-    kind, part = part_of(arm)
-    number = {"count": lambda: int(part), "arm": lambda: WHOLE.index(arm.split("-")[0])}
-    return KINDS.index(kind), number[kind]() if kind in number else families.index(part)
 
 
 def ablation_rows(run: RunRecord, reference: str, benchmark: str | None = None) -> dict[str, list[dict]]:
@@ -92,10 +81,11 @@ def ablation_rows(run: RunRecord, reference: str, benchmark: str | None = None) 
 def _compared(name: str, arms: Outcomes, reference: str) -> list[dict]:
     check_known(reference, arms, f"reference arm for {name}:")
     chosen = _chosen(arms, reference)
-    families = list(dict.fromkeys(part_of(arm)[1] for arm in chosen))
-    ordered = sorted(chosen, key=lambda arm: _order(arm, families))
-    rows = paired_rows({arm: arms[arm] for arm in dict.fromkeys((*ordered, reference))}, reference)
-    return [row | dict(zip(("kind", "part"), part_of(row["arm"]), strict=True)) for row in rows if row["arm"] in chosen]
+    rows = compare({arm: arms[arm] for arm in {*chosen, reference}}, reference)
+    named = [
+        row | dict(zip(("kind", "part"), part_of(row["arm"]), strict=True)) for row in rows if row["arm"] in chosen
+    ]
+    return sorted(named, key=lambda row: KINDS.index(row["kind"]))
 
 
 def ablation_table(run: RunRecord, reference: str = "cft", benchmark: str | None = None) -> pandas.DataFrame:
@@ -148,7 +138,7 @@ def ablation_figure(run: RunRecord, reference: str = "cft", benchmark: str | Non
         for row in found:
             shift = SIDES[row["kind"]] if len(found) > 1 else 0.0
             values = (row["difference"], row["difference_low"], row["difference_high"])
-            look = LOOKS.get(row["kind"]) or (ARM_COLORS[row["arm"].split("-")[0]], "D", "")
+            look = LOOKS.get(row["kind"]) or (arm_color(row["arm"]), "D", "")
             mark(axes, place + shift, values, look, filled=row["word"] in ("higher", "lower"))
     whole = sum(row["kind"] not in SIDES for row in shown)
     if 0 < whole < len(lines):

@@ -9,14 +9,14 @@ import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctxft.report.figures import ARM_COLORS
+from ctxft.report.figures import arm_color
 from ctxft.report.forest import finish, legend, mark
 from ctxft.runtime import InputError
 
 LOOKS = {
-    "strategy": (ARM_COLORS["cft"], "o", "strategy prompt"),
-    "negative": (ARM_COLORS["neg"], "s", "negative prompt"),
-    "control": (ARM_COLORS["control"], "D", "meaningless words"),
+    "strategy": (arm_color("cft"), "o", "strategy prompt"),
+    "negative": (arm_color("neg"), "s", "negative prompt"),
+    "control": (arm_color("control"), "D", "meaningless words"),
 }
 CHANGES = ("minus no prompt", "95 % interval", "minus as many words", "95 % interval of that")
 BAND = "#f3f3f3"

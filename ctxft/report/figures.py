@@ -12,13 +12,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctxft.prompts import ARMS, TEXT_STAGES
+from ctxft.prompts import in_order
+from ctxft.prompts.arms import IFT, subset_of
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import lines_of
 from ctxft.runtime import InputError
 from ctxft.statistics import Outcomes, common_seeds, wilson
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; further arms have darker or lighter shades of their kin.
 ARM_COLORS = {
     "base": "#999999",
     "cpt": "#0072B2",
@@ -27,10 +28,28 @@ ARM_COLORS = {
     "control": "#009E73",
     "adaptive": "#E69F00",
     "ift": "#56B4E9",
+    "control-shuffled": "#005C44",
+    "control-neutral": "#73C7AE",
+    "control-family": "#3B9A84",
+    "cft-learned": "#7A3600",
+    "reading": "#004A73",
+    "only": "#D55E00",
+    "without": "#E9A37A",
+    "count": "#A34800",
 }
-ARM_COLORS |= {f"{arm}-ift": ARM_COLORS[arm] for arm in TEXT_STAGES}  # the name tells the stages apart
 INK = "#333333"
 LABEL = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
+
+
+def arm_color(arm: str) -> str:
+    """Return an arm's colour: with a second stage that of the first, for a part of the book that of its kind of part.
+
+    Example:
+        >>> arm_color("cft-ift") == arm_color("cft"), arm_color("only-critical") == ARM_COLORS["only"]
+        (True, True)
+    """
+    stage = arm.removesuffix(IFT)
+    return ARM_COLORS[(subset_of(stage) or (stage, ""))[0]]
 
 
 def results_figure(run: RunRecord | str | Path) -> Figure:
@@ -56,7 +75,7 @@ def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> None
         values = [sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
         n, mean = len(next(iter(seeds.values()))), math.fsum(values) / len(values)
         low, high = wilson(mean * n, n)
-        axes.bar(position, 100 * mean, width=0.66, color=ARM_COLORS[arm], alpha=0.85)
+        axes.bar(position, 100 * mean, width=0.66, color=arm_color(arm), alpha=0.85)
         bars = [[100 * (mean - low)], [100 * (high - mean)]]
         axes.errorbar(position, 100 * mean, yerr=bars, color=INK, capsize=4, linewidth=1.2)
         if len(values) > 1:
@@ -89,7 +108,7 @@ def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str =
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
         shown = [row for row in rows if row["arm"] != "base" and not math.isnan(row.get("difference", math.nan))]
         for place, row in enumerate(reversed(shown)):
-            value, color = row["difference"], ARM_COLORS[row["arm"]]
+            value, color = row["difference"], arm_color(row["arm"])
             ends = [[value - row["difference_low"]], [row["difference_high"] - value]]
             axes.errorbar(value, place, xerr=ends, fmt="o", color=color, capsize=4, linewidth=1.8, markersize=7)
             axes.annotate(f"{value:+.1f}", (value, place), (0, 8), textcoords="offset points", ha="center", **LABEL)
@@ -114,16 +133,16 @@ def loss_figure(run: RunRecord | str | Path) -> Figure:
         raise InputError(f"{run.folder} holds no training log (arms/<arm>/seed-<n>/log.jsonl): train an arm first.")
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    arms = [arm for arm in ARMS if (run.logs["arm"] == arm).any()]
+    arms = in_order(set(run.logs["arm"]))
     for place, arm in enumerate(arms):
         log = run.logs[run.logs["arm"] == arm]
         seeds = log["seed"].nunique()
         for _, one in log.groupby("seed"):
-            axes.plot(one["step"], one["loss"], color=ARM_COLORS[arm], linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
+            axes.plot(one["step"], one["loss"], color=arm_color(arm), linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
         mean = log.groupby("step")["loss"].mean()
         label = f"{arm}, mean of {seeds} seeds" if seeds > 1 else f"{arm}, 1 seed"
         width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often lie on each other: the first shows as a rim
-        axes.plot(mean.index, mean, color=ARM_COLORS[arm], linewidth=width, label=label)
+        axes.plot(mean.index, mean, color=arm_color(arm), linewidth=width, label=label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per text token)")
     axes.legend(frameon=False)

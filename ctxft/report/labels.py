@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ctxft.benchmarks import Benchmark
 from ctxft.metrics import metrics
-from ctxft.report.figures import ARM_COLORS, INK
+from ctxft.report.figures import INK, arm_color
 from ctxft.report.record import RunRecord
 from ctxft.statistics import common_seeds
 
@@ -92,7 +92,7 @@ def reliability_figure(found: Mapping[str, dict]) -> Figure:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--")
         confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
         areas = [20 + 180 * one["n"] / most for one in bins]
-        axes.scatter(confidence, accuracy, s=areas, color=ARM_COLORS[arm], alpha=0.8)
+        axes.scatter(confidence, accuracy, s=areas, color=arm_color(arm), alpha=0.8)
         axes.set_title(f"{arm}, error {values['ece']:.3f}", fontsize=11, loc="left")
         axes.set_xlabel("confidence")
         axes.set_xlim(0, 1.05)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from ctxft.report.ablations import ablated, ablation_figure, ablation_table
 from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table
-from ctxft.report.figures import ARM_COLORS, loss_figure, results_figure
+from ctxft.report.figures import arm_color, loss_figure, results_figure
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, verdicts
@@ -256,8 +256,9 @@ def _results(table: pandas.DataFrame) -> str:
     head = "".join(f'<th class="{html.escape(name)}">{html.escape(name)}</th>' for name in table.columns)
     body, before = "", None
     for name, arm, *cells in table.itertuples(index=False):
-        kind = ("line " if arm not in ARM_COLORS else "") + ("first" if before not in (None, name) else "")
-        dot = f'<span class="dot" style="background:{ARM_COLORS[arm]}"></span>' if arm in ARM_COLORS else ""
+        line = arm.startswith("(")  # (chance) and (majority) are no arms
+        kind = ("line " if line else "") + ("first" if before not in (None, name) else "")
+        dot = "" if line else f'<span class="dot" style="background:{arm_color(arm)}"></span>'
         body += f'<tr class="{kind}"><td>{html.escape(name) if name != before else ""}</td>'
         body += f'<td class="arm">{dot}{html.escape(arm)}</td>'
         body += "".join(f"<td>{html.escape(str(cell)).replace(' / ', '<br>')}</td>" for cell in cells) + "</tr>"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas
 
-from ctxft.prompts import ARMS
+from ctxft.prompts import check_arm, in_order
 from ctxft.runtime import InputError, check_known, read_json, read_jsonl
 from ctxft.statistics import Outcomes
 
@@ -121,14 +121,15 @@ def _outcomes(path: Path) -> list[dict]:
 def _seed_folders(
     parent: Path, needed: str, seeds: Collection[int] | None, arms: Collection[str] | None
 ) -> list[tuple[str, int, Path]]:
-    """List (arm, seed, folder) in the order of ARMS for the folders that hold the needed file."""
+    """List (arm, seed, folder) in the order of all tables for the folders that hold the needed file."""
     found = []
     for path in parent.glob(f"*/seed-*/{needed}"):
         arm, seed = path.parts[-3], path.parts[-2].removeprefix("seed-")
-        check_known(arm, ARMS, f"arm in {parent}:")
+        check_arm(arm, f"{parent}: ")
         if not seed.isdecimal():
             raise InputError(f"{path.parent}: a folder seed-<whole number> is needed here; rename or remove it.")
         wanted = seeds is None or arm == "base" or int(seed) in seeds
         if wanted and (arms is None or arm in arms):
             found.append((arm, int(seed), path.parent))
-    return sorted(found, key=lambda row: (ARMS.index(row[0]), row[1]))
+    order = in_order(arm for arm, _, _ in found)
+    return sorted(found, key=lambda row: (order.index(row[0]), row[1]))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ctxft.prompts import ARMS
+from ctxft.prompts import check_arm
 from ctxft.report.record import RunRecord, as_record
-from ctxft.runtime import InputError, check_known
+from ctxft.runtime import InputError
 from ctxft.statistics import compare, corrected
 
 
@@ -16,7 +16,7 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
     Raises:
         InputError: the reference was not evaluated, or the arms were asked different items.
     """
-    check_known(reference, ARMS, "reference arm")
+    check_arm(reference, "the reference: ")
     for name, arms in run.outcomes.items():
         if reference not in arms:
             raise InputError(

@@ -1,0 +1,123 @@
+"""What ``ctxft prompts`` does: list the books, show one, check a file, start a file of one's own, let a model write prompts."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from pathlib import Path
+
+from ctxft.prompts.books import BOOKS, PromptBook
+from ctxft.prompts.files import book_path, load_book, prompt_lines
+from ctxft.runtime import InputError, read_text, write_text
+
+
+def list_books(options: argparse.Namespace) -> None:
+    """Print a row for each book of the package."""
+    import pandas
+
+    rows = []
+    for name in BOOKS:
+        book = load_book(name)
+        words = [len(prompt.text.split()) for prompt in book.prompts]
+        sizes = {"families": len(book.families), "prompts": len(book.prompts), "words": f"{min(words)} to {max(words)}"}
+        rows.append({"book": name, "kind": book.kind, **sizes, "version": book.version, "hash": book.hash[:12]})
+    print(pandas.DataFrame(rows).to_string(index=False))
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a book: its options, and each family with its idea, its publication and its prompts."""
+    book = load_book(options.book)
+    if options.family and options.family not in book.families:
+        raise InputError(
+            f"the book '{book.name}' has no family '{options.family}'; it has: {', '.join(book.families)}."
+        )
+    tokens = _tokens(book, options.model) if options.model else {}
+    print(f"{book.name}: kind {book.kind}, version {book.version}, placement {book.placement}, hash {book.hash[:12]}")
+    for family in [options.family] if options.family else book.families:
+        weight = f" (weight {book.weights[family]:g})" if family in book.weights else ""
+        print(f"\n{family}{weight}")
+        for told in (book.ideas.get(family), book.references.get(family)):
+            if told:
+                print(textwrap.fill(told, 118, initial_indent="  ", subsequent_indent="  "))
+        for prompt in book.members[family]:
+            size = f", {tokens[prompt.id]} tokens" if tokens else ""
+            print(
+                textwrap.fill(f"{prompt.id}{size}: {prompt.text}", 118, initial_indent="  - ", subsequent_indent="    ")
+            )
+
+
+def _tokens(book: PromptBook, model: str) -> dict[str, int]:
+    """Return the tokens of each prompt, with what its placement puts around it."""
+    from ctxft.examples import frame_of, prompt_ids
+    from ctxft.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    frame = frame_of(tokenizer, book)
+    return {prompt.id: len(prompt_ids(tokenizer, prompt, frame)) for prompt in book.prompts}
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Check a book's file, and with a model that its prompts leave room for text in the window."""
+    book = load_book(options.book)
+    told = f"{len(book.prompts)} prompts in {len(book.families)} families, kind {book.kind}, hash {book.hash[:12]}"
+    if options.model:
+        tokens = _tokens(book, options.model)
+        least, most = min(tokens.values()), max(tokens.values())
+        _require_room(options, tokens)
+        told += f"; {least} to {most} tokens each for the tokenizer of {options.model}"
+        if options.window:
+            told += f", which leaves {options.window - 2 - most} of {options.window} for text"
+    bare = [family for family in book.families if family not in book.ideas]
+    if bare:
+        told += f"; no idea is told for {', '.join(bare)}"
+    print(f"{options.book}: a sound book: {told}")
+
+
+def _require_room(options: argparse.Namespace, tokens: dict[str, int]) -> None:
+    """Refuse, with its line, the first prompt that leaves fewer text tokens than a recipe asks for by default."""
+    from ctxft.training.config import TrainConfig
+
+    least = TrainConfig().min_text_tokens
+    for name, count in tokens.items() if options.window else ():
+        if options.window - 2 - count < least:
+            path = book_path(options.book)
+            line = prompt_lines(path).get(name)
+            where = f"{path}, line {line}" if line else f"{path} (in the book that it extends)"
+            raise InputError(
+                f"{where}: prompt '{name}' takes {count} tokens, which leaves {max(0, options.window - 2 - count)} of a "
+                f"window of {options.window} for text, fewer than {least}: shorten it, or raise the window."
+            )
+
+
+def write(options: argparse.Namespace) -> None:
+    """Write a book of the package to a file, to be changed there."""
+    if options.file.exists():
+        raise InputError(f"{options.file} exists already: choose another name, or remove it.")
+    if options.file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{options.file}: a book is a YAML file: give it a name that ends in .yaml.")
+    text = read_text(book_path(options.book))
+    name = re.sub(r"[^\w.-]+", "-", options.file.stem)
+    head = (
+        f"# Started from the book '{options.book}' of ctxft. Change what you like, then: ctxft prompts validate FILE\n"
+    )
+    body = re.sub(r"\A(#[^\n]*\n)+", "", text)
+    print(f"written: {write_text(options.file, head + re.sub(r'(?m)^name: .*$', f'name: {name}', body, count=1))}")
+
+
+def adapt(options: argparse.Namespace) -> None:
+    """Let the experiment's model write a prompt for each passage; the cost is told first."""
+    from ctxft.commands import experiment_of
+    from ctxft.experiment.adaptive import adapt as write_all
+    from ctxft.experiment.adaptive import estimate_adapt
+    from ctxft.experiment.prepare import prepare
+
+    config = experiment_of(options)
+    prepare(config)
+    for name, value in estimate_adapt(config).items():
+        print(f"{name}: {value}")
+    if options.estimate:
+        return
+    for name, value in write_all(config).items():
+        print(f"{name}: {value}")
+    print(f"prompts: {Path(config.folder) / 'adaptive.jsonl'}")
