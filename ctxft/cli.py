@@ -203,6 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
     except FailedError as error:
         print(f"ctxft: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has enough, as in `ctxft compare run | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("ctxft: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
         return 130

@@ -64,7 +64,7 @@ def study_rows(condition: str, exam: str = "practice-mmlu") -> list[dict]:
     from ctxft.runtime import read_json
 
     arms = read_json(STUDY)["conditions"][condition]["exams"][exam]
-    return [{"arm": arm, **arms[arm]} for arm in in_order(arms)]
+    return [{"arm": arm, **arms[arm]} for arm in in_order(arms.keys() - {"lines"})]
 
 
 def write_figure() -> None:

@@ -109,6 +109,7 @@ def test_a_half_sentence_is_not_whole():
     assert sentences("The dose was 3.", after="5 mg a day. It is cold.") == [[""]]
     assert sentences("The dose was 3.", after=" It is cold.") == [["The dose was 3."]]
     assert sentences("and ends here. Stones lie there.") == [["", "Stones lie there."]]
+    assert sentences("\u00fcber und aus. Stones lie there.") == [["", "Stones lie there."]]
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------
@@ -235,6 +236,8 @@ def test_causes_are_asked_both_ways(sentence: str, pairs: set):
         "The main causes of tremor are known.",
         "The damage caused by floods was great.",
         "The drug does not cause tremor in mice.",
+        "The test results in mice were very good.",
+        "If the price rose because demand was high, it fell.",
         "Which drug leads to tremor in mice?",
     ],
 )
@@ -397,6 +400,7 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
         text = [*passage.ids, *ids, *([special.eos] if passage.last else [])]
         assert row == {"input_ids": [special.start, *text], "labels": [IGNORE_INDEX, *text]}
         assert row == build_row(passage, (), special, after=ids) and len(text) < window
+    assert rows.text_targets == [len(passage.ids) + passage.last for passage in passages]
     assert rows.targets == [sum(label != IGNORE_INDEX for label in row["labels"]) for row in rows]
     assert rows.longest == max(len(row["input_ids"]) for row in rows) <= window
     counts = arm_tokens(rows)
@@ -413,11 +417,9 @@ def test_without_room_a_row_has_no_exercises(tokenizers):
 def test_neighbours_of_the_same_document_tell_what_is_half(tokenizers):
     tokenizer = tokenizers["byte"]
     text = "Grey stones lay about near the cold water and Peter saw them there. They were wet."
-    pieces = cut(Document("d", text, "here"), tokenizer, len(encode_text(tokenizer, text[:46])[0]))
-    assert len(pieces) > 1 and "".join(piece.text for piece in pieces) == text
+    pieces = cut(Document("d", text, "here"), tokenizer, len(encode_text(tokenizer, text[:45])[0]))
+    assert [piece.text.strip()[:5] for piece in pieces] == ["Grey ", "Peter", "They "]
+    assert mine_exercises(pieces[1].text, 0, "d#1") != []  # it looks like a whole sentence
     other = cut(Document("other", "and it was so", "here"), tokenizer, 100)
-    found = list(exercises_of([*other, *pieces], 0))
-    assert found[0] == [] and len(found) == 1 + len(pieces)
-    for piece, exercises in zip(pieces, found[1:], strict=True):
-        assert_sound(piece.text, exercises)
-        assert not any("Peter" in exercise.question for exercise in exercises)
+    assert [len(found) for found in exercises_of([*other, *pieces], 0)] == [0, 0, 0, 0]
+    assert list(exercises_of([other[0], pieces[0], other[0], pieces[1]], 0))[3] != []  # another document tells nothing

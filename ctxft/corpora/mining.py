@@ -175,9 +175,8 @@ THEREFORE = re.compile(
 NEXT = re.compile(r";|,? (?:although|but|whereas|while)\b|, (?:and|so) (?:he|it|she|there|they|this|we)\b")
 NEGATED = re.compile(r"\bnot?\b|n[\u2019']t\b")
 OPEN = frozenset("although because if unless when whether while".split())  # what they open is no statement yet
-NO_OBJECT = frozenset(
-    "and are by for in is of or was were".split()
-)  # before these "causes" is a noun, "caused" no main verb
+# Before these "causes" is a noun, and "caused" no main verb.
+NO_OBJECT = frozenset("and are by for in is of or was were".split())
 REPORTED = frozenset(
     "believe believed found indicate indicated reported said says show showed suggest suggested".split()
 )
@@ -190,26 +189,24 @@ def _phrase(text: str) -> str:
 def _because(sentence: str, asks_cause: bool) -> Exercise | None:
     """Read "E because C", "E because of C" and "Because C, E".
 
-    Left alone are "E is not so because C", in which C may be no cause, "This is because C", "E, partly because C" and "If E,
-    because C".
+    Left alone are "E is not so because C", in which C may be no cause, "This is because C", "E, partly because C", "If E,
+    because C" and "E because C, he said".
     """
     match = BECAUSE_FIRST.fullmatch(sentence) or BECAUSE.fullmatch(sentence)
     if not match or " because " in match["cause"] or len(match["effect"].split()) < 3:
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
-    if REPORTED & set(cause.split()):  # "because of the rain, the company said"
-        return None
-    words = effect.lower().split()
-    if (
-        OPEN & {words[0], *cause.split()[:1]}
-        or words[-1] in STOP_WORDS
-        or words[-1].endswith("ly")
-        or NEGATED.search(effect)
-    ):
+    if REPORTED & set(cause.split()) or cause.split()[0] in OPEN or not _is_statement(effect):
         return None
     if asks_cause:
         return Exercise("cause", f'What reason does the text give for this: "{effect}"?', cause)
     return Exercise("cause", f"What does the text say is so because {match['of'] or ''}{cause}?", effect)
+
+
+def _is_statement(phrase: str) -> bool:
+    words = phrase.lower().split()
+    ends = words[-1] not in STOP_WORDS and not words[-1].endswith("ly")
+    return words[0] not in OPEN and ends and not NEGATED.search(phrase)
 
 
 def _due(sentence: str, asks_cause: bool) -> Exercise | None:
@@ -226,13 +223,16 @@ def _due(sentence: str, asks_cause: bool) -> Exercise | None:
 def _leads(sentence: str, asks_cause: bool) -> Exercise | None:
     """Read "C causes E", "C leads to E", "C results in E", "C gives rise to E", in any tense and with "may", "can" ...
 
-    "cause" and "result in" may be nouns, and count as verbs behind "may", "can" ... alone.
+    "cause" and "result in" may be nouns, and count as verbs behind "may", "can" ... alone; so may "results in", where another
+    verb follows ("The test results in mice were good").
     """
     match = LEADS.fullmatch(sentence)
     if not match or not _is_subject(match["cause"]):
         return None
     verb, effect = match["verb"], _phrase(match["effect"])
     if not match["modal"] and verb in ("cause", "result in"):
+        return None
+    if verb == "results in" and (VERBS | REPORTED) & set(effect.split()):
         return None
     if verb.startswith("cause") and effect.split()[0] in NO_OBJECT:
         return None

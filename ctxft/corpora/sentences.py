@@ -31,7 +31,7 @@ PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*|\n(?=[ \t]*(?:[-*\u2022#|]|\d{1,3}[.)
 LIST_MARK = re.compile(r"\s*(?:(?:[-*\u2022#|]+|\d{1,3}[.)])\s+)?")
 OPENING = "\"'([\u201c\u2018"
 INITIALS = re.compile(r"[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]")
-WHOLE = re.compile(rf"[{re.escape(OPENING)}]*[^\W_a-z].*\S\.[\"')\]\u201d\u2019]*")
+WHOLE = re.compile(rf"[{re.escape(OPENING)}]*[^\W_].*\S\.[\"')\]\u201d\u2019]*")
 # A full stop without a space behind it: two sentences that run together, or an address.
 RUN_ON = re.compile(r"[^\W\d_]{2}[.!?][A-Z][^\W\d_]|https?://")
 # A short line without a stop before a line that begins with a capital may be a heading, or the middle of a sentence.
@@ -91,6 +91,11 @@ def in_pairs(line: str) -> bool:
     return line.count('"') % 2 == 0 and all(line.count(one) == line.count(other) for one, other in pairs)
 
 
+def _is_whole(line: str) -> bool:
+    begins_inside = line.lstrip(OPENING)[:1].islower()
+    return bool(WHOLE.fullmatch(line)) and not begins_inside and in_pairs(line) and not RUN_ON.search(line)
+
+
 def sentences(text: str, before: str = "", after: str = "") -> list[list[str]]:
     """Split a passage into paragraphs of whole sentences; what is not a whole sentence becomes an empty string.
 
@@ -122,7 +127,6 @@ def sentences(text: str, before: str = "", after: str = "") -> list[list[str]]:
                 continue
             line = " ".join(full[start:end].split())
             inside = ended and first <= start and end <= last and not any(start < place < end for place in headings)
-            sound = WHOLE.fullmatch(line) and in_pairs(line) and not RUN_ON.search(line)
-            lines.append(line if inside and sound else "")
+            lines.append(line if inside and _is_whole(line) else "")
         found += [lines] if lines else []
     return found

@@ -76,6 +76,7 @@ class PromptBook:
         weights: family -> how often it is drawn, where not all are drawn equally often.
 
     Example:
+        >>> from ctxft.prompts import load_book
         >>> load_book("strategies").draw(seed=0, passage_id="p1").kind
         'strategy'
     """
