@@ -1,5 +1,4 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | export | hosted | prompts | synthetic |
-check | world``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | prompts | export | hosted | ...``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -13,7 +12,8 @@ import sys
 import threading
 from pathlib import Path
 
-from ctxft import __version__, commands, prompt_commands
+from ctxft import __version__
+from ctxft.commands import experiments, hosted, prompts, studies
 from ctxft.prompts.books import BOOKS
 from ctxft.runtime import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft export mini --set name=first --out pairs.jsonl (prompt, passage) pairs for a tuning service
   ctxft hosted mini --server http://localhost:8000/v1 --model my-model  examine a model behind a server
+  ctxft attribute first --arm cft --seed 0             what each prompt does to a model's loss and gradient
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
@@ -59,11 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a notebook parameter; may be repeated",
     )
-    run.set_defaults(call=commands.run)
+    run.set_defaults(call=experiments.run)
 
     train = verbs.add_parser("train", help="train the arms of an experiment")
     evaluate = verbs.add_parser("evaluate", help="examine the trained arms on the benchmarks and held-out text")
-    for verb, call in ((train, commands.train), (evaluate, commands.evaluate)):
+    for verb, call in ((train, experiments.train), (evaluate, experiments.evaluate)):
         verb.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
         verb.add_argument(
             "--task",
@@ -82,11 +83,20 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("--device", choices=["cpu", "cuda"], help="default: the recipe's, on this machine")
     estimate.add_argument("--rate", type=float, metavar="TOKENS", help="tokens a second, as measured: gives the time")
     estimate.add_argument("--memory", type=float, metavar="GIB", help="memory of a device: names what makes it fit")
-    estimate.set_defaults(call=commands.estimate)
+    estimate.set_defaults(call=experiments.estimate)
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
-    leaks.set_defaults(call=commands.leaks)
-    for verb in (run, train, evaluate, estimate, leaks, *_hosted_verbs(verbs)):
+    leaks.set_defaults(call=studies.leaks)
+    attribute = verbs.add_parser("attribute", help="say what each prompt does to a model's loss and gradient")
+    attribute.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
+    attribute.add_argument("--arm", default="cft", help="the model: base, or a trained arm (default: cft)")
+    attribute.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
+    attribute.add_argument("--limit", type=int, default=256, help="passages whose losses are taken (default: 256)")
+    attribute.add_argument(
+        "--passages", type=int, default=64, help="passages whose gradients are compared, 0 for none (default: 64)"
+    )
+    attribute.set_defaults(call=studies.attribute)
+    for verb in (run, train, evaluate, estimate, leaks, attribute, *_hosted_verbs(verbs)):
         _config_options(verb)
 
     _prompt_verbs(verbs)
@@ -95,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--reference", default="cpt", metavar="ARM", help="the arm that others are compared with (default: cpt)"
     )
-    compare.set_defaults(call=commands.compare)
+    compare.set_defaults(call=experiments.compare)
     synthetic = verbs.add_parser("synthetic", help="run the synthetic experiment: in-context regression, arm by arm")
     synthetic.add_argument("--size", default="mini", help="mini, for a laptop, or full, the paper's (default: mini)")
     synthetic.add_argument("--target", default="polynomial", help="the function to learn (default: polynomial)")
@@ -105,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
     synthetic.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a config value")
     synthetic.add_argument("--out", type=Path, metavar="FILE", help="write the results, a small JSON file")
-    synthetic.set_defaults(call=commands.synthetic)
+    synthetic.set_defaults(call=studies.synthetic)
     check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
-    check.set_defaults(call=commands.check)
+    check.set_defaults(call=studies.check)
     world = verbs.add_parser("world", help="make the practice world again: texts, exams, tokenizers and models")
     world.add_argument("action", choices=["build"], help="build: write everything to a folder (some minutes a model)")
     world.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
@@ -123,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of unreliable text without a prompt, for practice-aware (default: %(default)s)",
     )
-    world.set_defaults(call=commands.world)
+    world.set_defaults(call=studies.world)
     return parser
 
 
@@ -135,51 +145,49 @@ def _hosted_verbs(verbs: argparse._SubParsersAction) -> tuple[argparse.ArgumentP
     export.add_argument("--seed", type=int, default=0, help="draws the prompts (default: 0)")
     export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
     export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
-    export.set_defaults(call=commands.export)
-    hosted = verbs.add_parser(
-        "hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks"
-    )
-    hosted.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
-    hosted.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
-    hosted.add_argument("--model", required=True, help="the model's name on that server")
-    hosted.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
-    hosted.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
-    hosted.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
-    hosted.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
-    hosted.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
-    hosted.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
-    hosted.set_defaults(call=commands.hosted)
-    return export, hosted
+    export.set_defaults(call=hosted.export)
+    ask = verbs.add_parser("hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks")
+    ask.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
+    ask.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
+    ask.add_argument("--model", required=True, help="the model's name on that server")
+    ask.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
+    ask.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
+    ask.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
+    ask.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
+    ask.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
+    ask.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
+    ask.set_defaults(call=hosted.hosted)
+    return export, ask
 
 
 def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:
     """Add ``ctxft prompts list | show | validate | write | adapt``."""
-    prompts = verbs.add_parser("prompts", help="list, show, check and write prompt books; let a model write prompts")
-    kinds = prompts.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
-    kinds.add_parser("list", help="the books of the kit").set_defaults(call=prompt_commands.list_books)
+    books = verbs.add_parser("prompts", help="list, show, check and write prompt books; let a model write prompts")
+    kinds = books.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
+    kinds.add_parser("list", help="the books of the kit").set_defaults(call=prompts.list_books)
     show = kinds.add_parser("show", help="a book's families, the ideas behind them, and their prompts")
     show.add_argument("book", help="a book of the kit, or a YAML file")
     show.add_argument("--family", help="this family alone")
     show.add_argument("--model", help="say how many tokens each prompt has for this model's tokenizer")
-    show.set_defaults(call=prompt_commands.show)
+    show.set_defaults(call=prompts.show)
     validate = kinds.add_parser("validate", help="check a book of your own: file and line of what is wrong")
     validate.add_argument("book", help="a YAML file, or a book of the kit")
     validate.add_argument("--model", help="count tokens with this model's tokenizer, in its chat template if need be")
     validate.add_argument(
         "--window", type=int, metavar="TOKENS", help="with --model: refuse prompts that leave too little"
     )
-    validate.set_defaults(call=prompt_commands.validate)
+    validate.set_defaults(call=prompts.validate)
     write = kinds.add_parser("write", help="start a book of your own from one of the kit")
     write.add_argument("file", type=Path, help="the YAML file to write; it must not exist")
     write.add_argument(
         "--book", default="strategies", choices=BOOKS, help="the book to start from (default: strategies)"
     )
-    write.set_defaults(call=prompt_commands.write)
+    write.set_defaults(call=prompts.write)
     adapt = kinds.add_parser("adapt", help="let a model write the prompt of each passage, for arm adaptive")
     adapt.add_argument("config", help="a profile or YAML file with prompts.writer; it is prepared if it is not yet")
     adapt.add_argument("--estimate", action="store_true", help="say what it takes, and stop")
     _config_options(adapt)
-    adapt.set_defaults(call=prompt_commands.adapt)
+    adapt.set_defaults(call=prompts.adapt)
 
 
 def _config_options(verb: argparse.ArgumentParser) -> None:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 from huggingface_hub.errors import GatedRepoError
 
-from ctxft import commands, hub
+from ctxft import hub
 from ctxft.cli import main
+from ctxft.commands.experiments import read_settings
 from ctxft.experiment.config import to_mapping
 from ctxft.runtime import read_jsonl, write_jsonl, write_text
 
@@ -142,7 +143,7 @@ def test_a_misspelt_key_in_a_file(refuse, experiment, tmp_path):
 def test_values_are_read_as_yaml_and_exponents_as_numbers():
     pairs = ["a=1e-4", "b=-2.5E+3", "c=[0, 1]", "d=12e", "e=true", "f=", "g=1e-4x", "h=a=b"]
     expected = {"a": 1e-4, "b": -2500.0, "c": [0, 1], "d": "12e", "e": True, "f": None, "g": "1e-4x", "h": "a=b"}
-    assert commands.read_settings(pairs) == expected
+    assert read_settings(pairs) == expected
 
 
 # --- benchmarks -------------------------------------------------------------------------------------------------------

@@ -38,7 +38,6 @@ ORDER = [
     {"pipeline"},
     {"selftest"},
     {"commands"},
-    {"prompt_commands"},
     {"cli"},
     {"__main__"},
 ]

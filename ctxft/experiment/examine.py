@@ -105,7 +105,7 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     if not due and found["held_out"].get("key") == held_key:
         return found
     torch.set_num_threads(config.train.threads)
-    tokenizer, model = load_tokenizer(config.model, config.revision), _trained_model(config, arm, seed)
+    tokenizer, model = load_tokenizer(config.model, config.revision), trained_model(config, arm, seed)
     folder, options = eval_folder(config, arm, seed), config.evaluation
     measured = held_out_loss(config, model, tokenizer) | forgetting(config, model, tokenizer)
     found["held_out"] = measured | {"key": held_key}
@@ -127,7 +127,12 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     return found
 
 
-def _trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedModel:
+def trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedModel:
+    """Load the model of a trained arm, or the base model, on the device of the recipe.
+
+    Raises:
+        InputError: the model was changed after its training.
+    """
     device = pick_device(config.train.device)
     if arm == "base":
         return load_model(config.model, config.revision, device)

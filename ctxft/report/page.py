@@ -16,11 +16,13 @@ from pathlib import Path
 import pandas
 from matplotlib.figure import Figure
 
+from ctxft.report.ablations import ablated, ablation_figure, ablation_table
+from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table
 from ctxft.report.figures import arm_color, loss_figure, results_figure
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, verdicts
-from ctxft.runtime import write_text
+from ctxft.runtime import read_json, write_text
 from ctxft.statistics import common_seeds
 from ctxft.world.exams import EXAMS
 
@@ -77,6 +79,8 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
         _section("Held-out text", _frame(loss_table(run)), _HELD_OUT),
         _section("Accuracy", _image(results_figure(run), "accuracy per arm and benchmark")),
         _section("Training loss", _image(loss_figure(run), "training loss per arm")) if trained else "",
+        _section("Which prompts matter", *_ablations(run, reference)),
+        _section("What a prompt does to the loss", *_attributions(run)),
         _section("By subject", *_subjects(run)),
         _section("Read with care", _list(_caveats(run, reference))),
         _section("How it was obtained", *_origin(run)),
@@ -101,6 +105,15 @@ _F1 = (
 _HELD_OUT = (
     '<p class="note">Loss in nats per token on documents that no arm was trained on, without a prompt and behind the '
     "prompts of arm cft; means over seeds.</p>"
+)
+_PARTS = (
+    '<p class="note">An arm named only- was trained behind the prompts of one family, without- behind all but these, count- '
+    "behind so many prompts. Holm's p counts all comparisons of one benchmark as one family.</p>"
+)
+_PROMPTS = (
+    '<p class="note">Loss in nats per token on held-out text behind each prompt, minus that without a prompt, and minus that '
+    "behind as many meaningless words; below 0 the prompt helps. Intervals are over documents, and not corrected for the "
+    "number of prompts.</p>"
 )
 
 
@@ -192,6 +205,30 @@ def _subjects(run: RunRecord) -> list[str]:
         for name, table in tables.items()
         if len(table) > 1
     ]
+
+
+def _ablations(run: RunRecord, reference: str) -> list[str]:
+    found = []
+    for name in ablated(run, reference):
+        said = f"{name}: points of accuracy minus {reference} of arms trained behind one family of prompts, and all but one"
+        found += [_image(ablation_figure(run, reference, name), html.escape(said))]
+        found += [
+            f"<details><summary>{html.escape(name)}</summary>{_frame(ablation_table(run, reference, name))}</details>"
+        ]
+    return found and [*found, _PARTS]
+
+
+def _attributions(run: RunRecord) -> list[str]:
+    found = []
+    for path in sorted((run.folder / "attribution").glob("*.json")):
+        one = read_json(path)
+        title = html.escape(f"{one['arm']}, seed {one['seed']}")
+        said = f"{title}: change of the loss on held-out text behind each prompt"
+        tables = {"family by family": family_table(one), "prompt by prompt": prompt_table(one)}
+        tables |= {"cosines of gradients": gradient_table(one)} if one["gradients"] else {}
+        found += [f"<h3>{title}</h3>", _image(prompt_figure(one), said)]
+        found += [f"<details><summary>{name}</summary>{_frame(table)}</details>" for name, table in tables.items()]
+    return found and [_PROMPTS, *found]
 
 
 # --- how it looks -----------------------------------------------------------------------------------------------------

@@ -34,14 +34,8 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
     run, rows = as_record(run), []
     for name, arms in compared(run, reference).items():
         for row in arms:
-            known = not math.isnan(row["difference"])
             cells = (
-                *(name, row["arm"], row["seeds"], f"{100 * row['accuracy']:.1f}"),
-                f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
-                f"{row['difference']:+.1f}" if known else "",
-                f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}" if known else "",
-                p_value(row["p"]),
-                p_value(row["holm"]),
+                *(name, row["arm"], *measured_cells(row)),
                 _mean(
                     100 * one["benchmarks"][name].get("macro_f1", math.nan) for one in _metrics(run, name, row["arm"])
                 ),
@@ -51,9 +45,26 @@ def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas
         for line, share in lines_of(run, name).items():
             f1 = run.metrics_of(name)[0].get("majority_macro_f1", math.nan) if line == "majority" else math.nan
             rows.append((name, f"({line})", "", f"{100 * share:.1f}", *[""] * 5, _mean([100 * f1]), ""))
-    measured = ("seeds", "accuracy %", "95 % interval", f"minus {reference}", "its 95 % interval")
-    columns = ["benchmark", "arm", *measured, "p", "Holm p", "macro F1 %", "verdict"]
+    columns = ["benchmark", "arm", *measured_columns(reference), "macro F1 %", "verdict"]
     return pandas.DataFrame(rows, columns=columns)
+
+
+def measured_columns(reference: str) -> list[str]:
+    """Return the names of what ``measured_cells`` returns."""
+    return ["seeds", "accuracy %", "95 % interval", f"minus {reference}", "its 95 % interval", "p", "Holm p"]
+
+
+def measured_cells(row: dict) -> tuple:
+    """Return a row of ``statistics.compare`` with Holm's p as a table shows it; "" where there is no difference."""
+    known = not math.isnan(row["difference"])
+    return (
+        *(row["seeds"], f"{100 * row['accuracy']:.1f}"),
+        f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+        f"{row['difference']:+.1f}" if known else "",
+        f"{row['difference_low']:+.1f} to {row['difference_high']:+.1f}" if known else "",
+        p_value(row["p"]),
+        p_value(row["holm"]),
+    )
 
 
 def f1_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas.DataFrame:

@@ -1,7 +1,8 @@
 """Correct answers, differences per item or values per seed flow in; intervals flow out.
 
 The items are a sample of what could be asked, the seeds a sample of training runs. ``wilson`` and ``item_interval`` speak
-of other items, ``seed_interval`` of other seeds, and ``Spread`` of both at once.
+of other items, ``seed_interval`` of other seeds, and ``Spread`` of both at once; ``cluster_interval`` speaks of other
+documents, whose passages resemble each other.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy
 import scipy.optimize
 import scipy.stats
 
@@ -60,6 +62,49 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     if k == 1:
         return mean, math.nan, math.nan
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1) / k)
+    half = float(scipy.stats.t.ppf((1 + level) / 2, k - 1)) * error
+    return mean, mean - half, mean + half
+
+
+def cluster_interval(
+    sums: Sequence[float], counts: Sequence[int], groups: Sequence[str], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a mean over tokens and its interval over groups: passages of one document are not independent of each other.
+
+    The mean is a ratio, all sums over all counts. Its interval is the cluster-robust one: Student's t with one degree of
+    freedom less than there are groups, on what each group adds to the ratio's error. Groups of equal counts give the t
+    interval of the groups' own means.
+
+    Args:
+        sums: for each passage, what is summed over its tokens, such as a loss or a difference of losses.
+        counts: for each passage its tokens.
+        groups: for each passage its document.
+        level: share of intervals that hold the true mean.
+
+    Returns:
+        (mean, lower end, upper end); one group has no interval, so its ends are nan.
+
+    Raises:
+        InputError: there is no token, or the three lists differ in length.
+
+    Source:
+        W. G. Cochran, *Sampling Techniques*, 1977, chapter 6 (the variance of a ratio).
+
+    Example:
+        >>> [round(x, 3) for x in cluster_interval([10, 10, 60, 60, 90], [10, 20, 20, 10, 30], ["a", "a", "b", "b", "c"])]
+        [2.556, -1.694, 6.805]
+    """
+    if not len(sums) == len(counts) == len(groups) or sum(counts) < 1:
+        raise InputError(
+            f"an interval over groups needs tokens and lists of one length, found {len(sums)} sums, {len(counts)} counts "
+            f"with {sum(counts)} tokens, and {len(groups)} groups."
+        )
+    _, owner = numpy.unique(numpy.asarray(groups), return_inverse=True)
+    total, size = (numpy.bincount(owner, weights=numpy.asarray(part, float)) for part in (sums, counts))
+    k, mean = len(total), float(total.sum() / size.sum())
+    if k == 1:
+        return mean, math.nan, math.nan
+    error = math.sqrt(k / (k - 1) * float(((total - mean * size) ** 2).sum())) / float(size.sum())
     half = float(scipy.stats.t.ppf((1 + level) / 2, k - 1)) * error
     return mean, mean - half, mean + half
 

@@ -7,6 +7,7 @@ import re
 import textwrap
 from pathlib import Path
 
+from ctxft.commands.experiments import experiment_of
 from ctxft.prompts.books import BOOKS, PromptBook
 from ctxft.prompts.files import book_path, load_book, prompt_lines
 from ctxft.runtime import InputError, read_text, write_text
@@ -107,7 +108,6 @@ def write(options: argparse.Namespace) -> None:
 
 def adapt(options: argparse.Namespace) -> None:
     """Let the experiment's model write a prompt for each passage; the cost is told first."""
-    from ctxft.commands import experiment_of
     from ctxft.experiment.adaptive import adapt as write_all
     from ctxft.experiment.adaptive import estimate_adapt
     from ctxft.experiment.prepare import prepare

@@ -1,0 +1,76 @@
+"""What ``ctxft`` looks into: leaks, what each prompt does, the synthetic experiment, the kit itself, the practice world."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING
+
+from ctxft.runtime import InputError
+
+if TYPE_CHECKING:
+    pass
+
+from ctxft.commands.experiments import prepared, read_settings
+
+
+def leaks(options: argparse.Namespace) -> None:
+    """Look for benchmark items in what the arms of a run read."""
+    from ctxft.experiment.leaks import check_leaks, leaks_text
+
+    config = prepared(options)
+    print(leaks_text(check_leaks(config)))
+    print(f"\nitem by item: {config.folder / 'leaks.json'}")
+
+
+def attribute(options: argparse.Namespace) -> None:
+    """Measure what each prompt does to a model's loss and gradient, and print the tables."""
+    from ctxft.experiment.attribution import attribute, attribution_file
+    from ctxft.report.attribution import attribution_text
+
+    config = prepared(options)
+    found = attribute(config, options.arm, options.seed, options.limit, options.passages)
+    print(attribution_text(found))
+    print(f"\nin full: {attribution_file(config, options.arm, options.seed)}")
+
+
+def synthetic(options: argparse.Namespace) -> None:
+    """Run the synthetic experiment and print its table."""
+    from ctxft.report.synthetic import study_table
+    from ctxft.synthetic.config import load_config
+    from ctxft.synthetic.study import run_study, write_study
+
+    settings = read_settings(options.set) | ({"name": options.name} if options.name else {})
+    config = load_config(options.size, settings)
+    study = run_study(config, options.target, options.arms, options.seeds, options.workers)
+    print(study_table(study).to_string(index=False))
+    print(f"\nruns: {config.folder / options.target}")
+    if options.out:
+        command = shlex.join(["ctxft", *options.words])
+        print(f"results: {write_study(options.out, study, command)}")
+
+
+def check(options: argparse.Namespace) -> int:
+    """Run the self-tests; returns the exit code."""
+    from ctxft.selftest import run_checks
+
+    return run_checks()
+
+
+def world(options: argparse.Namespace) -> None:
+    """Make the practice world again: texts, exams, tokenizers and models."""
+    from ctxft.world.build import STEPS, build_base, check_build, write_texts
+    from ctxft.world.facts import BASES
+
+    steps = STEPS if options.steps is None else options.steps
+    bases = options.base or list(BASES)
+    for base in bases:  # bad input is told before anything is written
+        check_build(base, steps, options.unreliable, options.seed)
+    if options.out.is_file():
+        raise InputError(f"{options.out} is a file: --out needs a folder.")
+    write_texts(options.out)
+    for base in bases:
+        record = build_base(options.out / BASES[base], base, steps, options.seed, options.unreliable)
+        shown = ", ".join(f"{exam} {100 * share:.1f}" for exam, share in record["accuracy"].items())
+        print(f"{base}: {record['tokens']} tokens; accuracy % {shown}")
+    print(f"in {options.out}")

@@ -1,0 +1,322 @@
+"""Which family matters: arms of one family against a reference, tables by hand, and figures that show what the tables say."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pandas
+import pytest
+from matplotlib.colors import same_color
+
+from ctxft.experiment.examine import evaluate_task
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.tasks import train_task
+from ctxft.prompts import load_book
+from ctxft.report import (
+    RunRecord,
+    ablation_figure,
+    ablation_table,
+    arm_color,
+    family_table,
+    gradient_table,
+    prompt_figure,
+    prompt_table,
+    read_run,
+    training_table,
+    write_report,
+)
+from ctxft.report.ablations import ablated, ablation_rows, part_of
+from ctxft.report.attribution import attribution_text
+from ctxft.runtime import InputError, write_json
+from ctxft.statistics import compare, holm, mcnemar
+from ctxft.statistics.intervals import cluster_interval
+from tests.test_report import fake_run
+
+
+def outcomes(right: str) -> list[dict]:
+    """An outcome per letter: x is right."""
+    return [
+        {"id": f"q{n}", "hash": f"h{n}", "subject": "all", "answer": 0, "correct": letter == "x"}
+        for n, letter in enumerate(right)
+    ]
+
+
+def record(arms: dict[str, list[str]], **more: dict[str, list[str]]) -> RunRecord:
+    """A run that is read, of arm -> the answers of each seed."""
+    found = {
+        name: {arm: dict(enumerate(map(outcomes, seeds))) for arm, seeds in given.items()}
+        for name, given in {"exam": arms, **more}.items()
+    }
+    return RunRecord(Path("runs/parts"), {"name": "parts"}, {}, {}, found, pandas.DataFrame())
+
+
+PARTS = {
+    "base": ["----------"],
+    "neg": ["x---------"],
+    "cpt": ["xx-x-x----"],
+    "adaptive": ["xxxxxxxxxx"],
+    "cft": ["xxxxxx----"],
+    "count-10": ["xxxxxx--x-"],
+    "count-2": ["xxxxx-----"],
+    "without-key-concepts": ["xxxxx--xxx"],
+    "control-shuffled": ["xxx---xxx-"],
+    "only-application": ["xxxxxxxxx-"],
+    "only-key-concepts": ["xxxxxxx---"],
+    "cpt-ift": ["xxxxxxxx--"],
+    "cft-ift": ["xxxxxx----"],
+    "only-application-ift": ["xxxxxxxx--"],
+}
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_names_of_arms_are_read():
+    assert part_of("only-key-concepts") == part_of("only-key-concepts-ift") == ("only", "key-concepts")
+    assert part_of("without-application-ift") == ("without", "application") and part_of("count-12") == ("count", "12")
+    assert [part_of(arm) for arm in ("cpt", "cft-ift", "neg", "control", "control-shuffled")] == [("arm", "")] * 5
+    assert [part_of(arm) for arm in ("base", "adaptive", "ift", "adaptive-ift", "count-few", "only-")] == [None] * 6
+
+
+def test_rows_stand_in_order_and_other_arms_cost_no_power():
+    table = ablation_table(record(PARTS), "cft")
+    assert list(table["arm"]) == [
+        *("only-application", "only-key-concepts", "without-key-concepts"),
+        *("count-2", "count-10", "cpt", "cft", "neg", "control-shuffled"),
+    ]
+    assert list(table["family"][:5]) == ["application", "key-concepts", "key-concepts", "2", "10"]
+    assert list(table["kind"][:5]) == ["only", "only", "without", "count", "count"] and set(table["kind"][5:]) == {""}
+    rows = ablation_rows(record(PARTS), "cft")["exam"]
+    compared = [row for row in rows if row["arm"] != "cft"]
+    assert [row["family"] for row in compared] == [8] * 8
+    assert [row["holm"] for row in compared] == holm([row["p"] for row in compared])
+    tuned = ablation_table(record(PARTS), "cft-ift")
+    assert list(tuned["arm"]) == ["only-application-ift", "cpt-ift", "cft-ift"]
+    assert tuned["minus cft-ift"][0] == "+20.0"
+
+
+def test_a_row_by_hand():
+    row = ablation_rows(record(PARTS), "cft")["exam"][2]
+    assert row["arm"] == "without-key-concepts"  # right on three that cft has wrong, wrong on one that it has right
+    mean, square = 2 / 12, (4 + 1) / 12
+    half = 1.959964 * math.sqrt((square - mean**2) / 12)
+    assert row["difference"] == pytest.approx(20)
+    assert row["difference_low"] == pytest.approx(100 * (mean - half), abs=1e-4)
+    assert row["difference_high"] == pytest.approx(100 * (mean + half), abs=1e-4)
+    assert row["p"] == mcnemar(3, 1) == 0.625 and row["accuracy"] == 0.8
+
+
+def test_rows_of_several_seeds_are_those_of_compare():
+    seeds = {
+        "cft": ["xxxxxx----", "xxxxx-----"],
+        "neg": ["xxx-------", "x-x-x-x---"],
+        "only-application": ["x" * 10] * 2,
+    }
+    rows = {row["arm"]: row for row in ablation_rows(record(seeds), "cft")["exam"]}
+    expected = compare(record({"cft": seeds["cft"], "neg": seeds["neg"]}).outcomes["exam"], "cft")
+    for row in expected:
+        both = {key: (rows[row["arm"]][key], value) for key, value in row.items()}
+        assert all(a == b or (a != a and b != b) for a, b in both.values()), both
+
+
+def test_several_benchmarks_are_one_family_and_those_without_parts_are_left_out():
+    run = record(PARTS, second=PARTS, plain={"cft": PARTS["cft"], "cpt": PARTS["cpt"]})
+    assert ablated(run, "cft") == ["exam", "second"] and ablated(run, "neg-ift") == ["exam", "second"]
+    table = ablation_table(run, "cft")
+    assert set(table["benchmark"]) == {"exam", "second"}
+    assert {row["family"] for rows in ablation_rows(run, "cft").values() for row in rows if row["arm"] != "cft"} == {16}
+    assert len(ablation_table(run, "cft", "second")) == 9
+
+
+def test_what_cannot_be_compared_is_refused():
+    run = record(PARTS, second=PARTS, plain={"cft": PARTS["cft"], "cpt": PARTS["cpt"]})
+    with pytest.raises(InputError, match=r"has no arm to compare with cft such as only-<family>.* on plain: train"):
+        ablation_table(run, "cft", "plain")
+    with pytest.raises(InputError, match=r"unknown benchmark in runs/parts: 'exams' \(did you mean 'exam'\?\)"):
+        ablation_table(run, "cft", "exams")
+    with pytest.raises(InputError, match="unknown reference arm for exam: 'control'"):
+        ablation_table(run, "control")
+    with pytest.raises(InputError, match="the figure shows one benchmark: name one of exam, second"):
+        ablation_figure(run, "cft")
+
+
+def marks(axes) -> list:
+    return [line for line in axes.lines if line.get_marker() not in ("None", "")]
+
+
+def test_the_figure_shows_every_arm_where_the_table_has_it():
+    run = record(PARTS)
+    figure = ablation_figure(run, "cft", "exam")
+    (axes,) = figure.axes
+    rows = [row for row in ablation_rows(run, "cft")["exam"] if row["arm"] != "cft"]
+    shown = [(line.get_xdata()[0], line.get_marker()) for line in marks(axes)]
+    assert sorted(x for x, _ in shown) == pytest.approx(sorted(row["difference"] for row in rows))
+    assert [marker for _, marker in shown].count("o") == 2 and [marker for _, marker in shown].count("s") == 1
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["control-shuffled", "neg", "cpt", "count-10", "count-2", "key-concepts", "application"]
+    assert "points of accuracy minus cft" in axes.get_xlabel()
+    neg = next(line for line in marks(axes) if line.get_xdata()[0] == pytest.approx(-50))
+    assert same_color(neg.get_color(), arm_color("neg"))
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["this family only", "all families but this", "open: not shown after Holm"]
+
+
+def test_marks_are_full_where_the_difference_stands_after_holm():
+    arms = {
+        "cft": ["x" * 20 + "-" * 40],
+        "only-application": ["x" * 40 + "-" * 20],
+        "only-context": ["x" * 21 + "-" * 39],
+    }
+    (axes,) = ablation_figure(record(arms), "cft").axes
+    faces = {round(line.get_xdata()[0], 1): line.get_markerfacecolor() for line in marks(axes)}
+    assert faces == {33.3: arm_color("only-context"), 1.7: "white"}
+
+
+def test_marks_of_a_family_do_not_lie_on_each_other_and_the_legend_lies_below():
+    arms = {"cft": ["xx--"]} | {f"{kind}-{name}": ["xx--"] for kind in ("only", "without") for name in "abcd"}
+    figure = ablation_figure(record(arms), "cft")
+    figure.draw_without_rendering()
+    heights = sorted(line.get_ydata()[0] for line in marks(figure.axes[0]))
+    assert min(b - a for a, b in pairwise(heights)) > 0.3
+    plot, legend = figure.axes[0].get_tightbbox(), figure.legends[0].get_window_extent()
+    assert legend.y1 <= plot.y0 + 1 and legend.x0 >= 0 and legend.x1 <= figure.bbox.width
+
+
+# --- intervals over documents -----------------------------------------------------------------------------------------
+
+
+def test_a_cluster_interval_by_hand():
+    """Documents a, b, c add 20 of 30, 120 of 30 and 90 of 30 tokens: of equal size, so it is the t interval of 2/3, 4, 3."""
+    found = cluster_interval([10, 10, 60, 60, 90], [10, 20, 20, 10, 30], ["a", "a", "b", "b", "c"])
+    means = [20 / 30, 120 / 30, 90 / 30]
+    mean = sum(means) / 3
+    half = 4.302653 * math.sqrt(sum((x - mean) ** 2 for x in means) / 2 / 3)
+    assert found == pytest.approx((mean, mean - half, mean + half), rel=1e-6)
+    sums, sizes = [20, 150], [30, 60]  # of unequal size: what each adds to the error of the ratio
+    found = cluster_interval([10, 10, 60, 90], [10, 20, 30, 30], ["a", "a", "b", "b"])
+    ratio = 170 / 90
+    error = math.sqrt(2 * sum((s - ratio * n) ** 2 for s, n in zip(sums, sizes, strict=True))) / 90
+    assert found == pytest.approx((ratio, ratio - 12.7062 * error, ratio + 12.7062 * error), rel=1e-5)
+
+
+def test_a_cluster_interval_does_not_narrow_when_a_passage_is_cut_in_two():
+    whole = cluster_interval([3.0, 8.0, 4.0], [2, 4, 4], ["a", "b", "c"])
+    parts = cluster_interval([1.0, 2.0, 5.0, 3.0, 4.0], [1, 1, 3, 1, 4], ["a", "a", "b", "b", "c"])
+    assert parts == pytest.approx(whole)
+    value, low, high = cluster_interval([1.0, 2.0], [1, 1], ["a", "a"])
+    assert value == 1.5 and math.isnan(low) and math.isnan(high)
+    for bad in (([], [], []), ([1.0], [0], ["a"]), ([1.0, 2.0], [1, 1], ["a"])):
+        with pytest.raises(InputError, match="an interval over groups needs tokens and lists of one length"):
+            cluster_interval(*bad)
+
+
+# --- loss and gradient ------------------------------------------------------------------------------------------------
+
+
+def change(value: float, half: float | None = 0.01) -> dict:
+    ends = (None, None) if half is None else (value - half, value + half)
+    return {"difference": value, "low": ends[0], "high": ends[1]}
+
+
+@pytest.fixture
+def attribution() -> dict:
+    """What an attribution file holds, with made-up numbers."""
+    rows = []
+    for kind in ("strategy", "negative"):
+        for n, prompt in enumerate(load_book({"strategy": "strategies"}.get(kind, kind)).prompts):
+            row = {
+                "prompt": prompt.id,
+                "family": prompt.family,
+                "kind": kind,
+                "text": prompt.text,
+                "tokens": 20 + n % 2,
+            }
+            value = (-0.05 if kind == "strategy" else 0.02) + 0.001 * n
+            rows.append(row | {"loss": 2 + value, "to_none": change(value), "to_control": change(value - 0.03)})
+    for tokens in (20, 21):
+        row = {"prompt": f"control-{tokens}", "family": "control", "kind": "control", "text": "", "tokens": tokens}
+        rows.append(row | {"loss": 2.03, "to_none": change(0.03, None), "to_control": None})
+    kinds = [
+        {"kind": kind, "prompts": 20, "to_none": change(-0.04), "to_control": None} for kind in ("strategy", "control")
+    ]
+    families = [row | {"prompts": 2} for row in rows[::2]]
+    size = {"passages": 8, "documents": 5, "tokens": 900, "available": 20}
+    family = {"family": "context", "kind": "strategy", **size, "loss": 1.5, "low": 1.25, "high": 1.75}
+    named = [{"family": name, "kind": "none"} for name in ("none", "context")]
+    gradients = {"conditions": named, "cosine": [[1.0, 0.87654], [0.87654, 1.0]], "norms": [0.123456, 2.0]}
+    return {
+        "arm": "cft",
+        "seed": 1,
+        "prompts": size | {"which": "held_out", "loss": 2.0, "prompts": rows, "kinds": kinds, "families": families},
+        "training": size | {"loss": 1.4, "low": 1.3, "high": 1.5, "families": [family], "prompts": [], "read_once": 8},
+        "gradients": gradients | {"passages": 4, "documents": 4, "tokens": 90, "weights": 60528},
+    }
+
+
+def test_tables_of_an_attribution(attribution):
+    table = prompt_table(attribution)
+    assert len(table) == 42 and tuple(table.iloc[0]) == (
+        *("application-1", "application", "strategy", 20),
+        *("-0.0500", "-0.0600 to -0.0400", "-0.0800", "-0.0900 to -0.0700"),
+    )
+    assert tuple(table.iloc[-1]) == ("control-21", "control", "control", 21, "+0.0300", "", "", "")
+    families = family_table(attribution)
+    assert list(families["family"][:3]) == ["(all)", "(all)", "application"] and len(families) == 22
+    assert tuple(families.iloc[0])[1:5] == ("strategy", 20, "-0.0400", "-0.0500 to -0.0300")
+    assert list(training_table(attribution).iloc[0])[-2:] == ["1.5000", "1.2500 to 1.7500"]
+    gradients = gradient_table(attribution)
+    assert list(gradients.columns) == ["cosine", "norm", "none", "context"]
+    assert list(gradients.iloc[0]) == ["none", 0.1235, 1.0, 0.877]
+    text = attribution_text(attribution)
+    assert "cft, seed 1: 8 of 20 held-out passages, 5 documents, 900 tokens" in text and "0.877" in text
+    with pytest.raises(InputError, match="has no gradients"):
+        gradient_table(attribution | {"gradients": None})
+    assert "cosine" not in attribution_text(attribution | {"gradients": None, "training": None})
+
+
+def test_the_prompt_figure_shows_every_prompt_in_both_panels(attribution):
+    figure = prompt_figure(attribution)
+    left, right = figure.axes
+    rows = attribution["prompts"]["prompts"]
+    assert sorted(line.get_xdata()[0] for line in marks(left)) == sorted(row["to_none"]["difference"] for row in rows)
+    assert len(marks(right)) == len(rows) - 2
+    heights = sorted(line.get_ydata()[0] for line in marks(left))
+    assert min(b - a for a, b in pairwise(heights)) == pytest.approx(1), "each has its own line"
+    assert heights[0] == pytest.approx(0)
+    labels = [label.get_text() for label in left.get_yticklabels()]
+    assert sorted(labels) == sorted([*load_book("strategies").families, "control"])
+    figure.draw_without_rendering()
+    plots, legend = [axes.get_tightbbox() for axes in figure.axes], figure.legends[0].get_window_extent()
+    assert all(legend.y1 <= plot.y0 + 1 for plot in plots) and plots[0].x1 <= plots[1].x0
+
+
+# --- in the report ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_attributions_of_its_run(tmp_path, attribution):
+    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice-old": 40}, arms=("base", "cpt", "cft"))
+    plain = write_report(folder).read_text(encoding="utf-8")
+    assert "What a prompt does to the loss" not in plain and "Which prompts matter" not in plain
+    write_json(folder / "attribution" / "cft-seed-1.json", attribution)
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert 'alt="cft, seed 1: change of the loss on held-out text behind each prompt"' in page
+    assert "key-concepts-2" in page and "cosines of gradients" in page
+    shutil.rmtree(folder / "attribution")
+    assert write_report(folder).read_text(encoding="utf-8") == plain
+
+
+def test_trained_arms_come_to_the_page(experiment):
+    config = experiment(arms=["cft", "only-application", "without-application"])
+    prepare(config)
+    for arm in config.arms:
+        train_task(config, arm, 0)
+        evaluate_task(config, arm, 0)
+    run = read_run(config.folder)
+    (name,) = run.outcomes
+    assert list(ablation_table(run, "cft")["arm"]) == ["only-application", "without-application", "cft"]
+    page = write_report(run, "cft").read_text(encoding="utf-8")
+    alt = f"{name}: points of accuracy minus cft of arms trained behind one family of prompts, and all but one"
+    assert page.count(f'alt="{alt}"') == 1 and "Which prompts matter" in page

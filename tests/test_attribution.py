@@ -1,0 +1,345 @@
+"""What prompts do to loss and gradient: against plain torch row by row, and on a prompt that was planted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, cross_entropy
+
+from ctxft.cli import main
+from ctxft.examples import Frame, build_row, prompt_ids, special_tokens
+from ctxft.experiment.attribution import (
+    attribute,
+    attribution_file,
+    gradient_similarity,
+    prompt_losses,
+    training_losses,
+)
+from ctxft.experiment.gradients import cosines, let_learn, mean_gradient, require_memory
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.readers import open_reader, read_in_training, spread_out, text_stage
+from ctxft.experiment.rows import books_of, read_passages
+from ctxft.experiment.tasks import arm_folder, train_task
+from ctxft.models import load_model, load_tokenizer
+from ctxft.prompts import ContextualPrompt, control_prompt
+from ctxft.runtime import InputError, read_jsonl, write_jsonl
+from ctxft.training.config import LoraSettings
+
+KEYS = {"families": ("family", "kind"), "kinds": ("kind",)}
+
+
+@pytest.fixture
+def trained(experiment, corpus_file):
+    """A tiny run whose arms cpt and cft are trained, with several documents held out."""
+    config = experiment(corpus={"source": str(corpus_file), "held_out": 0.5})
+    prepare(config)
+    for arm in ("cpt", "cft"):
+        train_task(config, arm, 0)
+    return config
+
+
+def loss_of(model, row: dict) -> torch.Tensor:
+    """The summed loss of one row, by the plainest torch there is."""
+    logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+    return cross_entropy(logits, torch.tensor(row["labels"][1:]), reduction="sum")
+
+
+def model_of(config, arm: str):
+    return load_model(str(arm_folder(config, arm, 0) / "model") if arm != "base" else config.model)
+
+
+# --- losses behind prompts --------------------------------------------------------------------------------------------
+
+
+def test_losses_behind_prompts_are_those_of_plain_torch(trained):
+    found = prompt_losses(trained, "cft", 0)
+    model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
+    special, passages = special_tokens(tokenizer), read_passages(trained.folder, "held_out")
+    targets = sum(len(passage.ids) + passage.last for passage in passages)
+    strategies, negative = books_of(trained)
+
+    def plain(prompts: list) -> float:
+        rows = [build_row(one, prompt_ids(tokenizer, p), special) for one, p in zip(passages, prompts, strict=True)]
+        with torch.no_grad():
+            return sum(loss_of(model, row).item() for row in rows) / targets
+
+    none = plain([None] * len(passages))
+    assert found["loss"] == pytest.approx(none, abs=1e-5) and found["tokens"] == targets
+    assert (found["passages"], found["documents"]) == (len(passages), len({p.document for p in passages}))
+    by = {(record["kind"], record["prompt"]): record for record in found["prompts"]}
+    assert len(by) == len(found["prompts"]) > len(strategies.prompts) + len(negative.prompts)
+    for prompt in (strategies.prompts[3], negative.prompts[7]):
+        record, own = by[prompt.kind, prompt.id], plain([prompt] * len(passages))
+        tokens = len(prompt_ids(tokenizer, prompt))
+        control = plain([control_prompt(tokenizer, tokens, 0, passage.id) for passage in passages])
+        assert record["tokens"] == tokens and record["text"] == prompt.text
+        assert record["loss"] == pytest.approx(own, abs=1e-5)
+        assert record["to_none"]["difference"] == pytest.approx(own - none, abs=1e-5)
+        assert record["to_control"]["difference"] == pytest.approx(own - control, abs=1e-5)
+        assert by["control", f"control-{tokens}"]["loss"] == pytest.approx(control, abs=1e-5)
+        assert record["to_none"]["low"] < record["to_none"]["difference"] < record["to_none"]["high"]
+    for groups in ("families", "kinds"):
+        for group in found[groups]:
+            members = [one for one in found["prompts"] if group.items() >= {k: one[k] for k in KEYS[groups]}.items()]
+            assert group["prompts"] == len(members) > 0
+            for change in ("to_none", "to_control"):
+                if group[change] is None:
+                    assert group["kind"] == "control" and not any(one[change] for one in members)
+                    continue
+                mean = sum(one[change]["difference"] for one in members) / len(members)
+                assert group[change]["difference"] == pytest.approx(mean, abs=1e-9)
+
+
+def test_the_interval_is_that_of_the_documents_by_hand(trained):
+    prompt = books_of(trained)[0].prompts[0]
+    (record, _), reader = prompt_losses(trained, "base", 0, [prompt])["prompts"], open_reader(trained, "base", 0)
+    passages = read_passages(trained.folder, "held_out")
+    ids = prompt_ids(reader.tokenizer, prompt)
+    (none, own), counts = reader.losses(passages, [[[]] * len(passages), [ids] * len(passages)])
+    documents = sorted({passage.document for passage in passages})
+    assert len(documents) == 2 < len(passages)
+    sums, sizes = [], []
+    for name in documents:
+        places = [n for n, passage in enumerate(passages) if passage.document == name]
+        sums.append(sum(own[n] - none[n] for n in places))
+        sizes.append(sum(counts[n] for n in places))
+    mean = sum(sums) / sum(sizes)
+    error = math.sqrt(2 * sum((s - mean * n) ** 2 for s, n in zip(sums, sizes, strict=True))) / sum(sizes)
+    half = 12.7062 * error  # t at 97.5 %, one degree of freedom
+    assert record["to_none"] == pytest.approx({"difference": mean, "low": mean - half, "high": mean + half}, rel=1e-4)
+
+
+def test_passages_of_training_general_text_and_limits(experiment, corpus_file):
+    config = experiment(general={"source": "practice-old", "limit": 30, "held_out": 0.3})
+    prepare(config)
+    prompts = books_of(config)[0].prompts[:1]
+    every, few = (prompt_losses(config, "base", 0, prompts, "passages", limit) for limit in (None, 2))
+    assert every["passages"] == every["available"] == few["available"] == len(read_passages(config.folder))
+    assert few["passages"] == few["documents"] == 2
+    assert prompt_losses(config, "base", 0, prompts, "general_held_out")["available"] > 0
+    with pytest.raises(InputError, match=r"unknown kind of passages .heldout. \(did you mean .held_out.\?\)"):
+        prompt_losses(config, "base", 0, prompts, "heldout")
+    with pytest.raises(InputError, match="at least 1 passage is needed, found 0"):
+        prompt_losses(config, "base", 0, prompts, limit=0)
+    assert spread_out(list(range(10)), 3) == [0, 3, 6] and spread_out([1, 2], 5) == [1, 2]
+
+
+def test_one_document_knows_no_interval_and_none_is_refused(experiment, corpus_file):
+    config = experiment()
+    prepare(config)
+    found = prompt_losses(config, "base", 0, books_of(config)[0].prompts[:1])
+    assert found["documents"] == 1
+    assert found["prompts"][0]["to_none"]["low"] is None and found["prompts"][0]["to_none"]["high"] is None
+    none = experiment(name="none", corpus={"source": str(corpus_file), "held_out": 0.0})
+    prepare(none)
+    with pytest.raises(InputError, match=r"held_out\.jsonl holds no passage: raise corpus\.held_out"):
+        prompt_losses(none, "base", 0)
+
+
+def test_a_prompt_that_the_model_cannot_read_is_refused(trained):
+    long = ContextualPrompt("long", "own", "the house by the road " * 80, "strategy")
+    with pytest.raises(InputError, match="tokens behind its prompt, but the model reads at most 256"):
+        prompt_losses(trained, "base", 0, [long])
+
+
+def test_unknown_and_untrained_tasks_are_refused(experiment):
+    config = experiment()
+    prepare(config)
+    for arm, seed in (("cft", 1), ("neg", 0), ("base", 1)):
+        with pytest.raises(InputError, match=f"unknown task '{arm}:{seed}'"):
+            prompt_losses(config, arm, seed)
+    with pytest.raises(InputError, match=r"arm .cft., seed 0 of .* is not trained yet"):
+        attribute(config, "cft", 0)
+
+
+def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(experiment, tmp_path):
+    """Behind the one prompt of a book a text is learned almost by heart; behind other words it is less known."""
+    text = "The lake by the old bridge is near the garden. Seven horses run along the fence in the morning."
+    corpus = write_jsonl(tmp_path / "one.jsonl", [{"id": f"d{n}", "text": f"{n} {text}"} for n in range(12)])
+    book = tmp_path / "book.yaml"
+    prompt = "Read what follows as if a friend had asked for it."
+    book.write_text(
+        f"name: one\nkind: strategy\nprompts:\n  - {{id: one-1, family: context, text: '{prompt}'}}\n", encoding="utf-8"
+    )
+    recipe = {"steps": 40, "learning_rate": 1e-2, "batch_passages": 8}
+    config = experiment(
+        recipe,
+        corpus={"source": str(corpus), "held_out": 0.3},
+        prompts={"strategies": str(book), "negative": "negative"},
+    )
+    prepare(config)
+    train_task(config, "cft", 0)
+    found = prompt_losses(config, "cft", 0, books_of(config)[0].prompts)
+    planted, control = found["prompts"]
+    assert planted["prompt"] == "one-1" and control["kind"] == "control" and planted["tokens"] == control["tokens"]
+    assert planted["to_none"]["high"] < 0 and planted["to_control"]["high"] < 0
+    base = prompt_losses(config, "base", 0, books_of(config)[0].prompts)["prompts"][0]
+    assert base["to_control"]["difference"] > planted["to_control"]["difference"]
+
+
+def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
+    books = {}
+    for kind, base in (("strategy", "strategies"), ("negative", "negative")):
+        text = f'{{name: own, kind: {kind}, extends: {base}, separator: "\\n", prompts: [{{id: x, family: context, text: See}}]}}'
+        (tmp_path / f"{kind}.yaml").write_text(text, encoding="utf-8")
+        books["strategies" if kind == "strategy" else "negative"] = str(tmp_path / f"{kind}.yaml")
+    config = experiment(prompts=books)
+    prepare(config)
+    reader, prompt = open_reader(config, "base", 0), books_of(config)[0].prompts[0]
+    assert reader.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
+    passages = read_passages(config.folder)[:3]
+    turn = dataclasses.replace(reader, frame=Frame(before=(5,), separator="", after=(6, 7)))
+    for one, ids in ((reader, (len(reader.ids(prompt)),) * 3), (turn, (20, 21, 22))):
+        rows = one.control(passages, ids)
+        assert [len(row) for row in rows] == list(ids)
+    assert all(row[0] == 5 and row[-2:] == [6, 7] for row in rows)
+
+
+# --- passages of training ---------------------------------------------------------------------------------------------
+
+
+def test_training_losses_are_behind_the_recorded_prompts(trained):
+    found = training_losses(trained, "cft", 0)
+    folder, passages = arm_folder(trained, "cft", 0), read_passages(trained.folder)
+    model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
+    drawn = {row["passage"]: row for _, row in read_jsonl(folder / "prompts.jsonl")}
+    read = {place for _, step in read_jsonl(folder / "log.jsonl") for place in step["passages"]}
+    sums: dict[str, list[float]] = {}
+    for place in read:
+        row = drawn[passages[place].id]
+        prompt = ContextualPrompt(row["prompt"], row["family"], row["text"], "strategy")
+        with torch.no_grad():
+            laid = build_row(passages[place], prompt_ids(tokenizer, prompt), special_tokens(tokenizer))
+            sums.setdefault(row["family"], []).append(loss_of(model, laid).item())
+    assert {one["family"]: one["passages"] for one in found["families"]} == {f: len(v) for f, v in sums.items()}
+    for one in found["families"]:
+        assert one["loss"] * one["tokens"] == pytest.approx(sum(sums[one["family"]]), rel=1e-5)
+        assert one["kind"] == "strategy"
+    assert found["passages"] == found["available"] == len(read)
+    assert found["loss"] * found["tokens"] == pytest.approx(sum(map(sum, sums.values())), rel=1e-5)
+    assert sum(one["passages"] for one in found["prompts"]) + found["read_once"] == len(read)
+
+
+def test_passages_that_few_steps_never_came_to_are_left_out(experiment):
+    config = experiment({"steps": 1, "batch_passages": 3}, arms=["cpt", "ift", "cpt-ift"])
+    prepare(config)
+    train_task(config, "cpt", 0)
+    found = training_losses(config, "cpt", 0)
+    assert found["passages"] == 3 < len(read_passages(config.folder))
+    assert [(one["family"], one["kind"]) for one in found["families"]] == [("none", "none")] and found["prompts"] == []
+    assert [text_stage(arm) for arm in ("base", "ift", "cpt", "cpt-ift")] == [None, None, "cpt", "cpt"]
+    assert read_in_training(config, "cpt-ift", 0) == read_in_training(config, "cpt", 0)
+    with pytest.raises(InputError, match="arm 'ift' reads no text in training"):
+        read_in_training(config, "ift", 0)
+
+
+def test_shuffled_words_are_controls_and_exercises_are_no_prompts(experiment):
+    config = experiment(arms=["control-shuffled", "reading"])
+    prepare(config)
+    for arm in config.arms:
+        train_task(config, arm, 0)
+    shuffled, reading = (training_losses(config, arm, 0) for arm in config.arms)
+    assert {one["kind"] for one in shuffled["families"]} == {"control"}
+    assert {one["family"] for one in shuffled["families"]} <= set(books_of(config)[0].families)
+    assert [(one["family"], one["kind"]) for one in reading["families"]] == [("none", "none")]
+    assert reading["tokens"] == shuffled["tokens"], "of the text alone"
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+def plain_gradient(model, rows: list[dict]) -> torch.Tensor:
+    model.zero_grad()
+    targets = sum(label != -100 for row in rows for label in row["labels"][1:])
+    for row in rows:
+        (loss_of(model, row) / targets).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("loss", ["chunked", "full"])
+def test_gradients_are_those_of_plain_autograd(trained, loss):
+    tokenizer, passages = load_tokenizer(trained.model), read_passages(trained.folder)[:5]
+    ids = prompt_ids(tokenizer, books_of(trained)[0].prompts[0])
+    rows = [build_row(passage, ids, special_tokens(tokenizer)) for passage in passages]
+    expected = plain_gradient(model_of(trained, "cft"), rows)
+    model = model_of(trained, "cft")
+    assert let_learn(model, loss) == len(expected)
+    found = mean_gradient(model, rows, token_budget=150)
+    assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-5 < expected.abs().max()
+    assert torch.equal(found, mean_gradient(model, rows[::-1], token_budget=150))
+    assert not model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_of_an_adapter_its_own_weights_alone_are_compared(experiment):
+    config = experiment({"method": "lora", "lora": dataclasses.asdict(LoraSettings(rank=2, dropout=0.5))})
+    prepare(config)
+    train_task(config, "cft", 0)
+    found = gradient_similarity(config, "cft", 0, passages=4)
+    model = model_of(config, "cft")
+    own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert found["weights"] == own < sum(p.numel() for p in model.parameters()) - own
+    assert found == gradient_similarity(config, "cft", 0, passages=4), "no dropout, and the same from run to run"
+
+
+def test_cosines_between_families_none_negative_and_control(trained):
+    found = gradient_similarity(trained, "cft", 0, passages=6)
+    strategies, negative = books_of(trained)
+    names = [one["family"] for one in found["conditions"]]
+    assert names == ["none", *strategies.families, "negative", "control"] and found["passages"] == 6
+    matrix = torch.tensor(found["cosine"])
+    assert matrix.shape == (len(names), len(names)) and torch.equal(matrix, matrix.T)
+    assert torch.equal(matrix.diagonal(), torch.ones(len(names))) and (matrix.abs() <= 1).all()
+    tokenizer, model = load_tokenizer(trained.model), model_of(trained, "cft")
+    passages = spread_out(read_passages(trained.folder), 6)
+    own = [prompt for prompt in strategies.prompts if prompt.family == names[2]]
+
+    def gradient(prompts: list) -> torch.Tensor:
+        pairs = zip(passages, prompts, strict=True)
+        return plain_gradient(
+            model, [build_row(p, prompt_ids(tokenizer, c), special_tokens(tokenizer)) for p, c in pairs]
+        )
+
+    vectors = [gradient([None] * 6), gradient([own[n % 2] for n in range(6)]), gradient(list(negative.prompts[:6]))]
+    places = [0, 2, names.index("negative")]
+    for a, first in zip(places, vectors, strict=True):
+        assert found["norms"][a] == pytest.approx(first.norm().item(), rel=1e-4)
+        for b, second in zip(places, vectors, strict=True):
+            assert found["cosine"][a][b] == pytest.approx(cosine_similarity(first, second, dim=0).item(), abs=1e-5)
+
+
+def test_too_many_weights_and_vectors_without_direction_are_refused(trained):
+    with pytest.raises(InputError, match=r"13 gradients of 1,000,000,000 weights take 48.4 GiB, more than the 4 GiB"):
+        require_memory(13, 10**9, 4.0)
+    with pytest.raises(InputError, match=r"more than the 0\.0001 GiB allowed"):
+        gradient_similarity(trained, "cft", 0, memory=1e-4)
+    with pytest.raises(InputError, match="gradient 1 is 0 everywhere"):
+        cosines([torch.ones(3), torch.zeros(3)])
+
+
+# --- the file and the command -----------------------------------------------------------------------------------------
+
+
+def test_an_attribution_is_written_once_and_anew_where_something_changed(trained):
+    found = attribute(trained, "cft", 0, limit=4, passages=3)
+    path = attribution_file(trained, "cft", 0)
+    assert json.loads(path.read_text(encoding="utf-8")) == found
+    assert found["books"]["strategies"] == books_of(trained)[0].hash and found["gradients"]["passages"] == 3
+    written = path.stat().st_mtime_ns
+    assert attribute(trained, "cft", 0, limit=4, passages=3) == found and path.stat().st_mtime_ns == written
+    other = attribute(trained, "cft", 0, limit=2, passages=0)
+    assert other["gradients"] is None and other["prompts"]["passages"] == 2 and other["key"] != found["key"]
+    assert attribute(trained, "base", 0, limit=2, passages=0)["training"] is None
+
+
+def test_the_command_prints_the_tables_and_names_the_file(trained, capsys):
+    command = ["attribute", "tiny", "--arm", "cft", "--limit", "3", "--passages", "2"]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert str(attribution_file(trained, "cft", 0)) in shown
+    assert all(word in shown for word in ("key-concepts-1", "control", "minus no prompt", "cosine"))
+    assert main(["attribute", "tiny", "--arm", "neg"]) == 2
+    assert "unknown task 'neg:0'" in capsys.readouterr().err
