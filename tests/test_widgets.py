@@ -10,12 +10,13 @@ from ctxft.benchmarks import Question
 from ctxft.corpora.documents import Document
 from ctxft.corpora.passages import Passage, cut
 from ctxft.examples import build_row, prompt_ids, special_tokens
-from ctxft.experiment.rows import books_of
+from ctxft.experiment.rows import books_of, rows_of
 from ctxft.prompts import load_book
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
 from ctxft.runtime import InputError, write_text
-from ctxft.widgets import PromptExplorer, QuestionBrowser
+from ctxft.training.order import passage_order
+from ctxft.widgets import PromptExplorer, QuestionBrowser, RowViewer
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & more of it."
 
@@ -164,7 +165,7 @@ def test_views_of_a_row_tell_without_colour_what_is_learned():
     ]
     shown = row_html(parts)
     assert "<b>prompt</b>: 2 tokens, read" in shown and "<b>text</b>: 2 tokens, learned" in shown
-    assert "2px dotted" in shown and "2px solid" in shown and "repeating-linear-gradient" in shown
+    assert "6px dotted" in shown and "6px solid" in shown and "repeating-linear-gradient" in shown
     assert "a&lt;b" in shown and "a<b" not in shown
 
 
@@ -206,8 +207,6 @@ def test_the_prompt_explorer_follows_its_controls(explorer, passages):
 
 
 def test_the_prompt_explorer_shows_what_training_reads(explorer, experiment, passages, tokenizers):
-    from ctxft.experiment.rows import rows_of
-
     config = experiment(arms=["cpt", "count-2"])
     explorer = PromptExplorer(config, passages, tokenizers["byte"], *books_of(config), seed=1)
     arms = [arm for arm in explorer.arm.options if "FAMILY" not in arm]
@@ -255,3 +254,66 @@ def test_what_cannot_be_shown_is_said(experiment, passages, tokenizers, tmp_path
     assert "Think" in explorer.view.value
     with pytest.raises(InputError, match="at least one passage"):
         PromptExplorer(experiment(), [], tokenizers["byte"], load_book(book), load_book("negative"))
+
+
+# --- packed rows ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def viewer(experiment, passages, tokenizers) -> RowViewer:
+    config = experiment({"batch_passages": 4, "steps": 2, "micro_batch_tokens": 200})
+    rows, _ = rows_of(config, "cft", 0, passages, tokenizers["byte"])
+    return RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizers["byte"])
+
+
+def test_the_row_viewer_shows_the_rows_of_each_micro_batch(viewer):
+    for layout in viewer.layout_of.options:
+        viewer.layout_of.value = layout
+        shown = {}
+        for number in range(1, len(viewer.batches) + 1):
+            viewer.number.value = number
+            _, lines = viewer._chosen()
+            for segment in (segment for line in lines for segment in line if segment.number):
+                shown[segment.name] = segment.parts
+        step = [viewer.rows[index] for index in viewer.order[0]]
+        names = [f"passage {viewer.rows.passages[index].id}" for index in viewer.order[0]]
+        assert sorted(shown) == sorted(names)
+        for name, row in zip(names, step, strict=True):  # what stands in the tensors is what the row says
+            learned = sum(label != -100 for label in row["labels"])
+            assert count_parts(shown[name])["read"] == len(row["input_ids"]), layout
+            assert count_parts(shown[name])["learned"] == learned, layout
+            assert [part.name for part in shown[name]][:3] == ["start", "prompt", "text"]
+
+
+def test_padding_is_there_where_rows_are_padded(viewer):
+    assert "padding" not in viewer.text and "100% filled" in viewer.text
+    viewer.layout_of.value = "a line each, padded"
+    batch = viewer.batches[viewer.number.value - 1]
+    missing = batch.input_ids.numel() - batch.tokens
+    assert missing > 0
+    counts = [len(s.parts[0].tokens) for line in viewer._chosen()[1] for s in line if not s.number]
+    assert sum(counts) == missing and "padding" in viewer.text
+    assert "repeating-linear-gradient" in viewer.view.value and "not read" in viewer.view.value
+
+
+def test_the_number_of_the_micro_batch_stays_inside_the_step(viewer):
+    viewer.number.value = viewer.number.max
+    assert viewer.number.max > 1
+    viewer.layout_of.value = "side by side in one line"
+    viewer.step.value = 2
+    assert viewer.number.value <= len(viewer.batches) == viewer.number.max
+    assert viewer.text.startswith("Step 2, micro-batch ") and viewer.view.value.count("<details") == len(
+        viewer.batches[viewer.number.value - 1].rows
+    )
+
+
+def test_hostile_rows_are_escaped_and_no_step_is_refused(viewer):
+    seen = ""
+    for step in (1, 2):
+        viewer.step.value = step
+        for number in range(1, viewer.number.max + 1):
+            viewer.number.value = number
+            seen += viewer.view.value
+    assert "bad &lt;b&gt;" in seen and "&lt;" in seen and tags_in(seen) == []
+    with pytest.raises(InputError, match="at least one optimizer step"):
+        RowViewer(viewer.rows, [], viewer.config, viewer.tokenizer)

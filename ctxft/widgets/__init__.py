@@ -2,5 +2,6 @@
 
 from ctxft.widgets.prompts import PromptExplorer
 from ctxft.widgets.questions import QuestionBrowser
+from ctxft.widgets.rows import RowViewer
 
-__all__ = ["PromptExplorer", "QuestionBrowser"]
+__all__ = ["PromptExplorer", "QuestionBrowser", "RowViewer"]
