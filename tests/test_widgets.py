@@ -8,15 +8,18 @@ import pytest
 
 from ctxft.benchmarks import Question
 from ctxft.corpora.documents import Document
-from ctxft.corpora.passages import Passage, cut
+from ctxft.corpora.passages import Passage, cut, cut_points
 from ctxft.examples import build_row, prompt_ids, special_tokens
+from ctxft.experiment.prepare import prepare
 from ctxft.experiment.rows import books_of, rows_of
+from ctxft.models import encode_text
 from ctxft.prompts import load_book
+from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of, find_documents
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
-from ctxft.runtime import InputError, write_text
+from ctxft.runtime import InputError, write_jsonl, write_text
 from ctxft.training.order import passage_order
-from ctxft.widgets import PromptExplorer, QuestionBrowser, RowViewer
+from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, RowViewer
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & more of it."
 
@@ -317,3 +320,78 @@ def test_hostile_rows_are_escaped_and_no_step_is_refused(viewer):
     assert "bad &lt;b&gt;" in seen and "&lt;" in seen and tags_in(seen) == []
     with pytest.raises(InputError, match="at least one optimizer step"):
         RowViewer(viewer.rows, [], viewer.config, viewer.tokenizer)
+
+
+# --- the corpus -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["byte", "metaspace"])
+def test_ends_of_passages_are_told_as_they_were_cut(kind, tokenizers, text_of):
+    text = f"{text_of(1, 9)} {'word ' * 90}. {text_of(2, 9)}"
+    document = Document("one", text, "here")
+    told = {"paragraph": "at a paragraph", "sentence": "at a sentence", "document": "at the document's end"}
+    _, starts = encode_text(tokenizers[kind], text)
+    kinds = [told.get(end, end) for _, end in cut_points(text, starts, 30)]
+    assert set(kinds) == {*told.values(), "inside a sentence"}
+    passages = cut(document, tokenizers[kind], 30)
+    assert [end_of(*pair) for pair in zip(passages, [*passages[1:], None], strict=True)] == kinds
+
+
+def test_documents_are_found_by_words_and_kind(passages):
+    held = [Passage(**{**passages[0].__dict__, "document": "kept back", "reliable": None})]
+    documents = documents_of(passages, held)
+    assert [(one.id, one.fate, one.label) for one in documents] == [
+        ("good", KEPT, "reliable"),
+        ("bad <b>", KEPT, "not reliable"),
+        ("kept back", "held out", "without a label"),
+    ]
+
+    def names(*asked: str) -> list[str]:
+        return [one.id for one in find_documents(documents, *asked)]
+
+    assert names() == ["good", "bad <b>", "kept back"]
+    assert names("SCRIPT>alert(1)") == ["bad <b>"] and names("Good") == ["good"] and names(".*") == []
+    assert names("", "held out") == ["kept back"] and names("", "not reliable") == ["bad <b>"]
+    with pytest.raises(InputError, match="did you mean 'kept'"):
+        find_documents(documents, "", "kpt")
+
+
+def test_the_corpus_browser_follows_its_controls(passages):
+    browser = CorpusBrowser(passages, counts={"documents read": 3, "documents kept": 2, "documents duplicate": 1})
+    assert browser.text.startswith(
+        "1 of 2 documents found (documents: 3 read, 2 kept, 1 duplicate)\n\ngood: kept, reliable"
+    )
+    assert browser.first.max == len(browser.found[0].passages) > 1
+    browser.first.value = 2
+    assert "[passage 0:" not in browser.text and "[passage 1:" in browser.text
+    browser.number.value = 2
+    assert browser.first.value == 1 and "bad <b>: kept, not reliable" in browser.text
+    assert tags_in(browser.view.value) == [] and "bad &lt;b&gt;" in browser.view.value
+    browser.words.value = "<SCRIPT>"
+    assert browser.number.value == 1 and "1 of 1 documents found" in browser.text
+    assert "<mark><b>&lt;script&gt;</b></mark>" in browser.view.value and tags_in(browser.view.value) == []
+    browser.which.value = "held out"
+    assert "No such document." in browser.text and "No such document." in browser.view.value
+    with pytest.raises(InputError, match="at least one passage"):
+        CorpusBrowser([])
+
+
+def test_a_long_document_is_shown_piece_by_piece(passages):
+    many = [Passage(**{**passages[0].__dict__, "index": n, "text": f"piece {n} "}) for n in range(SHOWN + 5)]
+    (document,) = documents_of(many)
+    assert f"piece {SHOWN - 1} " in document_text(document) and f"piece {SHOWN} " not in document_text(document)
+    browser = CorpusBrowser(many)
+    browser.first.value = SHOWN + 5
+    assert browser.text.count("piece") == 1 and f"piece {SHOWN + 4} " in browser.view.value
+
+
+def test_a_corpus_can_be_browsed_before_and_after_it_is_prepared(experiment, runs, tmp_path, text_of):
+    rows = [{"id": f"d{n}", "text": text_of(n % 7, 20)} for n in range(9)]
+    config = experiment(corpus={"source": str(write_jsonl(tmp_path / "own.jsonl", rows)), "held_out": 0.4})
+    before = CorpusBrowser.of(config)
+    assert not runs.exists()
+    prepare(config)
+    after = CorpusBrowser.of(config)
+    assert before.text == after.text and "2 duplicate" in before.text
+    assert [one.title for one in before.documents] == [one.title for one in after.documents]
+    assert {one.fate for one in before.documents} == {"kept", "held out"}

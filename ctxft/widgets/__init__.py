@@ -1,7 +1,8 @@
 """Widgets: thin ipywidgets over pure functions of the library. Only notebooks import them."""
 
+from ctxft.widgets.corpus import CorpusBrowser
 from ctxft.widgets.prompts import PromptExplorer
 from ctxft.widgets.questions import QuestionBrowser
 from ctxft.widgets.rows import RowViewer
 
-__all__ = ["PromptExplorer", "QuestionBrowser", "RowViewer"]
+__all__ = ["CorpusBrowser", "PromptExplorer", "QuestionBrowser", "RowViewer"]
