@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 
 import pytest
@@ -14,12 +15,15 @@ from ctxft.experiment.prepare import prepare
 from ctxft.experiment.rows import books_of, rows_of
 from ctxft.models import encode_text
 from ctxft.prompts import load_book
+from ctxft.report import read_run, results_table
+from ctxft.report.choice import chosen_figure, chosen_table
 from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of, find_documents
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
 from ctxft.runtime import InputError, write_jsonl, write_text
 from ctxft.training.order import passage_order
-from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, RowViewer
+from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
+from tests.test_report import fake_run
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & more of it."
 
@@ -395,3 +399,51 @@ def test_a_corpus_can_be_browsed_before_and_after_it_is_prepared(experiment, run
     assert before.text == after.text and "2 duplicate" in before.text
     assert [one.title for one in before.documents] == [one.title for one in after.documents]
     assert {one.fate for one in before.documents} == {"kept", "held out"}
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return read_run(fake_run(tmp_path_factory.mktemp("results") / "fake", seeds=2))
+
+
+def test_the_results_explorer_follows_its_controls(run):
+    explorer = ResultsExplorer(run)
+    assert explorer.reference.options[0] == "cpt" and explorer.benchmark.options[-1] == "all benchmarks"
+    assert "practice-mmlu" in explorer.text and "practice-old" not in explorer.text
+    assert explorer.view.value.count("<img ") == 1 and "minus cpt" in explorer.view.value
+    explorer.boxes["neg"].value = False
+    assert " neg " not in chosen_table(*explorer.chosen).to_string() and ">neg<" not in explorer.view.value
+    explorer.benchmark.value = "all benchmarks"
+    assert explorer.view.value.count("<img ") == 2 and "practice-old" in explorer.text
+    explorer.reference.value = "cft"
+    assert "minus cft" in explorer.text
+    for box in explorer.boxes.values():
+        box.value = False
+    assert set(chosen_table(*explorer.chosen)["arm"]) == {"cft", "(chance)", "(majority)"}
+    assert "No arm is chosen" in explorer.view.value and "<img " not in explorer.view.value
+
+
+def test_a_choice_changes_no_number(run):
+    whole, some = results_table(run), chosen_table(run, ["practice-old"], ["neg"])
+    assert list(some["arm"]) == ["cpt", "neg", "(chance)", "(majority)"]
+    for _, row in some.iterrows():
+        same = whole[(whole["benchmark"] == "practice-old") & (whole["arm"] == row["arm"])]
+        assert same.iloc[0].to_dict() == row.to_dict()
+    axes = chosen_figure(run, ["practice-mmlu", "practice-old"], ["cft", "neg"]).axes
+    assert [[label.get_text() for label in one.get_yticklabels()] for one in axes] == [["neg", "cft"]] * 2
+    with pytest.raises(InputError, match="unknown benchmark 'practice-mlu'"):
+        chosen_table(run, ["practice-mlu"], ["neg"])
+    with pytest.raises(InputError, match="no benchmark is chosen"):
+        chosen_table(run, [], ["neg"])
+
+
+def test_names_of_benchmarks_are_escaped_and_a_reference_is_needed(tmp_path):
+    folder = fake_run(tmp_path / "hostile", seeds=1, benchmarks={"<b>own": 20})
+    explorer = ResultsExplorer(folder)
+    assert "<b>own" not in explorer.view.value and "&lt;b&gt;own" in explorer.view.value
+    broken = dataclasses.replace(explorer.run, outcomes={"a": {"cpt": {}}, "b": {"cft": {}}})
+    with pytest.raises(InputError, match="no arm was evaluated on all benchmarks"):
+        ResultsExplorer(broken)

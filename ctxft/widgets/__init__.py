@@ -3,6 +3,7 @@
 from ctxft.widgets.corpus import CorpusBrowser
 from ctxft.widgets.prompts import PromptExplorer
 from ctxft.widgets.questions import QuestionBrowser
+from ctxft.widgets.results import ResultsExplorer
 from ctxft.widgets.rows import RowViewer
 
-__all__ = ["CorpusBrowser", "PromptExplorer", "QuestionBrowser", "RowViewer"]
+__all__ = ["CorpusBrowser", "PromptExplorer", "QuestionBrowser", "ResultsExplorer", "RowViewer"]
