@@ -1,4 +1,5 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | prompts | synthetic | ...``.
+"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | export | hosted | prompts |
+synthetic | check | world``.
 
 Bad input ends with one sentence on stderr and exit code 2.
 """
@@ -26,6 +27,8 @@ EXAMPLES = """examples:
   ctxft prompts show strategies                        the prompts, by family, with the idea behind each
   ctxft leaks first                                    which benchmark items stand in the training texts
   ctxft attribute first --arm cft --seed 0             what each prompt does to a model's loss and gradient
+  ctxft export mini --set name=first --out pairs.jsonl (prompt, passage) pairs for a tuning service
+  ctxft hosted mini --server http://localhost:8000/v1 --model my-model  examine a model behind a server
   ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
   ctxft check                                          versions, device, and self-tests of the kit's promises
 """
@@ -84,16 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     leaks.set_defaults(call=commands.leaks)
-    attribute = verbs.add_parser("attribute", help="say what each prompt does to a model's loss and gradient")
-    attribute.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
-    attribute.add_argument("--arm", default="cft", help="the model: base, or a trained arm (default: cft)")
-    attribute.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
-    attribute.add_argument("--limit", type=int, default=256, help="passages whose losses are taken (default: 256)")
-    attribute.add_argument(
-        "--passages", type=int, default=64, help="passages whose gradients are compared, 0 for none (default: 64)"
-    )
-    attribute.set_defaults(call=commands.attribute)
-    for verb in (run, train, evaluate, estimate, leaks, attribute):
+    for verb in (run, train, evaluate, estimate, leaks, _attribute_verb(verbs), *_hosted_verbs(verbs)):
         _config_options(verb)
 
     _prompt_verbs(verbs)
@@ -132,6 +126,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     world.set_defaults(call=commands.world)
     return parser
+
+
+def _attribute_verb(verbs: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    attribute = verbs.add_parser("attribute", help="say what each prompt does to a model's loss and gradient")
+    attribute.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
+    attribute.add_argument("--arm", default="cft", help="the model: base, or a trained arm (default: cft)")
+    attribute.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
+    attribute.add_argument("--limit", type=int, default=256, help="passages whose losses are taken (default: 256)")
+    attribute.add_argument(
+        "--passages", type=int, default=64, help="passages whose gradients are compared, 0 for none (default: 64)"
+    )
+    attribute.set_defaults(call=commands.attribute)
+    return attribute
+
+
+def _hosted_verbs(verbs: argparse._SubParsersAction) -> tuple[argparse.ArgumentParser, ...]:
+    """Add what has to do with models that others host."""
+    export = verbs.add_parser("export", help="write what an arm reads as (prompt, passage) pairs for a tuning service")
+    export.add_argument("config", help="a profile or YAML file whose run is prepared, e.g. by `ctxft train`")
+    export.add_argument("--arm", default="cft", help="an arm with one stage of text (default: cft)")
+    export.add_argument("--seed", type=int, default=0, help="draws the prompts (default: 0)")
+    export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
+    export.set_defaults(call=commands.export)
+    hosted = verbs.add_parser(
+        "hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks"
+    )
+    hosted.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
+    hosted.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
+    hosted.add_argument("--model", required=True, help="the model's name on that server")
+    hosted.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
+    hosted.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
+    hosted.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
+    hosted.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
+    hosted.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
+    hosted.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
+    hosted.set_defaults(call=commands.hosted)
+    return export, hosted
 
 
 def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:

@@ -54,6 +54,7 @@ def train(options: argparse.Namespace) -> None:
     from ctxft.experiment.prepare import prepare
     from ctxft.experiment.tasks import parse_task, train_task, train_tasks
     from ctxft.experiment.workers import train_all
+    from ctxft.experiment.written import require_written
 
     config = experiment_of(options)
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # launched by accelerate: all processes train each task
@@ -62,6 +63,8 @@ def train(options: argparse.Namespace) -> None:
         return
     tasks = [parse_task(name, train_tasks(config)) for name in options.task] or train_tasks(config)
     folder = prepare(config)
+    if not options.task:
+        require_written(config)
     for arm, seed in tasks:
         done = train_task(config, arm, seed, quiet=not sys.stderr.isatty())
         print(
@@ -158,6 +161,65 @@ def attribute(options: argparse.Namespace) -> None:
     found = attribute(config, options.arm, options.seed, options.limit, options.passages)
     print(attribution_text(found))
     print(f"\nin full: {attribution_file(config, options.arm, options.seed)}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write what an arm reads as examples for a tuning service."""
+    from ctxft.experiment.export import export_pairs
+
+    record = export_pairs(experiment_of(options), options.arm, options.seed, options.form, options.out)
+    print(
+        f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts, for {record['service']}"
+    )
+    for what, limit in record["limits"].items():
+        if isinstance(limit, dict):
+            print(f"  {what}: {', '.join(f'{key} {number}' for key, number in limit.items())}")
+    for name, found in record["leaks"].items():
+        print(
+            f"  {name}: no item stands in the texts; {found['partial']} in part, {found['short']} short ones without an answer"
+        )
+    if left := record["general_passages_left_out"]:
+        print(f"  left out: {left} passages of general text")
+    print(f"in {options.out}, with {options.out.name}.manifest.json beside it")
+
+
+def hosted(options: argparse.Namespace) -> None:
+    """Ask a model behind a server an experiment's benchmarks, once its cost is agreed to."""
+    from tqdm import tqdm
+
+    from ctxft.experiment.hosted import ask_all, hosted_table, plan_of
+    from ctxft.server import Server, ServerConfig
+
+    prices = {"price_in": options.price_in, "price_out": options.price_out}
+    where = ServerConfig(options.server, options.model, options.key_variable, **prices)
+    server, plan = Server(where), plan_of(experiment_of(options), where, options.completions)
+    cost = plan.cost()
+    due = cost["items"] - cost["answered"]
+    print(f"{cost['items']} items, {cost['answered']} of them answered already, {due} to ask of {where.url}")
+    print(
+        f"  tokens in: about {cost['tokens_in']} (estimated: a token for 4 characters); out: {cost['tokens_out']} at most"
+    )
+    print(
+        "  price: unknown without --price-in and --price-out"
+        if cost["price"] is None
+        else f"  price: {cost['price']:.4f}"
+    )
+    if due and not options.yes and not _agreed():
+        print("nothing was asked")
+        return
+    with tqdm(total=due, unit="item", disable=not sys.stderr.isatty()) as bar:
+        record = ask_all(plan, server, options.parallel, bar.update)
+    print(hosted_table(record).to_string(index=False))
+    spent = record["requests"]
+    print(
+        f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
+    )
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("nothing was asked: this may cost money, so add --yes to go on.")
+    return input("go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -87,7 +87,7 @@ def evaluate(
 
     options = {"token_budget": token_budget, "progress": progress}
     if written:
-        options["max_new_tokens"] = _longest(tokenizer, requests) + ROOM
+        options["max_new_tokens"] = answer_room(tokenizer, requests)
         _by_writing(functools.partial(generate_answers, model, tokenizer, **options), benchmark.name, asked, keep)
     else:
         _by_likelihood(functools.partial(score_choices, model, tokenizer, **options), benchmark.name, asked, keep)
@@ -104,12 +104,8 @@ def _by_likelihood(score_all: Callable, name: str, asked: Sequence[Asked], keep:
 
 
 def _by_writing(write_all: Callable, name: str, asked: Sequence[Asked], keep: Keep) -> None:
-    labels = [[text.removeprefix(" ") for text in continuations] for _, _, continuations in asked]
-
     def answered(number: int, text: str, cut: int) -> None:
-        question, context, _ = asked[number]
-        prediction = parse_answer(text, labels[number], question.choices)
-        keep(_outcome(question, context, prediction, written=text, truncated=cut))
+        keep(written_outcome(*asked[number], text, cut))
 
     prompts = [context for _, context, _ in asked]
     try:
@@ -118,9 +114,30 @@ def _by_writing(write_all: Callable, name: str, asked: Sequence[Asked], keep: Ke
         raise InputError(f"{name}: {error}") from None
 
 
-def _longest(tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[str, list[str]]]) -> int:
-    """Return the tokens of the longest answer of all questions, asked already or not: going on must change no answer."""
-    return max(len(ids) for ids in tokenizer([text for _, texts in requests for text in texts])["input_ids"])
+def answer_room(tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[str, list[str]]]) -> int:
+    """Return the tokens that a written answer may have: those of the longest label of all questions, and ``ROOM``.
+
+    Args:
+        tokenizer: counts them.
+        requests: from ``requests_of``, of the whole benchmark: going on with a part of it must change no answer.
+    """
+    return max(len(ids) for ids in tokenizer([text for _, texts in requests for text in texts])["input_ids"]) + ROOM
+
+
+def written_outcome(question: Question, context: str, continuations: Sequence[str], text: str, cut: int = 0) -> dict:
+    """Return the outcome of a question that a model answered in its own words.
+
+    Args:
+        question: the record.
+        context, continuations: its request, from ``requests_of``.
+        text: what the model wrote; "" where nothing came.
+        cut: tokens cut from the left of the context.
+
+    Returns:
+        As ``evaluate`` with rule "generate".
+    """
+    prediction = parse_answer(text, [label.removeprefix(" ") for label in continuations], question.choices)
+    return _outcome(question, context, prediction, written=text, truncated=cut)
 
 
 def _scored(question: Question, context: str, continuations: Sequence[str], score: ChoiceScores) -> dict:

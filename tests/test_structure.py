@@ -15,7 +15,9 @@ from ctxft.runtime import PACKAGE_ROOT, REPO_ROOT
 ORDER = [
     {"runtime"},
     {"processes"},
+    {"tuning"},
     {"hub"},
+    {"server"},
     {"prompts"},
     {"world"},
     {"models"},
@@ -28,6 +30,7 @@ ORDER = [
     {"evaluation"},
     {"statistics"},
     {"leakage"},
+    {"writer"},
     {"experiment"},
     {"synthetic"},
     {"report"},

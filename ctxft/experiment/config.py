@@ -16,6 +16,7 @@ from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, n
 from ctxft.training.config import TrainConfig
 from ctxft.world.facts import BASES
 from ctxft.world.texts import SOURCES
+from ctxft.writer import WriterConfig
 
 PROFILES = PACKAGE_ROOT / "profiles"
 
@@ -29,12 +30,15 @@ class PromptConfig:
 
     Attributes:
         strategies, negative: the books.
+        writer: the model that writes the prompts of arm adaptive, one for each passage (``ctxft prompts adapt``); None lets
+            an oracle choose from the two books by the passage's truth label.
         exercise_tokens: room that every passage leaves for the exercises of arm reading, where it should be more than the
             longest prompt takes anyway.
     """
 
     strategies: str = "strategies"
     negative: str = "negative"
+    writer: WriterConfig | None = None
     exercise_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -225,6 +229,8 @@ class ExperimentConfig:
         self.ift.source = resolved(self.ift.source, (PRACTICE,))
         self.prompts.strategies = resolved(self.prompts.strategies, BOOKS)
         self.prompts.negative = resolved(self.prompts.negative, BOOKS)
+        if self.prompts.writer and self.prompts.writer.server is None:
+            self.prompts.writer.model = resolved(self.prompts.writer.model, tuple(BASES))
         self.evaluation.data = resolved(self.evaluation.data, ())
         self.evaluation.benchmarks = [resolved(name, NAMES) for name in self.evaluation.benchmarks]
 

@@ -28,9 +28,19 @@ from ctxft.training.config import FREE
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
-# What may stand in a run folder without a manifest: executed notebooks, and what a killed preparation left behind.
+WRITER = "prompts.writer"
+HOW_TO_ASK = tuple("key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split())
+# What may stand in a run folder without a manifest: executed notebooks, answers of hosted models, and what a killed
+# preparation left behind.
 TEXTS = ("passages", "held_out", "general", "general_held_out", "instructions", "instructions_held_out")
-PREPARED = ("notebooks", "index.html", *(f"{name}.jsonl" for name in TEXTS), "instructions.json", "ledger.json")
+PREPARED = (
+    "notebooks",
+    "hosted",
+    "index.html",
+    *(f"{name}.jsonl" for name in TEXTS),
+    "instructions.json",
+    "ledger.json",
+)
 
 
 def prepare(config: ExperimentConfig) -> Path:
@@ -107,9 +117,11 @@ def _prepare_general(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBas
 
 def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
     """Let arm adaptive say what it lacks before anything is written."""
-    if any("adaptive" in stages_of(arm) for arm in config.arms) and (
-        bare := [passage.id for passage in passages if passage.reliable is None]
-    ):
+    stages = {stage for arm in config.arms for stage in stages_of(arm)}
+    if config.prompts.writer is None and "control-adaptive" in stages:
+        raise InputError("arm 'control-adaptive' reads prompts that a model wrote: name one (prompts.writer).")
+    bare = [passage.id for passage in passages if passage.reliable is None]
+    if config.prompts.writer is None and "adaptive" in stages and bare:
         require_label(bare[0], None)
 
 
@@ -169,9 +181,11 @@ def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedToken
     if has_instructions(config.arms):
         now["ift"] = dataclasses.asdict(config.ift)
     instructions = prepare_instructions(config, tokenizer)
+    known = read_json(config.folder / "ledger.json")
+    ledger = add_arms(config, known | (instructions or {}), tokenizer)
+    if ledger != known:  # also where a model has written its prompts since
+        write_json(config.folder / "ledger.json", ledger)
     if now != then:
-        ledger = read_json(config.folder / "ledger.json") | (instructions or {})
-        write_json(config.folder / "ledger.json", add_arms(config, ledger, tokenizer))
         write_json(config.folder / "manifest.json", {**manifest, "config": now})
 
 
@@ -184,6 +198,8 @@ def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
     free = "ift." if not has_instructions(manifest["config"]["arms"]) else None  # no arm has that stage yet
     now = {key: value for key, value in now.items() if key not in BY_HASH and not (free and key.startswith(free))}
     now = {key: value for key, value in now.items() if key.removeprefix("train.") not in FREE}
+    now = {key: value for key, value in now.items() if key.removeprefix(f"{WRITER}.") not in HOW_TO_ASK}
+    now |= {key: None for key in then if WRITER in now and key.startswith(f"{WRITER}.") and key.endswith(".model")}
     changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
     changed += [f"the {key} changed" for key, value in inputs.items() if manifest["hashes"].get(key) != value]
     if changed:

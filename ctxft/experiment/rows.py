@@ -27,7 +27,9 @@ from ctxft.examples import (
     text_budget,
 )
 from ctxft.experiment.config import ExperimentConfig
+from ctxft.experiment.written import is_written, written_prompts
 from ctxft.prompts import PromptBook, in_order, load_book, prompt_for, stages_of
+from ctxft.prompts.arms import WRITTEN, exchanged
 from ctxft.runtime import InputError, read_jsonl, sha256
 
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
@@ -52,7 +54,11 @@ def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
 
 def longest_of(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the tokens that every passage of an experiment leaves for what any arm puts beside it."""
-    return max(longest_prompt(tokenizer, books_of(config)), config.prompts.exercise_tokens)
+    longest = max(longest_prompt(tokenizer, books_of(config)), config.prompts.exercise_tokens)
+    if config.prompts.writer is None:
+        return longest
+    frame = frame_of(tokenizer, books_of(config)[0])
+    return max(longest, config.prompts.writer.max_tokens + len(frame.before) + len(frame.after))
 
 
 def rows_of(
@@ -80,10 +86,13 @@ def rows_of(
         return _reading_rows(config, seed, passages, tokenizer, general)
     strategies, negative = books_of(config)
     frame = frame_of(tokenizer, strategies)
+    written = written_prompts(config) if arm in WRITTEN and config.prompts.writer else None
+    if written and arm == "control-adaptive":
+        written = exchanged(written, seed)
     prompts, drawn = [], []
     known: dict[str, array] = {}  # a book has few prompts, a corpus many passages
     for passage in passages:
-        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable)
+        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable, written)
         text = "" if prompt is None else prompt.text
         if text not in known:
             known[text] = array("i", prompt_ids(tokenizer, prompt, frame))
@@ -156,6 +165,8 @@ def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokeni
     passages = read_passages(config.folder)
     stages = {stage for arm in config.arms for stage in stages_of(arm)} - {"ift"}
     for arm in (arm for arm in in_order(stages) if f"{arm}: rows" not in ledger):
+        if arm in WRITTEN and config.prompts.writer and not is_written(config):
+            continue  # its prompts are written for passages that this very preparation lays down
         rows, records = rows_of(config, arm, config.seeds[0], passages, tokenizer)
         if arm == "reading":
             ledger["reading: exercises"] = sum(record["exercises"] for record in records)

@@ -24,6 +24,7 @@ from ctxft.experiment.tasks import (
     require_trained,
     train_tasks,
 )
+from ctxft.experiment.written import require_written
 from ctxft.models import pick_device
 from ctxft.processes import count_workers, run_together
 from ctxft.runtime import write_text
@@ -54,6 +55,7 @@ def train_all(config: ExperimentConfig, workers: int | None = None) -> Path:
     workers = _workers(config, workers)
     load_benchmarks(config, local=True)  # bad questions are told before hours of training
     folder = prepare(config)
+    require_written(config)
     waiting = [task for task in train_tasks(config) if not is_trained(config, *task)]
     if waiting:
         _run_workers("train", config, waiting, workers, lambda task: is_trained(config, *task))

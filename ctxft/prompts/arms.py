@@ -8,6 +8,7 @@ Arms ``base`` and ``cpt`` read none. Further arms take one question each about w
     control-shuffled    the words of cft's prompt in another order: its words without its meaning
     control-neutral     a sentence about the text that asks for nothing: a prompt without a strategy
     control-family      a prompt of another family than cft's: cft again but for the draw, so what chance alone does
+    control-adaptive    the prompt that a model wrote for another passage: whether it matters that it suits the text
     only-FAMILY         prompts of this family alone          without-FAMILY    all but those of this family
     count-N             N prompts of the book alone, chosen by the seed; those of count-2 are among those of count-5
     cft-learned         cft's prompt, which is learned too    reading           no prompt; exercises behind the text
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXT_STAGES = ("cpt", "cft", "neg", "control", "adaptive")
-VARIANTS = ("control-shuffled", "control-neutral", "control-family", "cft-learned", "reading")
+VARIANTS = ("control-shuffled", "control-neutral", "control-family", "control-adaptive", "cft-learned", "reading")
+WRITTEN = ("adaptive", "control-adaptive")  # read what a model wrote, where one is named
 SUBSETS = ("only", "without", "count")  # with a family, or a number of prompts, behind a dash
 SUBSET = re.compile(r"(only|without)-([A-Za-z0-9][\w.-]*)|(count)-([1-9]\d*)")
 IFT = "-ift"
@@ -103,6 +105,22 @@ def stages_of(arm: str) -> list[str]:
     return [stage, "ift"] if stage != arm else [stage]
 
 
+def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict[str, ContextualPrompt | None]:
+    """Give each passage the prompt that was written for another one, in a single cycle drawn by the seed.
+
+    Passages whose prompt was rejected stay without: they read cft's in both arms.
+
+    Example:
+        >>> a, b = (ContextualPrompt(name, "context", name, "strategy") for name in "ab")
+        >>> exchanged({"p": a, "q": b, "r": None}, seed=0) == {"p": b, "q": a, "r": None}
+        True
+    """
+    passages = sorted(passage for passage, prompt in written.items() if prompt)
+    seeded(seed, "exchanged").shuffle(passages)
+    others = passages[1:] + passages[:1]
+    return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}
+
+
 def check_subsets(arms: Iterable[str], book: PromptBook) -> None:
     """Refuse arms that ask for a family which the book has not, or for more prompts than it has.
 
@@ -170,7 +188,8 @@ def prompt_for(
         strategies, negative: the run's books.
         tokenizer: counts the tokens of a control prompt.
         reliable: the passage's truth label; arm adaptive alone needs it, where nothing was written.
-        written: passage id -> the prompt that a model wrote for it, None where it was rejected.
+        written: passage id -> the prompt that a model wrote for it, None where it was rejected; for arm control-adaptive
+            as ``exchanged`` returns it.
 
     Raises:
         InputError: the arm is unknown, or it is adaptive and the passage has no truth label.
@@ -180,7 +199,11 @@ def prompt_for(
     if arm in ("base", "cpt", "reading", "ift"):
         return None
     drawn = strategies.draw(seed, passage_id, allowed_prompts(strategies, arm, seed))
-    if arm == "adaptive" and written is not None:
+    if arm == "control-adaptive" and written is None:
+        raise InputError(
+            f"arm '{arm}' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
+        )
+    if written is not None and arm in WRITTEN:
         return written[passage_id] or drawn
     if arm == "adaptive":
         require_label(passage_id, reliable)

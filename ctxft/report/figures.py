@@ -31,6 +31,7 @@ ARM_COLORS = {
     "control-shuffled": "#005C44",
     "control-neutral": "#73C7AE",
     "control-family": "#3B9A84",
+    "control-adaptive": "#8F6700",
     "cft-learned": "#7A3600",
     "reading": "#004A73",
     "only": "#D55E00",

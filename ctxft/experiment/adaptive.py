@@ -1,0 +1,69 @@
+"""A prepared run flows in; adaptive.jsonl flows out: the prompt that a model wrote for each passage, or why there is none.
+
+    passages.jsonl + prompts.writer + benchmarks -> adaptive.jsonl (a line a passage), adaptive.json (counts, cost)
+
+The texts themselves stay in the store of the writer (``ctxft.writer.store``), so that another run, or this one with other
+benchmarks, need not pay for them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ctxft.corpora.passages import Passage
+from ctxft.experiment.config import ExperimentConfig
+from ctxft.experiment.examine import load_benchmarks
+from ctxft.experiment.prepare import require_same
+from ctxft.experiment.rows import books_of, read_passages
+from ctxft.experiment.written import writer_of
+from ctxft.models import load_tokenizer
+from ctxft.runtime import sha256, write_json, write_jsonl
+from ctxft.scoring.encoding import Progress
+from ctxft.writer import WriterRecord, estimate_cost, forbids, write_prompts
+
+
+def estimate_adapt(config: ExperimentConfig) -> dict:
+    """Tell what ``adapt`` would take, before anything is sent: as ``ctxft.writer.estimate_cost``."""
+    writer, config = writer_of(config), require_same(config)
+    tokenizer = load_tokenizer(config.model, config.revision)
+    return estimate_cost(read_passages(config.folder), writer, books_of(config)[0], tokenizer)
+
+
+def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
+    """Let the experiment's writer write a prompt for every passage of a prepared run.
+
+    A prompt that holds an item of the experiment's benchmarks is refused. Where there is none, because the text was
+    refused or the writer gave none, the drawn prompt stands: adaptive.jsonl says why.
+
+    Args:
+        config: the experiment, with ``prompts.writer``.
+        progress: called with (passages that need nothing more, all passages).
+
+    Returns:
+        The content of adaptive.json: counts, cost, the writer (without a key).
+
+    Raises:
+        InputError: no writer is named, the run is not prepared, a benchmark cannot be loaded, or the writer cannot be used.
+        FailedError: the writer fails again and again, or the limit of cost is reached; what was written is kept.
+
+    Example:
+        >>> adapt(load_experiment("my.yaml"))["prompts"]  # doctest: +SKIP
+        1184
+    """
+    writer, benchmarks, config = writer_of(config), load_benchmarks(config), require_same(config)
+    tokenizer, passages = load_tokenizer(config.model, config.revision), read_passages(config.folder)
+    record = write_prompts(passages, writer, books_of(config)[0], tokenizer, forbids(benchmarks), progress)
+    rows = list(_rows(passages, record))
+    found = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}
+    write_jsonl(config.folder / "adaptive.jsonl", rows)
+    write_json(config.folder / "adaptive.json", found)
+    return found
+
+
+def _rows(passages: Sequence[Passage], record: WriterRecord) -> Iterator[dict]:
+    for passage in passages:
+        prompt = record.prompts.get(passage.id)
+        if prompt is None:
+            yield {"passage": passage.id, "prompt": None, "reason": record.reasons[passage.id]}
+        else:
+            yield {"passage": passage.id, "prompt": prompt.id, "family": prompt.family, "text": prompt.text}

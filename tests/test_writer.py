@@ -1,0 +1,528 @@
+"""Written prompts: what is asked, what is refused, what is kept; nothing is asked twice, through kills and rivals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ctxft.benchmarks import Benchmark, Question
+from ctxft.corpora.documents import CorpusConfig
+from ctxft.corpora.passages import passages_of
+from ctxft.experiment.adaptive import adapt, estimate_adapt
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import read_passages
+from ctxft.experiment.written import written_prompts
+from ctxft.models import load_tokenizer
+from ctxft.prompts import load_book
+from ctxft.runtime import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, write_jsonl
+from ctxft.writer import (
+    Store,
+    WriterConfig,
+    clean,
+    estimate_cost,
+    forbids,
+    reject_reason,
+    store_path,
+    write_prompts,
+)
+from ctxft.writer.write import GIVE_UP, jobs_of
+from tests.stub_server import StubServer, good_text, passage_of
+
+BOOK = load_book("strategies")
+KEY = "sk-stub-0123456789abcdef"
+CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+
+
+def nothing(text: str) -> None:
+    return None
+
+
+def writer_of(stub: StubServer, **values) -> WriterConfig:
+    return WriterConfig(**{"model": "stub", "server": stub.url, "retries": 0, "timeout": 5.0} | values)
+
+
+@pytest.fixture
+def passages(tokenizers, runs):
+    """Twelve passages of the practice world."""
+    return practice(tokenizers["byte"], 12)
+
+
+def practice(tokenizer, number: int) -> list:
+    found, _, _ = passages_of(CorpusConfig(source="practice", held_out=0.0), tokenizer, 96)
+    return found[:number]
+
+
+def textbook(tokenizer, number: int) -> list:
+    if not os.environ.get("CTXFT_REAL_DATA"):
+        pytest.skip("CTXFT_REAL_DATA is not set: it names a folder with a real textbook")
+    source = Path(os.environ["CTXFT_REAL_DATA"]) / "corpora" / "openstax_anatomy_physiology.jsonl"
+    found, _, _ = passages_of(CorpusConfig(source=str(source), held_out=0.0, limit=30), tokenizer, 200)
+    return found[:number]
+
+
+def write(passages, config, tokenizers, forbidden=nothing, **how):
+    return write_prompts(passages, config, BOOK, tokenizers["byte"], forbidden, **how)
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [row for _, row in read_jsonl(path)]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  Ask why\n\neach step\tholds. ", "Ask why each step holds."),
+        ('"Ask why."', "Ask why."),
+        ("“Ask why.”", "Ask why."),
+        ("Prompt: Ask why.", "Ask why."),
+        ('**Study Prompt:** "Ask why."', "Ask why."),
+        ('"Prompt: Ask why."', "Ask why."),
+        ('"Ask" why "it holds"', '"Ask" why "it holds"'),
+        ("Ask the prompt: why?", "Ask the prompt: why?"),
+        ("'", "'"),
+        ("", ""),
+    ],
+)
+def test_clean_up_is_light(text, cleaned):
+    assert clean(text) == cleaned
+
+
+def test_reasons_to_reject(tokenizers):
+    passage = "The river runs past the old house, and over the rock by the bridge to the sea."
+
+    def reason(text: str, most: int = 64, forbidden=nothing) -> str | None:
+        return reject_reason(text, passage, tokenizers["byte"], most, forbidden)
+
+    assert reason("Ask where the river runs, and why.") is None
+    assert reason(" ... ") == "empty"
+    assert reason("Ask why\x00 it runs.") == reason("Ask why \ud800 it runs.") == "broken characters"
+    assert reason("Ask: the OLD house -- and over the rock by!") == "copies the passage"  # eight words
+    assert reason("Ask: the old house and over the rock.") is None  # seven
+    assert reason("Ask why it runs.", forbidden=lambda text: "medqa/7") == "gives away medqa/7"
+    length = len(tokenizers["byte"]("Ask why it runs.\n\n", add_special_tokens=False)["input_ids"])
+    assert reason("Ask why it runs.", length) is None
+    assert reason("Ask why it runs.", length - 1) == "too long"  # the separator counts
+
+
+def test_what_gives_an_item_away():
+    def question(number: str, text: str, answer: str, context: str = "") -> Question:
+        return Question(number, text, (answer, "another thing"), 0, "all", context)
+
+    wording = "Which of the following is true of"
+    asked = [
+        question("gout", f"{wording} swollen joints after rich meals?", "uric acid"),
+        question("scurvy", f"{wording} bleeding gums of sailors?", "vitamin C"),
+        question("rickets", f"{wording} bowed legs?", "vitamin D"),
+        question(
+            "goitre", f"{wording} swollen necks?", "iodine", "Twenty valleys were visited by two doctors with a mule."
+        ),
+    ]
+    forbidden = forbids([Benchmark("own", tuple(asked), "")])
+    assert forbidden("Link uric acid to meals that are rich and to joints.") == "own/gout"  # 3 of its 5 own words
+    assert forbidden("Link uric acid to joints that are rich.") is None  # 2 of 5: no more than half
+    assert forbidden("Which joints are swollen after rich meals?") is None  # the answer is not there
+    assert forbidden("Which of the following is true of uric acid?") is None  # the wording of the exam is nobody's own
+    assert forbidden("Ask: following is true of BLEEDING gums, of sailors!") == "own/scurvy"  # eight words in a row
+    assert forbidden("Twenty valleys were visited by two doctors with mules; why?") == "own/goitre"
+    assert forbids([])("Twenty valleys were visited by two doctors with mules; why?") is None
+
+
+# --- what is asked, and kept ------------------------------------------------------------------------------------------
+
+
+def test_every_passage_gets_a_prompt_of_its_family(passages, tokenizers):
+    seen = []
+    with StubServer(lambda number, body: "good") as stub:
+        config = writer_of(stub, price_in=1.0, price_out=2.0)
+        record = write(passages, config, tokenizers, progress=lambda *done: seen.append(done))
+        asked = stub.asked()
+        again = write(passages, config, tokenizers)
+        assert len(stub.requests) == len(passages) == 12
+    for passage, job in zip(passages, jobs_of(passages, config, BOOK), strict=True):
+        (message,) = [message for message in asked if message == job.messages[0]["content"]]
+        assert message.endswith(f"\n\nText:\n{passage.text.strip()}")
+        family = BOOK.draw(0, passage.id).family
+        assert message.startswith(config.instruction) and f"Strategy: {family}. {BOOK.ideas[family]}" in message
+        prompt = record.prompts[passage.id]
+        assert (prompt.family, prompt.kind) == (family, "strategy") and prompt.id.startswith("adaptive-")
+        assert prompt.text == good_text({"messages": job.messages})
+    assert {body["max_tokens"] for _, _, body in stub.requests} == {128}
+    assert seen == [(n, 12) for n in range(13)]
+    assert (record.written, record.cached, record.failed) == (12, 0, 0)
+    assert record.cost == record.paid["cost"] == pytest.approx(12 * (100 + 2 * 20) / 1e6)
+    assert (again.written, again.cached, again.counts.requests, again.cost) == (0, 12, 0, 0)
+    assert again.prompts == record.prompts and again.paid == record.paid
+
+
+def test_equal_passages_are_written_once(passages, tokenizers):
+    with StubServer(lambda number, body: "good") as stub:
+        record = write([passages[0]] * 3, writer_of(stub), tokenizers)
+        assert len(stub.requests) == 1
+    assert (record.written, record.cached, record.passages) == (1, 2, 3)
+
+
+def test_bad_texts_are_rejected_and_not_paid_for_twice(passages, tokenizers):
+    def behave(number: int, body: dict) -> str:
+        place = next(n for n, passage in enumerate(passages) if passage.text.strip() in passage_of(body))
+        copied = "text:Prompt: " + " ".join(passages[place].text.split()[:9])
+        return {0: copied, 1: "long", 2: "cut", 3: "silent"}.get(place, "good")
+
+    with StubServer(behave) as stub:
+        record = write(passages, writer_of(stub), tokenizers)
+        again = write(passages, writer_of(stub), tokenizers)
+        assert len(stub.requests) == 12
+    assert record.rejected == {"copies the passage": 1, "too long": 1, "cut off": 1, "empty": 1} == again.rejected
+    wanted = ["rejected: copies the passage", "rejected: too long", "rejected: cut off", "rejected: empty"]
+    assert [record.reasons[passage.id] for passage in passages[:4]] == wanted
+    assert set(record.prompts) == {passage.id for passage in passages[4:]}
+    assert len(lines_of(store_path(writer_of(stub)))) == 12
+
+
+def test_other_benchmarks_are_judged_without_asking_again(passages, tokenizers):
+    with StubServer(lambda number, body: "good") as stub:
+        first = write(passages, writer_of(stub), tokenizers)
+        text = first.prompts[passages[5].id].text
+        record = write(passages, writer_of(stub), tokenizers, lambda said: "own/3" if said == text else None)
+        assert len(stub.requests) == 12
+    assert record.rejected["gives away an item"] >= 1 and record.reasons[passages[5].id] == "rejected: gives away own/3"
+
+
+def test_what_failed_is_counted_and_asked_next_time(passages, tokenizers):
+    with StubServer(lambda number, body: "broken" if number in (2, 7) else "good") as stub:
+        record = write(passages, writer_of(stub, batch=1), tokenizers)
+        assert (record.written, record.failed, len(record.prompts)) == (10, 2, 10)
+        assert record.to_json()["errors"] == {"server": 2} and len(stub.requests) == 12
+        said = f"failed: the server at {stub.url} gives no reply; run again later (try 1: HTTP 500, out of memory)."
+        assert record.reasons == {passages[2].id: said, passages[7].id: said}
+        again = write(passages, writer_of(stub), tokenizers)
+        assert len(stub.requests) == 14
+    assert (again.written, again.cached, again.failed, len(again.prompts)) == (2, 10, 0, 12)
+
+
+def test_retries_wait_as_the_server_says(passages, tokenizers):
+    waits = []
+    with StubServer(lambda number, body: "rate" if number == 3 else "good", "9") as stub:
+        record = write(passages, writer_of(stub, retries=2, batch=1), tokenizers, sleep=waits.append)
+    assert waits == [9.0] and record.counts.retries == 1 and len(record.prompts) == 12
+
+
+def test_a_writer_that_never_answers_is_given_up(tokenizers, runs):
+    many = practice(tokenizers["byte"], 40)
+    with StubServer(lambda number, body: "good" if number < 3 else "broken") as stub:
+        config = writer_of(stub, batch=1)
+        with pytest.raises(FailedError, match=f"no text for {GIVE_UP} passages in a row .*HTTP 500"):
+            write(many, config, tokenizers)
+        assert len(stub.requests) == 3 + GIVE_UP
+    assert len(lines_of(store_path(config))) == 3
+
+
+def test_access_refused_midway_keeps_what_was_written(passages, tokenizers):
+    with StubServer(lambda number, body: "refused" if number == 5 else "good") as stub:
+        with pytest.raises(InputError, match="refuses access"):
+            write(passages, writer_of(stub, batch=3), tokenizers)
+        written = len(lines_of(store_path(writer_of(stub))))
+        assert written == 5 and len(stub.requests) == 6  # the two that were asked beside it are kept
+        assert len(write(passages, writer_of(stub), tokenizers).prompts) == 12
+        assert len(stub.requests) == 13
+
+
+def test_the_limit_of_cost_is_kept_over_runs(passages, tokenizers):
+    with StubServer(lambda number, body: "good") as stub:
+        price = {"price_in": 0.0, "price_out": 10.0, "batch": 1}
+        config = writer_of(stub, **price, limit_cost=0.002)  # 20 tokens cost 0.0002; the next may cost 0.00128
+        for _ in range(2):
+            with pytest.raises(
+                FailedError, match=r"cost 0\.0008 so far, .* bring it to 0\.00208, over limit_cost 0\.002"
+            ):
+                write(passages, config, tokenizers)
+            assert len(stub.requests) == 4
+        assert estimate_cost(passages, config, BOOK, tokenizers["byte"])["to write"] == 8
+        record = write(passages, writer_of(stub, **price, limit_cost=1.0), tokenizers)
+    assert record.paid["cost"] == pytest.approx(12 * 0.0002) and record.cost == pytest.approx(8 * 0.0002)
+
+
+def test_a_limit_needs_a_server_that_counts(passages, tokenizers):
+    with StubServer(lambda number, body: "good", usage=False) as stub:
+        config = writer_of(stub, price_in=1.0, price_out=1.0, limit_cost=1.0, batch=2)
+        with pytest.raises(FailedError, match="does not say how many tokens"):
+            write(passages, config, tokenizers)
+        assert len(stub.requests) == 2
+        record = write(passages, writer_of(stub, price_in=1.0, price_out=1.0), tokenizers)
+    assert record.cost is None and record.paid["cost"] is None and record.counts.unmetered == 10
+
+
+def test_estimate_before_anything_is_sent(passages, tokenizers):
+    with StubServer(lambda number, body: "good") as stub:
+        config = writer_of(stub, price_in=1.0, price_out=2.0)
+        found = estimate_cost(passages, config, BOOK, tokenizers["byte"])
+        assert stub.requests == [] and not store_path(config).exists()
+    asked = [job.messages[0]["content"] for job in jobs_of(passages, config, BOOK)]
+    tokens = sum(map(len, tokenizers["byte"](asked, add_special_tokens=False)["input_ids"]))
+    sizes = {"passages": 12, "to write": 12, "tokens in": tokens, "tokens out at most": 12 * 128, "approximate": True}
+    assert found == sizes | {"cost at most": pytest.approx((tokens + 2 * 12 * 128) / 1e6)}
+
+
+@pytest.mark.parametrize("what", ["instruction", "max_tokens", "model"])
+def test_another_writer_has_another_file(what):
+    values = {"model": "m", "server": "http://host/v1"}
+    other = values | {what: {"instruction": "Write.", "max_tokens": 32, "model": "n"}[what]}
+    assert store_path(WriterConfig(**values)) != store_path(WriterConfig(**other))
+    assert store_path(WriterConfig(**values)) == store_path(WriterConfig(**values, timeout=3.0, retries=1))
+
+
+def test_half_a_line_is_cut_off_and_done_again(passages, tokenizers):
+    with StubServer(lambda number, body: "good") as stub:
+        config = writer_of(stub)
+        first = write(passages, config, tokenizers)
+        path = store_path(config)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-30])
+        assert estimate_cost(passages, config, BOOK, tokenizers["byte"])["to write"] == 1
+        assert path.read_bytes() == whole[:-30]  # a look changes nothing
+        again = write(passages, config, tokenizers)
+        assert len(stub.requests) == 13 and again.written == 1 and again.prompts == first.prompts
+        assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+        path.write_bytes(whole.replace(b": ", b":\xff ", 1))
+        with pytest.raises(InputError, match=rf"{path.name}, line 1: invalid JSON"):
+            write(passages, config, tokenizers)
+        path.write_bytes(b"{\n" + whole)
+        with pytest.raises(InputError, match=rf"{path.name}, line 1: invalid JSON"):
+            write(passages, config, tokenizers)
+        path.write_bytes(whole + b'{"key": "k"}\n')
+        with pytest.raises(InputError, match=rf"{path.name}, line 13: no text of a writer"):
+            write(passages, config, tokenizers)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"instruction": " "}, "instruction is empty"),
+        ({"server": "host"}, "base URL"),
+        ({"key_variable": KEY}, "never the key itself"),
+        ({"server": None, "key_variable": "A_KEY"}, "key_variable is for a server"),
+        ({"server": None, "limit_cost": 1.0}, "limit_cost is for a server"),
+        ({"limit_cost": 1.0}, "needs price_in and price_out"),
+        ({"limit_cost": 0.0, "price_in": 1.0, "price_out": 1.0}, "limit_cost must be more than 0"),
+    ],
+)
+def test_bad_values(values, said):
+    with pytest.raises(InputError, match=said) as caught:
+        WriterConfig(**{"model": "m", "server": "http://host/v1"} | values)
+    assert KEY not in str(caught.value)
+
+
+# --- a model on this machine ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local_folder(save_tokenizer, tmp_path) -> str:
+    """A tiny random model with a chat template that reads 768 tokens."""
+    from tests.conftest import make_model
+
+    folder = save_tokenizer("byte", tmp_path / "writer")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    return str(make_model(folder, len(tokenizer), window=768))
+
+
+def test_a_model_here_writes_too(passages, tokenizers, local_folder):
+    config = WriterConfig(local_folder, max_tokens=8, batch=5)
+    estimate = estimate_cost(passages, config, BOOK, tokenizers["byte"])
+    record = write(passages, config, tokenizers)
+    alone = write(passages[:1], WriterConfig(local_folder, max_tokens=8, batch=1), tokenizers)
+    assert (record.written, record.failed) == (12, 0) and (alone.written, alone.cached) == (0, 1)
+    assert record.counts.tokens_in == estimate["tokens in"] and not estimate["approximate"]
+    assert 0 < record.counts.tokens_out <= 12 * 16 == estimate["tokens out at most"]
+    assert len(record.prompts) + sum(record.rejected.values()) == 12 and record.cost is None
+    rows = {row["key"]: row for row in lines_of(store_path(config))}
+    assert {row["cut"] for row in rows.values()} <= {True, False} and len(rows) == 12
+
+
+def test_a_passage_too_long_for_the_model_here_is_told(passages, tokenizers, local_folder):
+    config = WriterConfig(local_folder, max_tokens=8, instruction="Read. " * 800)
+    with pytest.raises(FailedError, match=r"12 passages in a row .*too long for the writer"):
+        write(passages, config, tokenizers)
+    record = write(passages[:4], config, tokenizers)
+    assert record.failed == 4 and set(record.reasons.values()) == {"failed: too long for the writer"}
+    assert not store_path(config).exists()
+
+
+def test_a_model_without_a_chat_template_is_refused(passages, tokenizers, model_folders):
+    with pytest.raises(InputError, match="has no chat template, so it follows no instruction"):
+        write(passages, WriterConfig(str(model_folders["byte"])), tokenizers)
+
+
+# --- kills and rivals -------------------------------------------------------------------------------------------------
+
+PROCESS = """
+import json, sys
+from ctxft.corpora.passages import Passage
+from ctxft.models import load_tokenizer
+from ctxft.prompts import load_book
+from ctxft.runtime import read_jsonl
+from ctxft.writer import WriterConfig, write_prompts
+
+file, folder, values = sys.argv[1:]
+passages = [Passage.from_json(row) for _, row in read_jsonl(file)]
+config = WriterConfig(**json.loads(values))
+record = write_prompts(passages, config, load_book("strategies"), load_tokenizer(folder), lambda text: None)
+print(json.dumps(record.to_json()))
+"""
+
+
+def start(passages, config: WriterConfig, folder: Path, place: Path) -> subprocess.Popen:
+    file = write_jsonl(place / "passages.jsonl", [passage.to_json() for passage in passages])
+    environment = {**os.environ, "STUB_KEY": KEY, "PYTHONPATH": str(REPO_ROOT), "HF_DEBUG": "1"}
+    command = [sys.executable, "-c", PROCESS, str(file), str(folder), json.dumps(vars(config))]
+    with open(place / "said.txt", "a") as said:  # of a pipe that nobody reads the end comes soon
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=said)
+
+
+def busy(passages):
+    """Return a server's behaviour, and the messages that it replied to: some copied, some refused at first."""
+    replied: list[str] = []
+
+    def behave(number: int, body: dict) -> str:
+        time.sleep(0.02)  # so that some are always in flight
+        if number % 17 == 5:
+            return "rate"
+        replied.append(passage_of(body))
+        if replied[-1].endswith(tuple("aeiou.")) and len(replied) % 9 == 4:
+            return "text:" + " ".join(replied[-1].split("Text:\n")[1].split()[:12])
+        return "good"
+
+    return behave, replied
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("source", [practice, textbook])
+def test_killed_three_times_nothing_is_asked_twice(source, tokenizers, model_folders, runs, tmp_path, monkeypatch):
+    passages = source(tokenizers["byte"], 200)
+    assert len(passages) == 200
+    behave, replied = busy(passages)
+    rng, said = random.Random(7), tmp_path / "said.txt"
+    with StubServer(behave, "0.01") as stub:
+        config = writer_of(stub, key_variable="STUB_KEY", retries=3, batch=4)
+        path, messages = store_path(config), {}
+        for job in jobs_of(passages, config, BOOK):
+            messages[job.messages[0]["content"]] = job.key
+        for _ in range(3):
+            stored = set(Store.read(path).rows)
+            before = len(replied)
+            target = before + rng.randint(5, 55)
+            process = start(passages, config, model_folders["byte"], tmp_path)
+            while process.poll() is None and len(replied) < target:
+                time.sleep(rng.random() * 0.01)
+            assert process.poll() is None, said.read_text()
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            time.sleep(0.1)  # requests that were under way when it died
+            assert not {messages[text] for text in replied[before:]} & stored  # what is stored is never asked again
+            now = set(Store.read(path).rows)
+            assert stored < now and len(replied) - before - len(now - stored) <= config.batch  # those in flight
+        stored, before = set(Store.read(path).rows), len(replied)
+        monkeypatch.setenv("STUB_KEY", KEY)
+        record = write(passages, config, tokenizers).to_json()
+        assert not {messages[text] for text in replied[before:]} & stored
+    rows = lines_of(path)
+    assert sorted(row["key"] for row in rows) == sorted(messages.values())  # every one, and none twice
+    assert len(replied) <= len(messages) + 3 * config.batch
+    assert record["failed"] == 0 and record["prompts"] + sum(record["rejected"].values()) == 200
+    assert record["rejected"]["copies the passage"] > 0 and record["written"] == len(messages) - len(stored)
+    headers = {head["authorization"] for _, head, _ in stub.requests}
+    assert headers == {f"Bearer {KEY}"} and KEY not in said.read_text() + str(record)
+    files = [file for file in runs.rglob("*") if file.is_file()]
+    assert path in files and not [file for file in files if KEY.encode() in file.read_bytes()]
+
+
+def test_two_processes_share_the_work(tokenizers, model_folders, runs, tmp_path, monkeypatch):
+    passages = practice(tokenizers["byte"], 60)
+    behave, replied = busy(passages)
+    with StubServer(behave, "0.01") as stub:
+        config = writer_of(stub, key_variable="STUB_KEY", retries=3)
+        rival = start(passages, config, model_folders["byte"], tmp_path)
+        while rival.poll() is None and not replied:
+            time.sleep(0.01)
+        monkeypatch.setenv("STUB_KEY", KEY)
+        ours = write(passages, config, tokenizers)
+        theirs = json.loads(rival.communicate(timeout=60)[0])
+    assert max(Counter(replied).values()) == 1 and len(replied) == len(lines_of(store_path(config)))
+    assert (theirs["written"], ours.written) == (len(replied), 0)
+    assert theirs["prompts"] == len(ours.prompts) > 50
+
+
+# --- an experiment ----------------------------------------------------------------------------------------------------
+
+
+def test_an_experiment_is_adapted(experiment):
+    with StubServer(lambda number, body: "long" if number == 0 else "good") as stub:
+        writer = {"model": "stub", "server": stub.url, "batch": 1, "price_in": 1.0, "price_out": 1.0}
+        config = experiment(prompts={"writer": writer})
+        with pytest.raises(InputError, match="not a run yet"):
+            adapt(config)
+        prepare(config)
+        with pytest.raises(InputError, match="no written prompts yet: run `ctxft prompts adapt CONFIG` first"):
+            written_prompts(config)
+        assert estimate_adapt(config)["to write"] > 1 and stub.requests == []
+        found = adapt(config)
+        asked = len(stub.requests)
+        files = [config.folder / f"adaptive.{ending}" for ending in ("json", "jsonl")]
+        hashes = list(map(hash_file, files))
+        again = adapt(config)
+        assert len(stub.requests) == asked and hash_file(files[1]) == hashes[1]
+    passages = read_passages(config.folder)
+    assert asked == found["passages"] == len(passages) and again["cached"] == asked and again["paid"] == found["paid"]
+    assert found["rejected"] == {"too long": 1} and found["prompts"] == asked - 1 and found["writer"]["model"] == "stub"
+    assert read_json(files[0]) == again
+    rows, prompts = lines_of(files[1]), written_prompts(config)
+    assert list(prompts) == [row["passage"] for row in rows] == [passage.id for passage in passages]
+    assert rows[0] == {"passage": passages[0].id, "prompt": None, "reason": "rejected: too long"}
+    assert prompts[passages[0].id] is None
+    assert prompts[passages[1].id].family == BOOK.draw(0, passages[1].id).family
+
+
+def test_written_prompts_of_another_writer_are_refused(experiment):
+    with StubServer(lambda number, body: "good") as stub:
+        config = experiment(prompts={"writer": {"model": "stub", "server": stub.url}})
+        prepare(config)
+        adapt(config)
+    path = config.folder / "adaptive.jsonl"
+    config.prompts.writer.instruction = "Write."
+    with pytest.raises(InputError, match="by another writer"):
+        written_prompts(config)
+    write_jsonl(path, lines_of(path)[:-1])
+    with pytest.raises(InputError, match="was changed"):
+        written_prompts(config)
+
+
+def test_an_item_of_a_benchmark_is_refused(experiment, tmp_path):
+    question = {"id": "q", "question": "Why does it run so very far away?", "choices": ["wind", "sand"], "answer": 0}
+    benchmark = write_jsonl(tmp_path / "leaky.jsonl", [question])
+    with StubServer(lambda number, body: "text:Ask: why does it run so very far away?") as stub:
+        config = experiment(
+            prompts={"writer": {"model": "stub", "server": stub.url}}, evaluation={"benchmarks": [str(benchmark)]}
+        )
+        prepare(config)
+        found = adapt(config)
+    assert found["prompts"] == 0 and found["rejected"] == {"gives away an item": found["passages"]}
+    assert {row["reason"] for row in lines_of(config.folder / "adaptive.jsonl")} == {"rejected: gives away leaky/q"}
+
+
+def test_an_experiment_without_a_writer(experiment):
+    with pytest.raises(InputError, match=r"set prompts\.writer"):
+        adapt(experiment())
