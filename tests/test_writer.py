@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,7 +25,8 @@ from ctxft.experiment.rows import read_passages
 from ctxft.experiment.written import written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import load_book
-from ctxft.runtime import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, write_jsonl
+from ctxft.runtime import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, sha256, write_jsonl
+from ctxft.world.facts import model_folder
 from ctxft.writer import (
     Store,
     WriterConfig,
@@ -238,6 +241,19 @@ def test_access_refused_midway_keeps_what_was_written(passages, tokenizers):
         assert len(stub.requests) == 13
 
 
+def test_ctrl_c_waits_for_no_retry(passages, tokenizers):
+    def stop(done: int, of: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with StubServer(lambda number, body: "good" if number == 0 else "rate", "300") as stub:
+        config = writer_of(stub, batch=3, retries=50)
+        with pytest.raises(KeyboardInterrupt):
+            write(passages, config, tokenizers, progress=stop)
+        assert len(stub.requests) == 3 and len(lines_of(store_path(config))) == 1
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+
+
 def test_the_limit_of_cost_is_kept_over_runs(passages, tokenizers):
     with StubServer(lambda number, body: "good") as stub:
         price = {"price_in": 0.0, "price_out": 10.0, "batch": 1}
@@ -329,28 +345,27 @@ def test_bad_values(values, said):
 
 
 @pytest.fixture
-def local_folder(save_tokenizer, tmp_path) -> str:
-    """A tiny random model with a chat template that reads 768 tokens."""
-    from tests.conftest import make_model
-
-    folder = save_tokenizer("byte", tmp_path / "writer")
+def local_folder(tmp_path) -> str:
+    """A practice model with a chat template; it follows no instruction, but writes sentences."""
+    folder = shutil.copytree(model_folder("practice-aware"), tmp_path / "writer")
     tokenizer = load_tokenizer(str(folder))
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
-    return str(make_model(folder, len(tokenizer), window=768))
+    return str(folder)
 
 
 def test_a_model_here_writes_too(passages, tokenizers, local_folder):
-    config = WriterConfig(local_folder, max_tokens=8, batch=5)
+    config = WriterConfig(local_folder, max_tokens=80, batch=5)
     estimate = estimate_cost(passages, config, BOOK, tokenizers["byte"])
     record = write(passages, config, tokenizers)
-    alone = write(passages[:1], WriterConfig(local_folder, max_tokens=8, batch=1), tokenizers)
+    alone = write(passages[:1], WriterConfig(local_folder, max_tokens=80, batch=1), tokenizers)
     assert (record.written, record.failed) == (12, 0) and (alone.written, alone.cached) == (0, 1)
     assert record.counts.tokens_in == estimate["tokens in"] and not estimate["approximate"]
-    assert 0 < record.counts.tokens_out <= 12 * 16 == estimate["tokens out at most"]
-    assert len(record.prompts) + sum(record.rejected.values()) == 12 and record.cost is None
-    rows = {row["key"]: row for row in lines_of(store_path(config))}
-    assert {row["cut"] for row in rows.values()} <= {True, False} and len(rows) == 12
+    assert 0 < record.counts.tokens_out < 12 * 160 == estimate["tokens out at most"]
+    assert record.prompts and len(record.prompts) + sum(record.rejected.values()) == 12 and record.cost is None
+    assert len(lines_of(store_path(config))) == 12
+    own = [prompt for passage in passages if (prompt := record.prompts.get(passage.id))]
+    assert {prompt.id for prompt in own} == {f"adaptive-{sha256(prompt.text)[:12]}" for prompt in own}
 
 
 def test_a_passage_too_long_for_the_model_here_is_told(passages, tokenizers, local_folder):

@@ -6,6 +6,7 @@ here, all jobs in one forward pass after another.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -41,14 +42,19 @@ class Remote:
 
     Args:
         config: the writer.
-        sleep: seconds to wait; for tests.
+        sleep: seconds to wait; for tests. None waits in earnest, but no longer than anybody listens.
 
     Raises:
         InputError: the key's variable is not set.
     """
 
-    def __init__(self, config: WriterConfig, sleep: Callable[[float], object]) -> None:
-        self.server, self.room = Server(config.server_config(), sleep), config.room
+    def __init__(self, config: WriterConfig, sleep: Callable[[float], object] | None) -> None:
+        self.server, self.room = Server(config.server_config(), sleep or self._wait), config.room
+        self._stopped = threading.Event()
+
+    def _wait(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise ServerError("stopped while waiting for the server.", "stopped")
 
     @property
     def counts(self) -> Counts:
@@ -64,14 +70,18 @@ class Remote:
         fatal: BaseException | None = None
         with ThreadPoolExecutor(len(jobs)) as pool:
             asked = {pool.submit(self.server.chat, job.messages, self.room): job for job in jobs}
-            for future in as_completed(asked):
-                error = future.exception()
-                if error is None:
-                    yield asked[future], future.result()
-                elif isinstance(error, ServerError):
-                    yield asked[future], str(error)
-                else:
-                    fatal = error
+            try:
+                for future in as_completed(asked):
+                    error = future.exception()
+                    if error is None:
+                        yield asked[future], future.result()
+                    elif isinstance(error, ServerError):
+                        yield asked[future], str(error)
+                    else:
+                        fatal = error
+            except BaseException:  # Ctrl-C, a full disk: the tries under way end, but none is made again
+                self._stopped.set()
+                raise
         if fatal:
             raise fatal
 

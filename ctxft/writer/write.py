@@ -5,7 +5,7 @@ passage -> family drawn, its idea -> store, else the writer -> store -> clean ->
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ def write_prompts(
     tokenizer: PreTrainedTokenizerBase,
     forbidden: Callable[[str], str | None],
     progress: Progress | None = None,
-    sleep: Callable[[float], object] = time.sleep,
+    sleep: Callable[[float], object] | None = None,
 ) -> WriterRecord:
     """Let a model write a prompt for each passage, in the family that the book gives for it.
 
@@ -92,7 +92,7 @@ def write_prompts(
         tokenizer: of the model that is trained; measures the prompts.
         forbidden: what a text gives away, or None (see ``forbids``).
         progress: called with (passages that need nothing more, all passages).
-        sleep: seconds to wait before a retry; for tests.
+        sleep: seconds to wait before a retry; for tests (None waits in earnest).
 
     Raises:
         InputError: the writer cannot be used: no such model, no key, access refused, a broken line in the store.
@@ -189,29 +189,30 @@ def _write(
     store: Store,
     purse: Purse,
     tick: Callable[[int], None],
-    sleep: Callable[[float], object],
+    sleep: Callable[[float], object] | None,
 ) -> tuple[Counts, dict[str, str]]:
     """Ask for all jobs and store what comes; returns what was asked, and the keys that failed with the reason."""
     if not jobs:
         return Counts(), {}
     writer = Local(config) if config.server is None else Remote(config, sleep)
     failed: dict[str, str] = {}
-    row = done = 0
+    streak = done = 0
     for batch in (jobs[n : n + config.batch] for n in range(0, len(jobs), config.batch)):
         purse.check(batch)
-        for job, answer in writer.ask(batch):
-            done += 1
-            if isinstance(answer, Reply):
-                row = 0
-                store.add({"key": job.key, **vars(answer)})
-                purse.add(vars(answer))
-            else:
-                row += 1
-                failed[job.key] = answer
-            tick(done)
-        if row >= GIVE_UP:
+        with contextlib.closing(writer.ask(batch)) as answers:
+            for job, answer in answers:
+                done += 1
+                if isinstance(answer, Reply):
+                    streak = 0
+                    store.add({"key": job.key, **vars(answer)})
+                    purse.add(vars(answer))
+                else:
+                    streak += 1
+                    failed[job.key] = answer
+                tick(done)
+        if streak >= GIVE_UP:
             raise FailedError(
-                f"the writer gave no text for {row} passages in a row (the last: {answer.rstrip('.')}): what was "
+                f"the writer gave no text for {streak} passages in a row (the last: {answer.rstrip('.')}): what was "
                 "written before is kept; mend the cause and run again."
             )
     return writer.counts, failed
