@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 
 import pytest
 
 from ctxft.benchmarks import Question
 from ctxft.corpora.documents import Document
-from ctxft.corpora.passages import Passage, cut
+from ctxft.corpora.passages import Passage, cut, cut_points
 from ctxft.examples import build_row, prompt_ids, special_tokens
-from ctxft.experiment.rows import books_of
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import books_of, rows_of
+from ctxft.models import encode_text
 from ctxft.prompts import load_book
+from ctxft.report import read_run, results_table
+from ctxft.report.choice import chosen_figure, chosen_table
+from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of, find_documents
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
-from ctxft.runtime import InputError, write_text
-from ctxft.widgets import PromptExplorer, QuestionBrowser
+from ctxft.runtime import InputError, write_jsonl, write_text
+from ctxft.training.order import passage_order
+from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
+from tests.test_report import fake_run
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & more of it."
 
@@ -164,7 +172,7 @@ def test_views_of_a_row_tell_without_colour_what_is_learned():
     ]
     shown = row_html(parts)
     assert "<b>prompt</b>: 2 tokens, read" in shown and "<b>text</b>: 2 tokens, learned" in shown
-    assert "2px dotted" in shown and "2px solid" in shown and "repeating-linear-gradient" in shown
+    assert "6px dotted" in shown and "6px solid" in shown and "repeating-linear-gradient" in shown
     assert "a&lt;b" in shown and "a<b" not in shown
 
 
@@ -206,8 +214,6 @@ def test_the_prompt_explorer_follows_its_controls(explorer, passages):
 
 
 def test_the_prompt_explorer_shows_what_training_reads(explorer, experiment, passages, tokenizers):
-    from ctxft.experiment.rows import rows_of
-
     config = experiment(arms=["cpt", "count-2"])
     explorer = PromptExplorer(config, passages, tokenizers["byte"], *books_of(config), seed=1)
     arms = [arm for arm in explorer.arm.options if "FAMILY" not in arm]
@@ -255,3 +261,189 @@ def test_what_cannot_be_shown_is_said(experiment, passages, tokenizers, tmp_path
     assert "Think" in explorer.view.value
     with pytest.raises(InputError, match="at least one passage"):
         PromptExplorer(experiment(), [], tokenizers["byte"], load_book(book), load_book("negative"))
+
+
+# --- packed rows ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def viewer(experiment, passages, tokenizers) -> RowViewer:
+    config = experiment({"batch_passages": 4, "steps": 2, "micro_batch_tokens": 200})
+    rows, _ = rows_of(config, "cft", 0, passages, tokenizers["byte"])
+    return RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizers["byte"])
+
+
+def test_the_row_viewer_shows_the_rows_of_each_micro_batch(viewer):
+    for layout in viewer.layout_of.options:
+        viewer.layout_of.value = layout
+        shown = {}
+        for number in range(1, len(viewer.batches) + 1):
+            viewer.number.value = number
+            _, lines = viewer._chosen()
+            for segment in (segment for line in lines for segment in line if segment.number):
+                shown[segment.name] = segment.parts
+        step = [viewer.rows[index] for index in viewer.order[0]]
+        names = [f"passage {viewer.rows.passages[index].id}" for index in viewer.order[0]]
+        assert sorted(shown) == sorted(names)
+        for name, row in zip(names, step, strict=True):  # what stands in the tensors is what the row says
+            learned = sum(label != -100 for label in row["labels"])
+            assert count_parts(shown[name])["read"] == len(row["input_ids"]), layout
+            assert count_parts(shown[name])["learned"] == learned, layout
+            assert [part.name for part in shown[name]][:3] == ["start", "prompt", "text"]
+
+
+def test_padding_is_there_where_rows_are_padded(viewer):
+    assert "padding" not in viewer.text and "100% filled" in viewer.text
+    viewer.layout_of.value = "a line each, padded"
+    batch = viewer.batches[viewer.number.value - 1]
+    missing = batch.input_ids.numel() - batch.tokens
+    assert missing > 0
+    counts = [len(s.parts[0].tokens) for line in viewer._chosen()[1] for s in line if not s.number]
+    assert sum(counts) == missing and "padding" in viewer.text
+    assert "repeating-linear-gradient" in viewer.view.value and "not read" in viewer.view.value
+
+
+def test_the_number_of_the_micro_batch_stays_inside_the_step(viewer):
+    viewer.number.value = viewer.number.max
+    assert viewer.number.max > 1
+    viewer.layout_of.value = "side by side in one line"
+    viewer.step.value = 2
+    assert viewer.number.value <= len(viewer.batches) == viewer.number.max
+    assert viewer.text.startswith("Step 2, micro-batch ") and viewer.view.value.count("<details") == len(
+        viewer.batches[viewer.number.value - 1].rows
+    )
+
+
+def test_hostile_rows_are_escaped_and_no_step_is_refused(viewer):
+    seen = ""
+    for step in (1, 2):
+        viewer.step.value = step
+        for number in range(1, viewer.number.max + 1):
+            viewer.number.value = number
+            seen += viewer.view.value
+    assert "bad &lt;b&gt;" in seen and "&lt;" in seen and tags_in(seen) == []
+    with pytest.raises(InputError, match="at least one optimizer step"):
+        RowViewer(viewer.rows, [], viewer.config, viewer.tokenizer)
+
+
+# --- the corpus -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["byte", "metaspace"])
+def test_ends_of_passages_are_told_as_they_were_cut(kind, tokenizers, text_of):
+    text = f"{text_of(1, 9)} {'word ' * 90}. {text_of(2, 9)}"
+    document = Document("one", text, "here")
+    told = {"paragraph": "at a paragraph", "sentence": "at a sentence", "document": "at the document's end"}
+    _, starts = encode_text(tokenizers[kind], text)
+    kinds = [told.get(end, end) for _, end in cut_points(text, starts, 30)]
+    assert set(kinds) == {*told.values(), "inside a sentence"}
+    passages = cut(document, tokenizers[kind], 30)
+    assert [end_of(*pair) for pair in zip(passages, [*passages[1:], None], strict=True)] == kinds
+
+
+def test_documents_are_found_by_words_and_kind(passages):
+    held = [Passage(**{**passages[0].__dict__, "document": "kept back", "reliable": None})]
+    documents = documents_of(passages, held)
+    assert [(one.id, one.fate, one.label) for one in documents] == [
+        ("good", KEPT, "reliable"),
+        ("bad <b>", KEPT, "not reliable"),
+        ("kept back", "held out", "without a label"),
+    ]
+
+    def names(*asked: str) -> list[str]:
+        return [one.id for one in find_documents(documents, *asked)]
+
+    assert names() == ["good", "bad <b>", "kept back"]
+    assert names("SCRIPT>alert(1)") == ["bad <b>"] and names("Good") == ["good"] and names(".*") == []
+    assert names("", "held out") == ["kept back"] and names("", "not reliable") == ["bad <b>"]
+    with pytest.raises(InputError, match="did you mean 'kept'"):
+        find_documents(documents, "", "kpt")
+
+
+def test_the_corpus_browser_follows_its_controls(passages):
+    browser = CorpusBrowser(passages, counts={"documents read": 3, "documents kept": 2, "documents duplicate": 1})
+    assert browser.text.startswith(
+        "1 of 2 documents found (documents: 3 read, 2 kept, 1 duplicate)\n\ngood: kept, reliable"
+    )
+    assert browser.first.max == len(browser.found[0].passages) > 1
+    browser.first.value = 2
+    assert "[passage 0:" not in browser.text and "[passage 1:" in browser.text
+    browser.number.value = 2
+    assert browser.first.value == 1 and "bad <b>: kept, not reliable" in browser.text
+    assert tags_in(browser.view.value) == [] and "bad &lt;b&gt;" in browser.view.value
+    browser.words.value = "<SCRIPT>"
+    assert browser.number.value == 1 and "1 of 1 documents found" in browser.text
+    assert "<mark><b>&lt;script&gt;</b></mark>" in browser.view.value and tags_in(browser.view.value) == []
+    browser.which.value = "held out"
+    assert "No such document." in browser.text and "No such document." in browser.view.value
+    with pytest.raises(InputError, match="at least one passage"):
+        CorpusBrowser([])
+
+
+def test_a_long_document_is_shown_piece_by_piece(passages):
+    many = [Passage(**{**passages[0].__dict__, "index": n, "text": f"piece {n} "}) for n in range(SHOWN + 5)]
+    (document,) = documents_of(many)
+    assert f"piece {SHOWN - 1} " in document_text(document) and f"piece {SHOWN} " not in document_text(document)
+    browser = CorpusBrowser(many)
+    browser.first.value = SHOWN + 5
+    assert browser.text.count("piece") == 1 and f"piece {SHOWN + 4} " in browser.view.value
+
+
+def test_a_corpus_can_be_browsed_before_and_after_it_is_prepared(experiment, runs, tmp_path, text_of):
+    rows = [{"id": f"d{n}", "text": text_of(n % 7, 20)} for n in range(9)]
+    config = experiment(corpus={"source": str(write_jsonl(tmp_path / "own.jsonl", rows)), "held_out": 0.4})
+    before = CorpusBrowser.of(config)
+    assert not runs.exists()
+    prepare(config)
+    after = CorpusBrowser.of(config)
+    assert before.text == after.text and "2 duplicate" in before.text
+    assert [one.title for one in before.documents] == [one.title for one in after.documents]
+    assert {one.fate for one in before.documents} == {"kept", "held out"}
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return read_run(fake_run(tmp_path_factory.mktemp("results") / "fake", seeds=2))
+
+
+def test_the_results_explorer_follows_its_controls(run):
+    explorer = ResultsExplorer(run)
+    assert explorer.reference.options[0] == "cpt" and explorer.benchmark.options[-1] == "all benchmarks"
+    assert "practice-mmlu" in explorer.text and "practice-old" not in explorer.text
+    assert explorer.view.value.count("<img ") == 1 and "minus cpt" in explorer.view.value
+    explorer.boxes["neg"].value = False
+    assert " neg " not in chosen_table(*explorer.chosen).to_string() and ">neg<" not in explorer.view.value
+    explorer.benchmark.value = "all benchmarks"
+    assert explorer.view.value.count("<img ") == 2 and "practice-old" in explorer.text
+    explorer.reference.value = "cft"
+    assert "minus cft" in explorer.text
+    for box in explorer.boxes.values():
+        box.value = False
+    assert set(chosen_table(*explorer.chosen)["arm"]) == {"cft", "(chance)", "(majority)"}
+    assert "No arm is chosen" in explorer.view.value and "<img " not in explorer.view.value
+
+
+def test_a_choice_changes_no_number(run):
+    whole, some = results_table(run), chosen_table(run, ["practice-old"], ["neg"])
+    assert list(some["arm"]) == ["cpt", "neg", "(chance)", "(majority)"]
+    for _, row in some.iterrows():
+        same = whole[(whole["benchmark"] == "practice-old") & (whole["arm"] == row["arm"])]
+        assert same.iloc[0].to_dict() == row.to_dict()
+    axes = chosen_figure(run, ["practice-mmlu", "practice-old"], ["cft", "neg"]).axes
+    assert [[label.get_text() for label in one.get_yticklabels()] for one in axes] == [["neg", "cft"]] * 2
+    with pytest.raises(InputError, match="unknown benchmark 'practice-mlu'"):
+        chosen_table(run, ["practice-mlu"], ["neg"])
+    with pytest.raises(InputError, match="no benchmark is chosen"):
+        chosen_table(run, [], ["neg"])
+
+
+def test_names_of_benchmarks_are_escaped_and_a_reference_is_needed(tmp_path):
+    folder = fake_run(tmp_path / "hostile", seeds=1, benchmarks={"<b>own": 20})
+    explorer = ResultsExplorer(folder)
+    assert "<b>own" not in explorer.view.value and "&lt;b&gt;own" in explorer.view.value
+    broken = dataclasses.replace(explorer.run, outcomes={"a": {"cpt": {}}, "b": {"cft": {}}})
+    with pytest.raises(InputError, match="no arm was evaluated on all benchmarks"):
+        ResultsExplorer(broken)

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a token decodes to that holds a part of a character only
 INK = "#1a1a1a"  # on the light colours below, whatever the theme of the page
-# Tints of Okabe and Ito's palette; a line under the token says the same without colour: dotted is read, solid is learned.
-COLORS = {"read": "#dedede", "learned": "#a6dcca", "end": "#f7d48a", "padding": "#ffffff"}
-LINES = {"read": "2px dotted #777777", "learned": "2px solid #007a58", "end": "4px double #8f6700", "padding": "none"}
+# Tints of Okabe and Ito's palette, and for each the bar at the side that says the same without colour.
+COLORS = {"read": "#dedede", "learned": "#b5e2d4", "end": "#f9dfa5"}
+BARS = {"read": "6px dotted #777777", "learned": "6px solid #007a58", "end": "6px double #8f6700"}
 HATCH = "repeating-linear-gradient(45deg,#ffffff,#ffffff 4px,#999999 4px,#999999 5px)"
 STYLE = (
-    "<style>.ctxft-row{margin:.3em 0 .7em} .ctxft-row b{font-weight:600}"
-    ".ctxft-tokens{font-family:monospace;line-height:1.75;overflow-wrap:anywhere}"
-    ".ctxft-tokens span{display:inline-block;padding:0 2px;margin:1px 1px 1px 0;white-space:pre-wrap}</style>"
+    "<style>.ctxft-tokens{font-family:monospace;line-height:1.8;overflow-wrap:anywhere;margin:.15em 0 .6em;padding:2px 6px}"
+    ".ctxft-tokens span{border:1px solid #00000030;border-radius:3px;padding:0 1px;margin-right:1px}</style>"
 )
 
 
@@ -50,8 +49,8 @@ class Part:
 
     @property
     def look(self) -> str:
-        """The key of ``COLORS`` and ``LINES``."""
-        return self.name if self.name in ("end", "padding") else "learned" if self.learned else "read"
+        """The key of ``COLORS`` and ``BARS``."""
+        return "end" if self.name == "end" else "learned" if self.learned else "read"
 
 
 def pieces_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -157,12 +156,12 @@ def row_html(parts: Iterable[Part]) -> str:
 
 
 def _part_html(part: Part) -> str:
-    background = HATCH if part.name == "padding" else COLORS[part.look]
-    look = f"background:{background};color:{INK};border-bottom:{LINES[part.look]}"
-    shown = map(_visible, part.tokens) if part.name != "padding" else ["\N{NO-BREAK SPACE}" * min(40, len(part.tokens))]
-    boxes = "".join(f'<span style="{look}">{html.escape(text)}</span>' for text in shown)
-    count = f"{len(part.tokens)} token{'s' * (len(part.tokens) != 1)}, {_fate(part)}"
-    return f'<div class="ctxft-row"><b>{part.name}</b>: {count}<div class="ctxft-tokens">{boxes}</div></div>'
+    caption = f"<b>{part.name}</b>: {len(part.tokens)} token{'s' * (len(part.tokens) != 1)}, {_fate(part)}"
+    if part.name == "padding":
+        return f'<div>{caption}<div class="ctxft-tokens" style="background:{HATCH}">\N{NO-BREAK SPACE}</div></div>'
+    look = f"background:{COLORS[part.look]};color:{INK};border-left:{BARS[part.look]}"
+    boxes = "<wbr>".join(f"<span>{html.escape(_visible(token))}</span>" for token in part.tokens)
+    return f'<div>{caption}<div class="ctxft-tokens" style="{look}">{boxes}</div></div>'
 
 
 def _fate(part: Part) -> str:
