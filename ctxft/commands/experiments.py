@@ -130,7 +130,8 @@ def compare(options: argparse.Namespace) -> None:
     print(
         "\nHow to read it\n"
         + "\n".join(
-            textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ") for said in how_to_read(reference)
+            textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ")
+            for said in how_to_read(reference, run.metrics)
         )
     )
     print("\nWhat the tests say\n" + "\n".join(f"  {said}" for said in verdicts(run, reference)))

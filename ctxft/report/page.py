@@ -6,19 +6,15 @@ Every text from the run folder is escaped before it stands in the page.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas
-from matplotlib.figure import Figure
-
 from ctxft.report.ablations import ablated, ablation_figure, ablation_table
 from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table
-from ctxft.report.figures import arm_color, loss_figure, results_figure
+from ctxft.report.figures import loss_figure, results_figure
+from ctxft.report.markup import frame_html, image_html, results_html, table_html
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, verdicts
@@ -74,11 +70,11 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
         '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
         "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text, and in nothing else.</p>",
         _section("What the tests say", _list(verdicts(run, reference))),
-        _section("Results", _results(results_table(run, reference)), _legend(reference)),
-        _section("F1 of the classes", _frame(f1), _F1) if len(f1 := f1_table(run, reference)) else "",
-        _section("Held-out text", _frame(loss_table(run)), _HELD_OUT),
-        _section("Accuracy", _image(results_figure(run), "accuracy per arm and benchmark")),
-        _section("Training loss", _image(loss_figure(run), "training loss per arm")) if trained else "",
+        _section("Results", results_html(results_table(run, reference)), _legend(run, reference)),
+        _section("F1 of the classes", frame_html(f1), _F1) if len(f1 := f1_table(run, reference)) else "",
+        _section("Held-out text", frame_html(loss_table(run)), _HELD_OUT),
+        _section("Accuracy", image_html(results_figure(run), "accuracy per arm and benchmark")),
+        _section("Training loss", image_html(loss_figure(run), "training loss per arm")) if trained else "",
         _section("Which prompts matter", *_ablations(run, reference)),
         _section("What a prompt does to the loss", *_attributions(run)),
         _section("By subject", *_subjects(run)),
@@ -117,8 +113,8 @@ _PROMPTS = (
 )
 
 
-def _legend(reference: str) -> str:
-    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference))
+def _legend(run: RunRecord, reference: str) -> str:
+    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference, run.metrics))
 
 
 def _caveats(run: RunRecord, reference: str) -> list[str]:
@@ -201,7 +197,7 @@ def _origin(run: RunRecord) -> list[str]:
 def _subjects(run: RunRecord) -> list[str]:
     tables = {name: subject_table(run, name) for name in run.outcomes}
     return [
-        f"<h3>{html.escape(name)}, accuracy in %</h3>{_frame(table)}"
+        f"<h3>{html.escape(name)}, accuracy in %</h3>{frame_html(table)}"
         for name, table in tables.items()
         if len(table) > 1
     ]
@@ -211,9 +207,9 @@ def _ablations(run: RunRecord, reference: str) -> list[str]:
     found = []
     for name in ablated(run, reference):
         said = f"{name}: points of accuracy minus {reference} of arms trained behind one family of prompts, and all but one"
-        found += [_image(ablation_figure(run, reference, name), html.escape(said))]
+        found += [image_html(ablation_figure(run, reference, name), html.escape(said))]
         found += [
-            f"<details><summary>{html.escape(name)}</summary>{_frame(ablation_table(run, reference, name))}</details>"
+            f"<details><summary>{html.escape(name)}</summary>{frame_html(ablation_table(run, reference, name))}</details>"
         ]
     return found and [*found, _PARTS]
 
@@ -226,8 +222,8 @@ def _attributions(run: RunRecord) -> list[str]:
         said = f"{title}: change of the loss on held-out text behind each prompt"
         tables = {"family by family": family_table(one), "prompt by prompt": prompt_table(one)}
         tables |= {"cosines of gradients": gradient_table(one)} if one["gradients"] else {}
-        found += [f"<h3>{title}</h3>", _image(prompt_figure(one), said)]
-        found += [f"<details><summary>{name}</summary>{_frame(table)}</details>" for name, table in tables.items()]
+        found += [f"<h3>{title}</h3>", image_html(prompt_figure(one), said)]
+        found += [f"<details><summary>{name}</summary>{frame_html(table)}</details>" for name, table in tables.items()]
     return found and [_PROMPTS, *found]
 
 
@@ -242,32 +238,8 @@ def _list(sentences: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
-def _rows(columns: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "") -> str:
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _frame(table: pandas.DataFrame) -> str:
-    return _rows(table.columns, table.astype(str).values)
-
-
-def _results(table: pandas.DataFrame) -> str:
-    head = "".join(f'<th class="{html.escape(name)}">{html.escape(name)}</th>' for name in table.columns)
-    body, before = "", None
-    for name, arm, *cells in table.itertuples(index=False):
-        line = arm.startswith("(")  # (chance) and (majority) are no arms
-        kind = ("line " if line else "") + ("first" if before not in (None, name) else "")
-        dot = "" if line else f'<span class="dot" style="background:{arm_color(arm)}"></span>'
-        body += f'<tr class="{kind}"><td>{html.escape(name) if name != before else ""}</td>'
-        body += f'<td class="arm">{dot}{html.escape(arm)}</td>'
-        body += "".join(f"<td>{html.escape(str(cell)).replace(' / ', '<br>')}</td>" for cell in cells) + "</tr>"
-        before = name
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _pairs(values: dict) -> str:
-    return _rows(("name", "value"), [(name, _readable(value)) for name, value in _flat(values)], "text")
+    return table_html(("name", "value"), [(name, _readable(value)) for name, value in _flat(values)], "text")
 
 
 def _flat(values: dict, before: str = "") -> list[tuple[str, object]]:
@@ -283,11 +255,3 @@ def _readable(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-def _image(figure: Figure, description: str) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
-    data = base64.b64encode(file.getvalue()).decode()
-    width = round(figure.get_figwidth() * 96)
-    return f'<img alt="{description}" width="{width}" src="data:image/png;base64,{data}">'

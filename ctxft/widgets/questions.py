@@ -1,12 +1,7 @@
-"""Pure functions go in; small ipywidgets for notebooks come out. Only notebooks import this module.
-
-A widget keeps no text of its own: it shows what a function of the library returns, so every view can be had, and tested,
-without a browser.
-"""
+"""A benchmark's questions and what the arms answered flow in; one question at a time, as text, flows out."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +10,7 @@ import ipywidgets
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.runtime import InputError
 from ctxft.statistics import Outcomes
+from ctxft.widgets.base import Explorer, labelled
 
 if TYPE_CHECKING:
     from ctxft.benchmarks import Question
@@ -22,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = ("all questions", "arms disagree", "all trained arms wrong")
 
 
-class QuestionBrowser(ipywidgets.VBox):
+class QuestionBrowser(Explorer):
     """Turn over a benchmark's questions and see what each arm answered; ``text`` is what it shows.
 
     Args:
@@ -42,14 +38,11 @@ class QuestionBrowser(ipywidgets.VBox):
             raise InputError("a question browser needs at least one seed.")
         self.questions = list(questions)
         self.answers = {seed: answers_of(arms, seed) for seed in seeds}
-        self.shown = ipywidgets.Dropdown(options=SHOWN, description="show")
-        self.seed = ipywidgets.Dropdown(options=list(seeds), description="seed")
-        self.number = ipywidgets.BoundedIntText(value=1, min=1, max=len(self.questions), description="number")
-        self.view = ipywidgets.HTML()
-        super().__init__([ipywidgets.HBox([self.shown, self.seed, self.number]), self.view])
-        for control in (self.shown, self.seed, self.number):
-            control.observe(self._refresh, names="value")
-        self._refresh()
+        self.shown = labelled(ipywidgets.Dropdown, "show", options=SHOWN)
+        self.seed = labelled(ipywidgets.Dropdown, "seed", options=list(seeds))
+        label = f"number, 1 to {len(self.questions)}"
+        self.number = labelled(ipywidgets.BoundedIntText, label, "15em", value=1, min=1, max=len(self.questions))
+        super().__init__([self.shown, self.seed, self.number])
 
     @property
     def chosen(self) -> list[Question]:
@@ -72,6 +65,3 @@ class QuestionBrowser(ipywidgets.VBox):
         place = min(self.number.value, len(chosen))
         question = chosen[place - 1]
         return f"{place} of {len(chosen)}\n\n{item_text(question, self.answers[self.seed.value][question.id])}"
-
-    def _refresh(self, _change: dict | None = None) -> None:
-        self.view.value = f"<pre>{html.escape(self.text)}</pre>"

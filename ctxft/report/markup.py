@@ -1,0 +1,49 @@
+"""Tables and figures go in; pieces of HTML come out, every text in them escaped, for the report's page and for notebooks."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable
+
+import pandas
+from matplotlib.figure import Figure
+
+from ctxft.report.figures import arm_color
+
+
+def table_html(columns: Iterable[str], rows: Iterable[Iterable[object]], kind: str = "") -> str:
+    """Return a table; ``kind`` is its CSS class."""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def frame_html(table: pandas.DataFrame) -> str:
+    """Return a data frame as a table, without its index."""
+    return table_html(table.columns, table.astype(str).values)
+
+
+def results_html(table: pandas.DataFrame) -> str:
+    """Return what ``results_table`` returns as a table, a dot of its colour before each arm and each benchmark named once."""
+    head = "".join(f'<th class="{html.escape(name)}">{html.escape(name)}</th>' for name in table.columns)
+    body, before = "", None
+    for name, arm, *cells in table.itertuples(index=False):
+        line = arm.startswith("(")  # (chance) and (majority) are no arms
+        kind = ("line " if line else "") + ("first" if before not in (None, name) else "")
+        dot = "" if line else f'<span class="dot" style="background:{arm_color(arm)}"></span>'
+        body += f'<tr class="{kind}"><td>{html.escape(name) if name != before else ""}</td>'
+        body += f'<td class="arm">{dot}{html.escape(arm)}</td>'
+        body += "".join(f"<td>{html.escape(str(cell)).replace(' / ', '<br>')}</td>" for cell in cells) + "</tr>"
+        before = name
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def image_html(figure: Figure, description: str, dpi: int = 160) -> str:
+    """Return a figure as an image inside the page; ``description`` is HTML and is what a screen reader says."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    data = base64.b64encode(file.getvalue()).decode()
+    width = round(figure.get_figwidth() * 96)
+    return f'<img alt="{description}" width="{width}" src="data:image/png;base64,{data}">'
