@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 
+import nbformat
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ from ctxft.experiment.tasks import train_task
 from ctxft.experiment.workers import train_all
 from ctxft.experiment.written import written_prompts
 from ctxft.models import load_tokenizer
+from ctxft.pipeline import execute
 from ctxft.prompts import ContextualPrompt
 from ctxft.prompts.arms import exchanged
 from ctxft.runtime import InputError, read_json, read_jsonl
@@ -142,3 +144,30 @@ def test_adapt_tells_the_cost_first(adaptive, tmp_path, capsys):
         assert not stub.requests and "cost" in capsys.readouterr().out
         assert main(["prompts", "adapt", str(path)]) == 0
         assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
+
+
+CELLS = [
+    "from ctxft.experiment.adaptive import adapt, estimate_adapt\n"
+    "from ctxft.experiment.config import load_experiment\n"
+    "from ctxft.experiment.prepare import prepare\n"
+    "config = load_experiment({path!r})",
+    "prepare(config)\nprint(estimate_adapt(config))\nprint(adapt(config))",
+    "print(config.prompts.writer, config.prompts.writer.server_config())",
+]
+
+
+def test_no_key_reaches_a_notebook_or_the_run_root(adaptive, tmp_path, runs, monkeypatch):
+    key = "sk-never-written-anywhere-0123456789"
+    monkeypatch.setenv("STUB_KEY", key)
+    path = tmp_path / "e.yaml"
+    with StubServer(lambda number, body: "rate" if number == 1 else mostly_good(number, body)) as stub:
+        config = adaptive(stub, key_variable="STUB_KEY", retries=2)
+        path.write_text(yaml.safe_dump(to_mapping(config)), encoding="utf-8")
+        cells = [nbformat.v4.new_code_cell(source.format(path=str(path))) for source in CELLS]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "99_adapt.ipynb")
+        executed = execute(tmp_path / "99_adapt.ipynb", runs / "99_adapt.ipynb", {})
+        assert all(key in headers["authorization"] for _, headers, _ in stub.requests)
+    assert "STUB_KEY" in executed.cells[2].outputs[0]["text"]
+    files = [file for file in runs.rglob("*") if file.is_file()]
+    assert {"99_adapt.ipynb", "99_adapt.html", "adaptive.jsonl", "manifest.json"} <= {file.name for file in files}
+    assert not [file for file in files if key.encode() in file.read_bytes()]
