@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ctxft.benchmarks import Benchmark, Question, requests_of
+from ctxft.chat import unguarded
 from ctxft.outcomes import KEYS, RULES, Journal
 from ctxft.runtime import InputError, check_known, sha256
 from ctxft.scoring import ChoiceScores, Progress, generate_answers, parse_answer, score_choices
+from ctxft.scoring.encoding import encode_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,7 +87,7 @@ def evaluate(
         if journal:
             journal.add(outcome)
 
-    options = {"token_budget": token_budget, "progress": progress}
+    options = {"token_budget": token_budget, "progress": progress, "chat": chat_template}
     if written:
         options["max_new_tokens"] = answer_room(tokenizer, requests)
         _by_writing(functools.partial(generate_answers, model, tokenizer, **options), benchmark.name, asked, keep)
@@ -121,7 +123,7 @@ def answer_room(tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[str
         tokenizer: counts them.
         requests: from ``requests_of``, of the whole benchmark: going on with a part of it must change no answer.
     """
-    return max(len(ids) for ids in tokenizer([text for _, texts in requests for text in texts])["input_ids"]) + ROOM
+    return max(map(len, encode_texts(tokenizer, [text for _, texts in requests for text in texts]))) + ROOM
 
 
 def written_outcome(question: Question, context: str, continuations: Sequence[str], text: str, cut: int = 0) -> dict:
@@ -136,7 +138,7 @@ def written_outcome(question: Question, context: str, continuations: Sequence[st
     Returns:
         As ``evaluate`` with rule "generate".
     """
-    prediction = parse_answer(text, [label.removeprefix(" ") for label in continuations], question.choices)
+    prediction = parse_answer(text, [unguarded(label).removeprefix(" ") for label in continuations], question.choices)
     return _outcome(question, context, prediction, written=text, truncated=cut)
 
 
@@ -144,7 +146,7 @@ def _scored(question: Question, context: str, continuations: Sequence[str], scor
     found = score.log_likelihoods
     if any(math.isnan(value) for value in found):
         raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train anew.")
-    characters = [len(text.removeprefix(" ")) for text in continuations]
+    characters = [len(unguarded(text).removeprefix(" ")) for text in continuations]
     others = {
         rule: _first_best([value / size for value, size in zip(found, sizes, strict=True)])
         for rule, sizes in {"per_character": characters, "per_token": score.tokens}.items()

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.chat import encode_rendered, rendered
 from ctxft.examples import IGNORE_INDEX, special_tokens
 from ctxft.hub import hub_errors, resolve_revision
 from ctxft.models import encode_text
-from ctxft.runtime import InputError, read_jsonl
+from ctxft.runtime import InputError, read_jsonl, shown
 from ctxft.world.instructions import practice_instructions
 
 PRACTICE = "practice"
@@ -51,7 +52,10 @@ def read_instructions(
     for number, (where, row) in enumerate(_records(source, split, revision)):
         if number == limit:
             return
-        instruction = _instruction(row, where, str(row.get("id", number + 1)))
+        identity = row.get("id", number + 1)
+        if isinstance(identity, bool) or not isinstance(identity, (str, int)):
+            raise InputError(f"{where}: the id must be a text or a whole number, found {shown(identity)}: mend it.")
+        instruction = _instruction(row, where, str(identity))
         if instruction.id in seen:
             raise InputError(f"{where}: the id '{instruction.id}' comes twice: ids must be unique.")
         seen.add(instruction.id)
@@ -74,11 +78,13 @@ def _records(source: str, split: str, revision: str | None) -> Iterator[tuple[st
 
 def _instruction(row: dict, where: str, identity: str) -> Instruction:
     if isinstance(row.get("messages"), list):
-        messages = [(m.get("role"), m.get("content")) for m in row["messages"] if isinstance(m, dict)]
+        found = [message if isinstance(message, dict) else {} for message in row["messages"]]
+        messages = [(message.get("role"), message.get("content")) for message in found]
     elif "prompt" in row and "response" in row:
         messages = [("user", row["prompt"]), ("assistant", row["response"])]
     elif "instruction" in row and "output" in row:
-        asked = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
+        parts = [row["instruction"], *([row["input"]] if row.get("input") else [])]
+        asked = "\n\n".join(parts) if all(isinstance(part, str) for part in parts) else None
         messages = [("user", asked), ("assistant", row["output"])]
     else:
         raise InputError(f"{where}: an instruction needs {SHAPES}; found the keys {', '.join(map(str, row))}.")
@@ -106,8 +112,8 @@ def _rendered(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> t
     for number, turn in enumerate(turns):
         if turn["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(turns[:number], tokenize=False, add_generation_prompt=True)
-        after = tokenizer.apply_chat_template(turns[: number + 1], tokenize=False)
+        before = rendered(tokenizer, turns[:number], answer=True)
+        after = rendered(tokenizer, turns[: number + 1], answer=False)
         if not before.startswith(text) or not after.startswith(before):
             raise InputError(
                 f"{instruction.where}: the chat template writes a conversation anew at each answer, so answers cannot be "
@@ -122,7 +128,7 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
     """Lay an instruction out as a training row: only the assistant's answers are targets.
 
     Without a chat template the row is BOS, "Question: ...\\nAnswer: ..." as exams ask it, EOS. With one it is what the template
-    writes; special tokens come from the template alone.
+    writes; control tokens come from the template alone, and a text that spells one stays text.
 
     Args:
         instruction: the conversation.
@@ -132,7 +138,7 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
         ``input_ids`` and ``labels``, lists of equal length.
 
     Raises:
-        InputError: a text holds a special token of the tokenizer, or the template cannot be used; file and line are named.
+        InputError: the template cannot be used; file and line are named.
 
     Example:
         >>> from ctxft.models import load_tokenizer
@@ -147,11 +153,7 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
         ids, starts = encode_text(tokenizer, text)
         ids, starts = [special.start, *ids, special.eos], [0, *starts, spans[-1][1] - 1]
     else:
-        for _, content in instruction.messages:
-            if found := [token for token in tokenizer.all_special_tokens if token in content]:
-                raise InputError(f"{instruction.where}: a text holds the special token {found[0]!r}: take it out.")
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+        ids, starts = encode_rendered(tokenizer, [text])[0]
     answers = [any(begin <= start < end for begin, end in spans) for start in starts]
     return {"input_ids": ids, "labels": [i if answer else IGNORE_INDEX for i, answer in zip(ids, answers, strict=True)]}
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
-from ctxft.runtime import InputError, hash_file, sha256
+from ctxft.runtime import InputError, hash_file, is_there, sha256
 from ctxft.world.facts import BASES, model_folder
 
 logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read
@@ -61,7 +61,7 @@ def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | 
     """
     if source in BASES:
         return str(model_folder(source)), None
-    if Path(source).is_dir():
+    if is_there(source) and Path(source).is_dir():
         return source, None
     if not is_hub_id(source):
         raise InputError(

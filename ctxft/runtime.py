@@ -1,4 +1,4 @@
-"""Ground that every stage stands on: errors for users, seeds, hashes, files that appear whole, strict configs.
+"""Ground that every stage stands on: errors of tasks, seeds, hashes, files that appear whole, strict configs.
 
 Nothing in this module imports torch or transformers, so that ``ctxft --help`` and reading a run folder stay quick.
 """
@@ -23,17 +23,14 @@ import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import yaml
+from ctxft.parsing import InputError, is_unicode, parse_json, parse_yaml, shown
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 REPO_ROOT = PACKAGE_ROOT.parent
+MOST = 10**300  # of a number in a config; there is no reason to come near what a float holds
 LIBRARIES = tuple(
     "ctxft torch transformers datasets peft accelerate jupyterlab papermill nbval ipywidgets matplotlib".split()
 )
-
-
-class InputError(ValueError):
-    """Bad input from a user: one sentence that says what is wrong, where, and what to do; the command line exits with 2."""
 
 
 class FailedError(RuntimeError):
@@ -147,7 +144,7 @@ def read_text(path: Path) -> str:
     """Return a file's UTF-8 text.
 
     Raises:
-        InputError: the file is missing, or is not UTF-8 (the byte position is named).
+        InputError: the file is missing, cannot be read, or is not UTF-8 (the byte position is named).
     """
     path = Path(path)
     try:
@@ -160,18 +157,10 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8, for example with iconv."
         ) from None
-
-
-def parse_json(text: str, where: str) -> typing.Any:
-    """Parse JSON text; ``where`` (a file, or a file and line) stands in the error.
-
-    Raises:
-        InputError: the text is not valid JSON.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: invalid JSON ({error.msg}, column {error.colno}): mend or remove it.") from None
+    except (OSError, ValueError) as error:  # no right to read it, a name of thousands of letters, a name with NUL
+        raise InputError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): check the path."
+        ) from None
 
 
 def read_json(path: Path) -> typing.Any:
@@ -195,12 +184,12 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 def read_yaml(path: Path) -> typing.Any:
     """Return a YAML file's value (safe loader: no code); raises InputError with file and line."""
-    try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: invalid YAML ({getattr(error, 'problem', None) or error}).") from None
+    return parse_yaml(read_text(path), str(path))
+
+
+def is_there(path: str | Path) -> bool:
+    """Return whether a path leads to something; a name that no system can have (too long, with NUL) does not."""
+    return os.path.exists(path)
 
 
 # --- strict configs ---------------------------------------------------------------------------------------------------
@@ -230,14 +219,18 @@ def _check_type(value: object, kind: object, where: str) -> object:
         return from_mapping(kind, value, where)
     if typing.get_origin(kind) in (list, tuple):
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where} must be a list, found {value!r}.")
+            raise InputError(f"{where} must be a list, found {shown(value)}.")
         inner = typing.get_args(kind)[0]
         return [_check_type(item, inner, f"{where}[{i}]") for i, item in enumerate(value)]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not -MOST <= value <= MOST:  # not a number is no less and no more than any
+            raise InputError(f"{where} must be a number between -1e300 and 1e300, found {shown(value)}.")
         return float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         hint = " (YAML reads 1e-4 as text; write 1.0e-4)" if kind is float and isinstance(value, str) else ""
-        raise InputError(f"{where} must be {kind.__name__}, found {value!r}{hint}.")
+        raise InputError(f"{where} must be {kind.__name__}, found {shown(value)}{hint}.")
+    if isinstance(value, str) and not is_unicode(value):  # a command line may bring one
+        raise InputError(f"{where} holds a lone surrogate, half of a character: mend it.")
     return value
 
 
@@ -263,7 +256,11 @@ def from_mapping(kind: type, values: object, where: str) -> typing.Any:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise InputError(f"{where}: the key '{name}' is missing.")
-    return kind(**{key: _check_type(value, hints[key], f"{where}: {key}") for key, value in values.items()})
+    checked = {key: _check_type(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    try:
+        return kind(**checked)
+    except InputError as error:  # what the dataclass itself finds wrong, which does not know where it was read
+        raise InputError(f"{where}: {error}") from None
 
 
 # --- where runs live, and what they ran on ----------------------------------------------------------------------------

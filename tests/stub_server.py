@@ -83,7 +83,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(200, json.dumps(value))
 
     def reply(self, status: int, text: str, kind: str = "application/json", **headers: str) -> None:
-        content = text.encode()
+        self.send(status, text.encode(), kind, **headers)
+
+    def send(self, status: int, content: bytes, kind: str = "application/json", **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)

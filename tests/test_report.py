@@ -498,3 +498,11 @@ def test_a_report_needs_no_torch(run: Path):
 def test_the_table_is_plain_pandas(run: Path):
     assert isinstance(results_table(run), pandas.DataFrame)
     assert not results_table(run).isna().any().any()
+
+
+def test_arms_that_take_a_prompt_apart_are_explained_where_a_run_has_them():
+    assert not any("Further arms" in said for said in how_to_read("cpt", ["base", "cpt", "cft-ift"]))
+    told = next(said for said in how_to_read("cpt", ["cpt", "only-critical", "reading-ift"]) if "Further" in said)
+    assert told == (
+        "Further arms read: reading no prompt, but exercises about the text behind it; only-FAMILY prompts of one family."
+    )

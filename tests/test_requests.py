@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import lm_eval
 import pytest
@@ -33,6 +34,8 @@ class ChatTokenizer:
     """Stands in for a tokenizer with a chat template."""
 
     chat_template = "a template"
+    added_tokens_decoder: ClassVar[dict] = {}
+    all_special_tokens = ()
 
     def apply_chat_template(self, turns: list[dict], tokenize: bool, add_generation_prompt: bool) -> str:
         assert not tokenize

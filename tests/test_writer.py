@@ -139,6 +139,14 @@ def test_what_gives_an_item_away():
     assert forbidden("Which of the following is true of uric acid?") is None  # the wording of the exam is nobody's own
     assert forbidden("Ask: following is true of BLEEDING gums, of sailors!") == "own/scurvy"  # eight words in a row
     assert forbidden("Twenty valleys were visited by two doctors with mules; why?") == "own/goitre"
+    drugs = [
+        question(f"{n}-{m}", f"What does Drug{n} {verb}?", f"thing{n}{m}")
+        for n in range(40)
+        for m, verb in enumerate("treat block cause bring need".split())
+    ]
+    large = forbids([Benchmark("drugs", tuple(drugs), "")])  # five questions about each drug, 200 in all
+    assert large("Remember that Drug7 may cause thing72, and why.") == "drugs/7-2"
+    assert large("Remember what Drug7 may cause, and why.") is None and large("Think of thing72.") is None
     assert forbids([])("Twenty valleys were visited by two doctors with mules; why?") is None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pyarrow.parquet
 
 from ctxft.benchmarks.records import Rows
 from ctxft.hub import hub_errors, resolve_revision
-from ctxft.runtime import InputError, read_jsonl, read_text
+from ctxft.runtime import InputError, read_jsonl, read_text, shown
 
 MMLU_CSV = ("question", "choice0", "choice1", "choice2", "choice3", "answer")
 Layout = tuple[Callable[[Path], bool], Callable[[Path], Rows]]  # (does this path fit, below the folder; its records)
@@ -93,7 +94,7 @@ def is_hub_file(origin: Origin, path: Path) -> bool:
 
 def walk(data: Path) -> list[Path]:
     """Return the files below a folder, in order."""
-    if not Path(data).is_dir():
+    if not os.path.isdir(data):
         raise InputError(f"{data} is not a folder: --data needs the folder that holds the benchmark files.")
     return sorted(path for path in Path(data).rglob("*") if path.is_file())
 
@@ -109,10 +110,12 @@ def one(found: list[Path], data: Path, origin: Origin) -> Path:
 
 
 def check_columns(found: Iterable[str], wanted: Iterable[str], where: str) -> None:
-    """Raise an InputError with the columns found and wanted if one is missing."""
+    """Raise an InputError with the columns found and wanted if one is missing, or if a record is none."""
+    if not isinstance(found, (dict, list, tuple)):
+        raise InputError(f"{where}: a record with {', '.join(wanted)} is needed, found {shown(found)}.")
     if missing := [column for column in wanted if column not in found]:
         raise InputError(
-            f"{where} lacks {', '.join(missing)}: columns found {', '.join(found)}, wanted {', '.join(wanted)}."
+            f"{where} lacks {', '.join(missing)}: columns found {', '.join(map(str, found))}, wanted {', '.join(wanted)}."
         )
 
 
@@ -125,16 +128,20 @@ def table_rows(path: Path, columns: tuple[str, ...]) -> Rows:
         return
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a parquet file that can be read ({error}): fetch it again.") from None
     check_columns(table.column_names, columns, str(path))
-    yield from ((f"{path}, row {n}", row) for n, row in enumerate(table.to_pylist(), start=1))
+    yield from ((f"{path}, row {n}", row) for n, row in enumerate(rows, start=1))
 
 
 def mmlu_csv_rows(path: Path) -> Rows:
     """Yield MMLU records of a CSV file: with a header and answers 0-3, or in the original layout, headless and A-D."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    lines = [(reader.line_num, line) for line in reader if line]
+    try:
+        lines = [(reader.line_num, line) for line in reader if line]
+    except csv.Error as error:  # a field without end, for example
+        raise InputError(f"{path}, line {reader.line_num}: not a CSV file ({error}): check the quotes.") from None
     header = lines[0][1] if lines else []
     original = len(header) == len(MMLU_CSV) and header[-1] in tuple("ABCD")
     if not original:
@@ -147,6 +154,6 @@ def mmlu_csv_rows(path: Path) -> Rows:
         row = dict(zip(names, line, strict=True))
         answers = "ABCD" if original else "0123"
         if len(row["answer"]) != 1 or row["answer"] not in answers:
-            raise InputError(f"{where}: the answer {row['answer']!r} is none of {', '.join(answers)}.")
+            raise InputError(f"{where}: the answer {shown(row['answer'])} is none of {', '.join(answers)}.")
         choices = [row[f"choice{n}"] for n in range(4)]
         yield where, {"question": row["question"], "choices": choices, "answer": answers.index(row["answer"])}

@@ -10,12 +10,13 @@ Sources: FiQA 2018 (Maia et al., doi 10.1145/3184558.3192301); FinCausal 2020 (M
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from ctxft.benchmarks.files import Origin, check_columns, open_rows, pin, table_rows, walk
 from ctxft.benchmarks.records import Benchmark, Rows, labelled, note_of, questions_of
-from ctxft.runtime import InputError, read_json, read_text
+from ctxft.runtime import InputError, read_json, read_text, shown
 
 SENTIMENTS = ("positive", "neutral", "negative")
 CAUSAL = ("causal", "noise")
@@ -47,9 +48,11 @@ def _origin(what: str, put: str, repo: str | None = None) -> Origin:
 def _hub_record(row: dict, number: int, name: str, labels: tuple[str, ...], where: str) -> dict:
     """Turn a row with choices and gold into a record with our labels; one that the rows do not know is an error."""
     check_columns(row, HUB_COLUMNS, where)
-    choices, gold = list(row["choices"]), row["gold"]
-    if not isinstance(gold, int) or not 0 <= gold < len(choices):
-        raise InputError(f"{where}: gold {gold!r} is outside the choices 0 to {len(choices) - 1}.")
+    choices, gold = row["choices"], row["gold"]
+    if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
+        raise InputError(f"{where}: 'choices' must be a list of texts, found {shown(choices)}.")
+    if type(gold) is not int or not 0 <= gold < len(choices):
+        raise InputError(f"{where}: gold {shown(gold)} is outside the choices 0 to {len(choices) - 1}.")
     named = {label.lower(): label for label in labels}
     return labelled(f"{name}-{number:05d}", row["text"], named.get(choices[gold].lower(), choices[gold]), labels, where)
 
@@ -95,7 +98,7 @@ def load_fiqa(name: str, data: Path | None, revision: str | None, dev: bool) -> 
 
 
 def _fiqa(row: dict, number: int, where: str) -> dict:
-    _, start, rest = row["context"].partition("\nInput: ")
+    _, start, rest = str(row["context"]).partition("\nInput: ")
     text, end, _ = rest.rpartition("\nAnswer:")
     if not start or not end:
         raise InputError(
@@ -122,15 +125,32 @@ def load_fiqa_absa(name: str, data: Path | None, revision: str | None, dev: bool
 
 
 def _absa_rows(path: Path) -> Rows:
-    for key, row in read_json(path).items():
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: an object of sentences by id is needed, found {type(table).__name__}.")
+    for key, row in table.items():
+        check_columns(row, ("sentence", "info"), f"{path}, sentence {key}")
+        if not isinstance(row["sentence"], str) or not isinstance(row["info"], list):
+            raise InputError(f"{path}, sentence {key}: 'sentence' must be a text and 'info' a list of targets.")
         for number, target in enumerate(row["info"]):
             where = f"{path}, sentence {key}, target {number}"
             check_columns(target, ("target", "sentiment_score"), where)
-            score = float(target["sentiment_score"])
+            score = _score(target["sentiment_score"], where)
             label = "positive" if score > 0.1 else "negative" if score < -0.1 else "neutral"
             text = f"{row['sentence'].strip()}\nTarget: {target['target']}"
             subject = "post" if "post" in path.name else "headline"
             yield where, {**labelled(f"{key}-{number}", text, label, SENTIMENTS, where), "subject": subject}
+
+
+def _score(value: object, where: str) -> float:
+    """Return a sentiment as a number from -1 to 1; the files hold it as text."""
+    try:
+        score = float(value) if isinstance(value, (str, int, float)) else math.nan
+    except (ValueError, OverflowError):
+        score = math.nan
+    if not -1 <= score <= 1:
+        raise InputError(f"{where}: sentiment_score must be a number from -1 to 1, found {shown(value)}: mend it.")
+    return score
 
 
 # --- Causal20 ---------------------------------------------------------------------------------------------------------
@@ -162,8 +182,8 @@ def load_causal20(name: str, data: Path | None, revision: str | None, dev: bool)
 
 def _semicolon_rows(path: Path) -> Rows:
     """Yield the records of a file "Index; Text; Gold": fields start with a space, and no text holds a semicolon."""
-    lines = read_text(path).splitlines()
-    header = [field.strip() for field in lines[0].split(";")] if lines else []
+    lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")  # a text may hold other line ends
+    header = [field.strip() for field in lines[0].split(";")]
     check_columns(header, ("Index", "Text", "Gold"), str(path))
     for number, line in enumerate(lines[1:], start=2):
         fields = [field.strip() for field in line.split(";")]
@@ -174,7 +194,7 @@ def _semicolon_rows(path: Path) -> Rows:
 
 def _causal20(row: dict, number: int, where: str) -> dict:
     if row["Gold"] not in ("0", "1"):
-        raise InputError(f"{where}: Gold {row['Gold']!r} is neither 0 (noise) nor 1 (causal).")
+        raise InputError(f"{where}: Gold {shown(row['Gold'])} is neither 0 (noise) nor 1 (causal).")
     return labelled(row["Index"], row["Text"], "causal" if row["Gold"] == "1" else "noise", CAUSAL, where)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ctxft.benchmarks.files import Origin, check_columns, mmlu_csv_rows, one, open_rows, pin, table_rows, walk
 from ctxft.benchmarks.records import Benchmark, Question, Rows, note_of, questions_of
-from ctxft.runtime import InputError, read_json
+from ctxft.runtime import InputError, read_json, shown
 
 SUBJECTS = {  # items of the published test split
     "anatomy": 135,
@@ -121,7 +121,7 @@ def _medqa(row: dict, number: int, where: str) -> dict:
     check_columns(row, MEDQA.columns, where)
     options, letter = row["options"], row["answer_idx"]
     if not isinstance(options, dict) or letter not in list(options):
-        raise InputError(f"{where}: answer_idx {letter!r} is none of the options' letters: mend the record.")
+        raise InputError(f"{where}: answer_idx {shown(letter)} is none of the options' letters: mend the record.")
     letters = sorted(options)
     record = {"id": f"medqa-{number:04d}", "subject": "medqa", "answer": letters.index(letter)}
     return {**record, "question": row["question"], "choices": [options[key] for key in letters]}
@@ -188,12 +188,21 @@ def _pqal_records(path: Path, table: object) -> Iterator[tuple[str, dict]]:
 
 def _pubmedqa(row: dict, where: str) -> dict:
     if row["final_decision"] not in YES_NO_MAYBE:
-        raise InputError(f"{where}: final_decision {row['final_decision']!r} is none of {', '.join(YES_NO_MAYBE)}.")
+        raise InputError(
+            f"{where}: final_decision {shown(row['final_decision'])} is none of {', '.join(YES_NO_MAYBE)}."
+        )
     record = {"id": str(row["pubid"]), "question": row["question"], "subject": "pubmedqa"}
-    context = "\n".join(row["context"]["contexts"])
-    return {**record, "choices": YES_NO_MAYBE, "answer": row["final_decision"], "context": context}
+    contexts = row["context"].get("contexts") if isinstance(row["context"], dict) else None
+    if not isinstance(contexts, list) or not all(isinstance(text, str) for text in contexts):
+        raise InputError(f"{where}: the context must hold a list of texts, found {shown(contexts)}: mend the record.")
+    return {**record, "choices": YES_NO_MAYBE, "answer": row["final_decision"], "context": "\n".join(contexts)}
 
 
 def _test_half(data: Path | None) -> dict | None:
     found = [path for path in walk(data) if path.name == "test_ground_truth.json"] if data is not None else []
-    return read_json(one(found, data, PUBMEDQA)) if found else None
+    if not found:
+        return None
+    truth = read_json(path := one(found, data, PUBMEDQA))
+    if not isinstance(truth, dict) or not truth:
+        raise InputError(f"{path}: an object of answers by PubMed id is needed, found {shown(truth)}: fetch it again.")
+    return truth

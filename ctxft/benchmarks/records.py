@@ -7,7 +7,7 @@ import dataclasses
 import string
 from collections.abc import Collection, Iterable, Iterator
 
-from ctxft.runtime import InputError, sha256
+from ctxft.runtime import InputError, sha256, shown
 
 LETTERS = string.ascii_uppercase
 Rows = Iterator[tuple[str, dict]]  # (where it stands, the record as found)
@@ -135,11 +135,11 @@ def _question(row: dict, where: str, blank: bool) -> Question:
     if isinstance(answer, str):
         if list(choices).count(answer) != 1:
             raise InputError(
-                f"{where}: the answer {answer!r} must be the text of exactly one choice, or an index from 0."
+                f"{where}: the answer {shown(answer)} must be the text of exactly one choice, or an index from 0."
             )
         answer = list(choices).index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise InputError(f"{where}: the answer {answer!r} is outside the choices 0 to {len(choices) - 1}.")
+        raise InputError(f"{where}: the answer {shown(answer)} is outside the choices 0 to {len(choices) - 1}.")
     context = row.get("context") or ""
     if not isinstance(context, str):
         raise InputError(f"{where}: 'context' must be a text, found {type(context).__name__}.")
@@ -153,6 +153,6 @@ def labelled(id_: object, text: object, label: object, labels: tuple[str, ...], 
         InputError: the label is none of the labels.
     """
     if label not in labels:
-        raise InputError(f"{where}: the label {label!r} is none of {', '.join(labels)}: mend the record.")
+        raise InputError(f"{where}: the label {shown(label)} is none of {', '.join(labels)}: mend the record.")
     text = text.strip() if isinstance(text, str) else text
     return {"id": id_, "question": text, "choices": labels, "answer": labels.index(label)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ctxft.benchmarks.financial import CAUSAL20, MULTIFIN, PHRASEBANK
 from ctxft.benchmarks.medical import MMLU_NAMES
 from ctxft.benchmarks.records import LETTERS, Benchmark, Question
+from ctxft.chat import guarded, rendered
 from ctxft.runtime import InputError, check_known
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def requests_of(
     Returns:
         (context, continuations) for each question. Behind a chat template continuations have no space before them, as in
         lm-evaluation-harness; unlike there, MMLU's line about the subject stays in the user's turn, since not every
-        template has a system turn.
+        template has a system turn; and where a question spells a control token it is guarded (``ctxft.chat``).
 
     Raises:
         InputError: the form is unknown, solved questions are lacking, or the tokenizer has no chat template.
@@ -133,8 +134,8 @@ def requests_of(
             requests.append((context, [f" {choice}" for choice in choices]))
         else:
             turn = [{"role": "user", "content": context}]
-            context = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-            requests.append((context, choices))
+            context = rendered(tokenizer, turn, answer=True)
+            requests.append((context, [guarded(tokenizer, choice) for choice in choices]))
     return requests
 
 

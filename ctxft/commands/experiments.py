@@ -13,9 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from ctxft.runtime import PACKAGE_ROOT, InputError, runs_root
+from ctxft.runtime import PACKAGE_ROOT, InputError, parse_yaml, runs_root
 
 if TYPE_CHECKING:
     from ctxft.experiment.config import ExperimentConfig
@@ -33,8 +31,8 @@ def read_settings(pairs: list[str]) -> dict:
         if not equals or not key:
             raise InputError(f"--set {pair}: write KEY=VALUE, for example --set train.epochs=3.")
         try:
-            values[key] = float(value) if EXPONENT.fullmatch(value) else yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[key] = float(value) if EXPONENT.fullmatch(value) else parse_yaml(value, "")
+        except InputError:
             raise InputError(f"--set {pair}: '{value}' is not a YAML value; quote it or mend it.") from None
     return values
 
@@ -132,7 +130,8 @@ def compare(options: argparse.Namespace) -> None:
     print(
         "\nHow to read it\n"
         + "\n".join(
-            textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ") for said in how_to_read(reference)
+            textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ")
+            for said in how_to_read(reference, run.metrics)
         )
     )
     print("\nWhat the tests say\n" + "\n".join(f"  {said}" for said in verdicts(run, reference)))

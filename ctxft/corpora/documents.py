@@ -13,7 +13,7 @@ from datasets import load_dataset
 from huggingface_hub import snapshot_download
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
-from ctxft.runtime import InputError, check_known, hash_file, read_jsonl, read_text, sha256
+from ctxft.runtime import InputError, check_known, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
 from ctxft.world.texts import SOURCES, WORDINGS, practice_documents, unreliable_articles
 
 TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
@@ -100,7 +100,7 @@ def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield f"{path}, row {number}", f"{name}:{number}", row
-        except pyarrow.ArrowInvalid as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a parquet file that can be read ({error}): write it again.") from None
     else:
         yield str(path), name, {config.text_field: read_text(path)}
@@ -169,7 +169,7 @@ def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
     place = Path(config.source)
     if config.source in SOURCES:
         return sha256(practice_documents(config.source, config.unreliable, config.wordings)), None
-    if place.exists():
+    if is_there(place):
         return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in _files_of(place)]), None
     _check_source(config)
     commit = resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
@@ -203,10 +203,17 @@ def _rows(config: CorpusConfig) -> Iterator[Row]:
     if config.source in SOURCES:
         rows = practice_documents(config.source, config.unreliable, config.wordings)
         return ((f"{config.source}, document {row['id']}", row["id"], row) for row in rows)
-    if Path(config.source).exists():
+    if is_there(config.source):
         return _local_rows(Path(config.source), config)
     _check_source(config)
     return _hub_rows(config)
+
+
+def _identity(given: object, where: str) -> str:
+    """Return an id as text; a number is one too, a list or a truth value is not."""
+    if isinstance(given, bool) or not isinstance(given, (str, int)) or not str(given).strip():
+        raise InputError(f"{where}: the id must be a text or a whole number, found {shown(given)}: mend it.")
+    return str(given)
 
 
 def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
@@ -237,14 +244,12 @@ def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
                 f"{where}: the record has no text; remove it, or set corpus.skip_empty: true to skip such records."
             )
         given = row.get(config.id_field)
-        identity = default if given is None else str(given)
+        identity = default if given is None else _identity(given, where)
         if identity in seen:
             raise InputError(f"{where}: the id '{identity}' is used twice; give every document an id of its own.")
+        if not is_unicode(identity):  # a file's name may be of bytes that are no UTF-8
+            raise InputError(f"{where}: the id '{identity}' is no valid Unicode: rename the file, or give another id.")
         seen.add(identity)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{where}: the text holds a lone surrogate (character {error.start}): mend it.") from None
         reliable = row.get("reliable")  # a label if it is true or false; a column of that name may mean something else
         yield Document(
             identity,

@@ -15,9 +15,10 @@ from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import require_same
 from ctxft.experiment.rows import books_of, read_passages
-from ctxft.experiment.written import writer_of
+from ctxft.experiment.written import is_written, writer_of
 from ctxft.models import load_tokenizer
-from ctxft.runtime import sha256, write_json, write_jsonl
+from ctxft.prompts.arms import WRITTEN
+from ctxft.runtime import InputError, read_json, sha256, write_json, write_jsonl
 from ctxft.scoring.encoding import Progress
 from ctxft.writer import WriterRecord, estimate_cost, forbids, write_prompts
 
@@ -43,7 +44,8 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
         The content of adaptive.json: counts, cost, the writer (without a key).
 
     Raises:
-        InputError: no writer is named, the run is not prepared, a benchmark cannot be loaded, or the writer cannot be used.
+        InputError: no writer is named, the run is not prepared, a benchmark cannot be loaded, the writer cannot be used, or
+            other prompts would take the place of those that an arm was trained with.
         FailedError: the writer fails again and again, or the limit of cost is reached; what was written is kept.
 
     Example:
@@ -54,10 +56,21 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
     tokenizer, passages = load_tokenizer(config.model, config.revision), read_passages(config.folder)
     record = write_prompts(passages, writer, books_of(config)[0], tokenizer, forbids(benchmarks), progress)
     rows = list(_rows(passages, record))
+    _require_untrained(config, sha256(rows))
     found = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}
     write_jsonl(config.folder / "adaptive.jsonl", rows)
     write_json(config.folder / "adaptive.json", found)
     return found
+
+
+def _require_untrained(config: ExperimentConfig, rows: str) -> None:
+    """Refuse to change the prompts of a run after an arm was trained with them: its seeds would differ in more than the seed."""
+    trained = [path for arm in WRITTEN for path in config.folder.glob(f"arms/{arm}*/seed-*/prompts.jsonl")]
+    if trained and is_written(config) and read_json(config.folder / "adaptive.json")["rows"] != rows:
+        raise InputError(
+            f"{trained[0].parent} was trained with other written prompts than there are now: what was written is kept, but "
+            "to use it remove that folder, or run under another name."
+        )
 
 
 def _rows(passages: Sequence[Passage], record: WriterRecord) -> Iterator[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from ctxft.corpora.documents import CorpusConfig
 from ctxft.instructions import PRACTICE
 from ctxft.outcomes import RULES
 from ctxft.prompts import BOOKS, check_arm
-from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, nearest, read_yaml, runs_root
+from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, is_there, nearest, read_yaml, runs_root
 from ctxft.training.config import TrainConfig
 from ctxft.world.facts import BASES
 from ctxft.world.texts import SOURCES
 from ctxft.writer import WriterConfig
 
 PROFILES = PACKAGE_ROOT / "profiles"
+LONGEST_NAME = 200  # bytes: a file system takes 255, and files beside the folder have longer names
 
 
 @dataclass
@@ -143,7 +145,7 @@ class EvaluationConfig:
                 raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")
         if self.shots < 0:
             raise InputError(f"evaluation.shots must be at least 0, found {self.shots}.")
-        if self.data is not None and not Path(self.data).is_dir():
+        if self.data is not None and not os.path.isdir(self.data):
             raise InputError(f"evaluation.data (--data) must be a folder with benchmark files, found '{self.data}'.")
         for name in self.benchmarks:
             if name not in NAMES and Path(name).suffix != ".jsonl":
@@ -198,8 +200,8 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         self._resolve_paths()
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise InputError(f"name must be a plain folder name, found '{self.name}'.")
+        if not _is_folder_name(self.name):
+            raise InputError(f"name must be a plain folder name of at most {LONGEST_NAME} bytes, found '{self.name}'.")
         for what, values in (
             ("arms", self.arms),
             ("seeds", self.seeds),
@@ -221,7 +223,7 @@ class ExperimentConfig:
         """Make relative paths absolute, since tasks and notebooks may run in another folder."""
 
         def resolved(name: str | None, known: tuple[str, ...]) -> str | None:
-            return str(Path(name).resolve()) if name and name not in known and Path(name).exists() else name
+            return str(Path(name).resolve()) if name and name not in known and is_there(name) else name
 
         self.model = resolved(self.model, tuple(BASES))
         for corpus in (self.corpus, *([self.general] if self.general else [])):
@@ -243,6 +245,12 @@ class ExperimentConfig:
         """Return the part of the config that every result of the run folder depends on (not arms, seeds, evaluation)."""
         values = dataclasses.asdict(self)
         return {key: values[key] for key in ("model", "revision", "corpus", "prompts", "train", "ift", "general")}
+
+
+def _is_folder_name(name: str) -> bool:
+    """Return whether a name stays in its folder, on any system, and can be read: no path, no control characters."""
+    plain = bool(name) and name.isprintable() and not set(name) & set('/\\:*?"<>|')
+    return plain and name[0] not in ". " and name[-1] not in ". " and len(name.encode()) <= LONGEST_NAME
 
 
 def load_experiment(source: str | Path, overrides: dict | None = None) -> ExperimentConfig:

@@ -51,7 +51,7 @@ def parse_task(text: str, tasks: Iterable[Task]) -> Task:
     """
     names = {f"{arm}:{seed}": (arm, seed) for arm, seed in tasks}
     if text.isdecimal():
-        if int(text) >= len(names):
+        if len(text) > 9 or int(text) >= len(names):
             raise InputError(f"task {text} is not there: the tasks are 0 to {len(names) - 1} ({', '.join(names)}).")
         return list(names.values())[int(text)]
     if ":" not in text:

@@ -35,7 +35,7 @@ TEXT_STAGES = ("cpt", "cft", "neg", "control", "adaptive")
 VARIANTS = ("control-shuffled", "control-neutral", "control-family", "control-adaptive", "cft-learned", "reading")
 WRITTEN = ("adaptive", "control-adaptive")  # read what a model wrote, where one is named
 SUBSETS = ("only", "without", "count")  # with a family, or a number of prompts, behind a dash
-SUBSET = re.compile(r"(only|without)-([A-Za-z0-9][\w.-]*)|(count)-([1-9]\d*)")
+SUBSET = re.compile(r"(only|without)-([A-Za-z0-9][\w.-]*)|(count)-([1-9][0-9]{0,8})")
 IFT = "-ift"
 
 

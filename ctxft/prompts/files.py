@@ -18,7 +18,7 @@ from ctxft.prompts.books import (
     ContextualPrompt,
     PromptBook,
 )
-from ctxft.runtime import PACKAGE_ROOT, InputError, nearest, read_text, read_yaml
+from ctxft.runtime import PACKAGE_ROOT, InputError, is_there, nearest, read_text, read_yaml
 
 
 def load_book(source: str | Path) -> PromptBook:
@@ -71,7 +71,7 @@ def book_path(source: str | Path) -> Path:
     path = Path(source)
     if str(source) in BOOKS:
         return PACKAGE_ROOT / "books" / f"{source}.yaml"
-    if not path.suffix and not path.exists():
+    if not path.suffix and not is_there(path):
         known = f"{nearest(str(source), BOOKS)}; give one of {', '.join(BOOKS)} or a YAML file"
         raise InputError(f"unknown prompt book '{source}'{known}.")
     return path
@@ -156,6 +156,8 @@ def _mapping(node: yaml.Node | None, path: Path, known: tuple = (), required: tu
     entries: dict[str, yaml.Node] = {}
     for key_node, value in node.value:
         key = key_node.value
+        if not isinstance(key, str):
+            raise _error(path, key_node, "a key must be a word")
         if known and key not in known:
             raise _error(path, key_node, f"unknown key '{key}'{nearest(str(key), known)}; known: {', '.join(known)}")
         if key in entries:

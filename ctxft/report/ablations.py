@@ -130,6 +130,17 @@ def ablation_figure(run: RunRecord, reference: str = "cft", benchmark: str | Non
     (name, rows), *more = ablation_rows(run, reference, benchmark).items()
     if more:
         raise InputError(f"the figure shows one benchmark: name one of {', '.join(run.outcomes)}.")
+    return families_figure(rows, f"{name}: which family matters?", reference)
+
+
+def families_figure(rows: Sequence[dict], title: str, reference: str = "cft") -> Figure:
+    """Return the forest plot of ``ablation_figure`` for rows that are there already, such as those of a committed study.
+
+    Args:
+        rows: of one benchmark, as from ``ablation_rows``.
+        title: stands above.
+        reference: the arm that differences were taken to.
+    """
     shown = [row for row in rows if row["arm"] != reference]
     lines = _lines(shown)
     figure = Figure(figsize=(7.3, 1.5 + 0.36 * len(lines)), layout="constrained")
@@ -145,7 +156,7 @@ def ablation_figure(run: RunRecord, reference: str = "cft", benchmark: str | Non
         axes.axhline(whole - 0.5, color=INK, linewidth=0.6)
     finish(axes, range(len(lines)), list(reversed(lines)), len(lines))
     axes.set_xlabel(f"points of accuracy minus {reference}, with 95 % intervals")
-    axes.set_title(f"{name}: which family matters?", parse_math=False, fontsize=11, loc="left")
+    axes.set_title(title, parse_math=False, fontsize=11, loc="left")
     kinds = {row["kind"] for row in shown}
     legend(figure, [LOOKS[kind] for kind in SIDES if kind in kinds], "open: not shown after Holm")
     return figure

@@ -70,7 +70,7 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
         '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
         "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text, and in nothing else.</p>",
         _section("What the tests say", _list(verdicts(run, reference))),
-        _section("Results", results_html(results_table(run, reference)), _legend(reference)),
+        _section("Results", results_html(results_table(run, reference)), _legend(run, reference)),
         _section("F1 of the classes", frame_html(f1), _F1) if len(f1 := f1_table(run, reference)) else "",
         _section("Held-out text", frame_html(loss_table(run)), _HELD_OUT),
         _section("Accuracy", image_html(results_figure(run), "accuracy per arm and benchmark")),
@@ -113,8 +113,8 @@ _PROMPTS = (
 )
 
 
-def _legend(reference: str) -> str:
-    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference))
+def _legend(run: RunRecord, reference: str) -> str:
+    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference, run.metrics))
 
 
 def _caveats(run: RunRecord, reference: str) -> list[str]:

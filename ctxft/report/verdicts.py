@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ctxft.prompts import check_arm
+from ctxft.prompts.arms import IFT, subset_of
 from ctxft.report.record import RunRecord, as_record
 from ctxft.runtime import InputError
 from ctxft.statistics import compare, corrected
@@ -70,13 +72,40 @@ def overall(run: RunRecord | str | Path, reference: str = "cpt") -> str:
     return f"Corrected by Holm over all {len(found)} comparisons at once, these differences to {reference} stand: {listed}."
 
 
-def how_to_read(reference: str = "cpt") -> list[str]:
-    """Return sentences that explain the columns and verdicts of ``results_table``."""
+PARTS = {
+    "control-shuffled": "control-shuffled the words of cft's prompt in another order",
+    "control-neutral": "control-neutral a sentence about the text that asks for nothing",
+    "control-family": "control-family a prompt of another family than cft's",
+    "control-adaptive": "control-adaptive the prompt that a model wrote for another passage",
+    "cft-learned": "cft-learned cft's prompt, which it learns too",
+    "reading": "reading no prompt, but exercises about the text behind it",
+    "only": "only-FAMILY prompts of one family",
+    "without": "without-FAMILY those of all families but one",
+    "count": "count-N some N prompts of the book",
+}
+
+
+def _parts_told(arms: Iterable[str]) -> list[str]:
+    """Return a sentence about those of an experiment's arms that take a prompt apart."""
+    stages = [arm.removesuffix(IFT) for arm in arms]
+    kinds = {(subset_of(stage) or (stage, ""))[0] for stage in stages}
+    told = [words for kind, words in PARTS.items() if kind in kinds]
+    return [f"Further arms read: {'; '.join(told)}."] if told else []
+
+
+def how_to_read(reference: str = "cpt", arms: Iterable[str] = ()) -> list[str]:
+    """Return sentences that explain the columns and verdicts of ``results_table``.
+
+    Args:
+        reference: the arm that differences are taken to.
+        arms: of the run; those that take a prompt apart are explained.
+    """
     return [
         "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
         "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control meaningless "
         "words, and adaptive a prompt chosen for that text. An arm that ends in -ift was trained further on instructions, the "
         "arm ift on these alone.",
+        *_parts_told(arms),
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
         "giving the commonest answer position, or label.",
         f"minus {reference} is the difference to {reference} in points of accuracy, on the same items and the same seeds. "

@@ -45,6 +45,7 @@ def score_choices(
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
     scored: Callable[[int, ChoiceScores], None] | None = None,
+    chat: bool = False,
 ) -> list[ChoiceScores]:
     """Return the log-likelihood of every choice of every question.
 
@@ -62,6 +63,7 @@ def score_choices(
         progress: called with (contexts done, all contexts) after each batch.
         names: a name for each request, used in errors.
         scored: called with (number of the request, its scores) as soon as all its choices are done.
+        chat: contexts and continuations were written by ``ctxft.chat``, so their control tokens are read as such.
 
     Returns:
         One ``ChoiceScores`` for each request, in order.
@@ -79,7 +81,7 @@ def score_choices(
     if not requests:
         return []
     window = window or window_of(model) or sys.maxsize
-    pairs = encode_requests(tokenizer, requests)
+    pairs = encode_requests(tokenizer, requests, chat)
     for number, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
         _check(context, texts, encoded, window, names[number] if names else f"request {number}")
     scores = [_empty(encoded, window) for encoded in pairs]

@@ -72,6 +72,7 @@ def generate_answers(
     token_budget: int | None = None,
     progress: Progress | None = None,
     answered: Callable[[int, str, int], None] | None = None,
+    chat: bool = False,
 ) -> list[tuple[str, int]]:
     """Let a model write on behind each prompt, always with the likeliest token, until it ends or has written enough.
 
@@ -88,6 +89,7 @@ def generate_answers(
             suits the device.
         progress: called with (prompts done, all prompts) after each batch.
         answered: called with (number of the prompt, its text, tokens cut) after its batch.
+        chat: the prompts were written by ``ctxft.chat``, so their control tokens are read as such.
 
     Returns:
         For each prompt (what was written, without special tokens; the tokens cut from its left).
@@ -102,7 +104,7 @@ def generate_answers(
         >>> generate_answers(model, tokenizer, ["2 + 2 ="], max_new_tokens=2)  # doctest: +SKIP
         [(' 4', 0)]
     """
-    rows, cuts = _encode(model, tokenizer, prompts, max_new_tokens, window)
+    rows, cuts = _cut(model, encode_prompts(tokenizer, prompts, chat), max_new_tokens, window)
     found, budget = [("", 0)] * len(rows), budget_of(model, token_budget)
     order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
     done = 0
@@ -120,18 +122,13 @@ def generate_answers(
     return found
 
 
-def _encode(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    window: int | None,
+def _cut(
+    model: PreTrainedModel, rows: list[list[int]], max_new_tokens: int, window: int | None
 ) -> tuple[list[list[int]], list[int]]:
     """Return the ids of each prompt, cut on the left to what leaves room for the answer, and how many were cut."""
     window = window or window_of(model)
     if window is not None and window <= max_new_tokens:
         raise InputError(f"the model reads {window} tokens, so {max_new_tokens} new ones leave no room for a prompt.")
-    rows = encode_prompts(tokenizer, prompts)
     if empty := [number for number, row in enumerate(rows) if not row]:
         raise InputError(f"prompt {empty[0]} has no token, so nothing can be written behind it: give it a text.")
     room = window - max_new_tokens if window else None

@@ -39,7 +39,7 @@ class Answers:
         self._replies: dict[tuple[str, str], Reply] = {}
         self._whole = 0  # bytes of whole lines
         for number, line in enumerate(self._lines(), start=1):
-            row = parse_json(line, f"{self.path}, line {number}")
+            row = parse_json(line, f"{self.path}, line {number}", halves=True)
             if not isinstance(row, dict) or not all(isinstance(row.get(k), kind) for k, kind in FIELDS.items()):
                 raise InputError(f"{self.path}, line {number}: not a reply of a server: mend or remove the line.")
             reply = Reply(row["text"], row["tokens_in"], row["tokens_out"], row["cut"])

@@ -214,7 +214,7 @@ class Server:
         except HTTPError as error:
             return self._trouble(error)
         # No JSON, JSON of another shape; the client stumbles too over an error whose body is JSON but no object.
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             return _Trouble("protocol", f"a reply that is not of the protocol, {type(error).__name__}")
 
     def _trouble(self, error: HTTPError) -> _Trouble:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.chat import rendered
 from ctxft.models import load_model, load_tokenizer, pick_device, window_of
 from ctxft.prompts import count_tokens
 from ctxft.runtime import InputError
@@ -106,10 +107,10 @@ class Local:
         """Yield each job with its reply; a passage that leaves no room in the model's window gets none."""
         window = window_of(self.model)
         prompts = [template(self.tokenizer, job) for job in jobs]
-        sizes = [len(row) for row in encode_prompts(self.tokenizer, prompts)]
+        sizes = [len(row) for row in encode_prompts(self.tokenizer, prompts, chat=True)]
         fits = [window is None or size + self.room <= window for size in sizes]
         short = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        found = iter(generate_answers(self.model, self.tokenizer, short, self.room, token_budget=ALL))
+        found = iter(generate_answers(self.model, self.tokenizer, short, self.room, token_budget=ALL, chat=True))
         for job, size, fit in zip(jobs, sizes, fits, strict=True):
             yield job, self._reply(next(found)[0], size) if fit else "too long for the writer"
 
@@ -135,4 +136,4 @@ def local_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
 
 def template(tokenizer: PreTrainedTokenizerBase, job: Job) -> str:
     """Return what a writer on this machine reads."""
-    return tokenizer.apply_chat_template(job.messages, tokenize=False, add_generation_prompt=True)
+    return rendered(tokenizer, job.messages, answer=True)

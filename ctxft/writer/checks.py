@@ -20,6 +20,7 @@ from ctxft.prompts import SEPARATOR, count_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+RARE = 0.05  # of a benchmark's questions
 LABEL = re.compile(r"^\**(?:study |contextual |reading )?prompt\s*:\**\s*", re.IGNORECASE)
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}
 
@@ -86,7 +87,8 @@ def forbids(benchmarks: Sequence[Benchmark]) -> Callable[[str], str | None]:
 
     An item is given away by eight words in a row of its question (or of the text that it is about), or by all words of
     its right answer together with more than half of the question's own words. Own are the words that fewer than
-    ``ctxft.leakage.COMMON`` questions of the benchmark share: "which of the following" is nobody's own.
+    ``ctxft.leakage.COMMON`` questions of the benchmark share, or, in a large one, fewer than 5 % of them, since an exam may
+    ask several things about one drug; "which of the following" is nobody's own.
 
     Args:
         benchmarks: what will be asked.
@@ -116,7 +118,7 @@ class _Items:
             name = f"{benchmark.name}/{question.id}"
             for text in (question.question, question.context):
                 self.grams.update((gram, name) for gram in grams_of(words_of(text)))
-            own = [word for word in words if shared[word] < COMMON]
+            own = [word for word in words if shared[word] < max(COMMON, RARE * len(words_of_each))]
             for word in own:
                 self.owners.setdefault(word, []).append(len(self.items))
             self.items.append((name, len(own), frozenset(words_of(question.choices[question.answer]))))

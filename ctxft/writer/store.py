@@ -48,7 +48,7 @@ class Store:
         rows = {}
         for number, line in enumerate(_whole_part(path).split(b"\n")[:-1], start=1):
             # Every line was written in ASCII; another byte is no JSON either, so that it is told and not read over.
-            row = parse_json(line.decode("ascii", "backslashreplace"), f"{path}, line {number}")
+            row = parse_json(line.decode("ascii", "backslashreplace"), f"{path}, line {number}", halves=True)
             if not isinstance(row, dict) or [key for key in KEYS if key not in row]:
                 raise InputError(f"{path}, line {number}: no text of a writer stands here: remove the line.")
             rows[row["key"]] = row

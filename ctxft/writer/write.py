@@ -242,7 +242,7 @@ def estimate_cost(
     todo = list({job.key: job for job in jobs_of(passages, config, book) if job.key not in rows}.values())
     if config.server is None:
         writer = local_tokenizer(config)
-        tokens = sum(map(len, encode_prompts(writer, [template(writer, job) for job in todo])))
+        tokens = sum(map(len, encode_prompts(writer, [template(writer, job) for job in todo], chat=True)))
     else:
         tokens = sum(count_tokens(tokenizer, job.messages[0]["content"]) for job in todo)
     written = len(todo) * config.room

@@ -1,0 +1,173 @@
+"""Arm adaptive reads what a model wrote for each passage, control-adaptive what it wrote for another one."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+
+import nbformat
+import pytest
+import yaml
+
+from ctxft.cli import main
+from ctxft.experiment.adaptive import adapt
+from ctxft.experiment.config import to_mapping
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import longest_of, read_passages, rows_of
+from ctxft.experiment.tasks import train_task
+from ctxft.experiment.workers import train_all
+from ctxft.experiment.written import written_prompts
+from ctxft.models import load_tokenizer
+from ctxft.pipeline import execute
+from ctxft.prompts import ContextualPrompt
+from ctxft.prompts.arms import exchanged
+from ctxft.runtime import InputError, read_json, read_jsonl
+from tests.stub_server import StubServer, good_text
+
+ARMS = ["cpt", "cft", "adaptive", "control-adaptive"]
+
+
+@pytest.fixture
+def adaptive(experiment):
+    """The function (stub server, **writer's values) -> an experiment with a writer."""
+
+    def make(stub: StubServer, **values):
+        writer = {"model": "stub", "server": stub.url, "retries": 0, "max_tokens": 40} | values
+        return experiment(arms=ARMS, prompts={"writer": writer}, train={"steps": 2})
+
+    return make
+
+
+def mostly_good(number: int, body: dict) -> str:
+    return "text:" if number == 3 else f"text:{good_text(body)}"  # one reply is empty
+
+
+def test_arms_read_what_was_written_and_share_the_rest(adaptive):
+    with StubServer(mostly_good) as stub:
+        config = adaptive(stub)
+        folder = prepare(config)
+        assert "adaptive: rows" not in read_json(folder / "ledger.json")
+        with pytest.raises(InputError, match="no written prompts yet: run `ctxft prompts adapt CONFIG` first"):
+            train_all(config, 1)
+        assert not (folder / "arms").exists()  # told before any arm was trained
+        record = adapt(config)
+    written, passages = written_prompts(config), read_passages(folder)
+    assert set(written) == {p.id for p in passages} and sum(prompt is None for prompt in written.values()) == 1
+    assert sum(record["rejected"].values()) == 1
+
+    train_all(config, 1)
+    drawn = {
+        arm: {r["passage"]: r for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "prompts.jsonl")}
+        for arm in ARMS
+    }
+    for passage, prompt in written.items():
+        read = drawn["adaptive"][passage]
+        assert read["text"] == (prompt.text if prompt else drawn["cft"][passage]["text"])
+        other = drawn["control-adaptive"][passage]
+        assert (
+            (other["prompt"] == drawn["cft"][passage]["prompt"]) if prompt is None else (other["prompt"] != prompt.id)
+        )
+    ids = [Counter(r["prompt"] for r in drawn[arm].values()) for arm in ("adaptive", "control-adaptive")]
+    assert ids[0] == ids[1]  # the same prompts, each before another passage
+    ledger = read_json(folder / "ledger.json")
+    assert ledger["adaptive: target tokens"] == ledger["cpt: target tokens"]
+    assert ledger["adaptive: prompt tokens"] == sum(r["tokens"] for r in drawn["adaptive"].values())
+    logs = [[r["passages"] for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in ARMS]
+    assert all(log == logs[0] for log in logs)
+
+
+def test_passages_leave_room_for_the_longest_prompt_that_may_be_written(adaptive):
+    with StubServer(mostly_good) as stub:
+        config = adaptive(stub, max_tokens=50)
+        tokenizer = load_tokenizer(config.model)
+        assert longest_of(config, tokenizer) == 50
+        folder = prepare(config)
+        adapt(config)
+        rows, _ = rows_of(config, "adaptive", 0, read_passages(folder), tokenizer)
+    budget = read_json(folder / "ledger.json")["text budget (tokens)"]
+    assert budget == config.train.window - 2 - 50 and rows.longest <= config.train.window
+
+
+def test_how_a_server_is_asked_may_change_in_a_run_but_not_who_writes(adaptive):
+    with StubServer(mostly_good) as stub:
+        config = adaptive(stub)
+        folder = prepare(config)
+        prepare(adaptive(stub, timeout=7.0, retries=2, batch=2, price_in=1.0, price_out=2.0))
+        for values in ({"max_tokens": 41}, {"instruction": "Write a prompt."}, {"model": "other"}):
+            with pytest.raises(InputError, match=rf"holds another run \(prompts\.writer\.{next(iter(values))} was"):
+                prepare(adaptive(stub, **values))
+        config.prompts.writer = None
+        config.arms = ["cpt"]
+        with pytest.raises(InputError, match=r"prompts\.writer\.model was 'stub', is None"):
+            prepare(config)
+    assert read_json(folder / "manifest.json")["config"]["prompts"]["writer"]["key_variable"] is None
+
+
+def test_prompts_do_not_change_once_an_arm_was_trained_with_them(adaptive):
+    def late(number: int, body: dict) -> str:
+        return "broken" if number == 0 else mostly_good(number, body)
+
+    with StubServer(late) as stub:
+        config = adaptive(stub, batch=1)
+        folder = prepare(config)
+        adapt(config)
+        first = written_prompts(config)
+        assert sum(prompt is None for prompt in first.values()) == 2  # one failed, one was rejected
+        train_task(config, "control-adaptive", 0)
+        with pytest.raises(InputError, match="control-adaptive/seed-0 was trained with other written prompts"):
+            adapt(config)  # the one that failed is there now
+        assert written_prompts(config) == first
+        shutil.rmtree(folder / "arms")
+        adapt(config)
+    assert sum(prompt is None for prompt in written_prompts(config).values()) == 1
+
+
+def test_the_oracle_needs_no_writer_and_its_control_does(experiment, runs):
+    with pytest.raises(InputError, match="arm 'control-adaptive' reads prompts that a model wrote: name one"):
+        prepare(experiment(arms=["cpt", "control-adaptive"]))
+    assert not (runs / "tiny" / "passages.jsonl").exists()
+
+
+def test_exchanged_prompts_go_round_once():
+    prompts = {f"p{n}": ContextualPrompt(f"a{n}", "context", f"text {n}", "strategy") for n in range(30)}
+    found = exchanged({**prompts, "none": None}, seed=4)
+    assert found["none"] is None and {p.id for p in found.values() if p} == {p.id for p in prompts.values()}
+    assert all(found[passage] != prompt for passage, prompt in prompts.items())
+    assert found != exchanged({**prompts, "none": None}, seed=5)
+
+
+def test_adapt_tells_the_cost_first(adaptive, tmp_path, capsys):
+    with StubServer(mostly_good) as stub:
+        path = tmp_path / "e.yaml"
+        path.write_text(yaml.safe_dump(to_mapping(adaptive(stub, price_in=1.0, price_out=2.0))), encoding="utf-8")
+        assert main(["prompts", "adapt", str(path), "--estimate"]) == 0
+        assert not stub.requests and "cost" in capsys.readouterr().out
+        assert main(["prompts", "adapt", str(path)]) == 0
+        assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
+
+
+CELLS = [
+    "from ctxft.experiment.adaptive import adapt, estimate_adapt\n"
+    "from ctxft.experiment.config import load_experiment\n"
+    "from ctxft.experiment.prepare import prepare\n"
+    "config = load_experiment({path!r})",
+    "prepare(config)\nprint(estimate_adapt(config))\nprint(adapt(config))",
+    "print(config.prompts.writer, config.prompts.writer.server_config())",
+]
+
+
+def test_no_key_reaches_a_notebook_or_the_run_root(adaptive, tmp_path, runs, monkeypatch):
+    key = "sk-never-written-anywhere-0123456789"
+    monkeypatch.setenv("STUB_KEY", key)
+    path = tmp_path / "e.yaml"
+    with StubServer(lambda number, body: "rate" if number == 1 else mostly_good(number, body)) as stub:
+        config = adaptive(stub, key_variable="STUB_KEY", retries=2)
+        path.write_text(yaml.safe_dump(to_mapping(config)), encoding="utf-8")
+        cells = [nbformat.v4.new_code_cell(source.format(path=str(path))) for source in CELLS]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "99_adapt.ipynb")
+        executed = execute(tmp_path / "99_adapt.ipynb", runs / "99_adapt.ipynb", {})
+        assert all(key in headers["authorization"] for _, headers, _ in stub.requests)
+    assert "STUB_KEY" in executed.cells[2].outputs[0]["text"]
+    files = [file for file in runs.rglob("*") if file.is_file()]
+    assert {"99_adapt.ipynb", "99_adapt.html", "adaptive.jsonl", "manifest.json"} <= {file.name for file in files}
+    assert not [file for file in files if key.encode() in file.read_bytes()]
