@@ -17,6 +17,10 @@ async function work(page, plan) {
     await act();
     const node = await view(place).elementHandle();
     await page.waitForFunction(([one, was]) => one.innerHTML !== was, [node, before], { timeout: 30000 });
+    for (let last = null, now = ""; now !== last; ) { // what was typed comes in piece by piece
+      [last, now] = [now, await view(place).innerHTML()];
+      await page.waitForTimeout(1000);
+    }
     return view(place).innerText();
   };
   const focused = () => page.evaluate(() => document.activeElement.tagName);

@@ -21,10 +21,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from ctxft.experiment.config import load_experiment, to_mapping
 from ctxft.experiment.prepare import prepare
 from ctxft.experiment.rows import read_passages
+from ctxft.pipeline import list_notebooks, notebooks_folder
 from ctxft.runtime import write_jsonl, write_text
 from tests.test_report import fake_run
 
@@ -245,3 +248,39 @@ def test_training_is_stopped_at_the_button_while_a_cell_waits(lab, own, tmp_path
     assert seen["errors"] == [] and "heard: the training was stopped" in "".join(seen["heard"])
     assert "cpt" in seen["begun"] and "of 2000" in seen["begun"] and "A new start goes on" in seen["stopped"]
     assert "at step " in seen["stopped again"]
+
+
+WORKED = {  # notebook -> (what its cell says, keys pressed there, what the view says then), for each widget of it
+    "01_contextual_prompts": [("explorer = PromptExplorer(", ["arm", *pick(1)], "neg, passage ")],
+    "03_domain_text": [
+        ("CorpusBrowser.of(", ["document", "ArrowUp", "Enter"], "2 of 12 documents"),
+        ("RowViewer(rows", ["layout", *pick(2)], "padding: "),
+    ],
+    "04_fine_tuning": [("monitor = TrainingMonitor(", [], "Not running: 5 of 5 trained.")],
+    "05_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],
+    "08_report": [("ResultsExplorer(run)", ["minus", *pick(1)], "minus base")],
+}
+SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
+
+
+@pytest.mark.parametrize("name", WORKED)
+def test_the_widgets_of_the_course(lab, tmp_path, name):
+    notebook = load_notebook_node(str(notebooks_folder() / f"{name}.ipynb"))
+    assert all("ctxft.widgets" not in nb.read_text("utf-8") for nb in list_notebooks() if nb.stem not in WORKED)
+    given = {"run_name": "course", "overrides": SMALL, "ift_steps": 2, "lora_steps": 2}
+    known = {key: value for key, value in given.items() if f"\n{key}: " in "\n".join(c.source for c in notebook.cells)}
+    notebook = parameterize_notebook(notebook, known)
+    nbformat.write(notebook, lab[1] / f"{name}.ipynb")
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    steps: list[list] = [["run"], ["idle", 400]]
+    for source, keys, _ in WORKED[name]:
+        place = next(n for n, code in enumerate(sources) if source in code)
+        steps += [
+            ["show", place],
+            ["keys", place, *keys] if keys else ["show", place],
+            ["picture", place, f"{name}-{place}"],
+        ]
+    seen = work(lab, tmp_path, f"{name}.ipynb", steps)
+    assert seen[1] == []
+    for place, (_, _, said) in enumerate(WORKED[name]):
+        assert said in seen[2 + 3 * place + 1]
