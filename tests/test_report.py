@@ -20,6 +20,7 @@ from sklearn.metrics import f1_score
 
 from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
+    RunRecord,
     arm_color,
     claims,
     differences_figure,
@@ -204,7 +205,7 @@ def test_every_comparison_has_a_sentence_that_says_what_stands_after_holm(run: P
     assert re.search(
         r"higher than cpt by 7\.7 points \(.+\), also after Holm's correction", found["practice-mmlu, adaptive"]
     )
-    assert "but not shown once corrected for 2 benchmarks (Holm p 0.095)" in found["practice-mmlu, control"]
+    assert "but not shown once corrected for 2 comparisons (Holm p 0.095)" in found["practice-mmlu, control"]
     assert re.search(r"no difference to cpt shown; could have seen \d\.\d points\.$", found["practice-old, cft"])
     alone = verdicts(read_run(run, benchmarks=["practice-mmlu"]))
     assert len(alone) == 5 and not [line for line in alone if "Holm" in line]
