@@ -134,7 +134,7 @@ def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):
     """A leak is looked for in all items, an estimate needs no prompt, and the ledger follows what is written."""
     with StubServer(lambda number, body: "text:What stands at place 5? the water, water") as stub:
         config = adaptive(stub)
-        config.evaluation.limit = 1
+        config.evaluation.limit, config.arms = 1, ["cpt", "cft", "adaptive"]
         assert "adaptive" not in count_tokens_and_steps(config)["reads"]
         folder = prepare(config)
         record = adapt(config)
