@@ -72,10 +72,16 @@ def check_leaks(config: ExperimentConfig) -> dict:
     Raises:
         InputError: the run is not prepared, or a benchmark cannot be loaded.
     """
+    leaks = look_for_leaks(config)
+    write_json(config.folder / "leaks.json", leaks)
+    return leaks
+
+
+def look_for_leaks(config: ExperimentConfig) -> dict:
+    """Return what ``check_leaks`` writes, and write nothing."""
     benchmarks = load_benchmarks(config)
     leaks = find_leaks(benchmarks, texts_of(config))
     leaks["scores"] = [row for benchmark in benchmarks for row in _scores(config, benchmark, leaks)]
-    write_json(config.folder / "leaks.json", leaks)
     return leaks
 
 
