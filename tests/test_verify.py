@@ -193,7 +193,9 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "a bit of done.json": (lambda r: flip(r / HERE / "done.json"), f"{HERE}/done.json", "done.json"),
     "a missing done.json": (lambda r: (r / HERE / "done.json").unlink(), f"{HERE}/done.json", "done.json does not exist"),
-    "a log-likelihood": (lambda r: edit_lines(r / EXAM / "own.jsonl", worse), f"{EXAM}/own.jsonl", "whose hash metrics.json holds"),
+    "a log-likelihood": (
+        lambda r: edit_lines(r / EXAM / "own.jsonl", worse), f"{EXAM}/own.jsonl", "whose hash metrics.json holds",
+    ),
     "a wrong answer made right": (
         lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: [row.update(correct=True) for row in rows]),
         f"{EXAM}/own.jsonl", "is not what its own scores and the benchmark's item gives",
