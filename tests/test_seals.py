@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ctxft.experiment.attribution import attribute, attribution_file
 from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
+from ctxft.experiment.leaks import check_leaks
 from ctxft.experiment.prepare import prepare
 from ctxft.experiment.tasks import arm_folder, eval_folder, train_task
 from ctxft.outcomes import Journal
@@ -163,6 +164,35 @@ def test_held_out_text_that_was_changed_is_not_measured_on(examined):
     (folder / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"held_out\.jsonl was changed after it was made"):
         evaluate_task(config, "base", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace('"ids": [', '"idz": [', 1), "line 1: no passage stands here"),
+        (lambda text: text.replace('"ids": [', '"ids": [99999999999, ', 1), "line 1: no passage stands here"),
+        (lambda text: text[: len(text) // 2], "invalid JSON"),
+    ],
+)
+def test_a_damaged_line_of_the_passages_is_named(experiment, change, said):
+    config = experiment()
+    path = prepare(config) / "passages.jsonl"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError, match=rf"passages\.jsonl, .*{said}"):
+        train_task(config, "cpt", 0)
+    content = path.read_bytes().replace(b" ", b"\xff", 1)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"passages\.jsonl, line 1 is not UTF-8"):
+        check_leaks(config)
+
+
+def test_a_damaged_manifest_is_told_and_never_overwritten(experiment):
+    config = experiment()
+    path = prepare(config) / "manifest.json"
+    path.write_text(path.read_text().replace('"window": ', '"window": 1'))
+    for call in (lambda: prepare(config), lambda: train_task(config, "cpt", 0), lambda: read_run(config.folder)):
+        with pytest.raises(InputError, match=r"manifest\.json was changed after it was written"):
+            call()
 
 
 def test_a_damaged_attribution_is_measured_again(examined):

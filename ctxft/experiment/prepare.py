@@ -24,7 +24,7 @@ from ctxft.experiment.rows import add_arms, books_of, corpus_ledger, longest_of
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
 from ctxft.prompts import check_subsets, in_order, require_label, stages_of
 from ctxft.runtime import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
-from ctxft.seals import sealed
+from ctxft.seals import read_sealed, sealed
 from ctxft.training.config import FREE
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
@@ -129,7 +129,7 @@ def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
 def manifest_of(config: ExperimentConfig) -> dict | None:
     """Return the manifest of the experiment's run folder, or None if it is not prepared yet."""
     path = config.folder / "manifest.json"
-    return read_json(path) if path.exists() else None
+    return read_sealed(path) if path.exists() else None
 
 
 def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:

@@ -70,7 +70,7 @@ def read_run(
             another form of one arm or seed than of another, or a file that cannot be read or lacks something.
     """
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_sealed(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, Outcomes] = {}
     known: dict[str, None] = {}  # the benchmarks that are there, asked for or not
