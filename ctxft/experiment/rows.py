@@ -201,7 +201,15 @@ def _arm_ledger(
 
 @functools.lru_cache(maxsize=8)
 def _passages(path: Path, modified: int) -> tuple[Passage, ...]:
-    return tuple(Passage.from_json(row) for _, row in read_jsonl(path))
+    found = []
+    for number, row in read_jsonl(path):
+        try:
+            found.append(Passage.from_json(row))
+        except (TypeError, KeyError, OverflowError):
+            raise InputError(
+                f"{path}, line {number}: no passage stands here: the file was changed after it was made."
+            ) from None
+    return tuple(found)
 
 
 def read_passages(folder: Path, which: str = "passages") -> list[Passage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -20,7 +21,7 @@ from ctxft.prompts.books import (
     ContextualPrompt,
     PromptBook,
 )
-from ctxft.runtime import PACKAGE_ROOT, InputError, is_there, nearest, read_text, read_yaml
+from ctxft.runtime import PACKAGE_ROOT, InputError, is_there, nearest, parse_yaml, read_text
 
 
 def load_book(source: str | Path) -> PromptBook:
@@ -39,8 +40,13 @@ def load_book(source: str | Path) -> PromptBook:
         10
     """
     path = book_path(source)
-    read_yaml(path)  # the one place that words a syntax error; the nodes below know their lines
-    root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+    return _parse(read_text(path), path)
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(text: str, path: Path) -> PromptBook:
+    parse_yaml(text, str(path))  # the one place that words a syntax error; the nodes below know their lines
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
     entries = _mapping(root, path, BOOK_KEYS, required=("name", "kind", "prompts"))
     kind = _one_of(entries["kind"], path, KINDS, "kind")
     base = _base(entries, path, kind)

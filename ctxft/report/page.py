@@ -18,7 +18,8 @@ from ctxft.report.markup import frame_html, image_html, results_html, table_html
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, searched, verdicts
-from ctxft.runtime import read_json, write_text
+from ctxft.runtime import write_text
+from ctxft.seals import read_sealed
 from ctxft.statistics import common_seeds
 from ctxft.world.exams import EXAMS
 
@@ -228,7 +229,7 @@ def _ablations(run: RunRecord, reference: str) -> list[str]:
 def _attributions(run: RunRecord) -> list[str]:
     found = []
     for path in sorted((run.folder / "attribution").glob("*.json")):
-        one = read_json(path)
+        one = read_sealed(path)
         title = html.escape(f"{one['arm']}, seed {one['seed']}")
         said = f"{title}: change of the loss on held-out text behind each prompt"
         tables = {"family by family": family_table(one), "prompt by prompt": prompt_table(one)}

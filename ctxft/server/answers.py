@@ -1,7 +1,7 @@
 """Replies of a server flow into a file as they arrive; a later process finds them there and asks for none of them twice.
 
-A line is one reply: the id of what was asked, a key of the whole request, the text, the tokens. A last line that a kill cut
-in half is cut off. Failed requests are not kept, so they are asked again.
+A line is one reply: the id of what was asked, a key of the whole request, the text, the tokens, a checksum. A last line that
+a kill cut in half is cut off. Failed requests are not kept, so they are asked again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from ctxft.runtime import InputError, parse_json
+from ctxft.seals import holds, sealed
 from ctxft.server.client import Reply
 
 FIELDS = {"id": str, "key": str, "text": str, "tokens_in": int | None, "tokens_out": int | None, "cut": bool}
@@ -40,8 +41,11 @@ class Answers:
         self._whole = 0  # bytes of whole lines
         for number, line in enumerate(self._lines(), start=1):
             row = parse_json(line, f"{self.path}, line {number}", halves=True)
-            if not isinstance(row, dict) or not all(isinstance(row.get(k), kind) for k, kind in FIELDS.items()):
-                raise InputError(f"{self.path}, line {number}: not a reply of a server: mend or remove the line.")
+            good = isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in FIELDS.items())
+            if not good or not holds(row):
+                raise InputError(
+                    f"{self.path}, line {number}: not a reply of a server, or changed since: mend or remove the line."
+                )
             reply = Reply(row["text"], row["tokens_in"], row["tokens_out"], row["cut"])
             self._replies[row["id"], row["key"]] = reply
 
@@ -61,7 +65,7 @@ class Answers:
     def add(self, id: str, key: str, reply: Reply) -> None:
         """Keep a reply; when this returns it is on the disk."""
         row = {"id": id, "key": key, **vars(reply)}
-        line = (json.dumps(row, ensure_ascii=True) + "\n").encode()  # a server may send half a character
+        line = (json.dumps(sealed(row), ensure_ascii=True) + "\n").encode()  # a server may send half a character
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:

@@ -26,6 +26,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
+from ctxft.parsing import one_line
 from ctxft.runtime import FailedError, InputError
 from ctxft.server.config import ServerConfig
 
@@ -226,7 +227,7 @@ class Server:
         status = error.response.status_code
         kinds = {401: "refused", 403: "refused", 404: "unknown", 408: "timeout", 429: "rate limit"}
         kind = kinds.get(status, "server" if status >= 500 else "request")
-        told = self._without_key(" ".join((error.server_message or "").split()))
+        told = one_line(self._without_key(" ".join((error.server_message or "").split())))
         said = f"HTTP {status}, {told[:200]}" if told else f"HTTP {status}"
         return _Trouble(kind, said, _seconds(error.response.headers.get("retry-after")))
 
