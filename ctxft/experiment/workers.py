@@ -46,10 +46,10 @@ def _run_workers(
     for number in range(min(workers, len(tasks))):
         words = [word for arm, seed in tasks[number::workers] for word in ("--task", f"{arm}:{seed}")]
         commands.append([sys.executable, "-m", "ctxft", verb, str(path), *words])
-    often = 0.1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 10  # seconds: a log file needs fewer lines
     if tick is not None:
         run_together(verb, commands, variables, tick)
         return
+    often = 0.1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 10  # seconds: a log file needs fewer lines
     with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often) as bar:
         run_together(verb, commands, variables, lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
 

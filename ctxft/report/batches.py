@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ctxft.report.rows import Part, count_parts, row_html, row_parts, row_text
+from ctxft.report.rows import STYLE, Part, count_parts, parts_html, row_parts, row_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,12 +106,12 @@ def batch_html(lines: Sequence[Sequence[Segment]]) -> str:
     for number, line in enumerate(lines, start=1):
         boxes = "".join(map(_segment_html, line))
         shown.append(f"<section><h5>line {number} of {len(lines)}</h5>{boxes}</section>")
-    return "".join(shown)
+    return STYLE + "".join(shown)
 
 
 def _segment_html(segment: Segment) -> str:
     if not segment.number:
-        return row_html(segment.parts)
+        return parts_html(segment.parts)
     opened = " open" if segment.number <= OPEN else ""
     title = f"<summary>{html.escape(segment.title)}</summary>"
-    return f'<details style="{SEGMENT}"{opened}>{title}{row_html(segment.parts)}</details>'
+    return f'<details style="{SEGMENT}"{opened}>{title}{parts_html(segment.parts)}</details>'

@@ -95,15 +95,15 @@ def passage_titles(document: Sliced) -> list[str]:
     ]
 
 
-def document_text(document: Sliced, first: int = 1) -> str:
-    """Return a document as text, its passages apart; at most ``SHOWN`` of them, from the ``first`` on (counted from 1)."""
+def document_text(document: Sliced, first: int = 0) -> str:
+    """Return a document as text, its passages apart; at most ``SHOWN`` of them, from number ``first`` on (the first is 0)."""
     lines = [document.title]
     for title, passage in _shown(document, first):
         lines += ["", f"[{title}]", passage.text]
     return "\n".join(lines)
 
 
-def document_html(document: Sliced, words: str = "", first: int = 1) -> str:
+def document_html(document: Sliced, words: str = "", first: int = 0) -> str:
     """Return a document as HTML, a box for each passage, with the words that were looked for marked."""
     boxes = [
         f'<div><b>{html.escape(title)}</b><div style="{BOX}">{_marked(passage.text, words)}</div></div>'
@@ -114,7 +114,7 @@ def document_html(document: Sliced, words: str = "", first: int = 1) -> str:
 
 def _shown(document: Sliced, first: int) -> list[tuple[str, Passage]]:
     pairs = list(zip(passage_titles(document), document.passages, strict=True))
-    return pairs[first - 1 : first - 1 + SHOWN]
+    return pairs[first : first + SHOWN]
 
 
 def _marked(text: str, words: str) -> str:

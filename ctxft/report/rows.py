@@ -28,7 +28,8 @@ COLORS = {"read": "#dedede", "learned": "#b5e2d4", "end": "#f9dfa5"}
 BARS = {"read": "6px dotted #777777", "learned": "6px solid #007a58", "end": "6px double #8f6700"}
 HATCH = "repeating-linear-gradient(45deg,#ffffff,#ffffff 4px,#999999 4px,#999999 5px)"
 STYLE = (
-    "<style>.ctxft-tokens{font-family:monospace;line-height:1.8;overflow-wrap:anywhere;margin:.15em 0 .6em;padding:2px 6px}"
+    "<style>.ctxft-tokens{font-family:monospace;line-height:1.8;overflow-wrap:anywhere;margin:.15em 0 .6em;padding:2px 6px;"
+    "width:fit-content;max-width:100%;box-sizing:border-box}"
     ".ctxft-tokens span{border:1px solid #00000030;border-radius:3px;padding:0 1px;margin-right:1px}</style>"
 )
 
@@ -152,13 +153,18 @@ def row_text(parts: Iterable[Part]) -> str:
 
 def row_html(parts: Iterable[Part]) -> str:
     """Return a row as HTML: for each part a caption in words and its tokens, each in a box of its own."""
-    return STYLE + "".join(map(_part_html, parts))
+    return STYLE + parts_html(parts)
+
+
+def parts_html(parts: Iterable[Part]) -> str:
+    """Return what ``row_html`` does without its style, for a page that holds many rows."""
+    return "".join(map(_part_html, parts))
 
 
 def _part_html(part: Part) -> str:
     caption = f"<b>{part.name}</b>: {len(part.tokens)} token{'s' * (len(part.tokens) != 1)}, {_fate(part)}"
     if part.name == "padding":
-        return f'<div>{caption}<div class="ctxft-tokens" style="background:{HATCH}">\N{NO-BREAK SPACE}</div></div>'
+        return f'<div>{caption}<div class="ctxft-tokens" style="background:{HATCH};width:auto">\N{NO-BREAK SPACE}</div></div>'
     look = f"background:{COLORS[part.look]};color:{INK};border-left:{BARS[part.look]}"
     boxes = "<wbr>".join(f"<span>{html.escape(_visible(token))}</span>" for token in part.tokens)
     return f'<div>{caption}<div class="ctxft-tokens" style="{look}">{boxes}</div></div>'

@@ -15,6 +15,16 @@ import ipywidgets
 from ctxft.runtime import InputError
 
 WIDE = {"description_width": "initial"}  # a label is as wide as its words
+STYLE = (
+    "<style>.ctxft-view{line-height:1.5} .ctxft-view p,.ctxft-view h4,.ctxft-view h5{margin:.35em 0}"
+    ".ctxft-view ul{margin:.2em 0} .widget-html-content:has(.ctxft-view){min-width:0}"  # a wide table scrolls by itself
+    ".ctxft-view table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 0}"
+    ".ctxft-view th,.ctxft-view td{padding:.15em .6em;text-align:right;white-space:nowrap;border-bottom:1px solid #8885}"
+    ".ctxft-view td:first-child,.ctxft-view th:first-child,.ctxft-view .arm{text-align:left}"
+    ".ctxft-view .line{font-style:italic} .ctxft-view .first td{border-top:1px solid #888}"
+    ".ctxft-view .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}"
+    ".ctxft-view .wide{overflow-x:auto} .ctxft-view img{background:#fff;max-width:100%}</style>"
+)
 LINE = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 
 
@@ -22,7 +32,15 @@ def labelled(
     kind: type[ipywidgets.DOMWidget], label: str, width: str = "auto", **values: object
 ) -> ipywidgets.DOMWidget:
     """Return a control whose label stands before it in full."""
-    return kind(description=label, style=WIDE, layout=ipywidgets.Layout(width=width), **values)
+    if issubclass(kind, ipywidgets.Dropdown):  # JupyterLab takes bare arrow keys for itself
+        values["tooltip"] = "the space bar opens the list, arrows and Enter choose"
+    layout = ipywidgets.Layout(width=width, margin="2px 1.2em 2px 2px")
+    return kind(description=label, style=WIDE, layout=layout, **values)
+
+
+def framed(*parts: str) -> str:
+    """Return pieces of HTML as one, in the look that all views share."""
+    return f'<div class="ctxft-view">{STYLE}{"".join(parts)}</div>'
 
 
 class Explorer(ipywidgets.VBox):
@@ -36,7 +54,7 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, *controls: Sequence[ipywidgets.DOMWidget]) -> None:
-        self.view = ipywidgets.HTML()
+        self.view = ipywidgets.HTML(layout=ipywidgets.Layout(width="100%"))
         super().__init__([*(ipywidgets.HBox(list(row), layout=LINE) for row in controls), self.view])
         for control in (control for row in controls for control in row):
             control.observe(self._refresh, names="value")

@@ -15,7 +15,7 @@ from ctxft.experiment.rows import longest_of, read_passages
 from ctxft.models import load_tokenizer
 from ctxft.report.corpus import WHICH, Sliced, document_html, document_text, documents_of, find_documents
 from ctxft.runtime import InputError, read_json
-from ctxft.widgets.base import Explorer, labelled
+from ctxft.widgets.base import Explorer, framed, labelled
 
 if TYPE_CHECKING:
     from ctxft.corpora.passages import Passage
@@ -49,7 +49,7 @@ class CorpusBrowser(Explorer):
         self.words = labelled(ipywidgets.Text, "find", "18em", placeholder="words in a text or an id")
         self.which = labelled(ipywidgets.Dropdown, "of", options=WHICH)
         self.number = labelled(ipywidgets.BoundedIntText, "document", "12em", value=1, min=1, max=len(self.documents))
-        self.first = labelled(ipywidgets.BoundedIntText, "from passage", "12em", value=1, min=1, max=1)
+        self.first = labelled(ipywidgets.BoundedIntText, "from passage", "12em", value=0, min=0, max=0)
         for control in (self.words, self.which, self.number):  # before the view follows
             control.observe(self._limit, names="value")
         self._limit()
@@ -79,9 +79,9 @@ class CorpusBrowser(Explorer):
         found = self.found
         if change is None or change["owner"] is not self.number:
             self.number.max = max(1, len(found))
-        self.first.max = max(1, len(found[self.number.value - 1].passages)) if found else 1
+        self.first.max = len(found[self.number.value - 1].passages) - 1 if found else 0
         if change is not None:
-            self.first.value = 1
+            self.first.value = 0
 
     @property
     def text(self) -> str:
@@ -96,7 +96,7 @@ class CorpusBrowser(Explorer):
         found, place = self.found, self.number.value
         first = self.first.value
         shown = document_html(found[place - 1], self.words.value, first) if found else "<p>No such document.</p>"
-        return f"<p>{html.escape(self._head(found))}</p>{shown}"
+        return framed(f"<p>{html.escape(self._head(found))}</p>", shown)
 
     def _head(self, found: list[Sliced]) -> str:
         place = f"{self.number.value} of {len(found)} documents found" if found else "no document found"

@@ -15,7 +15,7 @@ from ctxft.prompts import TEXT_STAGES, ContextualPrompt, PromptBook, check_subse
 from ctxft.prompts.arms import IFT, VARIANTS, WRITTEN, exchanged
 from ctxft.report.rows import Part, check_prompt, cost_text, row_html, row_parts, row_text
 from ctxft.runtime import InputError
-from ctxft.widgets.base import Explorer, labelled
+from ctxft.widgets.base import Explorer, framed, labelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,7 +136,7 @@ class PromptExplorer(Explorer):
         problems = "".join(f"<li>{html.escape(problem)}</li>" for problem in self.problems)
         alert = f'<div role="alert"><b>Look at your prompt:</b><ul>{problems}</ul></div>' if problems else ""
         row = f"<p>{cost_text(self.parts)}</p>{row_html(self.parts)}" if self._can_be_read() else ""
-        return f"<h4>{html.escape(self._title())}</h4>{lines}{alert}{row}"
+        return framed(f"<h4>{html.escape(self._title())}</h4>", lines, alert, row)
 
     def _title(self) -> str:
         return f"{self.stage}, passage {self.passage.id} ({self.number.value} of {len(self.passages)})"

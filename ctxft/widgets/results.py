@@ -12,18 +12,10 @@ from ctxft.report.choice import Comparison, references_of
 from ctxft.report.markup import image_html, results_html
 from ctxft.report.record import RunRecord, as_record
 from ctxft.runtime import InputError
-from ctxft.widgets.base import Explorer, labelled
+from ctxft.widgets.base import Explorer, framed, labelled
 
 EVERY = "all benchmarks"
 NOTE = "Every number is that of the whole run, whatever is shown: Holm's p counts all benchmarks."
-STYLE = (
-    "<style>.ctxft-results table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    ".ctxft-results th,.ctxft-results td{padding:.2em .5em;text-align:right;white-space:nowrap;border-bottom:1px solid #8885}"
-    ".ctxft-results td:first-child,.ctxft-results th:first-child,.ctxft-results .arm{text-align:left}"
-    ".ctxft-results .line{font-style:italic} .ctxft-results .first td{border-top:1px solid #888}"
-    ".ctxft-results .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}"
-    ".ctxft-results .wide{overflow-x:auto} .ctxft-results img{background:#fff;max-width:100%}</style>"
-)
 
 
 class ResultsExplorer(Explorer):
@@ -44,18 +36,16 @@ class ResultsExplorer(Explorer):
         references = references_of(self.run)
         if not references:
             raise InputError(f"{self.run.folder}: no arm was evaluated on all benchmarks: evaluate one on all.")
-        self._compare = functools.cache(functools.partial(Comparison, self.run))
+        self._compared_with = functools.cache(functools.partial(Comparison, self.run))
         self.benchmark = labelled(ipywidgets.Dropdown, "benchmark", options=[*self.run.outcomes, EVERY])
         self.reference = labelled(ipywidgets.Dropdown, "minus", options=references)
-        self.boxes = {arm: ipywidgets.Checkbox(value=True, description=arm, indent=False) for arm in self.run.metrics}
-        for box in self.boxes.values():
-            box.layout.width = "auto"
+        self.boxes = {arm: labelled(ipywidgets.Checkbox, arm, value=True, indent=False) for arm in self.run.metrics}
         super().__init__([self.benchmark, self.reference], [*self.boxes.values()])
 
     @property
     def comparison(self) -> Comparison:
         """The run compared with the chosen reference."""
-        return self._compare(self.reference.value)
+        return self._compared_with(self.reference.value)
 
     @property
     def chosen(self) -> tuple[list[str], list[str]]:
@@ -74,7 +64,7 @@ class ResultsExplorer(Explorer):
         """The rows and the differences that are shown, as HTML."""
         table = results_html(self.comparison.rows(*self.chosen))
         said = "".join(f"<p>{html.escape(line)}</p>" for line in (NOTE, self.comparison.said))
-        return f'<div class="ctxft-results">{STYLE}{table}{self._figures(*self.chosen)}{said}</div>'
+        return framed(table, self._figures(*self.chosen), said)
 
     def _figures(self, benchmarks: list[str], arms: list[str]) -> str:
         reference = self.reference.value

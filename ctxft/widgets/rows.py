@@ -12,7 +12,7 @@ import ipywidgets
 from ctxft.report.batches import Segment, batch_html, batch_lines, batch_text, fill_text
 from ctxft.runtime import InputError
 from ctxft.training.packing import MicroBatch, micro_batches
-from ctxft.widgets.base import Explorer, labelled
+from ctxft.widgets.base import Explorer, framed, labelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,4 +84,4 @@ class RowViewer(Explorer):
     def html(self) -> str:
         """The micro-batch that is shown, as HTML."""
         title, lines = self._chosen()
-        return f"<h4>{html.escape(title)}</h4>{batch_html(lines)}"
+        return framed(f"<h4>{html.escape(title)}</h4>", batch_html(lines))

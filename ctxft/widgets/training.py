@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import html
 import threading
@@ -17,8 +18,7 @@ from ctxft.experiment.workers import train_all
 from ctxft.report.figures import loss_curves
 from ctxft.report.markup import image_html, table_html
 from ctxft.runtime import FailedError, InputError
-from ctxft.widgets.base import Explorer
-from ctxft.widgets.results import STYLE
+from ctxft.widgets.base import Explorer, framed
 
 if TYPE_CHECKING:
     from ctxft.experiment.config import ExperimentConfig
@@ -36,8 +36,8 @@ class TrainingMonitor(Explorer):
     """Train the arms of an experiment in processes of their own, watch their losses, and stop and go on at a button.
 
     A stop ends the processes as Ctrl-C does: finished arms and checkpoints stay, and a new start goes on from there. The
-    buttons work while the kernel is idle, or waits in ``wait`` in a front end that gives widgets a channel of their own (as
-    JupyterLab 4.4 and later with ipykernel 7 do); interrupting the kernel in ``wait`` stops the training as well.
+    buttons work while the kernel is idle or awaits ``finish``; what is in ``wait`` can be interrupted, which stops the
+    training as well.
 
     Args:
         config: the experiment.
@@ -46,7 +46,7 @@ class TrainingMonitor(Explorer):
     Example:
         >>> monitor = TrainingMonitor(config)  # doctest: +SKIP
         >>> monitor.start()  # doctest: +SKIP
-        >>> monitor.wait()  # doctest: +SKIP
+        >>> await monitor.finish()  # doctest: +SKIP
         PosixPath('runs/mini')
     """
 
@@ -100,6 +100,16 @@ class TrainingMonitor(Explorer):
         if self.runs:
             raise TimeoutError(f"the training still runs after {seconds} seconds.")
         return self.future.result()
+
+    async def finish(self) -> Path:
+        """Wait as ``wait`` does, but let the buttons work meanwhile: for a cell that says ``await monitor.finish()``."""
+        try:
+            while self.runs:
+                await asyncio.sleep(0.2)
+        except asyncio.CancelledError:  # the kernel was interrupted
+            self.stop()
+            raise
+        return self.wait()
 
     @property
     def runs(self) -> bool:
@@ -164,7 +174,7 @@ class TrainingMonitor(Explorer):
         table, logs = table_html(COLUMNS, map(_cells, found)), self.follower.curves()
         described = "training loss of every arm over optimizer steps; the table above has the last values"
         figure = "" if logs.empty else image_html(loss_curves(logs), described, dpi=96)
-        return f'<div class="ctxft-results">{STYLE}{state}{table}{figure}</div>'
+        return framed(state, table, figure)
 
 
 def _speed(pace: Pace) -> str:
