@@ -420,7 +420,8 @@ def test_replies_of_a_server(place, server, said, tried, data, status, chat):
     assert isinstance(reply, Reply) and isinstance(reply.text, str)
     path = place / "answers.jsonl"
     path.unlink(missing_ok=True)
-    Answers(path).add("id", "key", reply)
+    with Answers(path) as answers:
+        answers.add("id", "key", reply)
     assert Answers(path).get("id", "key") == reply  # half a character comes back too
 
 
