@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   ctxft compare first                                  the paired table, and a report that opens offline
   ctxft prompts show strategies                        the prompts, by family, with the idea behind each
   ctxft leaks first                                    which benchmark items stand in the training texts
+  ctxft verify first                                   whether every result still follows from its inputs
   ctxft export mini --set name=first --out pairs.jsonl (prompt, passage) pairs for a tuning service
   ctxft hosted mini --server http://localhost:8000/v1 --model my-model  examine a model behind a server
   ctxft attribute first --arm cft --seed 0             what each prompt does to a model's loss and gradient
@@ -87,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
     leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     leaks.set_defaults(call=studies.leaks)
+    verify = verbs.add_parser("verify", help="say of each result of a run whether it still follows from its inputs")
+    verify.add_argument("run", help="name of a run below the run root, or its folder")
+    verify.add_argument(
+        "--data", metavar="DIR", help="folder with local benchmark files, instead of the run's or the hub"
+    )
+    verify.set_defaults(call=studies.verify)
     attribute = verbs.add_parser("attribute", help="say what each prompt does to a model's loss and gradient")
     attribute.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
     attribute.add_argument("--arm", default="cft", help="the model: base, or a trained arm (default: cft)")

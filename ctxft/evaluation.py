@@ -98,7 +98,7 @@ def evaluate(
 
 def _by_likelihood(score_all: Callable, name: str, asked: Sequence[Asked], keep: Keep) -> None:
     def scored(number: int, score: ChoiceScores) -> None:
-        keep(_scored(*asked[number], score))
+        keep(scored_outcome(*asked[number], score))
 
     names = [f"{name}, question '{question.id}'" for question, _, _ in asked]
     requests = [(context, continuations) for _, context, continuations in asked]
@@ -142,7 +142,12 @@ def written_outcome(question: Question, context: str, continuations: Sequence[st
     return _outcome(question, context, prediction, written=text, truncated=cut)
 
 
-def _scored(question: Question, context: str, continuations: Sequence[str], score: ChoiceScores) -> dict:
+def scored_outcome(question: Question, context: str, continuations: Sequence[str], score: ChoiceScores) -> dict:
+    """Return the outcome of a question whose choices were scored; arguments as ``written_outcome``, result as ``evaluate``.
+
+    Raises:
+        InputError: a log-likelihood is not a number.
+    """
     found = score.log_likelihoods
     if any(math.isnan(value) for value in found):
         raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train anew.")

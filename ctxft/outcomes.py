@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ctxft.runtime import InputError, read_jsonl, write_jsonl
+from ctxft.seals import SEAL, holds, sealed
 
 RULES = ("likelihood", "generate")
 KEYS = (
@@ -57,7 +58,7 @@ class Journal:
     """The outcomes of an evaluation that is under way, in a file that a killed process leaves readable.
 
     The first line holds a key; a file with another key (another model, benchmark, form, ...) is begun anew. A last line
-    that was cut off by a kill does not count.
+    that was cut off by a kill does not count, nor does one whose checksum does not hold: those questions are asked again.
 
     Args:
         path: the file; its folder is made.
@@ -75,13 +76,13 @@ class Journal:
         self.path = Path(path)
         self.outcomes = {row["id"]: row for row in _whole_lines(self.path, key)}
         # Written anew, so that nothing is appended to half a line.
-        write_jsonl(self.path, [{"key": key}, *self.outcomes.values()])
+        write_jsonl(self.path, [{"key": key}, *map(sealed, self.outcomes.values())])
 
     def add(self, outcome: dict) -> None:
         """Append one outcome; it outlives the process from here on."""
         self.outcomes[outcome["id"]] = outcome
         with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(outcome, ensure_ascii=False) + "\n")
+            file.write(json.dumps(sealed(outcome), ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         """Remove the file, once the outcomes stand in a whole one."""
@@ -94,7 +95,10 @@ def _whole_lines(path: Path, key: str) -> list[dict]:
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end is empty, or half a line
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:  # after a power cut a block of the file may be missing; what stands before it is good
             break
+        if not holds(row):  # a bit that flipped on the disk: what stands before and behind it is good
+            continue
+        rows.append({name: value for name, value in row.items() if name != SEAL})
     return rows[1:] if rows and rows[0] == {"key": key} else []

@@ -34,12 +34,12 @@ from ctxft.runtime import (
     check_known,
     hash_file,
     nearest,
-    read_json,
     sha256,
     versions,
     write_json,
     write_text,
 )
+from ctxft.seals import read_or_set_aside, sealed
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 QUIET_KERNEL = ["--log-level=CRITICAL"]  # a kernel on loopback need not warn on every start that it is not encrypted
@@ -262,7 +262,7 @@ def run_notebooks(
         require_same(config)
     folder = config.folder
     stamps_path = folder / "notebooks" / "stamps.json"
-    stamps = read_json(stamps_path) if stamps_path.exists() else {}
+    stamps = read_or_set_aside(stamps_path) or {}
     for path in tqdm(paths, desc="ctxft run", unit="notebook", leave=False, disable=not sys.stderr.isatty()):
         given = {key: value for key, value in (common | parameters).items() if key in declared[path]}
         target, stamp = folder / "notebooks" / path.name, _stamp(path, given, inputs)
@@ -272,9 +272,9 @@ def run_notebooks(
         print(f"{path.stem}: running ...", end=" ", flush=True)
         started = time.perf_counter()
         if stamps.pop(path.name, None):  # should it fail now, its output is not valid for any stamp
-            write_json(stamps_path, stamps)
+            write_json(stamps_path, sealed(stamps))
         execute(path, target, given)
         stamps[path.name] = stamp
-        write_json(stamps_path, stamps)
+        write_json(stamps_path, sealed(stamps))
         print(f"done in {time.perf_counter() - started:.0f} s: {target}", flush=True)
     return folder

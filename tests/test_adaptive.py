@@ -12,6 +12,7 @@ import yaml
 from ctxft.cli import main
 from ctxft.experiment.adaptive import adapt
 from ctxft.experiment.config import to_mapping
+from ctxft.experiment.estimate import count_tokens_and_steps
 from ctxft.experiment.prepare import prepare
 from ctxft.experiment.rows import longest_of, read_passages, rows_of
 from ctxft.experiment.tasks import train_task
@@ -70,6 +71,7 @@ def test_arms_read_what_was_written_and_share_the_rest(adaptive):
     ids = [Counter(r["prompt"] for r in drawn[arm].values()) for arm in ("adaptive", "control-adaptive")]
     assert ids[0] == ids[1]  # the same prompts, each before another passage
     ledger = read_json(folder / "ledger.json")
+    assert ledger["adaptive: passages without a written prompt"] == 1
     assert ledger["adaptive: target tokens"] == ledger["cpt: target tokens"]
     assert ledger["adaptive: prompt tokens"] == sum(r["tokens"] for r in drawn["adaptive"].values())
     logs = [[r["passages"] for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in ARMS]
@@ -128,11 +130,35 @@ def test_the_oracle_needs_no_writer_and_its_control_does(experiment, runs):
     assert not (runs / "tiny" / "passages.jsonl").exists()
 
 
+def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):
+    """A leak is looked for in all items, an estimate needs no prompt, and the ledger follows what is written."""
+    with StubServer(lambda number, body: "text:What stands at place 5? the water, water") as stub:
+        config = adaptive(stub)
+        config.evaluation.limit, config.arms = 1, ["cpt", "cft", "adaptive"]
+        assert "adaptive" not in count_tokens_and_steps(config)["reads"]
+        folder = prepare(config)
+        record = adapt(config)
+        assert record["prompts"] == 0 and record["rejected"] == {"gives away an item": record["passages"]}
+        prepare(config)
+    ledger = read_json(folder / "ledger.json")
+    assert ledger["adaptive: passages without a written prompt"] == ledger["passages"]
+    before = ledger["adaptive: prompts of"]
+    with StubServer(mostly_good) as stub:
+        config = adaptive(stub, model="another")
+        config.name = "tiny-2"
+        prepare(config)
+        adapt(config)
+        prepare(config)
+    assert read_json(config.folder / "ledger.json")["adaptive: prompts of"] != before
+
+
 def test_exchanged_prompts_go_round_once():
     prompts = {f"p{n}": ContextualPrompt(f"a{n}", "context", f"text {n}", "strategy") for n in range(30)}
     found = exchanged({**prompts, "none": None}, seed=4)
     assert found["none"] is None and {p.id for p in found.values() if p} == {p.id for p in prompts.values()}
     assert all(found[passage] != prompt for passage, prompt in prompts.items())
+    with pytest.raises(InputError, match="only 1 passages have one"):
+        exchanged({"p": prompts["p0"], "none": None}, seed=0)
     assert found != exchanged({**prompts, "none": None}, seed=5)
 
 

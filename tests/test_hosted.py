@@ -283,10 +283,10 @@ def test_outcomes_are_by_id_whatever_the_order_of_the_replies(runs):
 
 
 def test_answers_survive_and_bad_lines_are_told(tmp_path):
-    answers = Answers(tmp_path / "a" / "answers.jsonl")
     half = json.loads('"\\ud83d"')  # half of a character that takes two
-    answers.add("one", "k", Reply(half, None, 3, True))
-    answers.add("two", "k", Reply("B", 5, 1))
+    with Answers(tmp_path / "a" / "answers.jsonl") as answers:
+        answers.add("one", "k", Reply(half, None, 3, True))
+        answers.add("two", "k", Reply("B", 5, 1))
     again = Answers(answers.path)
     assert again.get("one", "k") == Reply(half, None, 3, True) and again.get("one", "other") is None and len(again) == 2
     for line, said in (("{}", "line 3: not a reply"), ("[1]", "line 3: not a reply"), ("{", "line 3: invalid JSON")):
@@ -294,6 +294,46 @@ def test_answers_survive_and_bad_lines_are_told(tmp_path):
         other.write_bytes(answers.path.read_bytes() + line.encode() + b"\n")
         with pytest.raises(InputError, match=said):
             Answers(other)
+
+
+def test_no_handle_cuts_what_another_wrote_and_a_closed_one_writes_nothing(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"id": "half')
+    assert len(Answers(path)) == 0 and path.read_text()  # who only reads changes nothing
+    with Answers(path) as first, Answers(path) as second:
+        second.add("one", "k", Reply("A", 5, 1))
+        first.add("two", "k", Reply("B", 5, 1))
+    first.add("three", "k", Reply("C", 5, 1))
+    again = Answers(path)
+    assert [again.get(id, "k") for id in ("one", "two", "three")] == [Reply("A", 5, 1), Reply("B", 5, 1), None]
+    assert first.late == 1 and len(first) == 1 and second.late == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_thread_that_outlives_an_interrupt_loses_no_answer(runs):
+    closing = threading.Event()
+
+    def write(number: int, sent: str, most: int) -> str:
+        if number == 5:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            closing.wait(60)
+        return first_choice(number, sent, most)
+
+    with TextServer(write) as stub:
+        config = ServerConfig(stub.url, "m")
+        plan, before = plan_of(exam(5), config), set(threading.enumerate())
+        with pytest.raises(KeyboardInterrupt):
+            ask_all(plan, patient(config))
+        # The server's own thread is among these, and ends with its reply.
+        late = set(threading.enumerate()) - before
+        assert len(plan.due()) == 15 and late
+        ask_all(plan, patient(config))
+        content = (plan.folder / "answers.jsonl").read_bytes()
+        closing.set()
+        for thread in late:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in late) and len(stub.asked) == 21
+    assert (plan.folder / "answers.jsonl").read_bytes() == content and content.count(b"\n") == 20
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from sklearn.metrics import f1_score
 
 from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
+    RunRecord,
     arm_color,
     claims,
     differences_figure,
@@ -204,7 +205,7 @@ def test_every_comparison_has_a_sentence_that_says_what_stands_after_holm(run: P
     assert re.search(
         r"higher than cpt by 7\.7 points \(.+\), also after Holm's correction", found["practice-mmlu, adaptive"]
     )
-    assert "but not shown once corrected for 2 benchmarks (Holm p 0.095)" in found["practice-mmlu, control"]
+    assert "but not shown once corrected for 2 comparisons (Holm p 0.095)" in found["practice-mmlu, control"]
     assert re.search(r"no difference to cpt shown; could have seen \d\.\d points\.$", found["practice-old, cft"])
     alone = verdicts(read_run(run, benchmarks=["practice-mmlu"]))
     assert len(alone) == 5 and not [line for line in alone if "Holm" in line]
@@ -501,8 +502,21 @@ def test_the_table_is_plain_pandas(run: Path):
 
 
 def test_arms_that_take_a_prompt_apart_are_explained_where_a_run_has_them():
-    assert not any("Further arms" in said for said in how_to_read("cpt", ["base", "cpt", "cft-ift"]))
-    told = next(said for said in how_to_read("cpt", ["cpt", "only-critical", "reading-ift"]) if "Further" in said)
+    def run_of(*arms: str, writer: dict | None = None) -> RunRecord:
+        manifest = {"config": {"prompts": {"writer": writer}}}
+        return RunRecord(
+            Path("run"), manifest, {}, {arm: {} for arm in arms}, {"exam": {arm: {} for arm in arms}}, None
+        )
+
+    assert not any("Further arms" in said for said in how_to_read("cpt", run_of("base", "cpt", "cft-ift")))
+    assert not any(
+        "all comparisons of the run" in said for said in how_to_read("cpt", run_of("cpt", "control-neutral"))
+    )
+    assert any("an oracle that knows" in said for said in how_to_read("cpt", run_of("cpt", "adaptive")))
+    assert any("a language model wrote" in said for said in how_to_read("cpt", run_of("cpt", writer={"model": "m"})))
+    parts = how_to_read("cpt", run_of("cpt", "only-critical", "reading-ift"))
+    assert any("all comparisons of the run" in said for said in parts)
+    told = next(said for said in parts if "Further" in said)
     assert told == (
         "Further arms read: reading no prompt, but exercises about the text behind it; only-FAMILY prompts of one family."
     )

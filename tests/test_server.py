@@ -175,19 +175,30 @@ def test_the_key_is_shown_nowhere(key):
     try:
         with StubServer(lambda number, body: ("refused", "rate", "hang", "html", "echo")[number]) as stub:
             server = server_of(stub, key_variable="STUB_KEY", retries=0, timeout=0.3)
-            for _ in range(4):
+            for _ in range(5):
                 with pytest.raises((InputError, ServerError)) as caught:
                     server.chat(MESSAGES, 8)
                 error = caught.value
                 assert error.__context__ is None and error.__cause__ is None  # those hold the request
                 shown += ["".join(traceback.format_exception(error)), repr(error)]
-            assert server.chat(MESSAGES, 8).text == "You said Bearer ...."
     finally:
         logging.getLogger().removeHandler(handler)
         logging.getLogger().setLevel(level)
     shown += [repr(server), str(server.record()), repr(server.config), log.getvalue()]
     assert log.getvalue() and "bad key Bearer ..." in shown[0]
+    assert "not of the protocol, it holds the key" in shown[8] and server.counts.errors["protocol"] == 2
     assert not [text for text in shown if KEY in text]
+
+
+@pytest.mark.parametrize("dummy", ["x", "none", "EMPTY"])
+def test_a_dummy_key_changes_no_text(monkeypatch, dummy):
+    monkeypatch.setenv("STUB_KEY", dummy)
+    with StubServer(lambda number, body: ("text:next EMPTY box, none taken", "refused")[number]) as stub:
+        server = server_of(stub, key_variable="STUB_KEY")
+        assert server.chat(MESSAGES, 8).text == "next EMPTY box, none taken" and not server.counts.errors
+        with pytest.raises(InputError, match=f"bad key Bearer {dummy}"):
+            server.chat(MESSAGES, 8)
+        assert stub.requests[0][1]["authorization"] == f"Bearer {dummy}"
 
 
 def test_the_rate_limit_spreads_requests():

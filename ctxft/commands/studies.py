@@ -11,7 +11,7 @@ from ctxft.runtime import InputError
 if TYPE_CHECKING:
     pass
 
-from ctxft.commands.experiments import prepared, read_settings
+from ctxft.commands.experiments import prepared, read_settings, run_folder
 
 
 def leaks(options: argparse.Namespace) -> None:
@@ -21,6 +21,18 @@ def leaks(options: argparse.Namespace) -> None:
     config = prepared(options)
     print(leaks_text(check_leaks(config)))
     print(f"\nitem by item: {config.folder / 'leaks.json'}")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Say of each result of a run whether it still follows from its inputs; returns the exit code."""
+    from ctxft.experiment.verify import verify as look
+
+    findings = look(run_folder(options.run), options.data)
+    for finding in findings:
+        print(f"{'ok' if finding.follows else 'BAD':4}{finding.what}: {finding.said}")
+    bad = sum(not finding.follows for finding in findings)
+    print(f"\n{bad} of {len(findings)} do not follow from their inputs" if bad else f"\nall {len(findings)} follow")
+    return 1 if bad else 0
 
 
 def attribute(options: argparse.Namespace) -> None:

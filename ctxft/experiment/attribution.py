@@ -31,6 +31,7 @@ from ctxft.experiment.rows import books_of, read_passages
 from ctxft.experiment.tasks import arm_folder
 from ctxft.prompts import ContextualPrompt
 from ctxft.runtime import InputError, check_known, read_json, sha256, write_json
+from ctxft.seals import read_or_set_aside, read_sealed, sealed
 
 REVISION = 1  # raised when the same model and passages would get other numbers
 TEXTS = ("held_out", "passages", "general_held_out")
@@ -282,11 +283,11 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
     require_task(config, arm, seed)
     path, hashes = attribution_file(config, arm, seed), read_json(config.folder / "manifest.json")["hashes"]
     done = arm_folder(config, arm, seed) / "done.json"
-    model = hashes["model"] if arm == "base" else read_json(done)["model_hash"]
+    model = hashes["model"] if arm == "base" else read_sealed(done)["model_hash"]
     books = dict(zip(("strategies", "negative"), (book.hash for book in books_of(config)), strict=True))
     origin = {"arm": arm, "seed": seed, "model_hash": model, "books": books, "hashes": hashes}
     key = sha256([REVISION, origin, limit, passages, config.train.loss])
-    if path.exists() and (found := read_json(path)).get("key") == key:
+    if (found := read_or_set_aside(path)) and found.get("key") == key:
         return found
     reader = open_reader(config, arm, seed)
     given = (config, arm, seed)
@@ -295,5 +296,5 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
         "prompts": prompt_losses(*given, limit=limit, reader=reader),
         "training": training_losses(*given, limit, reader) if text_stage(arm) else None,
     }
-    write_json(path, origin | {"key": key} | found)
+    write_json(path, sealed(origin | {"key": key} | found))
     return read_json(path)

@@ -201,7 +201,9 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         self._resolve_paths()
         if not _is_folder_name(self.name):
-            raise InputError(f"name must be a plain folder name of at most {LONGEST_NAME} bytes, found '{self.name}'.")
+            raise InputError(
+                f"name must be a plain folder name, found '{self.name}' (no path, no hidden characters, {LONGEST_NAME} bytes)."
+            )
         for what, values in (
             ("arms", self.arms),
             ("seeds", self.seeds),

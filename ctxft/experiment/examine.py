@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.benchmarks import Benchmark, load_benchmark, style_of
+from ctxft.corpora.passages import passages_hash
 from ctxft.evaluation import evaluate
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.prepare import require_same
@@ -20,8 +21,9 @@ from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
 from ctxft.metrics import metrics
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
 from ctxft.outcomes import Journal, write_outcomes
-from ctxft.runtime import InputError, read_json, sha256, write_json
+from ctxft.runtime import InputError, hash_file, read_json, sha256, write_json
 from ctxft.scoring import text_losses
+from ctxft.seals import read_or_set_aside, read_sealed, sealed, set_aside
 from ctxft.world.exams import EXAMS
 
 SCORING_REVISION = 3  # raised when the same model and items would get other scores
@@ -34,6 +36,8 @@ def held_out_loss(config: ExperimentConfig, model: PreTrainedModel, tokenizer: P
     Every arm reads the same prompts, drawn for each passage with one seed.
     """
     passages = read_passages(config.folder, "held_out")
+    if passages_hash(passages) != read_json(config.folder / "manifest.json")["hashes"]["held_out"]:
+        raise InputError(f"{config.folder / 'held_out.jsonl'} was changed after it was made: run `ctxft verify`.")
     if not passages:
         return {"loss": None, "prompted_loss": None, "tokens": 0}
     found = {}
@@ -59,29 +63,53 @@ def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Bench
     return [load_benchmark(name, revision=options.revision_of(name), **how) for name in here]
 
 
-def _style(config: ExperimentConfig, benchmark: Benchmark) -> str:
+def asked_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
+    """Return in words how the experiment asks a benchmark."""
     options = config.evaluation
     return style_of(benchmark, options.form, options.shots, options.chat_template, options.rule == "generate")
+
+
+def model_of(config: ExperimentConfig, arm: str, seed: int) -> str:
+    """Return the hash of the model that a task examines; raises InputError if it is not trained yet."""
+    require_trained(config, arm, seed)
+    if arm == "base":
+        return read_json(config.folder / "manifest.json")["hashes"]["model"]
+    return read_sealed(arm_folder(config, arm, seed) / "done.json")["model_hash"]
+
+
+def benchmark_key(config: ExperimentConfig, model: str, benchmark: Benchmark) -> str:
+    """Return what changes whenever another model, other items or another way to ask would give other outcomes."""
+    items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
+    return sha256([SCORING_REVISION, model, benchmark.name, items, asked_as(config, benchmark)])
+
+
+def held_out_key(config: ExperimentConfig, model: str) -> str:
+    """Return what changes whenever another model or other texts would give another loss."""
+    hashes = read_json(config.folder / "manifest.json")["hashes"]
+    return sha256([SCORING_REVISION, model, hashes["held_out"], hashes["prompts"], probe_state(config, hashes)])
 
 
 def _due(
     config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]
 ) -> tuple[dict, dict[str, str], str, list[Benchmark]]:
     """Return the metrics found on disk, the key that each benchmark's must have, that of held-out text, and what is due."""
-    hashes = read_json(config.folder / "manifest.json")["hashes"]
-    done = arm_folder(config, arm, seed) / "done.json"
-    require_trained(config, arm, seed)
-    model = hashes["model"] if arm == "base" else read_json(done)["model_hash"]
-    path = eval_folder(config, arm, seed) / "metrics.json"
-    found = read_json(path) if path.exists() else {"benchmarks": {}, "held_out": {}}
-    keys, due = {}, []
+    model, folder = model_of(config, arm, seed), eval_folder(config, arm, seed)
+    found = read_or_set_aside(folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
+    keys = {benchmark.name: benchmark_key(config, model, benchmark) for benchmark in benchmarks}
+    due = []
     for benchmark in benchmarks:
-        items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
-        keys[benchmark.name] = sha256([SCORING_REVISION, model, benchmark.name, items, _style(config, benchmark)])
-        if found["benchmarks"].get(benchmark.name, {}).get("key") != keys[benchmark.name]:
+        record = found["benchmarks"].get(benchmark.name, {})
+        if record.get("key") != keys[benchmark.name] or not _stands(folder / f"{benchmark.name}.jsonl", record):
             due.append(benchmark)
-    held_out = [SCORING_REVISION, model, hashes["held_out"], hashes["prompts"], probe_state(config, hashes)]
-    return found, keys, sha256(held_out), due
+    return found, keys, held_out_key(config, model), due
+
+
+def _stands(path: Path, record: dict) -> bool:
+    """Return whether outcomes are those that the metrics were computed from; a file that was changed is set aside."""
+    if not path.exists() or record.get("outcomes", hash_file(path)) == hash_file(path):
+        return path.exists()
+    set_aside(path, f"{path} was cut off or changed after it was written.")
+    return False
 
 
 def is_examined(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]) -> bool:
@@ -111,7 +139,7 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     found["held_out"] = measured | {"key": held_key}
     for benchmark in due:
         found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
-        write_json(folder / "metrics.json", found)
+        write_json(folder / "metrics.json", sealed(found))
         journal = Journal(folder / f"{benchmark.name}.partial", keys[benchmark.name])
         how = {"shots": options.shots, "chat_template": options.chat_template, "rule": options.rule}
         how |= {"token_budget": options.token_budget, "journal": journal}
@@ -120,11 +148,12 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
         journal.finish()
         origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
         record = metrics(outcomes, benchmark) | origin
-        record |= {"key": keys[benchmark.name], "form": _style(config, benchmark), "rule": options.rule}
+        record |= {"key": keys[benchmark.name], "form": asked_as(config, benchmark), "rule": options.rule}
+        record["outcomes"] = hash_file(folder / f"{benchmark.name}.jsonl")
         found["benchmarks"][benchmark.name] = record
-        write_json(folder / "metrics.json", found)
-    write_json(folder / "metrics.json", found)
-    return found
+        write_json(folder / "metrics.json", sealed(found))
+    write_json(folder / "metrics.json", sealed(found))
+    return sealed(found)
 
 
 def trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedModel:
@@ -137,6 +166,6 @@ def trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedMo
     if arm == "base":
         return load_model(config.model, config.revision, device)
     folder = arm_folder(config, arm, seed)
-    if model_hash(str(folder / "model")) != read_json(folder / "done.json")["model_hash"]:
+    if model_hash(str(folder / "model")) != read_sealed(folder / "done.json")["model_hash"]:
         raise InputError(f"{folder / 'model'} was changed after training: remove {folder} and train it again.")
     return load_model(str(folder / "model"), device=device)

@@ -150,8 +150,8 @@ def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[]
     if parallel < 1:
         raise InputError(f"--parallel must be at least 1 request at a time, found {parallel}.")
     with _only_process(plan.folder):
-        answers = Answers(plan.folder / "answers.jsonl")
-        failed = _Asking(plan, server, answers, progress).run(parallel)
+        with Answers(plan.folder / "answers.jsonl") as answers:
+            failed = _Asking(plan, server, answers, progress).run(parallel)
         replies = {request.id: answers.get(request.id, request.key) for request in plan.requests}
         where = {"server": plan.server.url, "model": plan.server.model}
         where["endpoint"] = "completions" if plan.completions else "chat"
@@ -175,7 +175,8 @@ class _Asking:
 
     def run(self, parallel: int) -> dict[str, str]:
         """Ask all that is due; returns what failed."""
-        # Daemons: Ctrl-C does not wait for a server that is slow, or asks for minutes of patience.
+        # Daemons: Ctrl-C does not wait for a server that is slow, or asks for minutes of patience. One that outlives the
+        # call, as in a notebook, finds the answers closed.
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(parallel)]
         try:
             for thread in threads:

@@ -65,8 +65,34 @@ def prepare_instructions(config: ExperimentConfig, tokenizer: PreTrainedTokenize
         raise InputError(f"{options.source} was changed after {path} was made: choose another name, or remove the run.")
     if known:
         return known["counts"]
+    kept, held, counts = make_rows(config, tokenizer, commit)
+    write_jsonl(config.folder / "instructions.jsonl", kept)
+    write_jsonl(config.folder / "instructions_held_out.jsonl", held)
+    hashes = {"source": state, "made for": made_for, "rows": sha256([kept, held]), "commit": commit}
+    write_json(path, {**hashes, "counts": counts})
+    return counts
+
+
+def make_rows(
+    config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, commit: str | None
+) -> tuple[list[dict], list[dict], dict]:
+    """Read the instructions and lay them out.
+
+    Args:
+        config: the experiment.
+        tokenizer: of its model.
+        commit: of a hub data set.
+
+    Returns:
+        (rows to train on, rows held out, counts).
+
+    Raises:
+        InputError: a bad record, or nothing left to train on.
+    """
     counts: Counter = Counter()
-    kept, held = [], []
+    kept: list[dict] = []
+    held: list[dict] = []
+    options = config.ift
     records = read_instructions(options.source, options.split, commit, options.limit)
     for row in instruction_rows(records, tokenizer, config.train.window, counts):
         place = held if seeded("held out", row["id"]).random() < options.held_out else kept
@@ -76,11 +102,7 @@ def prepare_instructions(config: ExperimentConfig, tokenizer: PreTrainedTokenize
             f"no instruction of '{options.source}' is left to train on: raise train.window or lower ift.held_out."
         )
     counts["instructions held out"] = len(held)
-    write_jsonl(config.folder / "instructions.jsonl", kept)
-    write_jsonl(config.folder / "instructions_held_out.jsonl", held)
-    hashes = {"source": state, "made for": made_for, "rows": sha256([kept, held]), "commit": commit}
-    write_json(path, {**hashes, "counts": dict(sorted(counts.items()))})
-    return dict(counts)
+    return kept, held, dict(sorted(counts.items()))
 
 
 def read_instruction_rows(folder: Path, which: str = "instructions") -> list[dict]:

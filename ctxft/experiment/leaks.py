@@ -19,7 +19,8 @@ from ctxft.experiment.rows import books_of
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks
 from ctxft.leakage import VERDICTS, find_leaks, metrics_with_clean
 from ctxft.outcomes import read_outcomes
-from ctxft.runtime import InputError, from_mapping, parse_json, read_json, write_json
+from ctxft.runtime import InputError, from_mapping, parse_json, write_json
+from ctxft.seals import read_sealed
 
 
 def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
@@ -58,9 +59,13 @@ def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
 
 def _lines(path: Path) -> Iterator[dict]:
     """Yield the objects of a JSON Lines file line by line: a corpus need not fit in memory."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
-            yield parse_json(line, f"{path}, line {number}")
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                raise InputError(f"{path}, line {number} is not UTF-8: it was changed after it was made.") from None
+            yield parse_json(text, f"{path}, line {number}")
 
 
 def check_leaks(config: ExperimentConfig) -> dict:
@@ -72,10 +77,16 @@ def check_leaks(config: ExperimentConfig) -> dict:
     Raises:
         InputError: the run is not prepared, or a benchmark cannot be loaded.
     """
+    leaks = look_for_leaks(config)
+    write_json(config.folder / "leaks.json", leaks)
+    return leaks
+
+
+def look_for_leaks(config: ExperimentConfig) -> dict:
+    """Return what ``check_leaks`` writes, and write nothing."""
     benchmarks = load_benchmarks(config)
     leaks = find_leaks(benchmarks, texts_of(config))
     leaks["scores"] = [row for benchmark in benchmarks for row in _scores(config, benchmark, leaks)]
-    write_json(config.folder / "leaks.json", leaks)
     return leaks
 
 
@@ -99,7 +110,7 @@ def config_of_run(folder: Path, data: str | None = None) -> ExperimentConfig:
         data: folder with benchmark files in place of the one that the run names.
     """
     config = from_mapping(
-        ExperimentConfig, read_json(folder / "manifest.json")["config"], str(folder / "manifest.json")
+        ExperimentConfig, read_sealed(folder / "manifest.json")["config"], str(folder / "manifest.json")
     )
     config.name = folder.resolve().name
     config.evaluation.data = data or config.evaluation.data

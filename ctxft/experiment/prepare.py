@@ -24,6 +24,7 @@ from ctxft.experiment.rows import add_arms, books_of, corpus_ledger, longest_of
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
 from ctxft.prompts import check_subsets, in_order, require_label, stages_of
 from ctxft.runtime import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
+from ctxft.seals import read_sealed, sealed
 from ctxft.training.config import FREE
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
@@ -80,7 +81,7 @@ def _prepare(config: ExperimentConfig) -> Path:
         require_chat_template(tokenizer)  # told before hours of training
     check_subsets(config.arms, books_of(config)[0])
     if manifest is not None:
-        _check_same(wanted, manifest, inputs)
+        check_same(wanted, manifest, inputs)
         _extend(config, manifest, tokenizer)
         return folder
     if folder.exists() and any(p.name not in PREPARED and p.suffix != ".part" for p in folder.iterdir()):
@@ -100,7 +101,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     ledger |= general | (prepare_instructions(config, tokenizer) or {})
     write_json(folder / "ledger.json", add_arms(config, ledger, tokenizer))
     manifest = {"name": config.name, "config": dataclasses.asdict(wanted), "hashes": inputs, **commits}
-    write_json(folder / "manifest.json", manifest | {"versions": versions(), "code": code_revision()})
+    write_json(folder / "manifest.json", sealed(manifest | {"versions": versions(), "code": code_revision()}))
     return folder
 
 
@@ -128,7 +129,7 @@ def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
 def manifest_of(config: ExperimentConfig) -> dict | None:
     """Return the manifest of the experiment's run folder, or None if it is not prepared yet."""
     path = config.folder / "manifest.json"
-    return read_json(path) if path.exists() else None
+    return read_sealed(path) if path.exists() else None
 
 
 def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:
@@ -167,7 +168,7 @@ def require_same(config: ExperimentConfig) -> ExperimentConfig:
     if manifest is None:
         raise InputError(f"{config.folder} is not a run yet: run `ctxft train` first.")
     exact = pinned(config, manifest)
-    _check_same(config, manifest, inputs_of(exact))
+    check_same(config, manifest, inputs_of(exact))
     return exact
 
 
@@ -186,10 +187,12 @@ def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedToken
     if ledger != known:  # also where a model has written its prompts since
         write_json(config.folder / "ledger.json", ledger)
     if now != then:
-        write_json(config.folder / "manifest.json", {**manifest, "config": now})
+        write_json(config.folder / "manifest.json", sealed({**manifest, "config": now}))
 
 
-def _check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
+def check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
+    """Refuse an experiment that is not the one of a manifest, or inputs of other hashes; what differs is named."""
+
     def flat(values: dict, before: str = "") -> dict:
         pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
         return {key: value for pair in pairs for key, value in pair.items()}

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from transformers import PreTrainedTokenizerBase
 
-from ctxft.corpora.passages import passages_hash
+from ctxft.corpora.passages import Passage, passages_hash
 from ctxft.experiment.config import ExperimentConfig, to_mapping
 from ctxft.experiment.instruct import read_instruction_rows
 from ctxft.experiment.prepare import manifest_of, pinned
@@ -26,7 +28,9 @@ from ctxft.experiment.rows import books_of, read_passages, rows_of
 from ctxft.models import load_tokenizer, model_hash
 from ctxft.prompts import stages_of
 from ctxft.runtime import InputError, check_known, read_json, write_jsonl, write_text
-from ctxft.training.arm import train_arm
+from ctxft.seals import read_or_set_aside
+from ctxft.training.arm import targets_of, train_arm
+from ctxft.training.config import TrainConfig
 from ctxft.training.order import passage_order
 
 Task = tuple[str, int]  # (arm, seed)
@@ -113,17 +117,21 @@ def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True
         InputError: the run is not prepared, its passages are no longer those that its other arms read, or another process
             trains this task now.
     """
-    folder = arm_folder(config, arm, seed)
-    if is_trained(config, arm, seed):
-        return _require_lineage(config, arm, seed, read_json(folder / "done.json"))
+    if done := _done(config, arm, seed):
+        return _require_lineage(config, arm, seed, done)
     read_passages(config.folder)  # refuses a folder that is not prepared, before anything is written there
     *before, _ = stages_of(arm)
     if before:  # of an earlier stage
         train_task(config, "-".join(before), seed, quiet, wait=True)
     with _only_process(config, arm, seed, wait):
-        if is_trained(config, arm, seed):  # by the process that was waited for
-            return read_json(folder / "done.json")
+        if done := _done(config, arm, seed):  # by the process that was waited for
+            return done
         return _train(config, arm, seed, quiet)
+
+
+def _done(config: ExperimentConfig, arm: str, seed: int) -> dict | None:
+    """Return a finished training's record, or None; where it is damaged the training goes on from what is left."""
+    return read_or_set_aside(arm_folder(config, arm, seed) / "done.json")
 
 
 def _require_lineage(config: ExperimentConfig, arm: str, seed: int, done: dict) -> dict:
@@ -158,36 +166,56 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
     folder = arm_folder(config, arm, seed)
     torch.set_num_threads(config.train.threads)
     config = pinned(config, manifest_of(config))
-    tokenizer = load_tokenizer(config.model, config.revision)
     passages = read_passages(config.folder)
     if passages_hash(passages) != read_json(config.folder / "manifest.json")["hashes"]["passages"]:
         raise InputError(
             f"{config.folder / 'passages.jsonl'} was changed after it was made: remove the folder and start anew."
         )
-    *before, stage = stages_of(arm)
-    recipe, drawn, order = config.train, [], None
-    if stage == "ift":
-        rows = read_instruction_rows(config.folder)
-        recipe = config.ift.recipe(config.train)
-    else:
-        general = read_passages(config.folder, "general") if config.general and config.general.share else []
-        rows, drawn = rows_of(config, arm, seed, passages, tokenizer, general)
-        targets = (
-            rows.text_targets
-        )  # not those of a prompt or exercises that are learned too: all arms have the same steps
-        split, share = len(passages), config.general.share if general else 0.0
-        order = passage_order(targets[:split], recipe, seed, targets[split:], share)
+    *before, _ = stages_of(arm)
+    tokenizer = load_tokenizer(config.model, config.revision)
+    rows, drawn, recipe, order = lesson_of(config, arm, seed, passages, tokenizer)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
-    if drawn and stage != "reading":
-        strategies, negative = books_of(config)  # control prompts are made for those of the strategy book
-        books = {"prompt_book": negative if arm == "neg" else strategies}
-        books |= {"negative_prompt_book": negative} if arm == "adaptive" else {}
-        for name, book in books.items():
-            files[f"{name}.yaml"] = yaml.safe_dump(book.to_dict(), sort_keys=False, allow_unicode=True)
+    files |= books_beside(config, arm)
     start = arm_folder(config, "-".join(before), seed) / "model" if before else None
     if start and model_hash(str(start)) != read_json(start.parent / "done.json")["model_hash"]:
         raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
     given = (rows, config.model, tokenizer, recipe, seed, folder, config.revision, files, quiet)
     return train_arm(*given, start=start, order=order)
+
+
+class Lesson(NamedTuple):
+    """What one training reads: rows, which prompt was drawn for each passage, the recipe, and the rows of each step."""
+
+    rows: Sequence[dict]
+    drawn: list[dict]
+    recipe: TrainConfig
+    order: list[list[int]]
+
+
+def lesson_of(
+    config: ExperimentConfig, arm: str, seed: int, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
+) -> Lesson:
+    """Return what the last stage of an arm reads; it follows from the run's passages, books and instructions alone."""
+    stage = stages_of(arm)[-1]
+    if stage == "ift":
+        rows, recipe = read_instruction_rows(config.folder), config.ift.recipe(config.train)
+        return Lesson(rows, [], recipe, passage_order(targets_of(rows), recipe, seed))
+    general = read_passages(config.folder, "general") if config.general and config.general.share else []
+    rows, drawn = rows_of(config, arm, seed, passages, tokenizer, general)
+    targets = rows.text_targets  # not those of a prompt or exercises that are learned too: all arms have the same steps
+    split, share = len(passages), config.general.share if general else 0.0
+    return Lesson(rows, drawn, config.train, passage_order(targets[:split], config.train, seed, targets[split:], share))
+
+
+def books_beside(config: ExperimentConfig, arm: str) -> dict[str, str]:
+    """Return the files that hold the prompt books of an arm beside its model; none for an arm that reads no prompt."""
+    stage = stages_of(arm)[-1]
+    if stage in ("cpt", "ift", "reading"):
+        return {}
+    strategies, negative = books_of(config)  # control prompts are made for those of the strategy book
+    books = {"prompt_book": negative if stage == "neg" else strategies}
+    books |= {"negative_prompt_book": negative} if stage == "adaptive" else {}
+    dumped = {name: yaml.safe_dump(book.to_dict(), sort_keys=False, allow_unicode=True) for name, book in books.items()}
+    return {f"{name}.yaml": text for name, text in dumped.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from pathlib import Path
 
 import yaml
@@ -11,6 +13,7 @@ from ctxft.prompts.books import (
     BOOK_KEYS,
     BOOKS,
     FAMILIES,
+    FAMILY_NAME,
     KINDS,
     LONGEST,
     PLACEMENTS,
@@ -18,7 +21,7 @@ from ctxft.prompts.books import (
     ContextualPrompt,
     PromptBook,
 )
-from ctxft.runtime import PACKAGE_ROOT, InputError, is_there, nearest, read_text, read_yaml
+from ctxft.runtime import PACKAGE_ROOT, InputError, is_there, nearest, parse_yaml, read_text
 
 
 def load_book(source: str | Path) -> PromptBook:
@@ -37,8 +40,13 @@ def load_book(source: str | Path) -> PromptBook:
         10
     """
     path = book_path(source)
-    read_yaml(path)  # the one place that words a syntax error; the nodes below know their lines
-    root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+    return _parse(read_text(path), path)
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(text: str, path: Path) -> PromptBook:
+    parse_yaml(text, str(path))  # the one place that words a syntax error; the nodes below know their lines
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
     entries = _mapping(root, path, BOOK_KEYS, required=("name", "kind", "prompts"))
     kind = _one_of(entries["kind"], path, KINDS, "kind")
     base = _base(entries, path, kind)
@@ -108,6 +116,9 @@ def _prompts(root: dict[str, yaml.Node], path: Path, base: PromptBook) -> list[C
         if values["family"] not in known:
             told = f"unknown family '{values['family']}'{nearest(values['family'], known)}"
             raise _error(path, entries["family"], f"{told}: name it under 'families' with the idea behind it")
+        if not re.fullmatch(FAMILY_NAME, values["family"]) or values["family"].endswith("-ift"):
+            rule = "letters, digits, '-', '_' or '.', since arms such as only-FAMILY are named after it"
+            raise _error(path, entries["family"], f"the family '{values['family']}' needs a name of {rule}")
         if len(values["text"].split()) > LONGEST:
             words = len(values["text"].split())
             raise _error(

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxft.prompts import in_order
-from ctxft.prompts.arms import IFT, subset_of
+from ctxft.prompts.arms import kind_of
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import lines_of
 from ctxft.runtime import InputError
@@ -51,8 +51,7 @@ def arm_color(arm: str) -> str:
         >>> arm_color("cft-ift") == arm_color("cft"), arm_color("only-critical") == ARM_COLORS["only"]
         (True, True)
     """
-    stage = arm.removesuffix(IFT)
-    return ARM_COLORS[(subset_of(stage) or (stage, ""))[0]]
+    return ARM_COLORS[kind_of(arm)]
 
 
 def results_figure(run: RunRecord | str | Path) -> Figure:
@@ -141,7 +140,7 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
     """Return the figure of ``loss_figure`` for some steps; a mean is drawn where all seeds of the arm have come.
 
     Args:
-        logs: arm, seed, step and loss (nats per text token) of optimizer steps.
+        logs: arm, seed, step and loss (nats per target token) of optimizer steps.
     """
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -158,7 +157,7 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
         shape = {"marker": MARKERS[place % len(MARKERS)], "markevery": max(1, len(mean) // 8), "mec": INK, "ms": 5}
         axes.plot(mean.index, mean, color=arm_color(arm), linewidth=width, label=label, mew=0.6, **shape)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("training loss (nats per text token)")
+    axes.set_ylabel("training loss (nats per target token)")
     if arms:
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas
 
 from ctxft.prompts import check_arm, in_order
-from ctxft.runtime import InputError, check_known, read_json, read_jsonl
+from ctxft.runtime import InputError, check_known, hash_file, is_there, read_json, read_jsonl
+from ctxft.seals import read_sealed
 from ctxft.statistics import Outcomes
 
 NEEDED = {"id": str, "hash": str, "subject": str, "correct": bool}  # what the report takes from an outcome
@@ -69,19 +70,19 @@ def read_run(
             another form of one arm or seed than of another, or a file that cannot be read or lacks something.
     """
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_sealed(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, Outcomes] = {}
     known: dict[str, None] = {}  # the benchmarks that are there, asked for or not
     forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
     for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds, arms):
-        metrics.setdefault(arm, {})[seed] = found = read_json(path / "metrics.json")
+        metrics.setdefault(arm, {})[seed] = found = read_sealed(path / "metrics.json")
         known |= dict.fromkeys(found["benchmarks"])
         for name, measured in found["benchmarks"].items():
             if benchmarks is not None and name not in benchmarks:
                 continue
             _check_form(forms, name, f"{arm}, seed {seed}", measured.get("form"))
-            outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = _outcomes(path / f"{name}.jsonl")
+            outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = _outcomes(path / f"{name}.jsonl", measured)
     if not metrics:
         raise InputError(
             f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): run `ctxft evaluate` first."
@@ -109,8 +110,10 @@ def _check_form(forms: dict[str, tuple[str, str]], benchmark: str, task: str, fo
         )
 
 
-def _outcomes(path: Path) -> list[dict]:
+def _outcomes(path: Path, measured: dict) -> list[dict]:
     rows = []
+    if is_there(path) and measured.get("outcomes", hash_file(path)) != hash_file(path):
+        raise InputError(f"{path} was cut off or changed after it was written: evaluate again.")
     for number, row in read_jsonl(path):
         if wrong := [key for key, kind in NEEDED.items() if not isinstance(row.get(key), kind)]:
             raise InputError(f"{path}, line {number}: {', '.join(wrong)} missing or of a wrong type: evaluate again.")

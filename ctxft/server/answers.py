@@ -1,7 +1,7 @@
 """Replies of a server flow into a file as they arrive; a later process finds them there and asks for none of them twice.
 
-A line is one reply: the id of what was asked, a key of the whole request, the text, the tokens. A last line that a kill cut
-in half is cut off. Failed requests are not kept, so they are asked again.
+A line is one reply: the id of what was asked, a key of the whole request, the text, the tokens, a checksum. A last line that
+a kill cut in half does not count, and is cut off by whoever writes next. Failed requests are not kept, so they are asked again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from ctxft.runtime import InputError, parse_json
+from ctxft.seals import holds, sealed
 from ctxft.server.client import Reply
 
 FIELDS = {"id": str, "key": str, "text": str, "tokens_in": int | None, "tokens_out": int | None, "cut": bool}
@@ -20,15 +21,21 @@ FIELDS = {"id": str, "key": str, "text": str, "tokens_in": int | None, "tokens_o
 class Answers:
     """The replies that one server gave, by id and key. May be shared by threads.
 
+    Replies are kept inside a ``with`` block only, which no two processes may enter at a time for one file: a thread that
+    outlives the block, as after Ctrl-C in a notebook, writes nothing any more.
+
     Args:
         path: the file; its folder is made, and the file with the first reply.
+
+    Attributes:
+        late: replies that came outside the block, and were not kept.
 
     Raises:
         InputError: a line is none of this file's; file and line are named.
 
     Example:
-        >>> answers = Answers(folder / "answers.jsonl")  # doctest: +SKIP
-        >>> answers.add("medqa/12", key, server.chat(messages, 9))  # doctest: +SKIP
+        >>> with Answers(folder / "answers.jsonl") as answers:  # doctest: +SKIP
+        ...     answers.add("medqa/12", key, server.chat(messages, 9))
         >>> answers.get("medqa/12", key).text  # doctest: +SKIP
         'B'
     """
@@ -37,11 +44,14 @@ class Answers:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._replies: dict[tuple[str, str], Reply] = {}
-        self._whole = 0  # bytes of whole lines
+        self._open, self.late = False, 0
         for number, line in enumerate(self._lines(), start=1):
             row = parse_json(line, f"{self.path}, line {number}", halves=True)
-            if not isinstance(row, dict) or not all(isinstance(row.get(k), kind) for k, kind in FIELDS.items()):
-                raise InputError(f"{self.path}, line {number}: not a reply of a server: mend or remove the line.")
+            good = isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in FIELDS.items())
+            if not good or not holds(row):
+                raise InputError(
+                    f"{self.path}, line {number}: not a reply of a server, or changed since: mend or remove the line."
+                )
             reply = Reply(row["text"], row["tokens_in"], row["tokens_out"], row["cut"])
             self._replies[row["id"], row["key"]] = reply
 
@@ -50,24 +60,41 @@ class Answers:
         return len(self._replies)
 
     def _lines(self) -> list[str]:
-        content = self.path.read_bytes() if self.path.exists() else b""
-        self._whole = content.rfind(b"\n") + 1
-        return content[: self._whole].decode("utf-8", "replace").split("\n")[:-1]
+        return _whole_part(self.path).decode("utf-8", "replace").split("\n")[:-1]
+
+    def __enter__(self) -> Answers:
+        """Open the file for replies; half a line at its end is cut off."""
+        if self.path.exists():
+            os.truncate(self.path, len(_whole_part(self.path)))
+        self._open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep nothing from here on, once the reply that is being written is on the disk."""
+        with self._lock:
+            self._open = False
 
     def get(self, id: str, key: str) -> Reply | None:
         """Return the reply to a request, or None if it was not asked, or asked otherwise (another key)."""
         return self._replies.get((id, key))
 
     def add(self, id: str, key: str, reply: Reply) -> None:
-        """Keep a reply; when this returns it is on the disk."""
+        """Keep a reply; when this returns it is on the disk. Outside the block it is counted in ``late`` and not kept."""
         row = {"id": id, "key": key, **vars(reply)}
-        line = (json.dumps(row, ensure_ascii=True) + "\n").encode()  # a server may send half a character
+        line = (json.dumps(sealed(row), ensure_ascii=True) + "\n").encode()  # a server may send half a character
         with self._lock:
+            if not self._open:
+                self.late += 1
+                return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
-                file.truncate(self._whole)
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            self._whole += len(line)
             self._replies[id, key] = reply
+
+
+def _whole_part(path: Path) -> bytes:
+    """Return a file's bytes up to its last line end."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]

@@ -7,7 +7,7 @@ for the completions of a plain text, which go over the same library's own sessio
 This module adds patience, a rate limit and the bill. A request that may succeed later is asked again: 429, 408, 5xx, a timeout,
 a broken connection, a reply that is not of the protocol. A key that is refused, or a model that nobody knows, ends the work at
 once. The key is read from the environment and shown nowhere: errors are raised outside the block that saw the library's own,
-since that holds the request with its headers, and what a server says is searched for the key before it is passed on.
+since that holds the request with its headers; an error's text has the key masked, and a reply that holds it is no reply.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -26,6 +26,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
+from ctxft.parsing import one_line
 from ctxft.runtime import FailedError, InputError
 from ctxft.server.config import ServerConfig
 
@@ -34,6 +35,7 @@ LONGEST = 600.0  # seconds: a server that asks for more patience than this has f
 SLOWEST = 60.0  # seconds: the waits of our own double up to here
 AGAIN = ("rate limit", "server", "timeout", "connection", "protocol")  # troubles that may pass
 SIZES = ("prompt_tokens", "completion_tokens")  # what a server says of its tokens
+SECRET = 8  # characters of a key at least; a shorter one ("none", "EMPTY") is a dummy for a server that needs none
 NO_KEY = "none"  # sent where no key is needed; without one the client would send the user's token of the hub
 
 
@@ -117,6 +119,7 @@ class Server:
         self.config = config
         self.counts = Counts()
         self._key = config.key()
+        self._secret = self._key if self._key and len(self._key) >= SECRET else None
         self._client = InferenceClient(base_url=config.url, api_key=self._key or NO_KEY, timeout=config.timeout)
         self._sleep, self._clock = sleep, clock
         self._lock = threading.Lock()
@@ -183,7 +186,7 @@ class Server:
             found = self._try(send, read)
             if isinstance(found, Reply):
                 self._count(found)
-                return replace(found, text=self._without_key(found.text))
+                return found
             with self._lock:
                 self.counts.errors[found.kind] += 1
             self._stop_for_good(found)
@@ -208,7 +211,7 @@ class Server:
 
     def _try(self, send: Callable[[], Any], read: Callable[[Any], Reply]) -> Reply | _Trouble:
         try:
-            return read(send())
+            reply = read(send())
         except OfflineModeIsEnabled:
             return _Trouble("offline", "")
         except HTTPError as error:
@@ -216,6 +219,9 @@ class Server:
         # No JSON, JSON of another shape; the client stumbles too over an error whose body is JSON but no object.
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             return _Trouble("protocol", f"a reply that is not of the protocol, {type(error).__name__}")
+        if self._secret and self._secret in reply.text:
+            return _Trouble("protocol", "a reply that is not of the protocol, it holds the key")
+        return reply
 
     def _trouble(self, error: HTTPError) -> _Trouble:
         # The session's own timeouts (ReadTimeout, ConnectTimeout) are no TimeoutError, those of InferenceClient are.
@@ -226,13 +232,10 @@ class Server:
         status = error.response.status_code
         kinds = {401: "refused", 403: "refused", 404: "unknown", 408: "timeout", 429: "rate limit"}
         kind = kinds.get(status, "server" if status >= 500 else "request")
-        told = self._without_key(" ".join((error.server_message or "").split()))
+        told = one_line(" ".join((error.server_message or "").split()))
+        told = told.replace(self._secret, "...") if self._secret else told  # some servers say the key back
         said = f"HTTP {status}, {told[:200]}" if told else f"HTTP {status}"
         return _Trouble(kind, said, _seconds(error.response.headers.get("retry-after")))
-
-    def _without_key(self, text: str) -> str:
-        """Return what a server said without the key, which some say back."""
-        return text.replace(self._key, "...") if self._key else text
 
     def _stop_for_good(self, trouble: _Trouble) -> None:
         """Raise InputError for what no retry and no other request can mend."""

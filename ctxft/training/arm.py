@@ -29,7 +29,17 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.examples import IGNORE_INDEX, special_tokens
 from ctxft.models import model_hash
-from ctxft.runtime import InputError, read_json, sha256, whole_folder, write_json, write_text
+from ctxft.runtime import (
+    InputError,
+    hash_file,
+    read_json,
+    read_jsonl,
+    sha256,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from ctxft.seals import sealed, set_aside
 from ctxft.training.attention import choose_attention
 from ctxft.training.checkpoint import load_checkpoint, resume_point, save_checkpoint, trained, whole
 from ctxft.training.config import FREE, TrainConfig, learning_rate
@@ -103,8 +113,13 @@ def _keep_lines(path: Path, steps: int) -> None:
     """Forget log lines of steps after a checkpoint, which are taken again, and what a kill left half-written."""
     for left in path.parent.glob(".*.part"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:steps] if path.exists() else []
-    write_text(path, "".join(kept))
+    lines = path.read_bytes().split(b"\n")[:steps] if path.exists() else []
+    write_text(path, "".join(line.decode("utf-8", "replace") + "\n" for line in lines))
+    taken = [row.get("step") for _, row in read_jsonl(path)]
+    if taken != list(range(1, steps + 1)):  # a kill can take what is behind a checkpoint only
+        raise InputError(
+            f"{path} lacks steps of 1 to {steps}, or was changed: remove {path.parent} and train it again."
+        )
 
 
 @contextlib.contextmanager
@@ -217,13 +232,16 @@ def train_arm(
     check_rows(rows, network, config)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = _recipe(config, seed, len(rows), start)
-    checkpoint = resume_point(folder, recipe)
+    checkpoint, damaged = resume_point(folder, recipe)
     accelerator, network, optimizer = start_training(network, config, device)
     pad = special_tokens(tokenizer).pad
     probe(network, rows[order[0][0]], config, attention, pad, accelerator.device.type)
     training = Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
     if checkpoint:
         load_checkpoint(checkpoint, network, optimizer)
+    accelerator.wait_for_everyone()  # no process may look at a checkpoint while it is set aside
+    for path, why in damaged.items() if accelerator.is_main_process else ():
+        set_aside(path, why)
     seconds = _take_steps(training, rows, order, folder, recipe, checkpoint, quiet)
     # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
     first = accelerator.is_main_process
@@ -243,7 +261,7 @@ def train_arm(
             "seed": seed,
             "start": recipe["start"],
         }
-        write_json(folder / "done.json", done)
+        write_json(folder / "done.json", sealed(done | {"log": hash_file(folder / "log.jsonl")}))
     accelerator.wait_for_everyone()
     return read_json(folder / "done.json")
 

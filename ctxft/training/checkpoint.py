@@ -2,7 +2,7 @@
 
     checkpoint-<step>/  weights.safetensors       what is trained, in float32, gathered from all processes
                         first_moment.safetensors  second_moment.safetensors   of AdamW
-                        state.json                step, recipe and seed
+                        state.json                step, recipe and seed, hashes of these files
 
 No random state is stored: dropout of a step depends on seed, step and process alone.
 """
@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ctxft.runtime import InputError, read_json, whole_folder, write_json
+from ctxft.runtime import InputError, hash_file, read_json, whole_folder, write_json
+from ctxft.seals import DamagedError, read_sealed, sealed
 
 MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 KEPT = 2  # checkpoints that stay
@@ -72,7 +73,8 @@ def save_checkpoint(
     with whole_folder(folder / f"checkpoint-{state['step']}") as place:
         for part, tensors in parts.items():
             save_file(tensors, place / f"{part}.safetensors")
-        write_json(place / "state.json", state)
+        hashes = {part: hash_file(place / f"{part}.safetensors") for part in parts}
+        write_json(place / "state.json", sealed({**state, "hashes": hashes}))
     for path in checkpoints(folder)[:-KEPT]:
         shutil.rmtree(path)
 
@@ -109,8 +111,20 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def resume_point(folder: Path, recipe: dict) -> Path | None:
-    """Return the newest checkpoint of a training, or None.
+def check_whole(path: Path) -> dict:
+    """Return the state of a checkpoint; raises DamagedError if one of its files is missing, cut off or changed."""
+    try:
+        state = read_sealed(path / "state.json")
+        for part, expected in state["hashes"].items():
+            if hash_file(path / f"{part}.safetensors") != expected:
+                raise DamagedError(f"{path / part}.safetensors is not what was written: it was cut off or changed.")
+    except FileNotFoundError as error:
+        raise DamagedError(f"{error.filename} is missing.") from None
+    return state
+
+
+def resume_point(folder: Path, recipe: dict) -> tuple[Path | None, dict[Path, str]]:
+    """Return the newest checkpoint of a training that is whole, or None, and the damaged ones behind it with the reason.
 
     Args:
         folder: of the training.
@@ -119,13 +133,21 @@ def resume_point(folder: Path, recipe: dict) -> Path | None:
     Raises:
         InputError: the checkpoint is of another recipe; what differs is named.
     """
-    found = checkpoints(folder)
-    if not found:
-        return None
-    then = read_json(found[-1] / "state.json")["recipe"]
+    damaged: dict[Path, str] = {}
+    for path in reversed(checkpoints(folder)):
+        try:
+            then = check_whole(path)["recipe"]
+        except InputError as error:
+            damaged[path] = str(error)
+            continue
+        _require_recipe(path, then, recipe)
+        return path, damaged
+    return None, damaged
+
+
+def _require_recipe(path: Path, then: dict, recipe: dict) -> None:
     changed = [f"{key} was {then.get(key)!r}, is {recipe.get(key)!r}" for key in recipe if then.get(key) != recipe[key]]
     if changed:
         raise InputError(
-            f"{found[-1]} is of another training ({'; '.join(changed)}): remove {folder}, or take the old values."
+            f"{path} is of another training ({'; '.join(changed)}): remove {path.parent}, or take the old values."
         )
-    return found[-1]

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ctxft.runtime import InputError, parse_json, runs_root, sha256
+from ctxft.seals import holds, sealed
 from ctxft.writer.config import WriterConfig
 
 FOLDER = "written"
@@ -43,7 +44,7 @@ class Store:
         """Read a store that need not exist; half a line at its end does not count.
 
         Raises:
-            InputError: a line is broken or lacks a key; file and line are named.
+            InputError: a line is broken, lacks a key or was changed; file and line are named.
         """
         rows = {}
         for number, line in enumerate(_whole_part(path).split(b"\n")[:-1], start=1):
@@ -51,7 +52,9 @@ class Store:
             row = parse_json(line.decode("ascii", "backslashreplace"), f"{path}, line {number}", halves=True)
             if not isinstance(row, dict) or [key for key in KEYS if key not in row]:
                 raise InputError(f"{path}, line {number}: no text of a writer stands here: remove the line.")
-            rows[row["key"]] = row
+            if not holds(row):
+                raise InputError(f"{path}, line {number}: the text was changed after it was written: remove the line.")
+            rows[row["key"]] = {key: row[key] for key in KEYS}
         return cls(path, rows)
 
     @classmethod
@@ -66,7 +69,7 @@ class Store:
 
     def add(self, row: dict) -> None:
         """Append one text; it outlives the process, and the machine, from here on."""
-        line = json.dumps({key: row[key] for key in KEYS}) + "\n"
+        line = json.dumps(sealed({key: row[key] for key in KEYS})) + "\n"
         with open(self.path, "ab", buffering=max(1 << 16, 2 * len(line))) as file:  # one write, however long the line
             file.write(line.encode())
             file.flush()

@@ -1,0 +1,179 @@
+"""Whatever a text, an id, a family, a label or a path holds: on a page it is text, and no browser would run or follow it."""
+
+from __future__ import annotations
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pandas
+import pytest
+import yaml
+from IPython.core.formatters import DisplayFormatter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ctxft.experiment.attribution import attribute
+from ctxft.experiment.examine import evaluate_task, load_benchmarks
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.rows import books_of, read_passages, rows_of
+from ctxft.experiment.tasks import evaluate_tasks, train_task, train_tasks
+from ctxft.models import load_tokenizer
+from ctxft.pipeline import normalize, to_html
+from ctxft.report import loss_table, read_run, results_table, subject_table, write_report
+from ctxft.report.attribution import family_table, prompt_table
+from ctxft.runtime import write_jsonl
+from ctxft.training.order import passage_order
+from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
+
+RUN = "alert(1)"
+PROBE = (
+    f"<script>{RUN}</script><img src=x onerror={RUN}> \"><svg onload={RUN}> ' onmouseover='{RUN}' x=' "
+    f"[go](javascript:{RUN}) </pre></td></style></title></textarea><!-- &lt;b&gt; &#60;b&#62; `b` $\\frac$ {{{{ 7 * 7 }}}}"
+)
+NAME = PROBE.replace("/", "|")  # where a path must be one
+HARMLESS = ("alt", "class", "title", "style")
+
+
+class Page(HTMLParser):
+    """A page as a browser takes it apart: what it would run or follow of the probe, and how often the probe is mere text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.bad: list[str] = []
+        self.inside = ""
+        self.said = 0
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Look at a tag's attributes; a probe that opened one is bad itself."""
+        self.inside = tag if tag in ("script", "style") else ""
+        for name, given in attributes:
+            value = given or ""
+            mine = RUN in value or RUN in name
+            if (mine and name not in HARMLESS) or value.startswith("javascript:") or (name, value) == ("src", "x"):
+                self.bad.append(f"<{tag} {name}={value[:60]}>")
+            if name.startswith("on") and RUN in value:
+                self.bad.append(f"<{tag} {name}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave a script or a style."""
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        """Count the probe as text, or find it in a script."""
+        if self.inside and RUN in data:
+            self.bad.append(f"{self.inside}: {data[:60]}")
+        self.said += 0 if self.inside else data.count(f"<script>{RUN}")
+
+    def handle_comment(self, data: str) -> None:
+        """A comment of the probe's would hide what follows."""
+        if "&lt;b&gt;" in data:
+            self.bad.append(f"<!--{data[:40]}")
+
+
+def clean(page: str) -> int:
+    """Check a page, and return how often the probe stands there as text."""
+    found = Page(page)
+    assert found.bad == []
+    return found.said
+
+
+def test_the_check_sees_what_it_looks_for():
+    for piece in ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<p class='' onmouseover='alert(1)'>",
+                  "<a href='javascript:alert(1)'>x</a>", "<style>alert(1)</style>", "<!-- &lt;b&gt; -->"):  # fmt: skip
+        assert Page(f"<p>{piece}</p>").bad, piece
+    with pytest.raises(AssertionError):
+        clean(f"<p>{PROBE}</p>")
+    assert clean("<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>") == 1
+
+
+@pytest.fixture
+def run(experiment, runs, model_folders, text_of, tmp_path):
+    """A real run in which every text that a user may write is the probe, or holds it."""
+    place = tmp_path / NAME[:90]
+    place.mkdir()
+    corpus = [{"id": f"{PROBE} {n}", "text": f"{PROBE}\n\n{text_of(100 + n, 5 + 2 * n)}"} for n in range(6)]
+    asked = [
+        {"id": f"{PROBE} {n}", "question": f"{PROBE} {n}?", "choices": [f"{PROBE} a", f"{PROBE} b"], "answer": n % 2,
+         "subject": f"{PROBE} {n % 2}"}
+        for n in range(4)
+    ]  # fmt: skip
+    book = {
+        "name": PROBE, "kind": "strategy", "families": {PROBE: {"idea": PROBE, "reference": PROBE}, "other": {"idea": "x"}},
+        "prompts": [{"id": PROBE, "family": PROBE, "text": PROBE}, {"id": "o", "family": "other", "text": f"See {PROBE}"}],
+    }  # fmt: skip
+    (place / "book.yaml").write_text(yaml.safe_dump(book))
+    config = experiment(
+        {"steps": 2, "window": 256},
+        model=str(shutil.copytree(model_folders["byte"], place / "model")),
+        corpus={"source": str(write_jsonl(place / "corpus.jsonl", corpus)), "held_out": 0.3},
+        prompts={"strategies": str(place / "book.yaml")},
+        evaluation={"benchmarks": [str(write_jsonl(place / f"{NAME[:60]}.jsonl", asked))]},
+    )
+    prepare(config)
+    for task in train_tasks(config):
+        train_task(config, *task)
+    for task in evaluate_tasks(config):
+        evaluate_task(config, *task)
+    return config
+
+
+def explorers(config) -> list:
+    """Return every widget of the kit, showing the probe, with its controls moved."""
+    tokenizer, passages = load_tokenizer(config.model), read_passages(config.folder)
+    read, (benchmark,) = read_run(config.folder), load_benchmarks(config)
+    rows, _ = rows_of(config, "cft", 0, passages, tokenizer)
+    corpus = CorpusBrowser.of(config)
+    corpus.words.value = "script"
+    prompts = PromptExplorer(config, passages, tokenizer, *books_of(config), seed=0)
+    own = PromptExplorer(config, passages, tokenizer, *books_of(config), seed=0)
+    own.own.value = PROBE
+    return [
+        corpus, prompts, own,
+        QuestionBrowser(benchmark.questions, read.outcomes[benchmark.name], [0]),
+        ResultsExplorer(read),
+        RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizer),
+    ]  # fmt: skip
+
+
+def cell_of(shown: object):
+    """Return a cell with what a front end gets of a value, as a kernel sends it."""
+    data, _ = DisplayFormatter().format(shown)
+    return new_code_cell("show(value)", outputs=[new_output("display_data", data)])
+
+
+def test_pages_and_widgets_show_the_probe_as_text(run, tmp_path):
+    found = attribute(run, "cft", 0, limit=4, passages=2)
+    page = write_report(read_run(run.folder)).read_text(encoding="utf-8")
+    assert clean(page) > 10
+
+    widgets = explorers(run)
+    for widget in widgets:
+        bundle = widget._repr_mimebundle_()
+        assert clean(bundle["text/html"]) + clean(widget.view.value) > 0, type(widget)
+        for control in (child for row in widget.children[:-1] for child in row.children):
+            assert not getattr(control, "description_allow_html", False), "a label is text"
+    read = read_run(run.folder)
+    (name,) = read.outcomes
+    tables = [
+        results_table(read),
+        loss_table(read),
+        subject_table(read, name),
+        family_table(found),
+        prompt_table(found),
+    ]
+    tables.append(pandas.DataFrame({PROBE: [PROBE]}, index=[PROBE]))
+    cells = [cell_of(shown) for shown in (*tables, *widgets, PROBE, {PROBE: [PROBE]}, Path(NAME))]
+    cells.append(
+        new_code_cell(
+            f"run = {PROBE!r}", outputs=[new_output("stream", name="stdout", text=f"\x1b[31m{PROBE}\x1b[0m\n")]
+        )
+    )
+    error = new_output("error", ename="InputError", evalue=PROBE, traceback=[f"\x1b[31mInputError\x1b[0m: {PROBE}"])
+    cells.append(new_code_cell("fail()", outputs=[error]))
+    cells.append(new_markdown_cell("A text of the course."))
+    notebook = nbformat.from_dict(new_notebook(cells=cells))
+    shown = to_html(normalize(notebook), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert clean(shown) > 20

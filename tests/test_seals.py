@@ -1,0 +1,246 @@
+"""A file of the kit's own that was cut off or changed is told when it is read, set aside, and made again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctxft.experiment.attribution import attribute, attribution_file
+from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
+from ctxft.experiment.leaks import check_leaks
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.tasks import arm_folder, eval_folder, train_task
+from ctxft.outcomes import Journal
+from ctxft.report import read_run
+from ctxft.runtime import InputError, read_json, write_json, write_jsonl
+from ctxft.seals import DamagedError, holds, read_or_set_aside, read_sealed, sealed, set_aside
+from ctxft.server import Reply
+from ctxft.server.answers import Answers
+from ctxft.training.checkpoint import checkpoints
+from ctxft.writer.store import Store
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 4
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_checksum_holds_until_something_changes(tmp_path, capsys):
+    value = sealed({"a": (1, 2.5, None), "b": {"c": "ü"}, "d": math.nan})
+    path = write_json(tmp_path / "x.json", value)
+    again = read_sealed(path)
+    assert again["a"] == [1, 2.5, None] and again["checksum"] == value["checksum"]
+    assert not holds({**sealed({"n": 1}), "n": 2}) and not holds([1]) and holds({"n": 1})  # none is asked for
+    with pytest.raises(InputError, match=r"no\.json does not exist"):
+        read_sealed(tmp_path / "no.json")
+    assert read_or_set_aside(tmp_path / "no.json") is None
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(DamagedError, match=r"x\.json was changed after it was written"):
+        read_sealed(path)
+    assert read_or_set_aside(path) is None and not path.exists() and (tmp_path / "x.json.damaged").exists()
+    assert "note: set aside as x.json.damaged, to be made again: " in capsys.readouterr().err
+    write_json(path, value)
+    assert set_aside(path, "why.").name == "x.json-2.damaged"
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unseen(tmp_path_factory, place, bit):
+    value = sealed({"loss": 1.25, "items": ["a", "b"], "deep": {"n": 3}})
+    path = write_json(tmp_path_factory.mktemp("bits") / "x.json", value)
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1 << bit
+    path.write_bytes(content)
+    try:
+        found = read_sealed(path)
+    except DamagedError:
+        return
+    # what is left: white space between values, or the word "checksum" itself
+    assert {k: v for k, v in found.items() if k in value and k != "checksum"} == {
+        k: v for k, v in value.items() if k != "checksum"
+    }
+
+
+# --- trainings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def killed(experiment):
+    """An experiment whose arm cpt stopped after its checkpoints, and what it comes to without a stop."""
+    recipe = {"steps": 6, "save_every": 2}
+    config = experiment(recipe, arms=["base", "cpt"])
+    prepare(config)
+    done = train_task(config, "cpt", 0)
+    folder = arm_folder(config, "cpt", 0)
+    (folder / "done.json").unlink()
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
+    return config, folder, done
+
+
+@pytest.mark.parametrize(
+    "file", ["weights.safetensors", "first_moment.safetensors", "second_moment.safetensors", "state.json"]
+)
+@pytest.mark.parametrize("damage", [cut, lambda path: flip(path, -30), lambda path: path.unlink()])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(killed, capsys, file, damage):
+    config, folder, done = killed
+    damage(folder / "checkpoint-4" / file)
+    assert train_task(config, "cpt", 0)["model_hash"] == done["model_hash"]
+    assert (folder / "checkpoint-4.damaged").is_dir() and (folder / "checkpoint-4").is_dir()
+    err = capsys.readouterr().err
+    assert "set aside as checkpoint-4.damaged" in err and file in err
+
+
+def test_without_a_whole_checkpoint_a_training_begins_anew(killed):
+    config, folder, done = killed
+    for path in checkpoints(folder):
+        cut(path / "weights.safetensors")
+    assert train_task(config, "cpt", 0)["model_hash"] == done["model_hash"]
+    assert len(list(folder.glob("*.damaged"))) == 2
+
+
+def test_a_log_that_lacks_steps_before_the_checkpoint_is_told(killed):
+    config, folder, _ = killed
+    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join([lines[0], *lines[2:]]))
+    with pytest.raises(InputError, match=r"log\.jsonl lacks steps of 1 to 4, or was changed: remove .*seed-0"):
+        train_task(config, "cpt", 0)
+    (folder / "log.jsonl").write_text(lines[0] + lines[1][: len(lines[1]) // 2] + "\n" + "".join(lines[2:]))
+    with pytest.raises(InputError, match=r"log\.jsonl, line 2: invalid JSON"):
+        train_task(config, "cpt", 0)
+
+
+def test_a_damaged_record_of_a_training_is_made_again(killed):
+    config, folder, done = killed
+    write_json(folder / "done.json", done | {"optimizer_steps": 7})
+    again = train_task(config, "cpt", 0)
+    assert (folder / "done.json.damaged").exists() and again["optimizer_steps"] == 6
+    assert again["model_hash"] == done["model_hash"] == read_json(folder / "done.json")["model_hash"]
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def examined(experiment):
+    config = experiment(arms=["base"])
+    prepare(config)
+    return config, eval_folder(config, "base", 0), evaluate_task(config, "base", 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("metrics.json", cut),
+        ("metrics.json", lambda path: path.write_text(path.read_text().replace('"loss": ', '"loss": 1'))),
+        ("own-questions.jsonl", cut),
+        ("own-questions.jsonl", lambda path: path.write_text(path.read_text().replace('likelihoods": [-', 'likelihoods": [-1'))),
+    ],
+)  # fmt: skip
+def test_damaged_results_are_measured_again(examined, file, damage):
+    config, folder, scores = examined
+    damage(folder / file)
+    with pytest.raises(InputError, match=str(file)):  # a report does not mend, it tells
+        read_run(config.folder)
+    assert not is_examined(config, "base", 0, load_benchmarks(config))
+    assert (folder / f"{file}.damaged").exists()
+    assert evaluate_task(config, "base", 0) == scores and is_examined(config, "base", 0, load_benchmarks(config))
+    assert read_run(config.folder).metrics["base"][0]["held_out"]["loss"] == scores["held_out"]["loss"]
+
+
+def test_held_out_text_that_was_changed_is_not_measured_on(examined):
+    config, folder, _ = examined
+    path = config.folder / "held_out.jsonl"
+    path.write_text(path.read_text().replace('"last": true', '"last": false'))
+    (folder / "metrics.json").unlink()
+    with pytest.raises(InputError, match=r"held_out\.jsonl was changed after it was made"):
+        evaluate_task(config, "base", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace('"ids": [', '"idz": [', 1), "line 1: no passage stands here"),
+        (lambda text: text.replace('"ids": [', '"ids": [99999999999, ', 1), "line 1: no passage stands here"),
+        (lambda text: text[: len(text) // 2], "invalid JSON"),
+    ],
+)
+def test_a_damaged_line_of_the_passages_is_named(experiment, change, said):
+    config = experiment()
+    path = prepare(config) / "passages.jsonl"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError, match=rf"passages\.jsonl, .*{said}"):
+        train_task(config, "cpt", 0)
+    content = path.read_bytes().replace(b" ", b"\xff", 1)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"passages\.jsonl, line 1 is not UTF-8"):
+        check_leaks(config)
+
+
+def test_a_damaged_manifest_is_told_and_never_overwritten(experiment):
+    config = experiment()
+    path = prepare(config) / "manifest.json"
+    path.write_text(path.read_text().replace('"window": ', '"window": 1'))
+    for call in (lambda: prepare(config), lambda: train_task(config, "cpt", 0), lambda: read_run(config.folder)):
+        with pytest.raises(InputError, match=r"manifest\.json was changed after it was written"):
+            call()
+
+
+def test_a_damaged_attribution_is_measured_again(examined):
+    config, _, _ = examined
+    found = attribute(config, "base", 0, limit=2, passages=0)
+    path = attribution_file(config, "base", 0)
+    path.write_text(path.read_text().replace('"loss": ', '"loss": 1', 1))
+    assert (
+        attribute(config, "base", 0, limit=2, passages=0) == found and path.with_name(f"{path.name}.damaged").exists()
+    )
+
+
+# --- lines that are appended ------------------------------------------------------------------------------------------
+
+
+def test_a_changed_line_of_a_journal_is_asked_again(tmp_path):
+    journal = Journal(tmp_path / "x.partial", "key")
+    for number in range(4):
+        journal.add({"id": f"q{number}", "log_likelihoods": [-1.5, -2.5]})
+    lines = journal.path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace("-2.5", "-3.5")
+    journal.path.write_text("".join(lines)[:-9])
+    again = Journal(tmp_path / "x.partial", "key")
+    assert again.outcomes == {f"q{n}": {"id": f"q{n}", "log_likelihoods": [-1.5, -2.5]} for n in (0, 2)}
+
+
+def test_a_changed_answer_is_told_since_it_was_paid_for(tmp_path):
+    answers = Answers(tmp_path / "answers.jsonl")
+    for number in range(3):
+        answers.add(f"q{number}", "key", Reply("B", 3, 1))
+    answers.path.write_text(
+        answers.path.read_text().replace('"q1", "key": "key", "text": "B"', '"q1", "key": "key", "text": "C"')
+    )
+    with pytest.raises(InputError, match=r"answers\.jsonl, line 2: not a reply of a server, or changed since"):
+        Answers(tmp_path / "answers.jsonl")
+
+
+def test_a_changed_text_of_a_writer_is_told_since_it_was_paid_for(tmp_path):
+    path = tmp_path / "store.jsonl"
+    rows = [{"key": f"k{n}", "text": "Ask why.", "cut": False, "tokens_in": 3, "tokens_out": 2} for n in range(3)]
+    with Store.open(path) as store:
+        for row in rows:
+            store.add(row)
+    assert list(Store.read(path).rows.values()) == rows
+    path.write_text(path.read_text().replace("Ask why.", "Ask who.", 1))
+    with pytest.raises(
+        InputError, match=r"store\.jsonl, line 1: the text was changed after it was written: remove the line"
+    ):
+        Store.read(path)
+    write_jsonl(path, rows)  # as they were written before lines had a checksum
+    assert len(Store.read(path).rows) == 3 and "checksum" not in json.loads(path.read_text().splitlines()[0])
