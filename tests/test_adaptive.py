@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 
+import nbformat
 import pytest
 import yaml
 
 from ctxft.cli import main
 from ctxft.experiment.adaptive import adapt
 from ctxft.experiment.config import to_mapping
+from ctxft.experiment.estimate import count_tokens_and_steps
 from ctxft.experiment.prepare import prepare
 from ctxft.experiment.rows import longest_of, read_passages, rows_of
 from ctxft.experiment.tasks import train_task
 from ctxft.experiment.workers import train_all
 from ctxft.experiment.written import written_prompts
 from ctxft.models import load_tokenizer
+from ctxft.pipeline import execute
 from ctxft.prompts import ContextualPrompt
 from ctxft.prompts.arms import exchanged
 from ctxft.runtime import InputError, read_json, read_jsonl
@@ -68,6 +71,7 @@ def test_arms_read_what_was_written_and_share_the_rest(adaptive):
     ids = [Counter(r["prompt"] for r in drawn[arm].values()) for arm in ("adaptive", "control-adaptive")]
     assert ids[0] == ids[1]  # the same prompts, each before another passage
     ledger = read_json(folder / "ledger.json")
+    assert ledger["adaptive: passages without a written prompt"] == 1
     assert ledger["adaptive: target tokens"] == ledger["cpt: target tokens"]
     assert ledger["adaptive: prompt tokens"] == sum(r["tokens"] for r in drawn["adaptive"].values())
     logs = [[r["passages"] for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in ARMS]
@@ -126,11 +130,35 @@ def test_the_oracle_needs_no_writer_and_its_control_does(experiment, runs):
     assert not (runs / "tiny" / "passages.jsonl").exists()
 
 
+def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):
+    """A leak is looked for in all items, an estimate needs no prompt, and the ledger follows what is written."""
+    with StubServer(lambda number, body: "text:What stands at place 5? the water, water") as stub:
+        config = adaptive(stub)
+        config.evaluation.limit = 1
+        assert "adaptive" not in count_tokens_and_steps(config)["reads"]
+        folder = prepare(config)
+        record = adapt(config)
+        assert record["prompts"] == 0 and record["rejected"] == {"gives away an item": record["passages"]}
+        prepare(config)
+    ledger = read_json(folder / "ledger.json")
+    assert ledger["adaptive: passages without a written prompt"] == ledger["passages"]
+    before = ledger["adaptive: prompts of"]
+    with StubServer(mostly_good) as stub:
+        config = adaptive(stub, model="another")
+        config.name = "tiny-2"
+        prepare(config)
+        adapt(config)
+        prepare(config)
+    assert read_json(config.folder / "ledger.json")["adaptive: prompts of"] != before
+
+
 def test_exchanged_prompts_go_round_once():
     prompts = {f"p{n}": ContextualPrompt(f"a{n}", "context", f"text {n}", "strategy") for n in range(30)}
     found = exchanged({**prompts, "none": None}, seed=4)
     assert found["none"] is None and {p.id for p in found.values() if p} == {p.id for p in prompts.values()}
     assert all(found[passage] != prompt for passage, prompt in prompts.items())
+    with pytest.raises(InputError, match="only 1 passages have one"):
+        exchanged({"p": prompts["p0"], "none": None}, seed=0)
     assert found != exchanged({**prompts, "none": None}, seed=5)
 
 
@@ -142,3 +170,30 @@ def test_adapt_tells_the_cost_first(adaptive, tmp_path, capsys):
         assert not stub.requests and "cost" in capsys.readouterr().out
         assert main(["prompts", "adapt", str(path)]) == 0
         assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
+
+
+CELLS = [
+    "from ctxft.experiment.adaptive import adapt, estimate_adapt\n"
+    "from ctxft.experiment.config import load_experiment\n"
+    "from ctxft.experiment.prepare import prepare\n"
+    "config = load_experiment({path!r})",
+    "prepare(config)\nprint(estimate_adapt(config))\nprint(adapt(config))",
+    "print(config.prompts.writer, config.prompts.writer.server_config())",
+]
+
+
+def test_no_key_reaches_a_notebook_or_the_run_root(adaptive, tmp_path, runs, monkeypatch):
+    key = "sk-never-written-anywhere-0123456789"
+    monkeypatch.setenv("STUB_KEY", key)
+    path = tmp_path / "e.yaml"
+    with StubServer(lambda number, body: "rate" if number == 1 else mostly_good(number, body)) as stub:
+        config = adaptive(stub, key_variable="STUB_KEY", retries=2)
+        path.write_text(yaml.safe_dump(to_mapping(config)), encoding="utf-8")
+        cells = [nbformat.v4.new_code_cell(source.format(path=str(path))) for source in CELLS]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "99_adapt.ipynb")
+        executed = execute(tmp_path / "99_adapt.ipynb", runs / "99_adapt.ipynb", {})
+        assert all(key in headers["authorization"] for _, headers, _ in stub.requests)
+    assert "STUB_KEY" in executed.cells[2].outputs[0]["text"]
+    files = [file for file in runs.rglob("*") if file.is_file()]
+    assert {"99_adapt.ipynb", "99_adapt.html", "adaptive.jsonl", "manifest.json"} <= {file.name for file in files}
+    assert not [file for file in files if key.encode() in file.read_bytes()]

@@ -440,6 +440,14 @@ def test_families_that_no_book_has_are_refused_before_anything_is_written(experi
     assert not runs.exists()
 
 
+@pytest.mark.parametrize("books", [{"strategies": "negative"}, {"negative": "neutral"}])
+def test_books_of_another_kind_are_refused(experiment, runs, books):
+    (place, name), *_ = books.items()
+    with pytest.raises(InputError, match=rf"prompts\.{place}: the book '{name}' is of kind '{name}', but "):
+        prepare(experiment(prompts=books))
+    assert not runs.exists()
+
+
 def test_books_that_stand_before_a_text_in_different_ways_are_refused(experiment, tmp_path, runs):
     book = write_text(
         tmp_path / "b.yaml", 'name: b\nkind: negative\nextends: negative\nseparator: "\\n"\nprompts:\n' + NEG

@@ -95,7 +95,7 @@ def test_an_arm_without_prompts_goes_only_where_an_empty_turn_may(prepared, tmp_
         ("base", "not trained"),
         ("ift", "instructions, no text"),
         ("cft-ift", "has a second stage"),
-        ("cft-learned", "learned vectors"),
+        ("cft-learned", "prompts are learned too"),
         ("reading", "exercises behind each text"),
         ("only-critcal", "family in arm 'only-critcal'"),
         ("count-99", "more prompts than"),

@@ -19,6 +19,8 @@ NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
 STUDY = {"pretrain_steps": 20, "finetune_steps": 20, "test_prompts": 32}
 PARAMETERS = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2, "settings": STUDY}
+PARAMETERS |= {"passage_number": 1, "own_prompt": "", "families": ["creative"], "ablation_seeds": [2], "left_out": True}
+PARAMETERS |= {"own_seeds": [3], "recipe": {"window": 96, "steps": 3, "batch_passages": 8, "device": "cpu"}}
 SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 
 

@@ -32,6 +32,7 @@ from ctxft.prompts import (
     load_book,
     prompt_for,
 )
+from ctxft.prompts.controls import shuffled_prompt
 from ctxft.runtime import InputError
 from ctxft.world.facts import DOMAINS, SPLITS, entities
 
@@ -278,6 +279,24 @@ def test_names_that_are_no_arm_are_refused(arm: str):
         check_arm(arm, "here: ")
 
 
+def test_rare_families_and_single_families_are_drawn_or_refused_at_once(tmp_path: Path):
+    path = tmp_path / "rare.yaml"
+    path.write_text("families: {critical: {weight: 1.0e-9}}\nextends: strategies\n" + HEAD + ONE, encoding="utf-8")
+    book = load_book(path)
+    drawn = [prompt_for("only-critical", f"p{i}", 0, book, NEGATIVE, byte_level_tokenizer()).id for i in range(60)]
+    assert set(drawn) == {"critical-1", "critical-2"}  # by their odds, after many draws that none of them won
+    path.write_text(HEAD + ONE, encoding="utf-8")
+    for arm in ("control-family", "control-family-ift", "without-context"):
+        with pytest.raises(InputError, match=f"arm '{arm}' has no other prompt to read: .* one family alone"):
+            check_subsets([arm], load_book(path))
+
+
+def test_lower_case_prompts_are_shuffled_too():
+    tokenizer, prompt = byte_level_tokenizer(), ContextualPrompt("low", "context", "look at this", "strategy")
+    for i in range(60):
+        assert shuffled_prompt(tokenizer, prompt, 0, f"p{i}").text.lower() != "look at this"
+
+
 # --- a user's own book ------------------------------------------------------------------------------------------------
 
 HEAD = "name: mine\nkind: strategy\nprompts:\n"
@@ -345,6 +364,16 @@ def test_a_family_names_a_publication_without_another_draw(tmp_path: Path):
             HEAD + "  - id: a-1\n    family: context\n    text: " + "far " * 121 + "\n",
             6,
             "'a-1' has 121 words, at most 120",
+        ),
+        (
+            "families: {a b: {idea: x}}\n" + HEAD + OWN.replace("family: a", "family: a b"),
+            5,
+            "'a b' needs a name of letters",
+        ),
+        (
+            "families: {a-ift: {idea: x}}\n" + HEAD + OWN.replace("family: a", "family: a-ift"),
+            5,
+            "'a-ift' needs a name",
         ),
         ("placement: behind\n" + HEAD + ONE, 1, "unknown placement 'behind'; known: before, user, system"),
         ("separator: ' '\n" + HEAD + ONE, 1, "'separator' must be white space that ends in a newline"),

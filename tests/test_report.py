@@ -33,6 +33,7 @@ from ctxft.report import (
     verdicts,
     write_report,
 )
+from ctxft.report.record import RunRecord
 from ctxft.report.verdicts import how_to_read, overall, p_value
 from ctxft.runtime import InputError, write_json, write_jsonl
 from ctxft.statistics import compare, compare_f1, wilson
@@ -501,8 +502,21 @@ def test_the_table_is_plain_pandas(run: Path):
 
 
 def test_arms_that_take_a_prompt_apart_are_explained_where_a_run_has_them():
-    assert not any("Further arms" in said for said in how_to_read("cpt", ["base", "cpt", "cft-ift"]))
-    told = next(said for said in how_to_read("cpt", ["cpt", "only-critical", "reading-ift"]) if "Further" in said)
+    def run_of(*arms: str, writer: dict | None = None) -> RunRecord:
+        manifest = {"config": {"prompts": {"writer": writer}}}
+        return RunRecord(
+            Path("run"), manifest, {}, {arm: {} for arm in arms}, {"exam": {arm: {} for arm in arms}}, None
+        )
+
+    assert not any("Further arms" in said for said in how_to_read("cpt", run_of("base", "cpt", "cft-ift")))
+    assert not any(
+        "all comparisons of the run" in said for said in how_to_read("cpt", run_of("cpt", "control-neutral"))
+    )
+    assert any("an oracle that knows" in said for said in how_to_read("cpt", run_of("cpt", "adaptive")))
+    assert any("a language model wrote" in said for said in how_to_read("cpt", run_of("cpt", writer={"model": "m"})))
+    parts = how_to_read("cpt", run_of("cpt", "only-critical", "reading-ift"))
+    assert any("all comparisons of the run" in said for said in parts)
+    told = next(said for said in parts if "Further" in said)
     assert told == (
         "Further arms read: reading no prompt, but exercises about the text behind it; only-FAMILY prompts of one family."
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import json
+import sys
+import time
 
 import pytest
 
@@ -11,18 +14,23 @@ from ctxft.benchmarks import Question
 from ctxft.corpora.documents import Document
 from ctxft.corpora.passages import Passage, cut, cut_points
 from ctxft.examples import build_row, prompt_ids, special_tokens
+from ctxft.experiment.config import load_experiment
 from ctxft.experiment.prepare import prepare
+from ctxft.experiment.progress import Follower, Pace, Progress, Tail, count_steps, followed_tasks
 from ctxft.experiment.rows import books_of, rows_of
+from ctxft.experiment.tasks import train_task, train_tasks
 from ctxft.models import encode_text
 from ctxft.prompts import load_book
 from ctxft.report import read_run, results_table
-from ctxft.report.choice import chosen_figure, chosen_table
+from ctxft.report.choice import Comparison
 from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of, find_documents
+from ctxft.report.figures import loss_curves
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
-from ctxft.runtime import InputError, write_jsonl, write_text
+from ctxft.runtime import FailedError, InputError, write_jsonl, write_text
 from ctxft.training.order import passage_order
-from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
+from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer, TrainingMonitor
+from ctxft.widgets.training import _speed
 from tests.test_report import fake_run
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & more of it."
@@ -415,29 +423,30 @@ def test_the_results_explorer_follows_its_controls(run):
     assert "practice-mmlu" in explorer.text and "practice-old" not in explorer.text
     assert explorer.view.value.count("<img ") == 1 and "minus cpt" in explorer.view.value
     explorer.boxes["neg"].value = False
-    assert " neg " not in chosen_table(*explorer.chosen).to_string() and ">neg<" not in explorer.view.value
+    assert " neg " not in explorer.comparison.rows(*explorer.chosen).to_string() and ">neg<" not in explorer.view.value
     explorer.benchmark.value = "all benchmarks"
     assert explorer.view.value.count("<img ") == 2 and "practice-old" in explorer.text
     explorer.reference.value = "cft"
     assert "minus cft" in explorer.text
     for box in explorer.boxes.values():
         box.value = False
-    assert set(chosen_table(*explorer.chosen)["arm"]) == {"cft", "(chance)", "(majority)"}
+    assert set(explorer.comparison.rows(*explorer.chosen)["arm"]) == {"cft", "(chance)", "(majority)"}
     assert "No arm is chosen" in explorer.view.value and "<img " not in explorer.view.value
 
 
 def test_a_choice_changes_no_number(run):
-    whole, some = results_table(run), chosen_table(run, ["practice-old"], ["neg"])
+    comparison = Comparison(run)
+    whole, some = results_table(run), comparison.rows(["practice-old"], ["neg"])
     assert list(some["arm"]) == ["cpt", "neg", "(chance)", "(majority)"]
     for _, row in some.iterrows():
         same = whole[(whole["benchmark"] == "practice-old") & (whole["arm"] == row["arm"])]
         assert same.iloc[0].to_dict() == row.to_dict()
-    axes = chosen_figure(run, ["practice-mmlu", "practice-old"], ["cft", "neg"]).axes
+    axes = comparison.figure(["practice-mmlu", "practice-old"], ["cft", "neg"]).axes
     assert [[label.get_text() for label in one.get_yticklabels()] for one in axes] == [["neg", "cft"]] * 2
     with pytest.raises(InputError, match="unknown benchmark 'practice-mlu'"):
-        chosen_table(run, ["practice-mlu"], ["neg"])
+        comparison.rows(["practice-mlu"], ["neg"])
     with pytest.raises(InputError, match="no benchmark is chosen"):
-        chosen_table(run, [], ["neg"])
+        comparison.figure([], ["neg"])
 
 
 def test_names_of_benchmarks_are_escaped_and_a_reference_is_needed(tmp_path):
@@ -447,3 +456,102 @@ def test_names_of_benchmarks_are_escaped_and_a_reference_is_needed(tmp_path):
     broken = dataclasses.replace(explorer.run, outcomes={"a": {"cpt": {}}, "b": {"cft": {}}})
     with pytest.raises(InputError, match="no arm was evaluated on all benchmarks"):
         ResultsExplorer(broken)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+
+
+def test_a_log_is_followed_while_it_grows_and_when_it_is_cut_back(tmp_path):
+    tail = Tail(tmp_path / "log.jsonl")
+    assert tail.read() == []
+    lines = [json.dumps({"step": n, "loss": 1 / n, "tokens": 10, "passages": [n]}) + "\n" for n in range(1, 7)]
+    with open(tail.path, "w") as file:
+        file.write("".join(lines[:2]) + lines[2][:9])
+    assert [row["step"] for row in tail.read()] == [1, 2] and tail.tokens == 20
+    with open(tail.path, "a") as file:
+        file.write(lines[2][9:] + lines[3])
+    assert [row["step"] for row in tail.read()] == [1, 2, 3, 4] and tail.tokens == 40
+    write_text(tail.path, "".join(lines[:2] + lines[2:3] * 2))  # a file of the same size, as after a resume
+    assert [row["step"] for row in tail.read()] == [1, 2, 3, 3] and tail.tokens == 40
+    tail.path.unlink()
+    assert tail.read() == [] and tail.tokens == 0
+
+
+def test_steps_are_counted_as_training_takes_them(experiment):
+    general = {"source": "practice-old", "share": 0.2, "limit": 20}
+    config = experiment({"steps": None, "epochs": 1}, arms=["cpt", "cft-ift"], general=general, ift={"limit": 12})
+    assert [one.steps for one in Follower(config).read()] == [None, None, None]
+    prepare(config)
+    assert followed_tasks(config) == [("cpt", 0), ("cft", 0), ("cft-ift", 0)]
+    counted = [count_steps(config, *task) for task in followed_tasks(config)]
+    for task in train_tasks(config):
+        train_task(config, *task)
+    assert [one.steps for one in Follower(config).read()] == counted
+    found = Follower(config).read()
+    assert all(one.done and one.step == one.steps for one in found) and counted[0] == counted[1] != counted[2]
+
+
+def test_pace_is_measured_over_what_was_read():
+    follower = Follower(load_experiment("mini", {"arms": ["cpt"], "seeds": [0]}))
+    one = Progress("cpt", 0, False, 30, 100, 1.0, 3000, None)
+    follower.samples.extend([(10.0, 10, 1000), (15.0, 20, 2000), (20.0, 30, 3000)])
+    assert follower.pace([one]) == Pace(tokens=200.0, left=35.0)
+    assert _speed(follower.pace([one])) == "200 tokens a second, about 35 s left"
+    assert _speed(Pace(1234.5, 3700.0)) == "1,234 tokens a second, about 1 h 1 min left"
+    follower.samples.append((21.0, 5, 500))  # a resumed training went back
+    assert follower.pace([one]) == Pace(None, None) and "not known" in _speed(Pace(None, None))
+
+
+def test_curves_are_thinned_alike(tmp_path):
+    follower = Follower(load_experiment("mini", {"arms": ["cpt", "cft"], "seeds": [0]}))
+    for tail, steps in zip(follower.logs.values(), (3000, 1000), strict=True):
+        tail.rows = [{"step": n, "loss": 1.0} for n in range(1, steps + 1)]
+    curves = follower.curves()
+    assert len(curves) < 1000 and set(curves[curves["arm"] == "cft"]["step"]) < set(
+        curves[curves["arm"] == "cpt"]["step"]
+    )
+    lines = loss_curves(curves).axes[0].get_lines()
+    assert len({line.get_marker() for line in lines if line.get_label()[:2] in ("cp", "cf")}) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_monitor_starts_stops_and_goes_on(experiment):
+    config = experiment({"steps": 250, "save_every": 5}, arms=["cpt", "cft"])
+    monitor = TrainingMonitor(config, workers=2)
+    assert monitor.text.startswith("Not running: 0 of 2 trained.") and monitor.halt.disabled
+    with pytest.raises(InputError, match="not started"):
+        monitor.wait()
+    monitor.go.click()
+    assert monitor.go.disabled and not monitor.halt.disabled and "Training: 0 of 2" in monitor.text
+    with pytest.raises(TimeoutError, match="still runs"):
+        monitor.wait(0.1)
+    wait_for(lambda: len({path.parent for path in config.folder.glob("arms/*/seed-0/checkpoint-*0")}) == 2)
+    monitor.halt.click()
+    with pytest.raises(FailedError, match="the training was stopped; what was finished is kept"):
+        monitor.wait(60)
+    assert monitor.view.value.count("<img ") == 1 and "Stopped: 0 of 2 trained. A new start" in monitor.view.value
+    begun = monitor.follower.read()
+    assert all(0 < one.step < 250 and one.checkpoint for one in begun) and not monitor.go.disabled
+    monitor.start()
+    monitor.start()  # it runs already
+    assert monitor.wait(120) == config.folder and monitor.halt.disabled
+    assert [(one.done, one.step) for one in monitor.follower.read()] == [(True, 250)] * 2
+    assert "Not running: 2 of 2 trained." in monitor.view.value
+
+
+def test_the_monitor_says_why_a_training_failed(experiment):
+    config = experiment(arms=["cpt"], train={"method": "lora", "lora": {"targets": ["<b>no_such_layer"]}})
+    monitor = TrainingMonitor(config, workers=1)
+    monitor.start()
+    with pytest.raises(InputError, match=r"^train\.lora\.targets: .*no_such_layer"):
+        monitor.wait(120)
+    assert "Failed: 0 of 1 trained. train.lora.targets" in monitor.text and not monitor.go.disabled
+    assert "&lt;b&gt;no_such_layer" in monitor.view.value and "<b>no_such_layer" not in monitor.view.value
+    assert "there are no checkpoints" in monitor._kept()

@@ -131,7 +131,7 @@ def compare(options: argparse.Namespace) -> None:
         "\nHow to read it\n"
         + "\n".join(
             textwrap.fill(said, 118, initial_indent="  ", subsequent_indent="  ")
-            for said in how_to_read(reference, run.metrics)
+            for said in how_to_read(reference, run)
         )
     )
     print("\nWhat the tests say\n" + "\n".join(f"  {said}" for said in verdicts(run, reference)))

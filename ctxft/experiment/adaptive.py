@@ -8,6 +8,8 @@ benchmarks, need not pay for them again.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ctxft.corpora.passages import Passage
@@ -15,10 +17,10 @@ from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import require_same
 from ctxft.experiment.rows import books_of, read_passages
-from ctxft.experiment.written import is_written, writer_of
+from ctxft.experiment.written import writer_of
 from ctxft.models import load_tokenizer
-from ctxft.prompts.arms import WRITTEN
-from ctxft.runtime import InputError, read_json, sha256, write_json, write_jsonl
+from ctxft.prompts.arms import WRITTEN, WRITTEN_ID
+from ctxft.runtime import InputError, read_jsonl, sha256, write_json, write_jsonl
 from ctxft.scoring.encoding import Progress
 from ctxft.writer import WriterRecord, estimate_cost, forbids, write_prompts
 
@@ -52,25 +54,29 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
         >>> adapt(load_experiment("my.yaml"))["prompts"]  # doctest: +SKIP
         1184
     """
-    writer, benchmarks, config = writer_of(config), load_benchmarks(config), require_same(config)
+    # All items, also those that a limit leaves out now: the rest may be examined another time.
+    whole = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=None))
+    writer, benchmarks, config = writer_of(config), load_benchmarks(whole), require_same(config)
     tokenizer, passages = load_tokenizer(config.model, config.revision), read_passages(config.folder)
     record = write_prompts(passages, writer, books_of(config)[0], tokenizer, forbids(benchmarks), progress)
     rows = list(_rows(passages, record))
-    _require_untrained(config, sha256(rows))
+    _require_untrained(config, rows)
     found = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}
     write_jsonl(config.folder / "adaptive.jsonl", rows)
     write_json(config.folder / "adaptive.json", found)
     return found
 
 
-def _require_untrained(config: ExperimentConfig, rows: str) -> None:
+def _require_untrained(config: ExperimentConfig, rows: Sequence[dict]) -> None:
     """Refuse to change the prompts of a run after an arm was trained with them: its seeds would differ in more than the seed."""
-    trained = [path for arm in WRITTEN for path in config.folder.glob(f"arms/{arm}*/seed-*/prompts.jsonl")]
-    if trained and is_written(config) and read_json(config.folder / "adaptive.json")["rows"] != rows:
-        raise InputError(
-            f"{trained[0].parent} was trained with other written prompts than there are now: what was written is kept, but "
-            "to use it remove that folder, or run under another name."
-        )
+    now = Counter(row["prompt"] for row in rows if row["prompt"])
+    for path in (path for arm in WRITTEN for path in config.folder.glob(f"arms/{arm}*/seed-*/prompts.jsonl")):
+        told = [row["prompt"] for _, row in read_jsonl(path)]
+        if Counter(prompt for prompt in told if prompt.startswith(WRITTEN_ID)) != now:
+            raise InputError(
+                f"{path.parent} was trained with other written prompts than there are now: what was written is kept, but "
+                "to use it remove that folder, or run under another name."
+            )
 
 
 def _rows(passages: Sequence[Passage], record: WriterRecord) -> Iterator[dict]:

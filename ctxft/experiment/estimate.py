@@ -8,8 +8,10 @@ from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.prepare import manifest_of, pinned
 from ctxft.experiment.rows import longest_of, read_passages, rows_of
 from ctxft.experiment.tasks import train_tasks
+from ctxft.experiment.written import is_written
 from ctxft.models import load_tokenizer, pick_device
 from ctxft.prompts import in_order, stages_of
+from ctxft.prompts.arms import WRITTEN
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import Estimate, advice, estimate, model_config
 from ctxft.training.order import passage_order
@@ -37,6 +39,8 @@ def count_tokens_and_steps(config: ExperimentConfig) -> dict:
     arms = {stages_of(arm)[0] for arm in config.arms if arm not in ("base", "ift")}
     reads = {}
     for arm in in_order(arms):
+        if arm in WRITTEN and config.prompts.writer and not is_written(config):
+            continue  # nobody knows yet how long its prompts will be
         rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
         beside = zip(rows.prompts, rows.after, targets, strict=True)
         lengths = [1 + len(prompt) + len(after) + count for prompt, after, count in beside]

@@ -27,7 +27,7 @@ SHOWN = 10  # items that a refusal names
 NO_PAIRS = {
     "base": "it is not trained",
     "ift": "it reads instructions, no text",
-    "cft-learned": "its prompts are learned vectors, which no service takes",
+    "cft-learned": "its prompts are learned too, and a service learns the answer alone",
     "reading": "it reads exercises behind each text",
 }
 

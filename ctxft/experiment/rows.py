@@ -27,7 +27,7 @@ from ctxft.examples import (
     text_budget,
 )
 from ctxft.experiment.config import ExperimentConfig
-from ctxft.experiment.written import is_written, written_prompts
+from ctxft.experiment.written import is_written, written_prompts, written_state
 from ctxft.prompts import PromptBook, in_order, load_book, prompt_for, stages_of
 from ctxft.prompts.arms import WRITTEN, exchanged
 from ctxft.runtime import InputError, read_jsonl, sha256
@@ -39,7 +39,7 @@ def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
     """Load the experiment's strategy book and negative book.
 
     Raises:
-        InputError: a book is broken, or the two would stand before the text in different ways.
+        InputError: a book is broken or of another kind, or the two would stand before the text in different ways.
     """
     strategies, negative = load_book(config.prompts.strategies), load_book(config.prompts.negative)
     for option in ("placement", "separator"):
@@ -48,6 +48,11 @@ def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
             raise InputError(
                 f"the prompt books '{strategies.name}' and '{negative.name}' have different values of {option} ({one!r} and "
                 f"{other!r}), so their arms would differ in more than the prompt: give both the same."
+            )
+    for book, kind, place in ((strategies, "strategy", "strategies"), (negative, "negative", "negative")):
+        if book.kind != kind:
+            raise InputError(
+                f"prompts.{place}: the book '{book.name}' is of kind '{book.kind}', but '{kind}' is needed."
             )
     return strategies, negative
 
@@ -164,20 +169,34 @@ def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokeni
     """Add to a ledger what each trained arm reads and learns in one pass over the passages, with the first seed's prompts."""
     passages = read_passages(config.folder)
     stages = {stage for arm in config.arms for stage in stages_of(arm)} - {"ift"}
-    for arm in (arm for arm in in_order(stages) if f"{arm}: rows" not in ledger):
-        if arm in WRITTEN and config.prompts.writer and not is_written(config):
+    for arm in in_order(stages):
+        written = arm in WRITTEN and config.prompts.writer is not None
+        if written and not is_written(config):
             continue  # its prompts are written for passages that this very preparation lays down
-        rows, records = rows_of(config, arm, config.seeds[0], passages, tokenizer)
-        if arm == "reading":
-            ledger["reading: exercises"] = sum(record["exercises"] for record in records)
-            ledger["reading: exercises that the window had no room for"] = sum(record["dropped"] for record in records)
-        ledger |= {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
-        if arm.startswith("control"):  # matched to the token, or as near as its kind of prompt comes
-            read, _ = rows_of(config, "cft", config.seeds[0], passages, tokenizer)
-            off = [len(own) - len(cft) for own, cft in zip(rows.prompts, read.prompts, strict=True)]
-            ledger[f"{arm}: prompts of another length than cft's"] = sum(map(bool, off))
-            ledger[f"{arm}: prompt tokens more than cft's"] = sum(off)
+        if f"{arm}: rows" not in ledger or (written and ledger.get(f"{arm}: prompts of") != written_state(config)):
+            ledger |= _arm_ledger(config, arm, passages, tokenizer)
+            ledger |= {f"{arm}: prompts of": written_state(config)} if written else {}
     return ledger
+
+
+def _arm_ledger(
+    config: ExperimentConfig, arm: str, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
+) -> dict:
+    """Return what one arm reads and learns, and how far its prompts are from cft's in length where they should be near."""
+    rows, records = rows_of(config, arm, config.seeds[0], passages, tokenizer)
+    found = {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
+    if arm == "reading":
+        found["reading: exercises"] = sum(record["exercises"] for record in records)
+        found["reading: exercises that the window had no room for"] = sum(record["dropped"] for record in records)
+    if arm.startswith("control"):  # matched to the token, or as near as its kind of prompt comes
+        read, _ = rows_of(config, "cft", config.seeds[0], passages, tokenizer)
+        off = [len(own) - len(cft) for own, cft in zip(rows.prompts, read.prompts, strict=True)]
+        found[f"{arm}: prompts of another length than cft's"] = sum(map(bool, off))
+        found[f"{arm}: prompt tokens more than cft's"] = sum(off)
+    if arm in WRITTEN and config.prompts.writer:
+        bare = sum(prompt is None for prompt in written_prompts(config).values())
+        found[f"{arm}: passages without a written prompt"] = bare  # they read cft's
+    return found
 
 
 @functools.lru_cache(maxsize=8)

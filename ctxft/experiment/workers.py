@@ -31,7 +31,12 @@ from ctxft.runtime import write_text
 
 
 def _run_workers(
-    verb: str, config: ExperimentConfig, tasks: list[Task], workers: int, done: Callable[[Task], bool]
+    verb: str,
+    config: ExperimentConfig,
+    tasks: list[Task],
+    workers: int,
+    done: Callable[[Task], bool],
+    tick: Callable[[], object] | None = None,
 ) -> None:
     """Run tasks in ``workers`` processes (`python -m ctxft <verb> config.yaml --task ...`) and show how many are done."""
     variables = {"OMP_NUM_THREADS": str(config.train.threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -42,6 +47,9 @@ def _run_workers(
         words = [word for arm, seed in tasks[number::workers] for word in ("--task", f"{arm}:{seed}")]
         commands.append([sys.executable, "-m", "ctxft", verb, str(path), *words])
     often = 0.1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 10  # seconds: a log file needs fewer lines
+    if tick is not None:
+        run_together(verb, commands, variables, tick)
+        return
     with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often) as bar:
         run_together(verb, commands, variables, lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
 
@@ -50,15 +58,21 @@ def _workers(config: ExperimentConfig, wanted: int | None) -> int:
     return count_workers(wanted, config.train.threads, pick_device(config.train.device))
 
 
-def train_all(config: ExperimentConfig, workers: int | None = None) -> Path:
-    """Prepare an experiment and train what is not trained yet; arguments and errors as for ``ensure_run``."""
+def train_all(config: ExperimentConfig, workers: int | None = None, tick: Callable[[], object] | None = None) -> Path:
+    """Prepare an experiment and train what is not trained yet; arguments and errors as for ``ensure_run``.
+
+    Args:
+        config, workers: as for ``ensure_run``.
+        tick: called again and again while arms are trained, in place of a progress bar; what it raises stops the training
+            as Ctrl-C does, and checkpoints stay.
+    """
     workers = _workers(config, workers)
     load_benchmarks(config, local=True)  # bad questions are told before hours of training
     folder = prepare(config)
     require_written(config)
     waiting = [task for task in train_tasks(config) if not is_trained(config, *task)]
     if waiting:
-        _run_workers("train", config, waiting, workers, lambda task: is_trained(config, *task))
+        _run_workers("train", config, waiting, workers, lambda task: is_trained(config, *task), tick)
     return folder
 
 

@@ -23,6 +23,11 @@ def is_written(config: ExperimentConfig) -> bool:
     return all((config.folder / f"adaptive.{kind}").exists() for kind in ("jsonl", "json"))
 
 
+def written_state(config: ExperimentConfig) -> str:
+    """Return a hash of the prompts that a model wrote for this run."""
+    return read_json(config.folder / "adaptive.json")["rows"]
+
+
 def require_written(config: ExperimentConfig) -> None:
     """Raise InputError if an arm needs prompts that no model has written yet: told before the other arms are trained."""
     if config.prompts.writer and any(stage in WRITTEN for arm in config.arms for stage in stages_of(arm)):

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ctxft.prompts.books import ContextualPrompt, PromptBook
+from ctxft.prompts.books import FAMILY_NAME, ContextualPrompt, PromptBook
 from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
 from ctxft.prompts.files import load_book
 from ctxft.runtime import InputError, check_known, nearest, seeded
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 TEXT_STAGES = ("cpt", "cft", "neg", "control", "adaptive")
 VARIANTS = ("control-shuffled", "control-neutral", "control-family", "control-adaptive", "cft-learned", "reading")
 WRITTEN = ("adaptive", "control-adaptive")  # read what a model wrote, where one is named
+WRITTEN_ID = "adaptive-"  # begins the ids of written prompts
 SUBSETS = ("only", "without", "count")  # with a family, or a number of prompts, behind a dash
-SUBSET = re.compile(r"(only|without)-([A-Za-z0-9][\w.-]*)|(count)-([1-9][0-9]{0,8})")
+SUBSET = re.compile(rf"(only|without)-({FAMILY_NAME})|(count)-([1-9][0-9]{{0,8}})")
 IFT = "-ift"
 
 
@@ -75,8 +76,8 @@ def in_order(arms: Iterable[str]) -> list[str]:
     def place(arm: str) -> tuple:
         if arm == "ift":
             return (1, -1, 0, "")
-        stage = arm.removesuffix(IFT)
-        kind, argument = subset_of(stage) or (stage, "")
+        stage, kind = arm.removesuffix(IFT), kind_of(arm)
+        argument = (subset_of(stage) or ("", ""))[1]
         number = int(argument) if kind == "count" else 0
         return (int(arm != stage), ranks.index(kind), number, argument)
 
@@ -87,6 +88,17 @@ def subset_of(stage: str) -> tuple[str, str] | None:
     """Return ("only", family), ("without", family) or ("count", number); None for a stage that reads the whole book."""
     found = SUBSET.fullmatch(stage)
     return (found[1] or found[3], found[2] or found[4]) if found else None
+
+
+def kind_of(arm: str) -> str:
+    """Return the arm without its second stage, and without the family or number of a part of the book.
+
+    Example:
+        >>> kind_of("only-critical-ift"), kind_of("cft-ift")
+        ('only', 'cft')
+    """
+    stage = arm.removesuffix(IFT)
+    return (subset_of(stage) or (stage, ""))[0]
 
 
 def stages_of(arm: str) -> list[str]:
@@ -110,12 +122,19 @@ def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict
 
     Passages whose prompt was rejected stay without: they read cft's in both arms.
 
+    Raises:
+        InputError: fewer than two passages have a written prompt.
+
     Example:
         >>> a, b = (ContextualPrompt(name, "context", name, "strategy") for name in "ab")
         >>> exchanged({"p": a, "q": b, "r": None}, seed=0) == {"p": b, "q": a, "r": None}
         True
     """
     passages = sorted(passage for passage, prompt in written.items() if prompt)
+    if len(passages) < 2:
+        raise InputError(
+            f"arm control-adaptive exchanges written prompts, but only {len(passages)} passages have one: leave it out."
+        )
     seeded(seed, "exchanged").shuffle(passages)
     others = passages[1:] + passages[:1]
     return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}
@@ -131,8 +150,8 @@ def check_subsets(arms: Iterable[str], book: PromptBook) -> None:
         kind, argument = subset_of(arm.removesuffix(IFT)) or ("", "")
         if kind in ("only", "without"):
             check_known(argument, book.families, f"family in arm '{arm}' (book '{book.name}'):")
-        if kind == "without" and len(book.families) == 1:
-            raise InputError(f"arm '{arm}' leaves no prompt: the book '{book.name}' has this family alone.")
+        if (kind == "without" or arm.startswith("control-family")) and len(book.families) == 1:
+            raise InputError(f"arm '{arm}' has no other prompt to read: the book '{book.name}' has one family alone.")
         if kind == "count" and int(argument) > len(book.prompts):
             raise InputError(f"arm '{arm}' asks for more prompts than the {len(book.prompts)} of book '{book.name}'.")
 
@@ -217,7 +236,7 @@ def prompt_for(
     if arm == "control-neutral":
         return neutral_book().draw(seed, passage_id)
     if arm == "control-family":
-        others = allowed_prompts(strategies, f"without-{drawn.family}", seed)
+        others = frozenset(prompt for prompt in strategies.prompts if prompt.family != drawn.family)
         return strategies.draw(seed, f"{arm} {passage_id}", others)
     return drawn
 

@@ -35,8 +35,10 @@ KINDS = ("strategy", "negative", "neutral")
 FAMILIES = tuple(
     "application exploration reflection creative synthesis key-concepts context critical questions comparison".split()
 )
+FAMILY_NAME = r"[A-Za-z0-9][\w.-]*"  # stands in names of arms, so of folders
 PLACEMENTS = ("before", "user", "system")
 SEPARATOR = "\n\n"
+MANY = 1000  # draws until an allowed prompt must have come
 LONGEST = 120  # words: a prompt is read before every passage of a corpus
 PROMPT_KEYS = ("id", "family", "text")
 BOOK_KEYS = ("name", "kind", "version", "extends", "placement", "separator", "families", "prompts")
@@ -137,8 +139,12 @@ class PromptBook:
             raise ValueError("no prompt of the book is allowed")
         random = seeded(seed, passage_id, self.hash)
         weights = [self.weights.get(family, 1.0) for family in self.families]
-        while True:
+        for _ in range(1 if allowed is None else MANY):
             family = random.choices(self.families, weights)[0] if self.weights else random.choice(self.families)
             prompt = random.choice(self.members[family])
             if allowed is None or prompt in allowed:
                 return prompt
+        # what is allowed has hardly any weight: the same odds, without the wait
+        left = [prompt for prompt in self.prompts if prompt in allowed]
+        odds = [self.weights.get(prompt.family, 1.0) / len(self.members[prompt.family]) for prompt in left]
+        return random.choices(left, odds)[0]

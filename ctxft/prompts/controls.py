@@ -93,10 +93,11 @@ def shuffled_prompt(
     wanted = count_tokens(tokenizer, prompt.text + separator)
     best: tuple[tuple[bool, int], str] | None = None
     for _ in range(SHUFFLES):
-        text = " ".join(random.sample(words, len(words)))
+        order = random.sample(words, len(words))
+        text = " ".join(order)
         text = text[:1].upper() + text[1:]
         difference = count_tokens(tokenizer, text + separator) - wanted
-        if text != prompt.text and (best is None or (difference > 0, abs(difference)) < best[0]):
+        if order != words and (best is None or (difference > 0, abs(difference)) < best[0]):
             best = (difference > 0, abs(difference)), text
         if best and best[0][1] == 0:
             break

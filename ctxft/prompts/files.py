@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ from ctxft.prompts.books import (
     BOOK_KEYS,
     BOOKS,
     FAMILIES,
+    FAMILY_NAME,
     KINDS,
     LONGEST,
     PLACEMENTS,
@@ -114,6 +116,9 @@ def _prompts(root: dict[str, yaml.Node], path: Path, base: PromptBook) -> list[C
         if values["family"] not in known:
             told = f"unknown family '{values['family']}'{nearest(values['family'], known)}"
             raise _error(path, entries["family"], f"{told}: name it under 'families' with the idea behind it")
+        if not re.fullmatch(FAMILY_NAME, values["family"]) or values["family"].endswith("-ift"):
+            rule = "letters, digits, '-', '_' or '.', since arms such as only-FAMILY are named after it"
+            raise _error(path, entries["family"], f"the family '{values['family']}' needs a name of {rule}")
         if len(values["text"].split()) > LONGEST:
             words = len(values["text"].split())
             raise _error(

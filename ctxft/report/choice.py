@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ctxft.report.figures import differences_figure
 from ctxft.report.record import RunRecord
 from ctxft.report.tables import results_table
-from ctxft.report.verdicts import compared
+from ctxft.report.verdicts import compared, overall
 from ctxft.runtime import InputError, check_known
 
 
@@ -24,31 +24,47 @@ def references_of(run: RunRecord) -> list[str]:
     return sorted(arms, key=lambda arm: arm != "cpt")
 
 
-def chosen_table(
-    run: RunRecord, benchmarks: Collection[str], arms: Collection[str], reference: str = "cpt"
-) -> pandas.DataFrame:
-    """Return the rows of ``results_table`` for some benchmarks and arms; the reference and the lines of chance stay.
+class Comparison:
+    """A run compared with one reference arm, once; what is chosen of it is shown at once.
 
     Args:
         run: the run.
-        benchmarks: names of ``run.outcomes``.
-        arms: which to show.
         reference: the arm that differences are taken to.
 
+    Attributes:
+        table: as ``results_table``.
+        said: what stands after Holm's correction over all comparisons, in a sentence.
+
     Raises:
-        InputError: an unknown benchmark, no benchmark, or as ``results_table``.
+        InputError: as ``results_table``.
+
+    Example:
+        >>> Comparison(run, "cpt").rows(["practice-mmlu"], ["cft"])  # doctest: +SKIP
     """
-    for name in benchmarks:
-        check_known(name, run.outcomes, "benchmark")
-    if not benchmarks:
-        raise InputError("no benchmark is chosen: take at least one.")
-    table = results_table(run, reference)
-    shown = table["arm"].isin([*arms, reference]) | table["arm"].str.startswith("(")
-    return table[table["benchmark"].isin(list(benchmarks)) & shown].reset_index(drop=True)
 
+    def __init__(self, run: RunRecord, reference: str = "cpt") -> None:
+        self.reference = reference
+        self.table, self.said = results_table(run, reference), overall(run, reference)
+        self.differences = compared(run, reference)
 
-def chosen_figure(run: RunRecord, benchmarks: Collection[str], arms: Collection[str], reference: str = "cpt") -> Figure:
-    """Return the differences of some arms to the reference, a panel for each benchmark; arguments as ``chosen_table``."""
-    found = compared(run, reference)
-    panels = {name: [row for row in found[name] if row["arm"] in arms] for name in benchmarks}
-    return differences_figure(panels, reference)
+    def rows(self, benchmarks: Collection[str], arms: Collection[str]) -> pandas.DataFrame:
+        """Return the rows of the table for some benchmarks and arms; the reference and the lines of chance stay.
+
+        Raises:
+            InputError: an unknown benchmark, or none.
+        """
+        self._check(benchmarks)
+        shown = self.table["arm"].isin([*arms, self.reference]) | self.table["arm"].str.startswith("(")
+        return self.table[self.table["benchmark"].isin(list(benchmarks)) & shown].reset_index(drop=True)
+
+    def figure(self, benchmarks: Collection[str], arms: Collection[str]) -> Figure:
+        """Return the differences of some arms to the reference, a panel for each benchmark; raises as ``rows``."""
+        self._check(benchmarks)
+        panels = {name: [row for row in self.differences[name] if row["arm"] in arms] for name in benchmarks}
+        return differences_figure(panels, self.reference)
+
+    def _check(self, benchmarks: Collection[str]) -> None:
+        for name in benchmarks:
+            check_known(name, self.differences, "benchmark")
+        if not benchmarks:
+            raise InputError("no benchmark is chosen: take at least one.")

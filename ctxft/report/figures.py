@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ctxft.prompts import in_order
-from ctxft.prompts.arms import IFT, subset_of
+from ctxft.prompts.arms import kind_of
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import lines_of
 from ctxft.runtime import InputError
@@ -39,6 +40,7 @@ ARM_COLORS = {
     "count": "#A34800",
 }
 INK = "#333333"
+MARKERS = "osD^vP*X<>"  # beside the colours, for those who cannot tell these apart
 LABEL = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
 
 
@@ -49,8 +51,7 @@ def arm_color(arm: str) -> str:
         >>> arm_color("cft-ift") == arm_color("cft"), arm_color("only-critical") == ARM_COLORS["only"]
         (True, True)
     """
-    stage = arm.removesuffix(IFT)
-    return ARM_COLORS[(subset_of(stage) or (stage, ""))[0]]
+    return ARM_COLORS[kind_of(arm)]
 
 
 def results_figure(run: RunRecord | str | Path) -> Figure:
@@ -132,20 +133,32 @@ def loss_figure(run: RunRecord | str | Path) -> Figure:
     run = as_record(run)
     if run.logs.empty:
         raise InputError(f"{run.folder} holds no training log (arms/<arm>/seed-<n>/log.jsonl): train an arm first.")
+    return loss_curves(run.logs)
+
+
+def loss_curves(logs: pandas.DataFrame) -> Figure:
+    """Return the figure of ``loss_figure`` for some steps; a mean is drawn where all seeds of the arm have come.
+
+    Args:
+        logs: arm, seed, step and loss (nats per target token) of optimizer steps.
+    """
     figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    arms = in_order(set(run.logs["arm"]))
+    arms = in_order(set(logs["arm"]))
     for place, arm in enumerate(arms):
-        log = run.logs[run.logs["arm"] == arm]
+        log = logs[logs["arm"] == arm]
         seeds = log["seed"].nunique()
         for _, one in log.groupby("seed"):
             axes.plot(one["step"], one["loss"], color=arm_color(arm), linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
-        mean = log.groupby("step")["loss"].mean()
+        steps = log.groupby("step")["loss"]
+        mean = steps.mean()[steps.count() == seeds]
         label = f"{arm}, mean of {seeds} seeds" if seeds > 1 else f"{arm}, 1 seed"
         width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often lie on each other: the first shows as a rim
-        axes.plot(mean.index, mean, color=arm_color(arm), linewidth=width, label=label)
+        shape = {"marker": MARKERS[place % len(MARKERS)], "markevery": max(1, len(mean) // 8), "mec": INK, "ms": 5}
+        axes.plot(mean.index, mean, color=arm_color(arm), linewidth=width, label=label, mew=0.6, **shape)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("training loss (nats per text token)")
-    axes.legend(frameon=False)
+    axes.set_ylabel("training loss (nats per target token)")
+    if arms:
+        axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

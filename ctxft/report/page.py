@@ -17,7 +17,7 @@ from ctxft.report.figures import loss_figure, results_figure
 from ctxft.report.markup import frame_html, image_html, results_html, table_html
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
-from ctxft.report.verdicts import how_to_read, overall, verdicts
+from ctxft.report.verdicts import how_to_read, overall, searched, verdicts
 from ctxft.runtime import write_text
 from ctxft.seals import read_sealed
 from ctxft.statistics import common_seeds
@@ -69,7 +69,8 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
     parts = [
         f"<h1>{title}</h1>",
         '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
-        "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text, and in nothing else.</p>",
+        "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text (reading: behind it), and in "
+        "nothing else.</p>",
         _section("What the tests say", _list(verdicts(run, reference))),
         _section("Results", results_html(results_table(run, reference)), _legend(run, reference)),
         _section("F1 of the classes", frame_html(f1), _F1) if len(f1 := f1_table(run, reference)) else "",
@@ -105,7 +106,7 @@ _HELD_OUT = (
 )
 _PARTS = (
     '<p class="note">An arm named only- was trained behind the prompts of one family, without- behind all but these, count- '
-    "behind so many prompts. Holm's p counts all comparisons of one benchmark as one family.</p>"
+    "behind so many prompts. Holm's p counts all comparisons of this table as one family, without base and adaptive.</p>"
 )
 _PROMPTS = (
     '<p class="note">Loss in nats per token on held-out text behind each prompt, minus that without a prompt, and minus that '
@@ -115,7 +116,7 @@ _PROMPTS = (
 
 
 def _legend(run: RunRecord, reference: str) -> str:
-    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference, run.metrics))
+    return "".join(f'<p class="note">{html.escape(said)}</p>' for said in how_to_read(reference, run))
 
 
 def _caveats(run: RunRecord, reference: str) -> list[str]:
@@ -125,8 +126,7 @@ def _caveats(run: RunRecord, reference: str) -> list[str]:
     several = f"{seeds} seeds are few: intervals over seeds are wide, and a null result is not a proof of equality."
     said = [
         one_seed if seeds == 1 else several,
-        f"The page holds {tests} comparisons. Holm's p counts, for each arm, its benchmarks as one family; arms are not "
-        f"counted together there. {overall(run, reference)} Intervals are not corrected.",
+        f"The page holds {tests} comparisons. {_family(run)} {overall(run, reference)} Intervals are not corrected.",
         "Whether benchmark items stand in the training text is not examined here; items that do would favour every "
         "trained arm over base.",
         "Held-out loss and accuracy are different questions and may rank the arms differently.",
@@ -135,7 +135,18 @@ def _caveats(run: RunRecord, reference: str) -> list[str]:
         said.append(
             "No document was held out, so there is no held-out loss: raise corpus.held_out, or bring more documents."
         )
+    if "adaptive: passages without a written prompt" in run.ledger:
+        bare, rows = run.ledger["adaptive: passages without a written prompt"], run.ledger["passages"]
+        said.append(
+            f"For {bare} of {rows} passages the model wrote no prompt that could be taken: there adaptive read cft's."
+        )
     return said + _about_seeds(run) + _about_items(run) + _about_the_world(run)
+
+
+def _family(run: RunRecord) -> str:
+    if searched(run):
+        return "Holm's p counts all of them as one family."
+    return "Holm's p counts, for each arm, its benchmarks as one family; arms are not counted together there."
 
 
 def _about_seeds(run: RunRecord) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ctxft.prompts import check_arm
-from ctxft.prompts.arms import IFT, subset_of
+from ctxft.prompts.arms import SUBSETS, kind_of
 from ctxft.report.record import RunRecord, as_record
 from ctxft.runtime import InputError
 from ctxft.statistics import compare, corrected
@@ -14,6 +14,8 @@ from ctxft.statistics import compare, corrected
 
 def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
     """Return for each benchmark the rows of ``compare`` with Holm's p, each arm's benchmarks being one family.
+
+    Where a run tries parts of the prompts (only-FAMILY ...), all of its comparisons are one family.
 
     Raises:
         InputError: the reference was not evaluated, or the arms were asked different items.
@@ -25,7 +27,13 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
                 f"benchmark '{name}' was not evaluated for the reference arm '{reference}' (only for "
                 f"{', '.join(arms)}): evaluate it, or choose another with --reference ARM."
             )
-    return corrected({name: compare(arms, reference) for name, arms in run.outcomes.items()})
+    tables = {name: compare(arms, reference) for name, arms in run.outcomes.items()}
+    return corrected(tables, "all" if searched(run) else "benchmarks")
+
+
+def searched(run: RunRecord) -> bool:
+    """Return whether a run tries parts of the prompts: then whoever looks for the best has to pay for all that were tried."""
+    return any(kind_of(arm) in SUBSETS for arms in run.outcomes.values() for arm in arms)
 
 
 def verdicts(run: RunRecord | str | Path, reference: str = "cpt") -> list[str]:
@@ -50,7 +58,7 @@ def _sentence(row: dict) -> str:
     if not row["shown"] or row["family"] == 1:
         return row["verdict"]
     if row["word"] == "not after Holm":
-        corrected_p = f"{row['family']} benchmarks (Holm p {p_value(row['holm'])})"
+        corrected_p = f"{row['family']} comparisons (Holm p {p_value(row['holm'])})"
         return f"{row['verdict']}, but not shown once corrected for {corrected_p}"
     return f"{row['verdict']}, also after Holm's correction (p {p_value(row['holm'])})"
 
@@ -87,32 +95,39 @@ PARTS = {
 
 def _parts_told(arms: Iterable[str]) -> list[str]:
     """Return a sentence about those of an experiment's arms that take a prompt apart."""
-    stages = [arm.removesuffix(IFT) for arm in arms]
-    kinds = {(subset_of(stage) or (stage, ""))[0] for stage in stages}
+    kinds = {kind_of(arm) for arm in arms}
     told = [words for kind, words in PARTS.items() if kind in kinds]
     return [f"Further arms read: {'; '.join(told)}."] if told else []
 
 
-def how_to_read(reference: str = "cpt", arms: Iterable[str] = ()) -> list[str]:
+ORACLE = "the prompt of cft or of neg, as an oracle that knows which texts are true chooses"
+WRITER = "a prompt that a language model wrote for that text, once for all seeds (cft's, where it wrote none that could be taken)"
+BY_ARM = "Holm p corrects p for the number of benchmarks on which this arm was compared."
+BY_ALL = "Holm p corrects p for all comparisons of the run at once, since it looks for the best of many prompts."
+
+
+def how_to_read(reference: str = "cpt", run: RunRecord | None = None) -> list[str]:
     """Return sentences that explain the columns and verdicts of ``results_table``.
 
     Args:
         reference: the arm that differences are taken to.
-        arms: of the run; those that take a prompt apart are explained.
+        run: whose arms are explained; None explains those that every run may have.
     """
+    arms = list(run.metrics) if run else []
+    written = bool(run and run.manifest["config"].get("prompts", {}).get("writer"))
     return [
         "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
         "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control meaningless "
-        "words, and adaptive a prompt chosen for that text. An arm that ends in -ift was trained further on instructions, the "
-        "arm ift on these alone.",
+        f"words, and adaptive {WRITER if written else ORACLE}. An arm that ends in -ift was trained further on instructions, "
+        "the arm ift on these alone.",
         *_parts_told(arms),
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
         "giving the commonest answer position, or label.",
         f"minus {reference} is the difference to {reference} in points of accuracy, on the same items and the same seeds. "
         "With one seed its interval is over items (Agresti and Min) and p is McNemar's exact test; with several, interval "
         "and p are over other items and other seeds at once, and a few seeds make them wide.",
-        "Holm p corrects p for the number of benchmarks on which this arm was compared. Verdict: higher or lower is shown "
-        'after that; "not after Holm" is shown on this benchmark alone; "not shown" is not a proof of equality.',
+        f"{BY_ALL if run and searched(run) else BY_ARM} Verdict: higher or lower is shown "
+        'after that; "not after Holm" is shown by this comparison alone; "not shown" is not a proof of equality.',
         '"Could have seen" is the smallest true difference that this comparison, with its items and its seeds, would show '
         "(before Holm) in four of five repetitions.",
     ]

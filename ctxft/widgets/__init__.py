@@ -5,5 +5,9 @@ from ctxft.widgets.prompts import PromptExplorer
 from ctxft.widgets.questions import QuestionBrowser
 from ctxft.widgets.results import ResultsExplorer
 from ctxft.widgets.rows import RowViewer
+from ctxft.widgets.training import TrainingMonitor
 
-__all__ = ["CorpusBrowser", "PromptExplorer", "QuestionBrowser", "ResultsExplorer", "RowViewer"]
+# fmt: off
+__all__ = [
+    "CorpusBrowser", "PromptExplorer", "QuestionBrowser", "ResultsExplorer", "RowViewer", "TrainingMonitor",
+]

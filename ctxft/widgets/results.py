@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from pathlib import Path
 
 import ipywidgets
 
-from ctxft.report.choice import chosen_figure, chosen_table, references_of
+from ctxft.report.choice import Comparison, references_of
 from ctxft.report.markup import image_html, results_html
 from ctxft.report.record import RunRecord, as_record
-from ctxft.report.verdicts import overall
 from ctxft.runtime import InputError
 from ctxft.widgets.base import Explorer, labelled
 
@@ -44,6 +44,7 @@ class ResultsExplorer(Explorer):
         references = references_of(self.run)
         if not references:
             raise InputError(f"{self.run.folder}: no arm was evaluated on all benchmarks: evaluate one on all.")
+        self._comparison_of = functools.cache(functools.partial(Comparison, self.run))
         self.benchmark = labelled(ipywidgets.Dropdown, "benchmark", options=[*self.run.outcomes, EVERY])
         self.reference = labelled(ipywidgets.Dropdown, "minus", options=references)
         self.boxes = {arm: ipywidgets.Checkbox(value=True, description=arm, indent=False) for arm in self.run.metrics}
@@ -52,32 +53,33 @@ class ResultsExplorer(Explorer):
         super().__init__([self.benchmark, self.reference], [*self.boxes.values()])
 
     @property
-    def chosen(self) -> tuple[RunRecord, list[str], list[str], str]:
-        """What is shown, as the arguments of ``chosen_table``: run, benchmarks, arms, reference."""
+    def comparison(self) -> Comparison:
+        """The run compared with the chosen reference."""
+        return self._comparison_of(self.reference.value)
+
+    @property
+    def chosen(self) -> tuple[list[str], list[str]]:
+        """The benchmarks and the arms that are shown."""
         every = self.benchmark.value == EVERY
-        benchmarks = list(self.run.outcomes) if every else [self.benchmark.value]
         arms = [arm for arm, box in self.boxes.items() if box.value]
-        return self.run, benchmarks, arms, self.reference.value
+        return list(self.run.outcomes) if every else [self.benchmark.value], arms
 
     @property
     def text(self) -> str:
         """The rows that are shown, as text."""
-        table = chosen_table(*self.chosen).to_string(index=False)
-        return "\n\n".join([table, NOTE, overall(self.run, self.reference.value)])
+        return "\n\n".join([self.comparison.rows(*self.chosen).to_string(index=False), NOTE, self.comparison.said])
 
     @property
     def html(self) -> str:
         """The rows and the differences that are shown, as HTML."""
-        _, benchmarks, arms, reference = self.chosen
-        said = "".join(f"<p>{html.escape(line)}</p>" for line in (NOTE, overall(self.run, reference)))
-        table = results_html(chosen_table(*self.chosen))
-        return f'<div class="ctxft-results">{STYLE}{table}{self._figures(benchmarks, arms, reference)}{said}</div>'
+        table = results_html(self.comparison.rows(*self.chosen))
+        said = "".join(f"<p>{html.escape(line)}</p>" for line in (NOTE, self.comparison.said))
+        return f'<div class="ctxft-results">{STYLE}{table}{self._figures(*self.chosen)}{said}</div>'
 
-    def _figures(self, benchmarks: list[str], arms: list[str], reference: str) -> str:
+    def _figures(self, benchmarks: list[str], arms: list[str]) -> str:
+        reference = self.reference.value
         if not set(arms) - {reference, "base"}:
             return "<p>No arm is chosen whose difference could be drawn.</p>"
         described = f"differences to {reference} in points of accuracy, with intervals: the table above has the numbers"
-        return "".join(
-            image_html(chosen_figure(self.run, [name], arms, reference), html.escape(described), dpi=110)
-            for name in benchmarks
-        )
+        figures = (self.comparison.figure([name], arms) for name in benchmarks)
+        return "".join(image_html(figure, html.escape(described), dpi=110) for figure in figures)

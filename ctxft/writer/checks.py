@@ -51,6 +51,7 @@ def reject_reason(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     forbidden: Callable[[str], str | None],
+    separator: str = SEPARATOR,
 ) -> str | None:
     """Return why a prompt must not stand before its passage, or None if it may.
 
@@ -60,6 +61,7 @@ def reject_reason(
         tokenizer: of the model that is trained.
         max_tokens: tokens of the prompt and the separator behind it, at most.
         forbidden: returns what a text gives away, or None (see ``forbids``).
+        separator: what the book puts between prompt and passage.
 
     Returns:
         "empty", "broken characters" (control characters, halves of a surrogate pair), "too long", "copies the passage"
@@ -74,7 +76,7 @@ def reject_reason(
         return "empty"
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         return "broken characters"
-    if count_tokens(tokenizer, text + SEPARATOR) > max_tokens:
+    if count_tokens(tokenizer, text + separator) > max_tokens:
         return "too long"
     if not set(grams_of(words)).isdisjoint(grams_of(words_of(passage_text))):
         return "copies the passage"

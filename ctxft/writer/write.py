@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.corpora.passages import Passage
 from ctxft.prompts import ContextualPrompt, PromptBook, count_tokens
+from ctxft.prompts.arms import WRITTEN_ID
 from ctxft.runtime import FailedError, sha256
 from ctxft.scoring.encoding import Progress, encode_prompts
 from ctxft.server import Counts, Reply
@@ -58,7 +59,7 @@ class WriterRecord:
     def judge(self, passage_id: str, family: str, text: str, reason: str | None) -> None:
         """Take a text as the prompt of its passage, or as rejected for a reason."""
         if reason is None:
-            prompt = ContextualPrompt(f"adaptive-{sha256(text)[:12]}", family, text, "strategy")
+            prompt = ContextualPrompt(f"{WRITTEN_ID}{sha256(text)[:12]}", family, text, "strategy")
             self.prompts[passage_id] = prompt
         else:
             self.rejected["gives away an item" if reason.startswith("gives away") else reason] += 1
@@ -124,7 +125,7 @@ def write_prompts(
             record.reasons[passage.id] = f"failed: {failed[job.key]}"
         else:
             text, cut = clean(rows[job.key]["text"]), rows[job.key]["cut"]
-            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden)
+            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden, book.tail)
             record.judge(passage.id, job.family, text, "cut off" if cut else reason)
     record.cached = len(jobs) - record.written - record.failed
     return record
