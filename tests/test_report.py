@@ -20,7 +20,6 @@ from sklearn.metrics import f1_score
 
 from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
-    RunRecord,
     arm_color,
     claims,
     differences_figure,
@@ -34,6 +33,7 @@ from ctxft.report import (
     verdicts,
     write_report,
 )
+from ctxft.report.record import RunRecord
 from ctxft.report.verdicts import how_to_read, overall, p_value
 from ctxft.runtime import InputError, write_json, write_jsonl
 from ctxft.statistics import compare, compare_f1, wilson

@@ -69,8 +69,8 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
     parts = [
         f"<h1>{title}</h1>",
         '<p class="note">Contextual fine-tuning: what a prompt before every training text changes (after Choi et al., '
-        "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text (reading: "
-        "behind it), and in nothing else.</p>",
+        "ICLR 2025, arXiv 2503.09032). The trained arms differ in what stands before the text (reading: behind it), and in "
+        "nothing else.</p>",
         _section("What the tests say", _list(verdicts(run, reference))),
         _section("Results", results_html(results_table(run, reference)), _legend(run, reference)),
         _section("F1 of the classes", frame_html(f1), _F1) if len(f1 := f1_table(run, reference)) else "",

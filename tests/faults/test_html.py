@@ -101,8 +101,8 @@ def run(experiment, runs, model_folders, text_of, tmp_path):
         for n in range(4)
     ]  # fmt: skip
     book = {
-        "name": PROBE, "kind": "strategy", "families": {PROBE: {"idea": PROBE, "reference": PROBE}, "other": {"idea": "x"}},
-        "prompts": [{"id": PROBE, "family": PROBE, "text": PROBE}, {"id": "o", "family": "other", "text": f"See {PROBE}"}],
+        "name": PROBE, "kind": "strategy", "families": {"probing": {"idea": PROBE, "reference": PROBE}, "other": {"idea": "x"}},
+        "prompts": [{"id": PROBE, "family": "probing", "text": PROBE}, {"id": "o", "family": "other", "text": f"See {PROBE}"}],
     }  # fmt: skip
     (place / "book.yaml").write_text(yaml.safe_dump(book))
     config = experiment(
