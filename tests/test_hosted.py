@@ -373,12 +373,36 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, para
     assert len(plan.due()) == 93 and not (plan.folder / "metrics.json").exists()
 
 
-def test_requests_that_are_refused_one_by_one_do_not_end_the_work(runs):
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs, parallel):
     with TextServer(lambda number, sent, most: 400) as stub:
         config = ServerConfig(stub.url, "m")
-        record = ask_all(plan_of(exam(4), config), patient(config))
-    assert [found["errors"] for found in record["benchmarks"].values()] == [{"request": 4}] * 4
-    assert [found["accuracy"] for found in record["benchmarks"].values()] == [0.0] * 4
+        plan = plan_of(exam(4), config)
+        with pytest.raises(FailedError, match=rf"{PATIENCE} requests were refused before any reply.*HTTP 400, no\b"):
+            ask_all(plan, patient(config), parallel)
+        assert PATIENCE <= len(stub.asked) < PATIENCE + parallel
+        few = plan_of(exam(2, benchmarks=["practice-fiqa"]), config)
+        with pytest.raises(FailedError, match=r"nothing was answered, so there is no accuracy: .*HTTP 400, no\b"):
+            ask_all(few, patient(config))
+    assert not list(plan.folder.glob("*.json*"))
+
+
+def test_after_a_reply_requests_may_be_refused_one_by_one_and_what_had_none_has_no_accuracy(runs):
+    with TextServer(lambda number, *sent: first_choice(number, *sent) if number == 0 else 400) as stub:
+        config = ServerConfig(stub.url, "m")
+        plan = plan_of(exam(4), config)
+        record = ask_all(plan, patient(config))
+        assert len(stub.asked) == 16
+    first, *others = record["benchmarks"].values()
+    assert first["errors"] == {"request": 3} and first["unanswered"] == 3 and "accuracy" in first
+    for found in others:
+        assert found["errors"] == {"request": 4} and found["n"] == found["unanswered"] == 4
+        assert not {"accuracy", "interval", "macro_f1"} & set(found)
+    assert [path.stem for path in plan.folder.glob("practice-*.jsonl")] == [BENCHMARKS[0]]
+    table = hosted_table(record)
+    assert (
+        list(table["accuracy %"][1:]) == list(table["95 % interval"][1:]) == ["-"] * 3 and table["accuracy %"][0] != "-"
+    )
 
 
 def test_what_is_refused_before_anything_is_asked(runs):
