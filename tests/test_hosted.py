@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -190,7 +191,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
     same_as_local(plan.folder, record, local)
     assert {path for path, _ in stub.asked} == {"/v1/completions" if completions else "/v1/chat/completions"}
     assert all(body["temperature"] == 0 and body["model"] == "served/aware:1" for _, body in stub.asked)
-    assert plan.folder.name == "served-aware-1" + ("-completions" if completions else "")
+    assert re.fullmatch("served-aware-1-[0-9a-f]{8}" + "-completions" * completions, plan.folder.name)
 
 
 # --- what was asked is not asked again --------------------------------------------------------------------------------
@@ -249,7 +250,8 @@ def test_an_interrupt_does_not_wait_for_a_slow_server(command, runs):
         said = process.communicate(timeout=50)[1]
         closing.set()
     assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
-    assert len((runs / "exam" / "hosted" / "m" / "answers.jsonl").read_text().splitlines()) == 5
+    (path,) = runs.glob("exam/hosted/m-*/answers.jsonl")
+    assert len(path.read_text().splitlines()) == 5
 
 
 def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
@@ -261,6 +263,13 @@ def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
         config = ServerConfig(one.url, "m")
         shots = plan_of(exam(2, benchmarks=["practice-mmlu"], form="lettered"), config)
         assert len(shots.due()) == 2 and not plan_of(exam(2), config).due()
+
+
+def test_each_server_and_model_has_a_folder_of_its_own(runs):
+    asked = [(url, model) for url in ("http://one/v1", "http://two/v1") for model in ("org/m", "org-m")]
+    folders = {plan_of(exam(1), ServerConfig(*where), way).folder for where in asked for way in (False, True)}
+    assert len(folders) == 8
+    assert all(folder.name.startswith("org-m-") for folder in folders)
 
 
 def test_outcomes_are_by_id_whatever_the_order_of_the_replies(runs):
@@ -542,4 +551,5 @@ def test_a_run_may_be_prepared_after_a_hosted_model_was_asked(experiment, runs):
         where = ServerConfig(stub.url, "m")
         ask_all(plan_of(config, where), patient(where))
     prepare(config)
-    assert read_json(config.folder / "hosted" / "m" / "metrics.json")["benchmarks"]["own-questions"]["n"] == 6
+    (path,) = config.folder.glob("hosted/m-*/metrics.json")
+    assert read_json(path)["benchmarks"]["own-questions"]["n"] == 6

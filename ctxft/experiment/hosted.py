@@ -1,6 +1,6 @@
 """An experiment's benchmarks and a model behind a server flow in; its written answers, and what they are worth, flow out.
 
-    benchmarks -> requests -> Plan (what it will cost) -> server -> <run>/hosted/<model>/answers.jsonl
+    benchmarks -> requests -> Plan (what it will cost) -> server -> <run>/hosted/<model>-<hash>/answers.jsonl
                                                                  -> <benchmark>.jsonl metrics.json
 
 Questions are asked in the same words as arms that write their answers (``evaluation.rule: generate``), and read by the same
@@ -59,7 +59,7 @@ class Plan:
     Attributes:
         server: where.
         completions: ask for plain text to be written on, in place of a reply in a chat.
-        folder: where answers and outcomes go.
+        folder: where answers and outcomes go; its name tells the model, and a hash of URL and model sets it apart.
         benchmarks, styles: the benchmarks, and the name of each -> how it is asked, in words.
         requests: one for each question.
     """
@@ -122,7 +122,8 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
             requests.append(Request(id, benchmark.name, question, context, continuations, room, key))
     if twice := [id for id, count in Counter(request.id for request in requests).items() if count > 1]:
         raise InputError(f"two questions have the id '{twice[0]}', so their answers cannot be told apart: rename one.")
-    name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + ("-completions" if completions else "")
+    name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + f"-{sha256([server.url, server.model])[:8]}"
+    name += "-completions" if completions else ""
     return Plan(server, completions, config.folder / "hosted" / name, benchmarks, styles, requests)
 
 
