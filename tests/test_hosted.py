@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -190,7 +191,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
     same_as_local(plan.folder, record, local)
     assert {path for path, _ in stub.asked} == {"/v1/completions" if completions else "/v1/chat/completions"}
     assert all(body["temperature"] == 0 and body["model"] == "served/aware:1" for _, body in stub.asked)
-    assert plan.folder.name == "served-aware-1" + ("-completions" if completions else "")
+    assert re.fullmatch("served-aware-1-[0-9a-f]{8}" + "-completions" * completions, plan.folder.name)
 
 
 # --- what was asked is not asked again --------------------------------------------------------------------------------
@@ -249,7 +250,8 @@ def test_an_interrupt_does_not_wait_for_a_slow_server(command, runs):
         said = process.communicate(timeout=50)[1]
         closing.set()
     assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
-    assert len((runs / "exam" / "hosted" / "m" / "answers.jsonl").read_text().splitlines()) == 5
+    (path,) = runs.glob("exam/hosted/m-*/answers.jsonl")
+    assert len(path.read_text().splitlines()) == 5
 
 
 def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
@@ -261,6 +263,13 @@ def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
         config = ServerConfig(one.url, "m")
         shots = plan_of(exam(2, benchmarks=["practice-mmlu"], form="lettered"), config)
         assert len(shots.due()) == 2 and not plan_of(exam(2), config).due()
+
+
+def test_each_server_and_model_has_a_folder_of_its_own(runs):
+    asked = [(url, model) for url in ("http://one/v1", "http://two/v1") for model in ("org/m", "org-m")]
+    folders = {plan_of(exam(1), ServerConfig(*where), way).folder for where in asked for way in (False, True)}
+    assert len(folders) == 8
+    assert all(folder.name.startswith("org-m-") for folder in folders)
 
 
 def test_outcomes_are_by_id_whatever_the_order_of_the_replies(runs):
@@ -373,12 +382,36 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, para
     assert len(plan.due()) == 93 and not (plan.folder / "metrics.json").exists()
 
 
-def test_requests_that_are_refused_one_by_one_do_not_end_the_work(runs):
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs, parallel):
     with TextServer(lambda number, sent, most: 400) as stub:
         config = ServerConfig(stub.url, "m")
-        record = ask_all(plan_of(exam(4), config), patient(config))
-    assert [found["errors"] for found in record["benchmarks"].values()] == [{"request": 4}] * 4
-    assert [found["accuracy"] for found in record["benchmarks"].values()] == [0.0] * 4
+        plan = plan_of(exam(4), config)
+        with pytest.raises(FailedError, match=rf"{PATIENCE} requests were refused before any reply.*HTTP 400, no\b"):
+            ask_all(plan, patient(config), parallel)
+        assert PATIENCE <= len(stub.asked) < PATIENCE + parallel
+        few = plan_of(exam(2, benchmarks=["practice-fiqa"]), config)
+        with pytest.raises(FailedError, match=r"nothing was answered, so there is no accuracy: .*HTTP 400, no\b"):
+            ask_all(few, patient(config))
+    assert not list(plan.folder.glob("*.json*"))
+
+
+def test_after_a_reply_requests_may_be_refused_one_by_one_and_what_had_none_has_no_accuracy(runs):
+    with TextServer(lambda number, *sent: first_choice(number, *sent) if number == 0 else 400) as stub:
+        config = ServerConfig(stub.url, "m")
+        plan = plan_of(exam(4), config)
+        record = ask_all(plan, patient(config))
+        assert len(stub.asked) == 16
+    first, *others = record["benchmarks"].values()
+    assert first["errors"] == {"request": 3} and first["unanswered"] == 3 and "accuracy" in first
+    for found in others:
+        assert found["errors"] == {"request": 4} and found["n"] == found["unanswered"] == 4
+        assert not {"accuracy", "interval", "macro_f1"} & set(found)
+    assert [path.stem for path in plan.folder.glob("practice-*.jsonl")] == [BENCHMARKS[0]]
+    table = hosted_table(record)
+    assert (
+        list(table["accuracy %"][1:]) == list(table["95 % interval"][1:]) == ["-"] * 3 and table["accuracy %"][0] != "-"
+    )
 
 
 def test_what_is_refused_before_anything_is_asked(runs):
@@ -518,4 +551,5 @@ def test_a_run_may_be_prepared_after_a_hosted_model_was_asked(experiment, runs):
         where = ServerConfig(stub.url, "m")
         ask_all(plan_of(config, where), patient(where))
     prepare(config)
-    assert read_json(config.folder / "hosted" / "m" / "metrics.json")["benchmarks"]["own-questions"]["n"] == 6
+    (path,) = config.folder.glob("hosted/m-*/metrics.json")
+    assert read_json(path)["benchmarks"]["own-questions"]["n"] == 6

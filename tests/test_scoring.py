@@ -489,6 +489,26 @@ def test_a_long_prompt_is_cut_so_that_the_answer_fits() -> None:
         generate_answers(model, tokenizer, ["a", ""], 2)
 
 
+def test_a_text_with_an_end_token_is_told_from_one_that_was_cut_off() -> None:
+    model, tokenizer = make_llama(), make_tokenizer("bytes")
+    prompts, told = ["the heart", "a bone in the arm", "blood"], {}
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    for row in ids:
+        for _ in range(6):
+            with torch.no_grad():
+                row.append(model.eval()(torch.tensor([row])).logits[0, -1].argmax().item())
+    written = [row[-6:] for row in ids]
+    model.generation_config.eos_token_id = ends = [written[0][2], tokenizer.eos_token_id]
+    found = generate_answers(
+        model, tokenizer, prompts, 6, stopped=lambda n, size, ended: told.update({n: (size, ended)})
+    )
+    sizes = [next((place for place, token in enumerate(row, 1) if token in ends), None) for row in written]
+    assert sizes[0] is not None and None in sizes
+    assert told == {n: (size or 6, size is not None) for n, size in enumerate(sizes)}
+    texts = [tokenizer.decode(row[:size], skip_special_tokens=True) for row, size in zip(written, sizes, strict=True)]
+    assert [text for text, _ in found] == texts
+
+
 def test_a_text_that_begins_with_bos_gets_no_second_one() -> None:
     model, tokenizer = make_llama(), make_tokenizer("metaspace")
     wrapped, plain = (generate_answers(model, tokenizer, [f"{bos}the heart"], 3, chat=True) for bos in ("<s>", ""))

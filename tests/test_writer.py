@@ -376,6 +376,18 @@ def test_a_model_here_writes_too(passages, tokenizers, local_folder):
     assert {prompt.id for prompt in own} == {f"adaptive-{sha256(prompt.text)[:12]}" for prompt in own}
 
 
+def test_what_a_model_here_did_not_end_is_cut_off(passages, tokenizers, model_folders, tmp_path):
+    """Random ids, read again as a text, are another number of tokens: only the end token tells."""
+    folder = Path(shutil.copytree(model_folders["metaspace"], tmp_path / "random"))
+    (folder / "chat_template.jinja").write_text(CHAT)
+    config = WriterConfig(str(folder), max_tokens=8, instruction="Read.")
+    record = write(passages, config, tokenizers)
+    rows = lines_of(store_path(config))
+    assert len(rows) == 12 and all(row["cut"] == (row["tokens_out"] == config.room) for row in rows)
+    tokens = [len(tokenizers["metaspace"](row["text"])["input_ids"]) for row in rows if row["cut"]]
+    assert min(tokens) < config.room < max(tokens) and record.rejected["cut off"] == len(tokens)
+
+
 def test_a_passage_too_long_for_the_model_here_is_told(passages, tokenizers, local_folder):
     config = WriterConfig(local_folder, max_tokens=8, instruction="Read. " * 800)
     with pytest.raises(FailedError, match=r"12 passages in a row .*too long for the writer"):

@@ -1,6 +1,6 @@
 """An experiment's benchmarks and a model behind a server flow in; its written answers, and what they are worth, flow out.
 
-    benchmarks -> requests -> Plan (what it will cost) -> server -> <run>/hosted/<model>/answers.jsonl
+    benchmarks -> requests -> Plan (what it will cost) -> server -> <run>/hosted/<model>-<hash>/answers.jsonl
                                                                  -> <benchmark>.jsonl metrics.json
 
 Questions are asked in the same words as arms that write their answers (``evaluation.rule: generate``), and read by the same
@@ -36,7 +36,7 @@ from ctxft.statistics import wilson
 
 CHARACTERS = 4  # of English text in a token, roughly; only the estimate before the first request rests on it
 TURN = 16  # tokens for the marks of a turn, likewise
-PATIENCE = 10  # requests in a row without any reply: the server is gone, and the rest would only wait
+PATIENCE = 10  # requests in a row without any reply: the server is gone, or nothing that is sent suits it
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Plan:
     Attributes:
         server: where.
         completions: ask for plain text to be written on, in place of a reply in a chat.
-        folder: where answers and outcomes go.
+        folder: where answers and outcomes go; its name tells the model, and a hash of URL and model sets it apart.
         benchmarks, styles: the benchmarks, and the name of each -> how it is asked, in words.
         requests: one for each question.
     """
@@ -87,10 +87,8 @@ class Plan:
         marks = 0 if self.completions else TURN
         read = sum(math.ceil(len(request.context) / CHARACTERS) + marks for request in due)
         written = sum(request.max_tokens for request in due)
-        prices = (self.server.price_in, self.server.price_out)
-        price = None if None in prices else (read * prices[0] + written * prices[1]) / 1e6
         counts = {"items": len(self.requests), "answered": len(self.requests) - len(due)}
-        return counts | {"tokens_in": read, "tokens_out": written, "price": price}
+        return counts | {"tokens_in": read, "tokens_out": written, "price": self.server.cost(read, written)}
 
 
 def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = False) -> Plan:
@@ -124,7 +122,8 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
             requests.append(Request(id, benchmark.name, question, context, continuations, room, key))
     if twice := [id for id, count in Counter(request.id for request in requests).items() if count > 1]:
         raise InputError(f"two questions have the id '{twice[0]}', so their answers cannot be told apart: rename one.")
-    name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + ("-completions" if completions else "")
+    name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + f"-{sha256([server.url, server.model])[:8]}"
+    name += "-completions" if completions else ""
     return Plan(server, completions, config.folder / "hosted" / name, benchmarks, styles, requests)
 
 
@@ -141,11 +140,12 @@ def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[]
         The content of metrics.json: server, model, endpoint; requests (what this call sent, see ``Server.record``); for each
         benchmark what ``ctxft.metrics.metrics`` returns with interval (Wilson, 95 %), errors (items without any reply, by
         kind; they count as unanswered, and are asked again next time), cut (answers that had no room to end), form, source,
-        revision and note.
+        revision and note. A benchmark none of whose items got a reply has no accuracy, no interval and no outcomes.
 
     Raises:
         InputError: the key is refused, the model is unknown, or another process asks this server for this run.
-        FailedError: the server was silent for ten requests in a row; the answers so far are kept.
+        FailedError: the server was silent for ten requests in a row (the answers so far are kept), or refused the first ten,
+            or answered nothing at all.
     """
     if parallel < 1:
         raise InputError(f"--parallel must be at least 1 request at a time, found {parallel}.")
@@ -169,7 +169,8 @@ class _Asking:
         self.plan, self.server, self.answers, self.progress = plan, server, answers, progress
         self.waiting = iter(plan.due())
         self.failed: dict[str, str] = {}  # id -> kind of trouble
-        self.silent = 0  # requests in a row without a reply
+        self.said = ""  # of the last one that failed
+        self.silent = self.refused = 0  # requests in a row without a reply, or refused
         self.end: Exception | None = None  # why no thread need go on
         self.lock = threading.Lock()
 
@@ -187,6 +188,8 @@ class _Asking:
             self.waiting = iter(())
         if self.end:
             raise self.end
+        if self.failed and not len(self.answers):
+            raise FailedError(f"nothing was answered, so there is no accuracy: {self.said}")
         return self.failed
 
     def _work(self) -> None:
@@ -207,19 +210,28 @@ class _Asking:
         try:
             reply = self._reply(request)
         except ServerError as error:
-            with self.lock:
-                self.failed[request.id] = error.kind
-                self.silent += (
-                    error.kind != "request"
-                )  # one that is refused, being too long perhaps, tells only of itself
-            if self.silent >= PATIENCE:
-                raise FailedError(
-                    f"the server at {self.plan.server.url} gave no reply to {PATIENCE} requests in a row ({error.kind}): "
-                    f"{len(self.answers)} answers are kept, and the same command goes on from there."
-                ) from None
+            self._count(request, error)
         else:
-            self.silent = 0
+            self.silent = self.refused = 0
             self.answers.add(request.id, request.key, reply)
+
+    def _count(self, request: Request, error: ServerError) -> None:
+        """Note a request without a reply; raises FailedError where the next would hardly get one."""
+        with self.lock:
+            self.failed[request.id] = error.kind
+            # A request that is refused, being too long perhaps, tells only of itself, once the server has answered another.
+            self.refused += error.kind == "request"
+            self.silent += error.kind != "request"
+            self.said = str(error)
+        if self.refused >= PATIENCE and not len(self.answers):
+            raise FailedError(
+                f"{PATIENCE} requests were refused before any reply, so no more are sent: {error}"
+            ) from None
+        if self.silent >= PATIENCE:
+            raise FailedError(
+                f"the server at {self.plan.server.url} gave no reply to {PATIENCE} requests in a row ({error.kind}): "
+                f"{len(self.answers)} answers are kept, and the same command goes on from there."
+            ) from None
 
     def _reply(self, request: Request) -> Reply:
         if self.plan.completions:
@@ -228,8 +240,21 @@ class _Asking:
 
 
 def _examined(plan: Plan, benchmark: Benchmark, replies: dict[str, Reply | None], failed: dict[str, str]) -> dict:
-    """Write the outcomes of a benchmark and return its metrics."""
+    """Write the outcomes of a benchmark and return its metrics; without any reply there are neither."""
     requests = [request for request in plan.requests if request.benchmark == benchmark.name]
+    errors = Counter(failed[request.id] for request in requests if request.id in failed)
+    given = [reply for request in requests if (reply := replies[request.id])]
+    if given:
+        found = _measured(plan, benchmark, requests, replies)
+    else:
+        (plan.folder / f"{benchmark.name}.jsonl").unlink(missing_ok=True)
+        found = {"n": len(requests), "chance": benchmark.chance, "unanswered": len(requests)}
+    found |= {"errors": dict(errors), "cut": sum(reply.cut for reply in given)}
+    found |= {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
+    return found | {"form": plan.styles[benchmark.name], "rule": "generate"}
+
+
+def _measured(plan: Plan, benchmark: Benchmark, requests: list[Request], replies: dict[str, Reply | None]) -> dict:
     outcomes = []
     for request in requests:
         reply = replies[request.id]
@@ -237,23 +262,20 @@ def _examined(plan: Plan, benchmark: Benchmark, replies: dict[str, Reply | None]
         text = "" if reply is None else reply.text.encode("utf-8", "replace").decode()
         outcomes.append(written_outcome(request.question, request.context, request.continuations, text))
     write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
-    errors = Counter(failed[request.id] for request in requests if request.id in failed)
-    cut = sum(reply.cut for reply in (replies[request.id] for request in requests) if reply)
-    interval = wilson(sum(outcome["correct"] for outcome in outcomes), len(outcomes))
-    origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-    found = metrics(outcomes, benchmark) | {"interval": interval, "errors": dict(errors), "cut": cut}
-    return found | origin | {"form": plan.styles[benchmark.name], "rule": "generate"}
+    right = sum(outcome["correct"] for outcome in outcomes)
+    return metrics(outcomes, benchmark) | {"interval": wilson(right, len(outcomes))}
 
 
 def hosted_table(record: dict) -> pandas.DataFrame:
-    """Return a row for each benchmark, from the content of metrics.json; accuracy, interval and F1 in per cent."""
+    """Return a row for each benchmark, from the content of metrics.json; accuracy, interval and F1 in per cent, or "-"."""
     rows = []
     for name, found in record["benchmarks"].items():
-        low, high = found["interval"]
+        interval = " to ".join(f"{100 * end:.1f}" for end in found.get("interval", ()))
         rows.append(
             {
-                **{"benchmark": name, "items": found["n"], "accuracy %": round(100 * found["accuracy"], 1)},
-                "95 % interval": f"{100 * low:.1f} to {100 * high:.1f}",
+                **{"benchmark": name, "items": found["n"]},
+                "accuracy %": round(100 * found["accuracy"], 1) if "accuracy" in found else "-",
+                "95 % interval": interval or "-",
                 "macro F1 %": round(100 * found["macro_f1"], 1) if "macro_f1" in found else "-",
                 "chance %": round(100 * found["chance"], 1),
                 **{"unanswered": found["unanswered"], "of these errors": sum(found["errors"].values())},

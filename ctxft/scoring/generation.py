@@ -73,6 +73,7 @@ def generate_answers(
     progress: Progress | None = None,
     answered: Callable[[int, str, int], None] | None = None,
     chat: bool = False,
+    stopped: Callable[[int, int, bool], None] | None = None,
 ) -> list[tuple[str, int]]:
     """Let a model write on behind each prompt, always with the likeliest token, until it ends or has written enough.
 
@@ -90,6 +91,8 @@ def generate_answers(
         progress: called with (prompts done, all prompts) after each batch.
         answered: called with (number of the prompt, its text, tokens cut) after its batch.
         chat: the prompts were written by ``ctxft.chat``, so their control tokens are read as such.
+        stopped: called with (number of the prompt, tokens written, whether the last is an end token) after its batch; a text
+            without an end token was cut off.
 
     Returns:
         For each prompt (what was written, without special tokens; the tokens cut from its left).
@@ -112,10 +115,12 @@ def generate_answers(
         while order:
             size = max(1, budget // (len(rows[order[0]]) + max_new_tokens))
             batch, order = order[:size], order[size:]
-            for number, text in zip(batch, _write(plain, tokenizer, [rows[n] for n in batch]), strict=True):
-                found[number] = (text, cuts[number])
+            for number, (ids, ended) in zip(batch, _write(plain, [rows[n] for n in batch]), strict=True):
+                found[number] = (tokenizer.decode(ids, skip_special_tokens=True), cuts[number])
                 if answered:
-                    answered(number, text, cuts[number])
+                    answered(number, *found[number])
+                if stopped:
+                    stopped(number, len(ids), ended)
             done += len(batch)
             if progress:
                 progress(done, len(rows))
@@ -155,10 +160,16 @@ def _greedy(
         plain.generation_config = before
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[str]:
-    """Return what the model writes behind rows of ids, filled up on the left so that all end in the same column."""
+def _write(model: PreTrainedModel, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], bool]]:
+    """Yield the ids that the model writes behind each row, up to its end token, and whether there is one.
+
+    The rows are filled up on the left, so that all end in the same column.
+    """
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    written = model.generate(input_ids=ids, attention_mask=mask)[:, width:]
-    return tokenizer.batch_decode(written, skip_special_tokens=True)
+    ends = model.generation_config.eos_token_id
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    for written in model.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist():
+        size = next((place for place, token in enumerate(written, start=1) if token in ends), None)
+        yield written[:size], size is not None

@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.chat import rendered
 from ctxft.models import load_model, load_tokenizer, pick_device, window_of
-from ctxft.prompts import count_tokens
 from ctxft.runtime import InputError
 from ctxft.scoring.encoding import encode_prompts
 from ctxft.scoring.generation import generate_answers
@@ -110,18 +109,23 @@ class Local:
         sizes = [len(row) for row in encode_prompts(self.tokenizer, prompts, chat=True)]
         fits = [window is None or size + self.room <= window for size in sizes]
         short = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        found = iter(generate_answers(self.model, self.tokenizer, short, self.room, token_budget=ALL, chat=True))
-        for job, size, fit in zip(jobs, sizes, fits, strict=True):
-            yield job, self._reply(next(found)[0], size) if fit else "too long for the writer"
+        ends: dict[int, tuple[int, bool]] = {}  # number of the prompt -> tokens written, whether it came to its end
 
-    def _reply(self, text: str, size: int) -> Reply:
-        # What was no character may take more tokens as text than it took to write.
-        written = min(count_tokens(self.tokenizer, text), self.room)
+        def stopped(number: int, written: int, ended: bool) -> None:
+            ends[number] = written, ended
+
+        options = {"token_budget": ALL, "chat": True, "stopped": stopped}
+        texts = generate_answers(self.model, self.tokenizer, short, self.room, **options)
+        found = iter((text, *ends[number]) for number, (text, _) in enumerate(texts))
+        for job, size, fit in zip(jobs, sizes, fits, strict=True):
+            yield job, self._reply(size, *next(found)) if fit else "too long for the writer"
+
+    def _reply(self, size: int, text: str, written: int, ended: bool) -> Reply:
         self.counts.requests += 1
         self.counts.replies += 1
         self.counts.tokens_in += size
         self.counts.tokens_out += written
-        return Reply(text, size, written, cut=written == self.room)
+        return Reply(text, size, written, cut=not ended)
 
 
 def local_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
