@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ctxft.cli import main
-from ctxft.experiment.adaptive import adapt
+from ctxft.experiment.adaptive import adapt, require_untrained
 from ctxft.experiment.config import to_mapping
 from ctxft.experiment.estimate import count_tokens_and_steps
 from ctxft.experiment.prepare import prepare
@@ -106,22 +106,35 @@ def test_how_a_server_is_asked_may_change_in_a_run_but_not_who_writes(adaptive):
 
 
 def test_prompts_do_not_change_once_an_arm_was_trained_with_them(adaptive):
-    def late(number: int, body: dict) -> str:
-        return "broken" if number == 0 else mostly_good(number, body)
-
-    with StubServer(late) as stub:
+    with StubServer(mostly_good) as stub:
         config = adaptive(stub, batch=1)
         folder = prepare(config)
         adapt(config)
         first = written_prompts(config)
-        assert sum(prompt is None for prompt in first.values()) == 2  # one failed, one was rejected
         train_task(config, "control-adaptive", 0)
-        with pytest.raises(InputError, match="control-adaptive/seed-0 was trained with other written prompts"):
-            adapt(config)  # the one that failed is there now
-        assert written_prompts(config) == first
-        shutil.rmtree(folder / "arms")
-        adapt(config)
-    assert sum(prompt is None for prompt in written_prompts(config).values()) == 1
+    rows = [{"passage": passage, "prompt": "adaptive-other"} for passage in first]
+    with pytest.raises(InputError, match="control-adaptive/seed-0 was trained with other written prompts"):
+        require_untrained(config, rows)
+    shutil.rmtree(folder / "arms")
+    require_untrained(config, rows)
+
+
+def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing(adaptive, tmp_path, capsys):
+    path = tmp_path / "e.yaml"
+    with StubServer(lambda number, body: "broken" if number == 0 else mostly_good(number, body)) as stub:
+        config = adaptive(stub, batch=1)
+        path.write_text(yaml.safe_dump(to_mapping(config)), encoding="utf-8")
+        assert main(["prompts", "adapt", str(path), "--yes"]) == 1
+        assert "1 of" in (said := capsys.readouterr()).err and "only what is missing is asked for" in said.err
+        with pytest.raises(InputError, match=r"lacks prompts that the writer failed to give .*HTTP 500"):
+            train_all(config, 1)
+        asked = len(stub.requests)
+        assert main(["prompts", "adapt", str(path), "--yes"]) == 0 and len(stub.requests) == asked + 1
+    with pytest.raises(
+        InputError, match=r"max_tokens lets written prompts take 100 tokens, which leaves 26 of train.window"
+    ):
+        config.name, config.prompts.writer.max_tokens = "tiny-3", 100
+        prepare(config)
 
 
 def test_the_oracle_needs_no_writer_and_its_control_does(experiment, runs):
@@ -168,7 +181,9 @@ def test_adapt_tells_the_cost_first(adaptive, tmp_path, capsys):
         path.write_text(yaml.safe_dump(to_mapping(adaptive(stub, price_in=1.0, price_out=2.0))), encoding="utf-8")
         assert main(["prompts", "adapt", str(path), "--estimate"]) == 0
         assert not stub.requests and "cost" in capsys.readouterr().out
-        assert main(["prompts", "adapt", str(path)]) == 0
+        assert main(["prompts", "adapt", str(path)]) == 2  # nobody is there to agree
+        assert not stub.requests and "add --yes" in capsys.readouterr().err
+        assert main(["prompts", "adapt", str(path), "--yes"]) == 0
         assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
 
 

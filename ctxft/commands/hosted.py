@@ -55,7 +55,7 @@ def hosted(options: argparse.Namespace) -> None:
         if cost["price"] is None
         else f"  price: {cost['price']:.4f}"
     )
-    if due and not options.yes and not _agreed():
+    if due and not options.yes and not agreed():
         print("nothing was asked")
         return
     with tqdm(total=due, unit="item", disable=not sys.stderr.isatty()) as bar:
@@ -67,7 +67,8 @@ def hosted(options: argparse.Namespace) -> None:
     )
 
 
-def _agreed() -> bool:
+def agreed() -> bool:
+    """Ask on the terminal whether to go on; raises InputError where nobody can answer."""
     if not sys.stdin.isatty():
         raise InputError("nothing was asked: this may cost money, so add --yes to go on.")
     return input("go on? [y/N] ").strip().lower() in ("y", "yes")

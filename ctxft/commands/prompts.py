@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import textwrap
-from pathlib import Path
 
 from ctxft.commands.experiments import experiment_of
+from ctxft.commands.hosted import agreed
 from ctxft.prompts.books import BOOKS, PromptBook
 from ctxft.prompts.files import book_path, load_book, prompt_lines
-from ctxft.runtime import InputError, read_text, write_text
+from ctxft.runtime import FailedError, InputError, read_text, write_text
 
 
 def list_books(options: argparse.Namespace) -> None:
@@ -107,17 +107,34 @@ def write(options: argparse.Namespace) -> None:
 
 
 def adapt(options: argparse.Namespace) -> None:
-    """Let the experiment's model write a prompt for each passage; the cost is told first."""
+    """Let the experiment's model write a prompt for each passage, once its cost is told and agreed to."""
     from ctxft.experiment.adaptive import adapt as write_all
     from ctxft.experiment.adaptive import estimate_adapt
     from ctxft.experiment.prepare import prepare
+    from ctxft.experiment.written import failure_of
 
     config = experiment_of(options)
     prepare(config)
-    for name, value in estimate_adapt(config).items():
-        print(f"{name}: {value}")
+    due = estimate_adapt(config)
+    for name, value in due.items():
+        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
     if options.estimate:
         return
-    for name, value in write_all(config).items():
-        print(f"{name}: {value}")
-    print(f"prompts: {Path(config.folder) / 'adaptive.jsonl'}")
+    if due["to write"] and config.prompts.writer.server and not options.yes and not agreed():
+        print("nothing was asked")
+        return
+    record = write_all(config)
+    refused, failed = sum(record["rejected"].values()), record["failed"]
+    print(
+        f"{record['passages']} passages: {record['prompts']} with a written prompt ({record['cached']} texts from before), "
+        f"{refused} refused, {failed} failed"
+    )
+    for reason, number in record["rejected"].items():
+        print(f"  refused, {reason}: {number}")
+    told = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
+    print(f"cost now: {told}; in {config.folder / 'adaptive.jsonl'}")
+    if failed:
+        raise FailedError(f"{failed} of {record['passages']} prompts were not written ({failure_of(config)}): {AGAIN}")
+
+
+AGAIN = "mend that and run the same command again; only what is missing is asked for."

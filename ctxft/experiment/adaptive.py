@@ -60,14 +60,14 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
     tokenizer, passages = load_tokenizer(config.model, config.revision), read_passages(config.folder)
     record = write_prompts(passages, writer, books_of(config)[0], tokenizer, forbids(benchmarks), progress)
     rows = list(_rows(passages, record))
-    _require_untrained(config, rows)
+    require_untrained(config, rows)
     found = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}
     write_jsonl(config.folder / "adaptive.jsonl", rows)
     write_json(config.folder / "adaptive.json", found)
     return found
 
 
-def _require_untrained(config: ExperimentConfig, rows: Sequence[dict]) -> None:
+def require_untrained(config: ExperimentConfig, rows: Sequence[dict]) -> None:
     """Refuse to change the prompts of a run after an arm was trained with them: its seeds would differ in more than the seed."""
     now = Counter(row["prompt"] for row in rows if row["prompt"])
     for path in (path for arm in WRITTEN for path in config.folder.glob(f"arms/{arm}*/seed-*/prompts.jsonl")):

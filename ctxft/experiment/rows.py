@@ -63,7 +63,15 @@ def longest_of(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase) -> 
     if config.prompts.writer is None:
         return longest
     frame = frame_of(tokenizer, books_of(config)[0])
-    return max(longest, config.prompts.writer.max_tokens + len(frame.before) + len(frame.after))
+    written = config.prompts.writer.max_tokens + len(frame.before) + len(frame.after)
+    most = config.train.window - 2 - config.train.min_text_tokens
+    if written > max(most, longest):
+        raise InputError(
+            f"prompts.writer.max_tokens lets written prompts take {written} tokens, which leaves "
+            f"{max(0, config.train.window - 2 - written)} of train.window ({config.train.window}) for text, fewer than "
+            f"train.min_text_tokens ({config.train.min_text_tokens}): lower max_tokens, or raise the window."
+        )
+    return max(longest, written)
 
 
 def rows_of(

@@ -18,14 +18,24 @@ def writer_of(config: ExperimentConfig) -> WriterConfig:
     return config.prompts.writer
 
 
-def is_written(config: ExperimentConfig) -> bool:
-    """Return whether a model wrote prompts for this run."""
+def _is_there(config: ExperimentConfig) -> bool:
     return all((config.folder / f"adaptive.{kind}").exists() for kind in ("jsonl", "json"))
+
+
+def is_written(config: ExperimentConfig) -> bool:
+    """Return whether a model wrote prompts for this run, and failed for no passage."""
+    return _is_there(config) and failure_of(config) is None
 
 
 def written_state(config: ExperimentConfig) -> str:
     """Return a hash of the prompts that a model wrote for this run."""
     return read_json(config.folder / "adaptive.json")["rows"]
+
+
+def failure_of(config: ExperimentConfig) -> str | None:
+    """Return why the first of the prompts that the writer failed to give is missing, or None if it gave all."""
+    reasons = (row.get("reason", "") for _, row in read_jsonl(config.folder / "adaptive.jsonl"))
+    return next((reason.removeprefix("failed: ") for reason in reasons if reason.startswith("failed: ")), None)
 
 
 def require_written(config: ExperimentConfig) -> None:
@@ -41,16 +51,21 @@ def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | No
         Passage id -> its prompt; None where the drawn prompt stands.
 
     Raises:
-        InputError: nothing was written yet, or for another writer, or the files do not belong together.
+        InputError: nothing was written yet, or for another writer, the writer failed for some passages, or the files do not
+            belong together.
     """
     path = config.folder / "adaptive.jsonl"
-    if not is_written(config):
+    if not _is_there(config):
         raise InputError(f"{config.folder} has no written prompts yet: {RUN_FIRST}.")
     record, rows = read_json(path.with_suffix(".json")), [row for _, row in read_jsonl(path)]
     if record["rows"] != sha256(rows):
         raise InputError(f"{path} was changed, or its writing was stopped: {RUN_FIRST}.")
     if record["writer"] != writer_of(config).describe():
         raise InputError(f"{path} was written by another writer, or with another instruction: {RUN_FIRST}.")
+    if failure := failure_of(config):
+        raise InputError(
+            f"{path} lacks prompts that the writer failed to give ({failure}): run `ctxft prompts adapt CONFIG` again."
+        )
     return {row["passage"]: _prompt(row) for row in rows}
 
 

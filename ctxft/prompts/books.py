@@ -1,4 +1,4 @@
-"""A seed, a passage id and a prompt book go in; the contextual prompt that stands before the passage comes out.
+r"""A seed, a passage id and a prompt book go in; the contextual prompt that stands before the passage comes out.
 
 A book holds short prompts in families. Each family is one way of learning (Choi et al., *Teaching LLMs How to Learn
 with Contextual Fine-Tuning*, ICLR 2025, arXiv 2503.09032, names ten); the wording is ours. The draw takes a family
