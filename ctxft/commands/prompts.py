@@ -7,7 +7,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from ctxft.commands.experiments import experiment_of
+from ctxft.commands.experiments import agreed, experiment_of
 from ctxft.prompts.books import BOOKS, PromptBook
 from ctxft.prompts.files import book_path, load_book, prompt_lines
 from ctxft.runtime import InputError, read_text, write_text
@@ -60,6 +60,8 @@ def _tokens(book: PromptBook, model: str) -> dict[str, int]:
 
 def validate(options: argparse.Namespace) -> None:
     """Check a book's file, and with a model that its prompts leave room for text in the window."""
+    if options.window is not None and not options.model:
+        raise InputError("--window counts in a model's tokens: add --model, or leave --window out.")
     book = load_book(options.book)
     told = f"{len(book.prompts)} prompts in {len(book.families)} families, kind {book.kind}, hash {book.hash[:12]}"
     if options.model:
@@ -107,16 +109,17 @@ def write(options: argparse.Namespace) -> None:
 
 
 def adapt(options: argparse.Namespace) -> None:
-    """Let the experiment's model write a prompt for each passage; the cost is told first."""
+    """Let the experiment's model write a prompt for each passage, once the cost of asking a server is agreed to."""
     from ctxft.experiment.adaptive import adapt as write_all
     from ctxft.experiment.adaptive import estimate_adapt
     from ctxft.experiment.prepare import prepare
 
     config = experiment_of(options)
     prepare(config)
-    for name, value in estimate_adapt(config).items():
+    estimate = estimate_adapt(config)
+    for name, value in estimate.items():
         print(f"{name}: {value}")
-    if options.estimate:
+    if options.estimate or (config.prompts.writer.server and estimate["to write"] and not agreed(options)):
         return
     for name, value in write_all(config).items():
         print(f"{name}: {value}")
