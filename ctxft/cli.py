@@ -192,8 +192,8 @@ def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:
     write.set_defaults(call=prompts.write)
     adapt = kinds.add_parser("adapt", help="let a model write the prompt of each passage, for arm adaptive")
     adapt.add_argument("config", help="a profile or YAML file with prompts.writer; it is prepared if it is not yet")
-    adapt.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
     adapt.add_argument("--estimate", action="store_true", help="say what it takes, and stop")
+    adapt.add_argument("--yes", action="store_true", help="ask a server without a question after the cost is told")
     _config_options(adapt)
     adapt.set_defaults(call=prompts.adapt)
 

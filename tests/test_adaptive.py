@@ -23,6 +23,7 @@ from ctxft.pipeline import execute
 from ctxft.prompts import ContextualPrompt
 from ctxft.prompts.arms import exchanged
 from ctxft.runtime import InputError, read_json, read_jsonl
+from ctxft.world.facts import model_folder
 from tests.stub_server import StubServer, good_text
 
 ARMS = ["cpt", "cft", "adaptive", "control-adaptive"]
@@ -175,16 +176,25 @@ def test_exchanged_prompts_go_round_once():
     assert found != exchanged({**prompts, "none": None}, seed=5)
 
 
-def test_adapt_tells_the_cost_first(adaptive, tmp_path, capsys):
+def test_adapt_tells_the_cost_first_and_asks_a_server_only_when_told_to(adaptive, tmp_path, capsys):
     with StubServer(mostly_good) as stub:
         path = tmp_path / "e.yaml"
         path.write_text(yaml.safe_dump(to_mapping(adaptive(stub, price_in=1.0, price_out=2.0))), encoding="utf-8")
         assert main(["prompts", "adapt", str(path), "--estimate"]) == 0
         assert not stub.requests and "cost" in capsys.readouterr().out
-        assert main(["prompts", "adapt", str(path)]) == 2  # nobody is there to agree
-        assert not stub.requests and "add --yes" in capsys.readouterr().err
+        assert main(["prompts", "adapt", str(path)]) == 2 and not stub.requests
+        assert "nothing was asked: this may cost money, so add --yes" in capsys.readouterr().err
         assert main(["prompts", "adapt", str(path), "--yes"]) == 0
         assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
+
+
+def test_adapt_asks_no_question_for_a_model_here(experiment, tmp_path, capsys):
+    folder = shutil.copytree(model_folder("practice-aware"), tmp_path / "writer")
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    writer = {"model": str(folder), "max_tokens": 4, "instruction": "Read."}
+    path = tmp_path / "e.yaml"
+    path.write_text(yaml.safe_dump(to_mapping(experiment(arms=ARMS, prompts={"writer": writer}))), encoding="utf-8")
+    assert main(["prompts", "adapt", str(path)]) == 0 and "adaptive.jsonl" in capsys.readouterr().out
 
 
 CELLS = [

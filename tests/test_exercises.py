@@ -13,7 +13,7 @@ import pytest
 
 from ctxft.corpora.documents import Document
 from ctxft.corpora.exercises import MOST, Exercise, exercises_of, exercises_text, mine_exercises
-from ctxft.corpora.mining import GAP
+from ctxft.corpora.mining import GAP, Reading, causes
 from ctxft.corpora.passages import cut
 from ctxft.corpora.sentences import sentences
 from ctxft.examples import IGNORE_INDEX, Rows, arm_tokens, build_row, exercise_ids, special_tokens
@@ -423,3 +423,22 @@ def test_neighbours_of_the_same_document_tell_what_is_half(tokenizers):
     other = cut(Document("other", "and it was so", "here"), tokenizer, 100)
     assert [len(found) for found in exercises_of([*other, *pieces], 0)] == [0, 0, 0, 0]
     assert list(exercises_of([other[0], pieces[0], other[0], pieces[1]], 0))[3] != []  # another document tells nothing
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The rise in pressure is due to this.",
+        "Because of it, the pressure in the artery rises.",
+        "The pressure in the artery rises because of it.",
+        "The rise in blood pressure may lead to this.",
+        "No artery carries air into the lungs because air is light.",
+    ],
+)
+def test_a_cause_or_effect_that_says_nothing_is_not_asked_about(sentence):
+    reading = Reading(sentence, [[sentence]])
+    assert not [exercise for seed in range(8) for exercise in causes(reading, random.Random(seed))]
+    whole = (
+        sentence.replace(" this.", " a blocked valve.").replace("of it", "of a blocked valve").replace("No ", "The ")
+    )
+    assert {e.kind for seed in range(8) for e in causes(Reading(whole, [[whole]]), random.Random(seed))} == {"cause"}

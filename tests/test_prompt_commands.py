@@ -67,3 +67,8 @@ def test_bad_input_is_one_sentence(words: list[str], said: str, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     assert main(["prompts", *words]) == 2
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_window_without_a_model_is_refused(capsys):
+    assert main(["prompts", "validate", "strategies", "--window", "20"]) == 2
+    assert "--window counts in a model's tokens: add --model" in capsys.readouterr().err

@@ -262,10 +262,14 @@ def test_offline_mode_is_told():
         ({"key_variable": KEY}, "never the key itself"),
         ({"key_variable": "hf_secretABC"}, "never the key itself"),
         ({"key_variable": "AKIAIOSFODNN7EXAMPLE"}, "never the key itself"),
-        ({"timeout": 0.0}, "timeout must be more than 0 seconds, found 0.0"),
+        ({"timeout": 0.0}, "timeout must be a number of seconds above 0, found 0.0"),
+        ({"timeout": float("nan")}, "timeout must be a number of seconds above 0, found nan"),
+        ({"timeout": float("inf")}, "timeout must be a number of seconds above 0, found inf"),
         ({"retries": -1}, "retries must be at least 0, found -1"),
         ({"requests_per_minute": 0}, "requests_per_minute must be at least 1, found 0"),
-        ({"price_out": -1.0}, "price_out must be at least 0"),
+        ({"price_out": -1.0}, "price_out must be a number per million tokens, at least 0, found -1.0"),
+        ({"price_in": float("nan")}, "price_in must be a number per million tokens, at least 0, found nan"),
+        ({"price_out": float("inf")}, "price_out must be a number per million tokens, at least 0, found inf"),
     ],
 )
 def test_bad_values(values, said):

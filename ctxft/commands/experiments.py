@@ -155,3 +155,19 @@ def run(options: argparse.Namespace) -> None:
         compare(argparse.Namespace(run=str(folder), reference="cpt"))
     else:
         print(f"no arm was examined by these notebooks, so there is no table; they are in {folder / 'notebooks'}")
+
+
+def agreed(options: argparse.Namespace) -> bool:
+    """Return whether the user lets a server be asked, which may cost money: by --yes, or at the terminal.
+
+    Raises:
+        InputError: there is neither ``--yes`` nor a terminal.
+    """
+    if options.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InputError("nothing was asked: this may cost money, so add --yes to go on.")
+    if input("go on? [y/N] ").strip().lower() in ("y", "yes"):
+        return True
+    print("nothing was asked")
+    return False

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-from ctxft.runtime import InputError
-
-if TYPE_CHECKING:
-    pass
-
-from ctxft.commands.experiments import experiment_of
+from ctxft.commands.experiments import agreed, experiment_of
 
 
 def export(options: argparse.Namespace) -> None:
@@ -55,8 +49,7 @@ def hosted(options: argparse.Namespace) -> None:
         if cost["price"] is None
         else f"  price: {cost['price']:.4f}"
     )
-    if due and not options.yes and not agreed():
-        print("nothing was asked")
+    if due and not agreed(options):
         return
     with tqdm(total=due, unit="item", disable=not sys.stderr.isatty()) as bar:
         record = ask_all(plan, server, options.parallel, bar.update)
@@ -65,10 +58,3 @@ def hosted(options: argparse.Namespace) -> None:
     print(
         f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
     )
-
-
-def agreed() -> bool:
-    """Ask on the terminal whether to go on; raises InputError where nobody can answer."""
-    if not sys.stdin.isatty():
-        raise InputError("nothing was asked: this may cost money, so add --yes to go on.")
-    return input("go on? [y/N] ").strip().lower() in ("y", "yes")

@@ -6,8 +6,7 @@ import argparse
 import re
 import textwrap
 
-from ctxft.commands.experiments import experiment_of
-from ctxft.commands.hosted import agreed
+from ctxft.commands.experiments import agreed, experiment_of
 from ctxft.prompts.books import BOOKS, PromptBook
 from ctxft.prompts.files import book_path, load_book, prompt_lines
 from ctxft.runtime import FailedError, InputError, read_text, write_text
@@ -60,6 +59,8 @@ def _tokens(book: PromptBook, model: str) -> dict[str, int]:
 
 def validate(options: argparse.Namespace) -> None:
     """Check a book's file, and with a model that its prompts leave room for text in the window."""
+    if options.window is not None and not options.model:
+        raise InputError("--window counts in a model's tokens: add --model, or leave --window out.")
     book = load_book(options.book)
     told = f"{len(book.prompts)} prompts in {len(book.families)} families, kind {book.kind}, hash {book.hash[:12]}"
     if options.model:
@@ -118,10 +119,7 @@ def adapt(options: argparse.Namespace) -> None:
     due = estimate_adapt(config)
     for name, value in due.items():
         print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
-    if options.estimate:
-        return
-    if due["to write"] and config.prompts.writer.server and not options.yes and not agreed():
-        print("nothing was asked")
+    if options.estimate or (config.prompts.writer.server and due["to write"] and not agreed(options)):
         return
     record = write_all(config)
     refused, failed = sum(record["rejected"].values()), record["failed"]

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING
-
-from ctxft.runtime import InputError
-
-if TYPE_CHECKING:
-    pass
 
 from ctxft.commands.experiments import prepared, read_settings, run_folder
+from ctxft.runtime import InputError
 
 
 def leaks(options: argparse.Namespace) -> None:

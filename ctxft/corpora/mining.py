@@ -173,7 +173,7 @@ THEREFORE = re.compile(
 )
 # Where a phrase gives way to another statement.
 NEXT = re.compile(r";|,? (?:although|but|whereas|while)\b|, (?:and|so) (?:he|it|she|there|they|this|we)\b")
-NEGATED = re.compile(r"\bnot?\b|n[\u2019']t\b")
+NEGATED = re.compile(r"\bnot?\b|n[\u2019']t\b", re.IGNORECASE)
 OPEN = frozenset("although because if unless when whether while".split())  # what they open is no statement yet
 # Before these "causes" is a noun, and "caused" no main verb.
 NO_OBJECT = frozenset("and are by for in is of or was were".split())
@@ -184,6 +184,11 @@ REPORTED = frozenset(
 
 def _phrase(text: str) -> str:
     return NEXT.split(text)[0]
+
+
+def _say_something(*phrases: str) -> bool:
+    """Return whether each phrase has a content word: "this" or "because of it" tells nobody what is meant."""
+    return all(set(WORD.findall(phrase.lower())) - STOP_WORDS for phrase in phrases)
 
 
 def _because(sentence: str, asks_cause: bool) -> Exercise | None:
@@ -197,6 +202,8 @@ def _because(sentence: str, asks_cause: bool) -> Exercise | None:
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
     if REPORTED & set(cause.split()) or cause.split()[0] in OPEN or not _is_statement(effect):
+        return None
+    if not _say_something(effect, cause):
         return None
     if asks_cause:
         return Exercise("cause", f'What reason does the text give for this: "{effect}"?', cause)
@@ -215,6 +222,8 @@ def _due(sentence: str, asks_cause: bool) -> Exercise | None:
     if not match or not _is_subject(match["effect"]):
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
+    if not _say_something(effect, cause):
+        return None
     if asks_cause:
         return Exercise("cause", f"{effect} {match['be']} due to what?", cause)
     return Exercise("cause", f"What {match['be']} due to {cause}?", effect)
@@ -234,7 +243,7 @@ def _leads(sentence: str, asks_cause: bool) -> Exercise | None:
         return None
     if verb == "results in" and (VERBS | REPORTED) & set(effect.split()):
         return None
-    if verb.startswith("cause") and effect.split()[0] in NO_OBJECT:
+    if (verb.startswith("cause") and effect.split()[0] in NO_OBJECT) or not _say_something(match["cause"], effect):
         return None
     if asks_cause:
         asked = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
@@ -252,7 +261,7 @@ def _is_subject(phrase: str) -> bool:
 def _therefore(previous: str, sentence: str, asks_cause: bool) -> Exercise | None:
     """Read "Therefore, E" with the sentence before it in the paragraph as the cause; also "Thus,", "As a result," ..."""
     match = THEREFORE.fullmatch(sentence)
-    if not match or not previous.endswith("."):
+    if not match or not previous.endswith(".") or not _say_something(previous, match["effect"]):
         return None
     if asks_cause:
         return Exercise("cause", f"What does the text take for the reason that {match['effect']}?", previous[:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -46,15 +47,15 @@ class ServerConfig:
             raise InputError("the model on the server has no name: give the one that the server lists.")
         if self.key_variable is not None:
             _check_variable(self.key_variable)
-        if self.timeout <= 0:
-            raise InputError(f"timeout must be more than 0 seconds, found {self.timeout}.")
+        if not 0 < self.timeout < math.inf:  # no comparison holds for NaN
+            raise InputError(f"timeout must be a number of seconds above 0, found {self.timeout}.")
         if self.retries < 0:
             raise InputError(f"retries must be at least 0, found {self.retries}.")
         if self.requests_per_minute is not None and self.requests_per_minute < 1:
             raise InputError(f"requests_per_minute must be at least 1, found {self.requests_per_minute}.")
         for name in ("price_in", "price_out"):
-            if getattr(self, name) is not None and getattr(self, name) < 0:
-                raise InputError(f"{name} must be at least 0 per million tokens, found {getattr(self, name)}.")
+            if (price := getattr(self, name)) is not None and not 0 <= price < math.inf:
+                raise InputError(f"{name} must be a number per million tokens, at least 0, found {price}.")
 
     def key(self) -> str | None:
         """Return the key from the environment, or None where the server needs none.
