@@ -221,8 +221,9 @@ def test_a_changed_line_of_a_journal_is_asked_again(tmp_path):
 
 def test_a_changed_answer_is_told_since_it_was_paid_for(tmp_path):
     answers = Answers(tmp_path / "answers.jsonl")
-    for number in range(3):
-        answers.add(f"q{number}", "key", Reply("B", 3, 1))
+    with answers:
+        for number in range(3):
+            answers.add(f"q{number}", "key", Reply("B", 3, 1))
     answers.path.write_text(
         answers.path.read_text().replace('"q1", "key": "key", "text": "B"', '"q1", "key": "key", "text": "C"')
     )

@@ -272,7 +272,7 @@ def test_bad_values_are_refused_in_one_sentence() -> None:
         ({"width": 50}, r"width \(50\) must be a multiple of heads \(4\)"),
         ({"points": 1}, "points must be at least 2, found 1"),
         ({"dims": 0}, "dims must be at least 1, found 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at least"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
         ({"start_points": 9}, r"start_points \(9\) must not exceed points \(8\)"),
         ({"save_every": 30}, r"save_every \(30\) must be a multiple of log_every \(20\)"),
         ({"finetune_steps": "many"}, "finetune_steps must be int, found 'many'"),
