@@ -339,6 +339,10 @@ def test_half_a_line_is_cut_off_and_done_again(passages, tokenizers):
         ({"key_variable": KEY}, "never the key itself"),
         ({"server": None, "key_variable": "A_KEY"}, "key_variable is for a server"),
         ({"server": None, "limit_cost": 1.0}, "limit_cost is for a server"),
+        (
+            {"price_in": 1.0, "price_out": 1.0, "limit_cost": float("nan")},
+            "limit_cost must be a number above 0, found nan",
+        ),
         ({"limit_cost": 1.0}, "needs price_in and price_out"),
         ({"limit_cost": 0.0, "price_in": 1.0, "price_out": 1.0}, "limit_cost must be more than 0"),
     ],

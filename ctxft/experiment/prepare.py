@@ -23,6 +23,7 @@ from ctxft.experiment.instruct import has_instructions, prepare_instructions
 from ctxft.experiment.rows import add_arms, books_of, corpus_ledger, longest_of
 from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
 from ctxft.prompts import check_subsets, in_order, require_label, stages_of
+from ctxft.prompts.arms import NO_WRITER
 from ctxft.runtime import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
 from ctxft.seals import read_sealed, sealed
 from ctxft.training.config import FREE
@@ -120,7 +121,7 @@ def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
     """Let arm adaptive say what it lacks before anything is written."""
     stages = {stage for arm in config.arms for stage in stages_of(arm)}
     if config.prompts.writer is None and "control-adaptive" in stages:
-        raise InputError("arm 'control-adaptive' reads prompts that a model wrote: name one (prompts.writer).")
+        raise InputError(NO_WRITER)
     bare = [passage.id for passage in passages if passage.reliable is None]
     if config.prompts.writer is None and "adaptive" in stages and bare:
         require_label(bare[0], None)

@@ -8,6 +8,7 @@ attribution/*.json     the model, books and texts that it names
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -136,13 +137,16 @@ def _model(run: Run, arm: str, seed: int) -> str:
 def _checks_of_evaluation(run: Run, folder: Path) -> Iterator[Check]:
     arm, seed, where = folder.parent.name, folder.name.removeprefix("seed-"), folder.relative_to(run.folder)
     yield f"{where / 'metrics.json'}", lambda: _held_out(run, folder, arm, int(seed))
-    names = {path.stem for path in folder.glob("*.jsonl")}
-    try:
-        names |= set(read_json(folder / "metrics.json")["benchmarks"])
-    except (InputError, KeyError, TypeError):
-        pass  # the check above names it
-    for name in sorted(names):
+    for name in sorted(_examined(folder)):
         yield f"{where / name}.jsonl", lambda name=name: _outcomes(run, folder, arm, int(seed), name)
+
+
+def _examined(folder: Path) -> set[str]:
+    """Return the benchmarks that have outcomes or metrics here; of damaged metrics the check of metrics.json tells."""
+    names = {path.stem for path in folder.glob("*.jsonl")}
+    with contextlib.suppress(InputError, KeyError, TypeError):
+        names |= set(read_json(folder / "metrics.json")["benchmarks"])
+    return names
 
 
 def _held_out(run: Run, folder: Path, arm: str, seed: int) -> str:

@@ -38,6 +38,7 @@ WRITTEN_ID = "adaptive-"  # begins the ids of written prompts
 SUBSETS = ("only", "without", "count")  # with a family, or a number of prompts, behind a dash
 SUBSET = re.compile(rf"(only|without)-({FAMILY_NAME})|(count)-([1-9][0-9]{{0,8}})")
 IFT = "-ift"
+NO_WRITER = "arm 'control-adaptive' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
 
 
 def check_arm(arm: str, where: str = "") -> str:
@@ -219,9 +220,7 @@ def prompt_for(
         return None
     drawn = strategies.draw(seed, passage_id, allowed_prompts(strategies, arm, seed))
     if arm == "control-adaptive" and written is None:
-        raise InputError(
-            f"arm '{arm}' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
-        )
+        raise InputError(NO_WRITER)
     if written is not None and arm in WRITTEN:
         return written[passage_id] or drawn
     if arm == "adaptive":

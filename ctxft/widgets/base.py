@@ -44,7 +44,7 @@ def framed(*parts: str) -> str:
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls above a view; a kind of it says what ``text`` is, and ``html`` where a plain text is not enough.
+    """Controls above a view; each kind of it has a property ``text``, and its own ``html`` where that is not enough.
 
     Args:
         controls: rows of controls; a change of any changes the view.
@@ -60,10 +60,7 @@ class Explorer(ipywidgets.VBox):
             control.observe(self._refresh, names="value")
         self.view.value = self.html
 
-    @property
-    def text(self) -> str:
-        """What is shown, as text."""
-        raise NotImplementedError
+    text: str  # what is shown, as text
 
     @property
     def html(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ctxft.models import model_hash
@@ -68,8 +69,8 @@ class WriterConfig:
             if self.server is None and getattr(self, name) is not None:
                 raise InputError(f"the writer's {name} is for a server, but none is named: name one, or leave it out.")
         if self.limit_cost is not None:
-            if self.limit_cost <= 0:
-                raise InputError(f"the writer's limit_cost must be more than 0, found {self.limit_cost}.")
+            if not 0 < self.limit_cost < math.inf:
+                raise InputError(f"the writer's limit_cost must be a number above 0, found {self.limit_cost}.")
             if self.price_in is None or self.price_out is None:
                 raise InputError("the writer's limit_cost needs price_in and price_out (per million tokens): add them.")
 
