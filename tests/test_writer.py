@@ -341,7 +341,7 @@ def test_half_a_line_is_cut_off_and_done_again(passages, tokenizers):
         ({"server": None, "limit_cost": 1.0}, "limit_cost is for a server"),
         (
             {"price_in": 1.0, "price_out": 1.0, "limit_cost": float("nan")},
-            "limit_cost must be a number above 0, found nan",
+            "limit_cost must be more than 0, found nan",
         ),
         ({"limit_cost": 1.0}, "needs price_in and price_out"),
         ({"limit_cost": 0.0, "price_in": 1.0, "price_out": 1.0}, "limit_cost must be more than 0"),

@@ -70,7 +70,7 @@ class WriterConfig:
                 raise InputError(f"the writer's {name} is for a server, but none is named: name one, or leave it out.")
         if self.limit_cost is not None:
             if not 0 < self.limit_cost < math.inf:
-                raise InputError(f"the writer's limit_cost must be a number above 0, found {self.limit_cost}.")
+                raise InputError(f"the writer's limit_cost must be more than 0, found {self.limit_cost}.")
             if self.price_in is None or self.price_out is None:
                 raise InputError("the writer's limit_cost needs price_in and price_out (per million tokens): add them.")
 
