@@ -97,8 +97,9 @@ def _normalize_outputs(cell: NotebookNode, count: int) -> None:
     for output in cell.outputs:
         if "execution_count" in output:
             output["execution_count"] = count
-        if "metadata" in output:
-            output["metadata"] = {}
+        if "metadata" in output:  # of which the words of a picture stay
+            kept = {mime: about for mime, about in output["metadata"].items() if mime == "image/png"}
+            output["metadata"] = kept
         output.get("data", {}).pop(WIDGET_VIEW, None)
         same_stream = merged and output.output_type == "stream" and merged[-1].get("name") == output.get("name")
         if same_stream:  # how a stream is cut in pieces depends on timing

@@ -83,13 +83,14 @@ def seeded(*keys: object) -> random.Random:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[typing.TextIO]:
-    """Give a UTF-8 text file to write that takes its place at ``path`` when the block ends, and vanishes if it fails."""
+def whole_file(path: Path, binary: bool = False) -> Iterator[typing.IO]:
+    """Give a file (UTF-8 text, or bytes) that takes its place at ``path`` when the block ends, and vanishes if it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        kind = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": "\n"}
+        with os.fdopen(handle, **kind) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from ctxft.runtime import PACKAGE_ROOT, REPO_ROOT
 ORDER = [
     {"parsing"},
     {"runtime"},
+    {"course"},
     {"seals"},
     {"processes"},
     {"tuning"},

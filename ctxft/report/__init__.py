@@ -6,12 +6,13 @@ from ctxft.report.claims import claims
 from ctxft.report.figures import arm_color, differences_figure, loss_figure, results_figure
 from ctxft.report.page import write_report
 from ctxft.report.record import RunRecord, read_run
+from ctxft.report.show import Picture, show
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import verdicts
 
 # fmt: off
 __all__ = [
-    "RunRecord", "ablation_figure", "ablation_table", "arm_color", "claims", "differences_figure", "f1_table",
+    "Picture", "RunRecord", "ablation_figure", "ablation_table", "arm_color", "claims", "differences_figure", "f1_table",
     "family_table", "gradient_table", "loss_figure", "loss_table", "prompt_figure", "prompt_table", "read_run", "results_figure",
-    "results_table", "subject_table", "training_table", "verdicts", "write_report",
+    "results_table", "show", "subject_table", "training_table", "verdicts", "write_report",
 ]
