@@ -71,6 +71,12 @@ async function work(page, plan) {
       await cell(place).locator(".jp-Cell-outputWrapper").first().screenshot({ path: `${plan.pictures}/${name}.png` });
     },
     theme: async (name) => { await page.evaluate((theme) => window.jupyterapp && window.jupyterapp.commands.execute("apputils:change-theme", { theme }), name); await page.waitForTimeout(1500); },
+    open: async (address) => { // a page from disk
+      const sheet = await page.context().newPage();
+      await sheet.goto(address, { waitUntil: "load" });
+      await sheet.waitForTimeout(500);
+      return sheet.locator("body").innerText();
+    },
     output: async (place) => cell(place).locator(".jp-OutputArea-output").allInnerTexts(),
   };
   const seen = [];
@@ -91,7 +97,7 @@ async function work(page, plan) {
   const page = await context.newPage();
   const outside = new Set(), dialogs = [];
   context.on("request", (one) => { if (/^(https?|wss?):/.test(one.url()) && !one.url().startsWith(plan.address)) outside.add(one.url()); });
-  page.on("dialog", (one) => { dialogs.push(one.message()); one.dismiss(); });
+  context.on("dialog", (one) => { dialogs.push(one.message()); one.dismiss(); });
   await page.goto(`${plan.address}/lab/tree/${plan.notebook}?token=${plan.token}&reset`, { waitUntil: "domcontentloaded" });
   await page.waitForSelector(".jp-Notebook .jp-CodeCell", { timeout: 120000 });
   await page.getByText("| Idle").first().waitFor({ timeout: 120000 }); // Run All before the kernel is there asks for one

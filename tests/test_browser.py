@@ -27,8 +27,10 @@ from papermill.parameterize import parameterize_notebook
 from ctxft.experiment.config import load_experiment, to_mapping
 from ctxft.experiment.prepare import prepare
 from ctxft.experiment.rows import read_passages
-from ctxft.pipeline import list_notebooks, notebooks_folder
+from ctxft.pipeline import execute, list_notebooks, notebooks_folder
 from ctxft.runtime import write_jsonl, write_text
+from tests.faults.test_html import RUN
+from tests.faults.test_html import run as hostile  # noqa: F401
 from tests.test_report import fake_run
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> & more of it."
@@ -221,6 +223,45 @@ def test_explorers_by_keyboard_and_mouse(lab, own, tmp_path):
     assert "No such document." in seen["held out"]
     assert "neg" in seen["results"] and "\nneg" not in seen["without neg"] and "neg" in seen["with neg"]
     assert "practice-old" in seen["other exam"] and "minus cpt" not in seen["minus"]
+
+
+OPEN = """
+import os
+os.environ["CTXFT_RUNS"] = {runs!r}
+import pandas
+from ctxft.experiment.config import load_experiment
+from ctxft.report import read_run, results_table, subject_table, write_report
+from tests.faults.test_html import NAME, PROBE, explorers
+config = load_experiment({path!r})
+read = read_run(config.folder)
+corpus, prompts, own, questions, results, rows = explorers(config)
+"""
+SHOWN = ("corpus", "prompts", "own", "questions", "results", "rows")
+
+
+def test_no_script_of_a_text_prompt_id_or_model_name_runs(lab, hostile, runs, tmp_path):  # noqa: F811
+    path = tmp_path / "hostile.yaml"
+    write_text(path, yaml.safe_dump(to_mapping(hostile)))
+    tables = "from IPython.display import display\n(name,) = read.outcomes\n"
+    tables += (
+        "display(results_table(read), subject_table(read, name), pandas.DataFrame({PROBE: [PROBE]}, index=[PROBE]))\n"
+    )
+    tables += "print(PROBE)\nwrite_report(read);"
+    setup = OPEN.format(runs=str(runs), path=str(path))
+    place = lab[1] / "hostile.ipynb"
+    write_cells(place, setup, *SHOWN, tables)
+    live: list[list] = [["run"], ["idle", 120]]
+    live += [
+        step for cell, name in enumerate(SHOWN, 1) for step in (["show", cell], ["picture", cell, f"hostile-{name}"])
+    ]
+    seen = work(lab, tmp_path, place.name, [*live, ["output", len(SHOWN) + 1]])
+    assert seen[1] == []
+    assert all(f"<script>{RUN}" in said for said in (seen[2], seen[6], seen[8], seen[10], *seen[-1][-1:]))
+
+    execute(place, lab[1] / "executed.ipynb", {})
+    pages = [lab[1] / "executed.html", hostile.folder / "report.html"]
+    seen = work(lab, tmp_path, "executed.ipynb", [["output", 1], *(["open", page.as_uri()] for page in pages)])
+    assert all(f"<script>{RUN}" in "".join(said) for said in seen)
 
 
 def test_training_is_stopped_at_the_button_while_a_cell_waits(lab, own, tmp_path):
