@@ -11,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-SESSION = Path(tempfile.mkdtemp(prefix="ctxft-tests-"))
-atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
+if (
+    "PYTEST_XDIST_WORKER" not in os.environ
+):  # the processes of pytest-xdist share the folder of the one that starts them
+    os.environ["CTXFT_TESTS"] = tempfile.mkdtemp(prefix="ctxft-tests-")
+    atexit.register(shutil.rmtree, os.environ["CTXFT_TESTS"], ignore_errors=True)
+SESSION = Path(os.environ["CTXFT_TESTS"])
 # Set before torch and tokenizers are imported; notebook kernels and worker processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -23,6 +27,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from ctxft.experiment.config import ExperimentConfig  # noqa: E402
 from ctxft.models import load_tokenizer  # noqa: E402
@@ -33,6 +38,17 @@ from ctxft.training.config import TrainConfig  # noqa: E402
 torch.set_num_threads(1)
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 KINDS = ("byte", "metaspace")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Keep a file's tests in one process of pytest-xdist, and all notebooks in one: they share runs, in their order."""
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "the course" if file.endswith(".ipynb") else file
+
+    return ByFile(config, log)
 
 
 def make_text(seed: int, sentences: int) -> str:

@@ -86,7 +86,7 @@ def blocks() -> list[str]:
 def test_readme_has_the_two_commands_and_ci_runs_them() -> None:
     first, second = blocks()
     assert first.splitlines()[-1] == ".venv/bin/ctxft run"
-    assert second.splitlines()[-1] == ".venv/bin/python -m pytest"
+    assert second.splitlines()[-1] == ".venv/bin/python -m pytest -n 2"
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "command_of" in ci and "README.md" in ci and "for number in 1 2" in ci
     assert not re.search(r"pip install|pytest|ctxft run", ci), "CI must take its commands from the README"
