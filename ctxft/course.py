@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Iterable, Mapping
 
 LONGEST = 60  # characters of a value that are shown
+CHECKED: dict[str, bool] = {}  # what was checked in this kernel -> whether the last try was right
 
 
 def check(what: str, yours: object, expected: object, tolerance: float = 0.0) -> bool:
@@ -32,10 +33,11 @@ def check(what: str, yours: object, expected: object, tolerance: float = 0.0) ->
         half of 42: not answered yet
         False
     """
+    CHECKED[what] = False
     if yours is ... or yours is None:
         print(f"{what}: not answered yet")
         return False
-    right = agree(yours, expected, tolerance)
+    CHECKED[what] = right = agree(yours, expected, tolerance)
     near = f" (to {tolerance:g})" if tolerance else ""
     print(f"{what}: yours {_shown(yours)}, expected {_shown(expected)}{near} - {'right' if right else 'not yet'}")
     return right
@@ -63,3 +65,10 @@ def agree(yours: object, expected: object, tolerance: float = 0.0) -> bool:
 def _shown(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) and not value.is_integer() else repr(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 4] + " ..."
+
+
+def score() -> float:
+    """Print how many checks are right so far, each counted by its last try, and return their share."""
+    right = sum(CHECKED.values())
+    print(f"{right} of {len(CHECKED)} checks right")
+    return right / len(CHECKED) if CHECKED else 0.0
