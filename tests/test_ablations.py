@@ -302,7 +302,7 @@ def test_the_page_shows_attributions_of_its_run(tmp_path, attribution):
     assert "What a prompt does to the loss" not in plain and "Which prompts matter" not in plain
     write_json(folder / "attribution" / "cft-seed-1.json", attribution)
     page = write_report(folder).read_text(encoding="utf-8")
-    assert 'alt="cft, seed 1: change of the loss on held-out text behind each prompt"' in page
+    assert 'alt="What prompts change in the loss of held-out passages' in page
     assert "key-concepts-2" in page and "cosines of gradients" in page
     shutil.rmtree(folder / "attribution")
     assert write_report(folder).read_text(encoding="utf-8") == plain

@@ -15,6 +15,7 @@ from ctxft.prompts.arms import IFT, subset_of
 from ctxft.report.figures import INK, arm_color
 from ctxft.report.forest import finish, legend, mark
 from ctxft.report.record import RunRecord
+from ctxft.report.style import interval, styled
 from ctxft.report.tables import measured_cells, measured_columns
 from ctxft.runtime import InputError, check_known
 from ctxft.statistics import Outcomes, compare, corrected
@@ -133,6 +134,7 @@ def ablation_figure(run: RunRecord, reference: str = "cft", benchmark: str | Non
     return families_figure(rows, f"{name}: which family matters?", reference)
 
 
+@styled
 def families_figure(rows: Sequence[dict], title: str, reference: str = "cft") -> Figure:
     """Return the forest plot of ``ablation_figure`` for rows that are there already, such as those of a committed study.
 
@@ -143,7 +145,7 @@ def families_figure(rows: Sequence[dict], title: str, reference: str = "cft") ->
     """
     shown = [row for row in rows if row["arm"] != reference]
     lines = _lines(shown)
-    figure = Figure(figsize=(7.3, 1.5 + 0.36 * len(lines)), layout="constrained")
+    figure = Figure(figsize=(7.3, 1.5 + 0.36 * len(lines)))
     axes = figure.subplots()
     for place, found in enumerate(reversed(lines.values())):
         for row in found:
@@ -156,7 +158,12 @@ def families_figure(rows: Sequence[dict], title: str, reference: str = "cft") ->
         axes.axhline(whole - 0.5, color=INK, linewidth=0.6)
     finish(axes, range(len(lines)), list(reversed(lines)), len(lines))
     axes.set_xlabel(f"points of accuracy minus {reference}, with 95 % intervals")
-    axes.set_title(title, parse_math=False, fontsize=11, loc="left")
+    axes.set_title(title)
+    values = (
+        f"{row['arm']} {row['difference']:+.1f}{interval(row['difference_low'], row['difference_high'])}"
+        for row in shown
+    )
+    figure.set_label(f"{title} Points of accuracy minus {reference}, with 95 % intervals: {', '.join(values)}.")
     kinds = {row["kind"] for row in shown}
     legend(figure, [LOOKS[kind] for kind in SIDES if kind in kinds], "open: not shown after Holm")
     return figure

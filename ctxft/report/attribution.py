@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ctxft.report.figures import arm_color
 from ctxft.report.forest import finish, legend, mark
+from ctxft.report.style import styled
 from ctxft.runtime import InputError
 
 LOOKS = {
@@ -90,6 +91,7 @@ def gradient_table(attribution: dict) -> pandas.DataFrame:
     return table
 
 
+@styled
 def prompt_figure(attribution: dict) -> Figure:
     """Return a forest plot of what each prompt changes in the loss of held-out passages: left of 0 it helps.
 
@@ -103,15 +105,22 @@ def prompt_figure(attribution: dict) -> Figure:
     for row in attribution["prompts"]["prompts"]:
         families.setdefault(row["family"], []).append(row)
     lines = len(attribution["prompts"]["prompts"]) + GAP * (len(families) - 1)
-    figure = Figure(figsize=(7.3, 1.3 + 0.15 * lines), layout="constrained")
+    figure = Figure(figsize=(7.3, 1.3 + 0.15 * lines))
     panels = figure.subplots(1, 2, sharey=True)
     places = _draw(panels, families, lines)
     for axes, title in zip(panels, ("minus no prompt", "minus as many meaningless words"), strict=True):
         finish(axes, list(places.values()), list(places), lines)
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("nats a token, 95 % intervals")
     kinds = {row["kind"] for rows in families.values() for row in rows}
     legend(figure, [look for kind, look in LOOKS.items() if kind in kinds])
+    told = (
+        f"{row['family']} ({row['kind']}) {row['to_none']['difference']:+.3f}"
+        for row in attribution["prompts"]["families"]
+    )
+    figure.set_label(
+        f"What prompts change in the loss of held-out passages, nats a token minus no prompt, by family: {', '.join(told)}."
+    )
     return figure
 
 

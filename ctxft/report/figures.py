@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from ctxft.prompts import in_order
 from ctxft.prompts.arms import kind_of
 from ctxft.report.record import RunRecord, as_record
+from ctxft.report.style import interval, styled
 from ctxft.report.tables import lines_of
 from ctxft.runtime import InputError
 from ctxft.statistics import Outcomes, common_seeds, wilson
@@ -54,29 +55,36 @@ def arm_color(arm: str) -> str:
     return ARM_COLORS[kind_of(arm)]
 
 
+@styled
 def results_figure(run: RunRecord | str | Path) -> Figure:
     """Return a figure of accuracy (%) per arm with 95 % intervals, a panel per benchmark, chance and majority lines."""
     run = as_record(run)
     columns = min(3, len(run.outcomes))
     rows = math.ceil(len(run.outcomes) / columns)
-    figure = Figure(figsize=(1.2 + 3.5 * columns, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(1.2 + 3.5 * columns, 3.5 * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    told = []
     for axes, (name, arms) in zip(panels, run.outcomes.items(), strict=False):
-        _accuracy_panel(axes, common_seeds(arms), lines_of(run, name))
-        axes.set_title(name, parse_math=False, fontsize=11, loc="left")
+        bars = _accuracy_panel(axes, common_seeds(arms), lines_of(run, name))
+        axes.set_title(name)
+        told.append(f"{name}: {bars}.")
     for axes in panels[len(run.outcomes) :]:
         axes.set_visible(False)
     panels[0].set_ylim(0, 1.06 * panels[0].get_ylim()[1])  # room for the number above the tallest bar; shared by all
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy (%), 95 % interval over items")
+    figure.set_label(f"Bars of accuracy in per cent, with 95 % intervals over items. {' '.join(told)}")
     return figure
 
 
-def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> None:
+def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> str:
+    """Draw the bars of a benchmark, and return them in words."""
+    told = []
     for position, (arm, seeds) in enumerate(arms.items()):
         values = [sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
         n, mean = len(next(iter(seeds.values()))), math.fsum(values) / len(values)
         low, high = wilson(mean * n, n)
+        told.append(f"{arm} {100 * mean:.1f}{interval(100 * low, 100 * high, '.1f')}")
         axes.bar(position, 100 * mean, width=0.66, color=arm_color(arm), alpha=0.85)
         bars = [[100 * (mean - low)], [100 * (high - mean)]]
         axes.errorbar(position, 100 * mean, yerr=bars, color=INK, capsize=4, linewidth=1.2)
@@ -94,9 +102,10 @@ def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> None
         axes.tick_params(axis="x", rotation=30)
     axes.set_xlabel("arm")
     axes.set_xlim(-0.6, len(arms) - 0.4)
-    axes.spines[["top", "right"]].set_visible(False)
+    return ", ".join(told + [f"{label} {100 * share:.1f}" for label, share in lines.items()])
 
 
+@styled
 def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str = "cpt") -> Figure:
     """Return a figure of differences to the reference arm in points of accuracy, with 95 % intervals, a panel per title.
 
@@ -105,7 +114,7 @@ def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str =
             without a difference, such as the reference itself, and the base model are left out.
         reference: the arm that the differences are taken to.
     """
-    figure = Figure(figsize=(1.4 + 3.1 * len(panels), 3.0), layout="constrained")
+    figure, told = Figure(figsize=(1.4 + 3.1 * len(panels), 3.0)), []
     grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
         shown = [row for row in rows if row["arm"] != "base" and not math.isnan(row.get("difference", math.nan))]
@@ -117,10 +126,15 @@ def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str =
         axes.axvline(0, color=INK, linewidth=1, linestyle="--")
         axes.set_yticks(range(len(shown)), [row["arm"] for row in reversed(shown)])
         axes.set_ylim(-0.6, len(shown) - 0.3)
-        axes.set_title(title, parse_math=False, fontsize=10, loc="left")
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel(f"points of accuracy minus {reference}")
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
+        values = (
+            f"{r['arm']} {r['difference']:+.1f}{interval(r['difference_low'], r['difference_high'])}" for r in shown
+        )
+        told.append(f"{title}: {', '.join(values)}.")
+    figure.set_label(f"Points of accuracy minus {reference}, with 95 % intervals. {' '.join(told)}")
     return figure
 
 
@@ -136,13 +150,14 @@ def loss_figure(run: RunRecord | str | Path) -> Figure:
     return loss_curves(run.logs)
 
 
+@styled
 def loss_curves(logs: pandas.DataFrame) -> Figure:
     """Return the figure of ``loss_figure`` for some steps; a mean is drawn where all seeds of the arm have come.
 
     Args:
         logs: arm, seed, step and loss (nats per target token) of optimizer steps.
     """
-    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
+    figure, told = Figure(figsize=(7.6, 3.8)), []
     axes = figure.subplots()
     arms = in_order(set(logs["arm"]))
     for place, arm in enumerate(arms):
@@ -156,9 +171,13 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
         width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often lie on each other: the first shows as a rim
         shape = {"marker": MARKERS[place % len(MARKERS)], "markevery": max(1, len(mean) // 8), "mec": INK, "ms": 5}
         axes.plot(mean.index, mean, color=arm_color(arm), linewidth=width, label=label, mew=0.6, **shape)
+        if len(mean):
+            told.append(
+                f"{label}: {mean.iloc[0]:.3f} at step {mean.index[0]}, {mean.iloc[-1]:.3f} at step {mean.index[-1]}"
+            )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per target token)")
     if arms:
-        axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.legend()
+    figure.set_label(f"Training loss in nats per target token over optimizer steps. {'; '.join(told)}.")
     return figure

@@ -35,9 +35,9 @@ def mark(
 def finish(axes: Axes, places: Sequence[float], labels: Sequence[str], top: float) -> None:
     """Draw the line of no difference and name the others, from y = 0 upwards to ``top``."""
     axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=0.5)
-    axes.set_yticks(places, labels, parse_math=False)
+    axes.set_yticks(places, labels)
     axes.set_ylim(-0.6, top - 0.4)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
@@ -47,4 +47,4 @@ def legend(figure: Figure, looks: Sequence[Look], open_words: str = "") -> None:
     if open_words:
         plain = {"linestyle": "", "marker": "o", "color": INK, "markerfacecolor": "white"}
         marks.append(Line2D([], [], label=open_words, **plain))
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)), frameon=False, fontsize=9)
+    figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)))

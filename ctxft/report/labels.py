@@ -16,6 +16,7 @@ from ctxft.benchmarks import Benchmark
 from ctxft.metrics import metrics
 from ctxft.report.figures import INK, arm_color
 from ctxft.report.record import RunRecord
+from ctxft.report.style import styled
 from ctxft.statistics import common_seeds
 
 SHARES = ("accuracy", "macro_f1", "weighted_f1")
@@ -54,6 +55,7 @@ def label_table(run: RunRecord, benchmarks: Sequence[Benchmark]) -> pandas.DataF
     )
 
 
+@styled
 def confusion_figure(tables: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> Figure:
     """Return a figure of confusion tables, a panel per title: rows are right labels, columns what was named, cells counts.
 
@@ -62,7 +64,8 @@ def confusion_figure(tables: Mapping[str, Sequence[Sequence[int]]], labels: Sequ
         labels: in the order of the tables.
     """
     size = 1.4 + 0.5 * len(labels)
-    figure = Figure(figsize=(1.6 + size * len(tables), size), layout="constrained")
+    figure = Figure(figsize=(1.6 + size * len(tables), size))
+    told = []
     grid = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
     for axes, (title, table) in zip(grid, tables.items(), strict=True):
         counts = numpy.asarray(table)
@@ -73,19 +76,23 @@ def confusion_figure(tables: Mapping[str, Sequence[Sequence[int]]], labels: Sequ
             axes.annotate(str(count), (column, row), ha="center", va="center", color=color, fontsize=9)
         axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
         axes.set_yticks(range(len(labels)), labels)
-        axes.set_title(title, parse_math=False, fontsize=11, loc="left")
+        axes.set_title(title)
         axes.set_xlabel("named")
+        right = int(numpy.trace(counts))
+        told.append(f"{title}: {right} of {int(counts.sum())} on the diagonal, rows {counts.tolist()}.")
     grid[0].set_ylabel("right")
+    figure.set_label(f"Items by right label (rows) and named label (columns): {', '.join(labels)}. {' '.join(told)}")
     return figure
 
 
+@styled
 def reliability_figure(found: Mapping[str, dict]) -> Figure:
     """Return a figure of accuracy over confidence, a panel per arm; on the line a model is as often right as it is sure.
 
     Args:
         found: arm -> what ``ctxft.metrics.calibration`` returns.
     """
-    figure = Figure(figsize=(1.0 + 2.9 * len(found), 3.1), layout="constrained")
+    figure, told = Figure(figsize=(1.0 + 2.9 * len(found), 3.1)), []
     grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for axes, (arm, values) in zip(grid, found.items(), strict=True):
         bins, most = values["bins"], max(one["n"] for one in values["bins"])
@@ -93,10 +100,12 @@ def reliability_figure(found: Mapping[str, dict]) -> Figure:
         confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
         areas = [20 + 180 * one["n"] / most for one in bins]
         axes.scatter(confidence, accuracy, s=areas, color=arm_color(arm), alpha=0.8)
-        axes.set_title(f"{arm}, error {values['ece']:.3f}", fontsize=11, loc="left")
+        axes.set_title(f"{arm}, error {values['ece']:.3f}")
+        dots = ", ".join(f"{c:.2f}/{a:.2f}" for c, a in zip(confidence, accuracy, strict=True))
+        told.append(f"{arm}: {dots}; expected calibration error {values['ece']:.3f}.")
         axes.set_xlabel("confidence")
         axes.set_xlim(0, 1.05)
         axes.set_ylim(-0.05, 1.1)
-        axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel("accuracy")
+    figure.set_label(f"Accuracy over confidence, a dot a bin (confidence/accuracy). {' '.join(told)}")
     return figure

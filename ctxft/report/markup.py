@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable
 
 import pandas
 from matplotlib.figure import Figure
 
 from ctxft.report.figures import arm_color
+from ctxft.report.show import png_of
 
 
 def table_html(columns: Iterable[str], rows: Iterable[Iterable[object]], kind: str = "") -> str:
@@ -40,10 +40,8 @@ def results_html(table: pandas.DataFrame) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def image_html(figure: Figure, description: str, dpi: int = 160) -> str:
-    """Return a figure as an image inside the page; ``description`` is HTML and is what a screen reader says."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-    data = base64.b64encode(file.getvalue()).decode()
+def image_html(figure: Figure, dpi: int = 160) -> str:
+    """Return a figure as an image inside the page; its words (``figure.get_label()``) are what a screen reader says."""
+    data = base64.b64encode(png_of(figure, dpi)).decode()
     width = round(figure.get_figwidth() * 96)
-    return f'<img alt="{description}" width="{width}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{html.escape(figure.get_label())}" width="{width}" src="data:image/png;base64,{data}">'

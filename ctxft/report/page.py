@@ -11,11 +11,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from ctxft.report.ablations import ablated, ablation_figure, ablation_table
 from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table
 from ctxft.report.figures import loss_figure, results_figure
 from ctxft.report.markup import frame_html, image_html, results_html, table_html
 from ctxft.report.record import RunRecord, as_record
+from ctxft.report.show import save
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, searched, verdicts
 from ctxft.runtime import write_text
@@ -53,6 +56,8 @@ MEANING = {  # what a practice model was taught about prompts
 def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
     """Write report.html into a run's folder: tables, figures, verdicts and caveats, in one file that opens offline.
 
+    Its figures also stand in ``figures/``, each as PNG and SVG.
+
     Args:
         run: a run folder, or a run that is read already; of a run read with some seeds the page shows these.
         reference: the arm that differences are taken to.
@@ -75,8 +80,8 @@ def write_report(run: RunRecord | str | Path, reference: str = "cpt") -> Path:
         _section("Results", results_html(results_table(run, reference)), _legend(run, reference)),
         _section("F1 of the classes", frame_html(f1), _F1) if len(f1 := f1_table(run, reference)) else "",
         _section("Held-out text", frame_html(loss_table(run)), _HELD_OUT),
-        _section("Accuracy", image_html(results_figure(run), "accuracy per arm and benchmark")),
-        _section("Training loss", image_html(loss_figure(run), "training loss per arm")) if trained else "",
+        _section("Accuracy", _picture(run, results_figure(run), "report-accuracy")),
+        _section("Training loss", _picture(run, loss_figure(run), "report-loss")) if trained else "",
         _section("Which prompts matter", *_ablations(run, reference)),
         _section("What a prompt does to the loss", *_attributions(run)),
         _section("By subject", *_subjects(run)),
@@ -218,8 +223,7 @@ def _subjects(run: RunRecord) -> list[str]:
 def _ablations(run: RunRecord, reference: str) -> list[str]:
     found = []
     for name in ablated(run, reference):
-        said = f"{name}: points of accuracy minus {reference} of arms trained behind one family of prompts, and all but one"
-        found += [image_html(ablation_figure(run, reference, name), html.escape(said))]
+        found += [_picture(run, ablation_figure(run, reference, name), f"report-families-{name}")]
         found += [
             f"<details><summary>{html.escape(name)}</summary>{frame_html(ablation_table(run, reference, name))}</details>"
         ]
@@ -231,10 +235,9 @@ def _attributions(run: RunRecord) -> list[str]:
     for path in sorted((run.folder / "attribution").glob("*.json")):
         one = read_sealed(path)
         title = html.escape(f"{one['arm']}, seed {one['seed']}")
-        said = f"{title}: change of the loss on held-out text behind each prompt"
         tables = {"family by family": family_table(one), "prompt by prompt": prompt_table(one)}
         tables |= {"cosines of gradients": gradient_table(one)} if one["gradients"] else {}
-        found += [f"<h3>{title}</h3>", image_html(prompt_figure(one), said)]
+        found += [f"<h3>{title}</h3>", _picture(run, prompt_figure(one), f"report-prompts-{path.stem}")]
         found += [f"<details><summary>{name}</summary>{frame_html(table)}</details>" for name, table in tables.items()]
     return found and [_PROMPTS, *found]
 
@@ -244,6 +247,12 @@ def _attributions(run: RunRecord) -> list[str]:
 
 def _section(title: str, *content: str) -> str:
     return f"<h2>{title}</h2>\n" + "\n".join(content) if content else ""
+
+
+def _picture(run: RunRecord, figure: Figure, name: str) -> str:
+    """Return a figure for the page, and write it beside it as PNG and SVG."""
+    save(figure, name, run.folder)
+    return image_html(figure)
 
 
 def _list(sentences: Iterable[str]) -> str:

@@ -7,8 +7,10 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
+from ctxft.report.style import SHEET
 from ctxft.runtime import InputError, whole_file, write_text
 
 DPI = 100  # of the picture in a notebook, which git keeps; the file on disk has more
@@ -36,15 +38,26 @@ class Picture:
 def png_of(figure: Figure, dpi: int) -> bytes:
     """Return a figure as a PNG that is the same in every run."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    with matplotlib.rc_context(SHEET):
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return file.getvalue()
 
 
 def svg_of(figure: Figure, title: str, words: str) -> str:
     """Return a figure as an SVG whose title and words a screen reader finds."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": title, "Description": words})
+    about = {"Date": None, "Creator": None, "Title": title, "Description": words}
+    with matplotlib.rc_context(SHEET):
+        figure.savefig(file, format="svg", metadata=about)
     return file.getvalue()
+
+
+def save(figure: Figure, name: str, folder: str | Path) -> None:
+    """Write a figure below a run folder: ``figures/<name>.png`` and ``.svg``."""
+    place = Path(folder) / "figures"
+    with whole_file(place / f"{name}.png", binary=True) as file:
+        file.write(png_of(figure, 2 * DPI))
+    write_text(place / f"{name}.svg", svg_of(figure, name, figure.get_label()))
 
 
 def show(figure: Figure, name: str, folder: str | Path, alt: str = "") -> Picture:
@@ -65,8 +78,6 @@ def show(figure: Figure, name: str, folder: str | Path, alt: str = "") -> Pictur
     alt = alt or figure.get_label()
     if not alt:
         raise InputError(f"figure '{name}' has no words for those who cannot see it: give alt.")
-    place = Path(folder) / "figures"
-    with whole_file(place / f"{name}.png", binary=True) as file:
-        file.write(png_of(figure, 2 * DPI))
-    write_text(place / f"{name}.svg", svg_of(figure, name, alt))
+    figure.set_label(alt)
+    save(figure, name, folder)
     return Picture(png_of(figure, DPI), alt, round(figure.get_figwidth() * 96))

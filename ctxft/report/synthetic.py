@@ -5,8 +5,10 @@ No torch is imported: a committed result file is enough.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics as plain
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ctxft.report.figures import ARM_COLORS, INK
+from ctxft.report.style import styled
 from ctxft.runtime import InputError, read_json
 
 # What the authors recorded with their code at its own size (20 dims, 41 points, 12 layers; Choi et al., ICLR 2025,
@@ -46,6 +49,7 @@ COLORS = {name: ARM_COLORS[name] for name in ("cft", "cpt", "neg")} | {
     "neg-scaled": "#000000",
     "shuffled": "#8C6D31",
 }
+KINDS = ("partial", "total")  # derivatives: context values held, or moving with x
 STYLES = {"neg-scaled": "--", "shuffled": ":", "cpt-long": "-.", "no-query": (0, (5, 1))}
 READS = {"own": "error", "fresh": "with fresh context", "none": "without context"}
 BASELINES = {
@@ -109,13 +113,17 @@ def _legend(figure: Figure, axes: Axes) -> None:
         labels,
         loc="outside lower center",
         ncols=math.ceil(len(labels) / math.ceil(len(labels) / 6)),
-        frameon=False,
     )
 
 
 def _style(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10.5)
+
+
+def _by_arm(study: dict, arms: list[str], value: Callable[[dict], float]) -> str:
+    """Return the mean over seeds of a value of a run, for each arm, in words."""
+    means = ((arm, plain.fmean(value(run) for run in study["runs"][arm].values())) for arm in arms)
+    return ", ".join(f"{arm} {mean:.3g}" for arm, mean in means)
 
 
 def _look(arm: str) -> dict:
@@ -135,6 +143,7 @@ def _smooth(values: list[float]) -> list[float]:
     return [plain.fmean(values[max(0, end - WINDOW) : end]) for end in range(1, len(values) + 1)]
 
 
+@styled
 def curves_figure(study: dict, arms: list[str] | None = None) -> Figure:
     """Return training loss over optimizer steps: the mean over seeds an arm, smoothed over three rows of the log.
 
@@ -142,7 +151,7 @@ def curves_figure(study: dict, arms: list[str] | None = None) -> Figure:
         study: the results, or ``read_progress`` of a study that still runs.
         arms: which to draw; None draws all.
     """
-    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.9))
     axes = figure.subplots()
     arms = arms or list(study["runs"])
     for place, arm in enumerate(arms):
@@ -158,6 +167,9 @@ def curves_figure(study: dict, arms: list[str] | None = None) -> Figure:
     seeds = len(study["seeds"])
     _style(axes, f"{study['target']}, {'1 seed' if seeds == 1 else f'mean of {seeds} seeds'}")
     _legend(figure, axes)
+    last = _by_arm(study, arms, lambda run: _smooth(run["log"]["loss"])[-1] if run["log"]["loss"] else math.nan)
+    said = f"At the end: {last}; best constant {constant:.3g}."
+    figure.set_label(f"{study['target']}: training loss (squared error) over optimizer steps. {said}")
     return figure
 
 
@@ -177,6 +189,7 @@ def _draw_errors(axes: Axes, study: dict, arms: list[str], context: str) -> None
     _log(axes, "y")
 
 
+@styled
 def errors_figure(study: dict, arms: list[str] | None = None, recorded: bool = True) -> Figure:
     """Return squared error by number of target pairs read: own context, fresh context, and what the authors recorded.
 
@@ -187,7 +200,7 @@ def errors_figure(study: dict, arms: list[str] | None = None, recorded: bool = T
             since they are of another size.
     """
     theirs = RECORDED.get(study["target"]) if recorded else None
-    figure = Figure(figsize=(3.6 * (3 if theirs else 2), 3.9), dpi=85, layout="constrained")
+    figure = Figure(figsize=(3.6 * (3 if theirs else 2), 3.9), dpi=85)
     panels = figure.subplots(1, 3 if theirs else 2)
     arms = arms or list(study["runs"])
     size = f"{study['config']['dims']} dims, {study['config']['points']} points"
@@ -200,6 +213,13 @@ def errors_figure(study: dict, arms: list[str] | None = None, recorded: bool = T
     if theirs:
         _recorded_panel(panels[2], theirs["errors"])
     _legend(figure, panels[0])
+    means = {
+        context: _by_arm(study, arms, functools.partial(mean_error, context=context)) for context in ("own", "fresh")
+    }
+    figure.set_label(
+        f"{study['target']}: squared error over the number of target pairs read before the query, with 95 % bands. "
+        f"Means over all points, with its own context: {means['own']}; with a fresh one: {means['fresh']}."
+    )
     return figure
 
 
@@ -223,9 +243,10 @@ def _recorded_panel(axes: Axes, errors: dict[str, list[float]]) -> None:
     _style(axes, "the authors' record (20 dims, 41 points)")
 
 
+@styled
 def alignment_figure(study: dict) -> Figure:
     """Return how well the prediction's derivative points along the true gradient: partial and total, a dot a seed."""
-    figure = Figure(figsize=(7.6, 3.3), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.3))
     axes = figure.subplots()
     for place, (arm, seeds) in enumerate(study["runs"].items()):
         for shift, name, fill in ((-0.14, "partial", "white"), (0.14, "total", COLORS[arm])):
@@ -246,16 +267,22 @@ def alignment_figure(study: dict) -> Figure:
     axes.set_ylabel("cosine with the true gradient")
     _style(axes, study["target"])
     _legend(figure, axes)
+    means = [_by_arm(study, list(study["runs"]), lambda run, name=name: run["alignment"][name]) for name in KINDS]
+    figure.set_label(
+        f"{study['target']}: cosine of the prediction's derivative with the true gradient, means over seeds. "
+        f"Partial derivative: {means[0]}; total: {means[1]}."
+    )
     return figure
 
 
+@styled
 def copying_figure(studies: list[dict]) -> Figure:
     """Return errors over cpt's, a panel a target: each network with the context that it was trained with, and a fresh one.
 
     Args:
         studies: results that hold cpt. A dot is a seed, divided by the mean of cpt.
     """
-    figure = Figure(figsize=(3.9 * len(studies), 4.0), layout="constrained")
+    figure, told = Figure(figsize=(3.9 * len(studies), 4.0)), []
     panels = figure.subplots(1, len(studies), squeeze=False, sharey=True)[0]
     for axes, study in zip(panels, studies, strict=True):
         unit = plain.fmean(mean_error(run) for run in study["runs"]["cpt"].values())
@@ -269,7 +296,11 @@ def copying_figure(studies: list[dict]) -> Figure:
         axes.set_yticks(range(len(arms)), arms)
         axes.set_xlabel("squared error, in units of cpt's")
         _style(axes, study["target"])
+        for words, context in (("its own context", "own"), ("a fresh one", "fresh")):
+            found = _by_arm(study, arms[::-1], lambda run, context=context, unit=unit: mean_error(run, context) / unit)
+            told.append(f"{study['target']}, {words}: {found}.")
     for label, fill in (("its own context", INK), ("a fresh context at the test", "white")):
         panels[0].plot([], [], "o", mec=INK, mfc=fill, label=label)
     _legend(figure, panels[0])
+    figure.set_label(f"Squared error in units of cpt's mean, a dot a seed; means over seeds. {' '.join(told)}")
     return figure

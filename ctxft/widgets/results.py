@@ -70,6 +70,5 @@ class ResultsExplorer(Explorer):
         reference = self.reference.value
         if not set(arms) - {reference, "base"}:
             return "<p>No arm is chosen whose difference could be drawn.</p>"
-        described = f"differences to {reference} in points of accuracy, with intervals: the table above has the numbers"
         figures = (self.comparison.figure([name], arms) for name in benchmarks)
-        return "".join(image_html(figure, html.escape(described), dpi=110) for figure in figures)
+        return "".join(image_html(figure, dpi=110) for figure in figures)

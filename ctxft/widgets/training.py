@@ -172,8 +172,7 @@ class TrainingMonitor(Explorer):
         found = self.follower.read()
         state = f'<p role="status"><b>{html.escape(self._state(found))}</b></p>'
         table, logs = table_html(COLUMNS, map(_cells, found)), self.follower.curves()
-        described = "training loss of every arm over optimizer steps; the table above has the last values"
-        figure = "" if logs.empty else image_html(loss_curves(logs), described, dpi=96)
+        figure = "" if logs.empty else image_html(loss_curves(logs), dpi=96)
         return framed(state, table, figure)
 
 
