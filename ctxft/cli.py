@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a notebook parameter; may be repeated",
     )
     run.set_defaults(call=experiments.run)
+    course = verbs.add_parser("course", help="copy the notebooks into a folder of your own")
+    course.add_argument("folder", help="a new or empty folder")
+    course.set_defaults(call=experiments.course)
 
     train = verbs.add_parser("train", help="train the arms of an experiment")
     evaluate = verbs.add_parser("evaluate", help="examine the trained arms on the benchmarks and held-out text")

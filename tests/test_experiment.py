@@ -17,9 +17,10 @@ from ctxft.corpora.passages import passages_hash
 from ctxft.examples import IGNORE_INDEX
 from ctxft.experiment import examine
 from ctxft.experiment import prepare as preparation
-from ctxft.experiment.config import PROFILES, ExperimentConfig, load_experiment, to_mapping
+from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
 from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.experiment.prepare import prepare
+from ctxft.experiment.profiles import PROFILES
 from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.experiment.workers import evaluate_all, train_all

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import html
+import os
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from ctxft import pipeline
 from ctxft.cli import main
 from ctxft.experiment.config import load_experiment
-from ctxft.pipeline import execute, list_notebooks, normalize, run_notebooks
+from ctxft.pipeline import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
+from ctxft.pipeline import run as running
 from ctxft.runtime import FailedError, InputError
 
 NOTEBOOKS = list_notebooks()
@@ -30,6 +35,16 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 def code_cells(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def words_of(page: str) -> list[str]:
+    """Return the words of every picture of a page."""
+    found = []
+    parser = HTMLParser()
+    parser.handle_startendtag = lambda tag, given: found.append(dict(given).get("alt")) if tag == "img" else None
+    parser.handle_starttag = parser.handle_startendtag
+    parser.feed(page)
+    return found
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -91,11 +106,54 @@ def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) ->
 
 
 def test_html_pages_open_without_a_network(small_run: Path) -> None:
-    for page in (*(small_run / "notebooks").glob("*.html"), small_run / "report.html"):
+    for page in (*(small_run / "notebooks").glob("*.html"), small_run / "report.html", small_run / "index.html"):
         loads = re.findall(
-            r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](?!data:|#)([^\"']+)", page.read_text("utf-8")
+            r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"'](?!data:|#|figures/)([^\"']+)", page.read_text("utf-8")
         )
         assert not loads, (page.name, loads)
+        assert "No description has been provided" not in page.read_text("utf-8"), (
+            f"{page.name}: a picture without words"
+        )
+
+
+def test_every_picture_stands_on_disk_with_its_words(small_run: Path) -> None:
+    shown = 0
+    for path in NOTEBOOKS:
+        for cell in read(small_run / "notebooks" / path.name).cells:
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    shown += 1
+                    words = output.metadata["image/png"]["alt"]
+                    assert words == output.data["text/plain"] and words.endswith(".")
+                    assert words in words_of((small_run / "notebooks" / f"{path.stem}.html").read_text("utf-8"))
+    kept = {kind: {p.stem for p in (small_run / "figures").glob(f"*.{kind}")} for kind in ("png", "svg")}
+    assert kept["png"] == kept["svg"] and len(kept["png"]) >= shown > 10
+
+
+def test_the_index_leads_to_every_page_and_log(small_run: Path) -> None:
+    page = (small_run / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="([^"]+)"', page)
+    assert links and all((small_run / link).exists() for link in links)
+    for path in NOTEBOOKS:
+        assert {f"notebooks/{path.stem}.html", f"notebooks/{path.stem}.log"} <= set(links)
+        title = read(path).cells[0].source.splitlines()[0].removeprefix("# ")
+        assert html.escape(title) in page
+    assert "report.html" in links and page.count("<img ") == page.count('" alt="') > 10
+    log = (small_run / "notebooks" / "03_domain_text.log").read_text(encoding="utf-8")
+    assert re.search(r"^\d\d:\d\d:\d\d cell 2, \d+\.\d s\n  python 3", log, flags=re.M)
+
+
+def test_strict_nbval_agrees_with_what_papermill_wrote(small_run: Path) -> None:
+    """Every notebook again, every output compared as text: two runs of the course say the same."""
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300"]
+    command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(small_run / "notebooks")]
+    names = [path.name for path in NOTEBOOKS]
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [*command, *names], cwd=small_run / "notebooks", env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 100
 
 
 def test_second_run_skips_what_is_valid(small_run: Path, capsys: pytest.CaptureFixture) -> None:
@@ -108,8 +166,78 @@ def test_what_a_profile_names_is_part_of_the_stamp(small_run: Path, tmp_path: Pa
     stamps = []
     for questions in ("practice-mmlu", "practice-old"):
         path.write_text(f"name: small\nevaluation: {{benchmarks: [{questions}], limit: 4}}\n")
-        stamps.append(pipeline._stamp(NOTEBOOKS[0], {}, pipeline._inputs(load_experiment(path))))
+        stamps.append(running._stamp(NOTEBOOKS[0], {}, running._inputs(load_experiment(path))))
     assert stamps[0] != stamps[1]
+
+
+def test_parameters_of_a_profile_reach_the_notebooks_and_leave_the_experiment_as_it_is(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
+    path = tmp_path / "own.yaml"
+    text = "name: own\ncorpus: {source: practice, limit: 6}\nnotebooks: {document_number: 2}\n"
+    path.write_text(text)
+    assert load_experiment(path) == load_experiment_of(tmp_path, text.splitlines()[:2])
+    assert main(["run", "--profile", str(path), "--notebook", "03_domain_text"]) == 0
+    executed = read(tmp_path / "own" / "notebooks" / "03_domain_text.ipynb")
+    assert "document_number = 2" in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
+    path.write_text(text.replace("document_number", "document_numbr"))
+    assert main(["run", "--profile", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "own.yaml: notebooks: no notebook takes the parameter 'document_numbr' (did you mean 'document_number'?)"
+        in told
+    )
+    path.write_text("name: own\nnotebooks: [1]\n")
+    with pytest.raises(InputError, match=r"own\.yaml: notebooks must be a mapping of parameters to values"):
+        run_notebooks(str(path))
+
+
+def load_experiment_of(folder: Path, lines: list[str]):
+    path = folder / "without.yaml"
+    path.write_text("\n".join(lines))
+    return load_experiment(path)
+
+
+def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["course", str(tmp_path / "mine")]) == 0
+    assert f"open it with: jupyter lab {tmp_path / 'mine'}" in capsys.readouterr().out
+    theirs = {
+        p.relative_to(notebooks_folder()) for p in notebooks_folder().rglob("*") if ".ipynb_checkpoints" not in p.parts
+    }
+    assert {p.relative_to(tmp_path / "mine") for p in (tmp_path / "mine").rglob("*")} == theirs
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep me")
+    with pytest.raises(InputError, match="exists and is not an empty folder: name another"):
+        copy_course(tmp_path / "full")
+    assert (tmp_path / "full" / "mine.txt").read_text() == "keep me"
+
+
+def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    path, target = tmp_path / "99_dies.ipynb", tmp_path / "out" / "99_dies.ipynb"
+    source = f"import os, pathlib, signal\nflag = pathlib.Path({str(tmp_path / 'flag')!r})\nif not flag.exists():\n"
+    source += "    flag.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\nprint('alive')"
+    cells = [
+        nbformat.v4.new_markdown_cell("# 99 · Dies\n\n**It does.**"),
+        *map(nbformat.v4.new_code_cell, ("1", source)),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(
+        FailedError, match=r"^notebook 99_dies\.ipynb: its kernel died in code cell 2: it was killed, or the"
+    ):
+        execute(path, target, {})
+    assert sorted(p.name for p in target.parent.iterdir()) == ["99_dies.failed.ipynb", "99_dies.log"]
+    execute(path, target, {})
+    assert "alive" in target.with_suffix(".log").read_text(encoding="utf-8")
+    assert not target.with_name("99_dies.failed.ipynb").exists()
+
+
+def test_a_picture_keeps_its_words_on_the_page(tmp_path: Path) -> None:
+    about = {"image/png": {"alt": 'bars & "ends"', "width": 300}}
+    output = nbformat.v4.new_output("display_data", {"image/png": "AAAA"}, metadata=about)
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    page = to_html(normalize(nbformat.v4.new_notebook(cells=[cell])), tmp_path / "x.html").read_text(encoding="utf-8")
+    assert words_of(page) == ['bars & "ends"'] and 'width="300"' in page
 
 
 def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
@@ -119,7 +247,8 @@ def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
         FailedError, match=r"99_broken\.ipynb failed in code cell 2: ZeroDivisionError: division by zero"
     ):
         execute(tmp_path / "99_broken.ipynb", tmp_path / "out" / "99_broken.ipynb", {})
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["99_broken.failed.ipynb"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["99_broken.failed.ipynb", "99_broken.log"]
+    assert "ZeroDivisionError: division by zero" in (tmp_path / "out" / "99_broken.log").read_text(encoding="utf-8")
 
 
 def test_unknown_parameter_and_notebook_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

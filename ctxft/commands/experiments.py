@@ -155,6 +155,14 @@ def run(options: argparse.Namespace) -> None:
         compare(argparse.Namespace(run=str(folder), reference="cpt"))
     else:
         print(f"no arm was examined by these notebooks, so there is no table; they are in {folder / 'notebooks'}")
+    print(f"all pages: {folder / 'index.html'}")
+
+
+def course(options: argparse.Namespace) -> None:
+    """Copy the notebooks into a folder of one's own."""
+    from ctxft.pipeline import copy_course
+
+    print(f"the course is in {copy_course(options.folder)}; open it with: jupyter lab {options.folder}")
 
 
 def agreed(options: argparse.Namespace) -> bool:

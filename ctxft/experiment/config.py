@@ -10,16 +10,16 @@ from pathlib import Path
 from ctxft.benchmarks import FORMS, NAMES
 from ctxft.benchmarks.catalog import LOADERS
 from ctxft.corpora.documents import CorpusConfig
+from ctxft.experiment.profiles import path_of, values_of
 from ctxft.instructions import PRACTICE
 from ctxft.outcomes import RULES
 from ctxft.prompts import BOOKS, check_arm
-from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, from_mapping, is_there, nearest, read_yaml, runs_root
+from ctxft.runtime import InputError, check_known, from_mapping, is_there, nearest, runs_root
 from ctxft.training.config import TrainConfig
 from ctxft.world.facts import BASES
 from ctxft.world.texts import SOURCES
 from ctxft.writer import WriterConfig
 
-PROFILES = PACKAGE_ROOT / "profiles"
 LONGEST_NAME = 200  # bytes: a file system takes 255, and files beside the folder have longer names
 
 
@@ -173,6 +173,8 @@ class EvaluationConfig:
 class ExperimentConfig:
     """An experiment: a model, a corpus, arms and seeds.
 
+    Its YAML file may hold parameters of the course under ``notebooks``, which are no part of it.
+
     Attributes:
         name: of the run folder below the run root.
         model: "practice-aware" or "practice-blind", a folder or a hub id.
@@ -269,12 +271,9 @@ def load_experiment(source: str | Path, overrides: dict | None = None) -> Experi
         >>> load_experiment("mini", {"seeds": [7]}).seeds
         [7]
     """
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PROFILES / f"{check_known(str(source), sorted(p.stem for p in PROFILES.glob('*.yaml')), 'profile')}.yaml"
-    values = read_yaml(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a mapping of keys to values, such as `name: my-run`.")
+    path = path_of(source)
+    values = values_of(path)
+    values.pop("notebooks", None)
     for dotted, value in (overrides or {}).items():
         *parents, key = dotted.split(".")
         place = values
