@@ -1,19 +1,28 @@
 """Run the notebooks at their defaults and write their outputs, the README's figure and its results back into the repository.
 
-    python tests/refresh.py            run everything in a fresh run root, then write
-    python tests/refresh.py --readme   only write the README's figure and tables again, from the files in notebooks/results
+    python tests/refresh.py            run everything in a fresh run root, the solutions as well, then write
+    python tests/refresh.py --readme   only write the README's figure and numbers again, from the files in notebooks/results
 
 Use it after a change that alters what notebooks print. The figures in the README come from here, never from typing.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import nbformat
+
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests import speed  # noqa: E402
+
 RESULTS = ROOT / "notebooks" / "results" / "mini.json"
 STUDY = ROOT / "notebooks" / "results" / "practice_study.json"  # written by tests/practice_study.py
 EXAMS = ("practice-mmlu", "practice-old")  # of the mini run, in the README
@@ -28,6 +37,21 @@ PANELS = {  # of the study, in the README
     "practice-aware, half wrong, 12 epochs instead of 4": "aware-half-12-epochs",
 }
 FIGURE = ROOT / "notebooks" / "figures" / "results.png"
+COURSE = ROOT / "notebooks" / "results" / "course.json"
+LEARNED = {
+    "00_quickstart": "the whole story in a minute: prompt, train, test, compare",
+    "01_contextual_prompts": "prompt books, the draw, what each control takes away, prompts of your own, prompts that a model writes",
+    "02_why_context_helps": "the paper's synthetic experiment, with the control that tells learning from copying",
+    "03_domain_text": "documents, passages, masks, and a ledger of every token",
+    "04_fine_tuning": "matched arms and seeds, packing, a true effect and a true null, when to stop, LoRA, instructions as a second stage",
+    "05_medical_benchmarks": "how an exam is scored, a paired test by hand, many comparisons, forgetting, other wordings; a question browser",
+    "06_financial_benchmarks": "labels, macro and weighted F1, confusion, calibration, leak check",
+    "07_ablations": "which prompts matter: family by family, controls, loss and gradient; the sweep over all families and seeds",
+    "08_report": "everything in one table; the paper's claims: shown, not shown, not tested",
+    "09_your_own_domain": "your texts and questions as files, the cost, the leak check, the comparison",
+}
+AFTER_04 = ("05_medical_benchmarks", "06_financial_benchmarks", "08_report")  # they show arms that 04 has trained
+COURSE_START, COURSE_END = "<!-- course: filled in by tests/refresh.py -->", "<!-- end of course -->"
 START, END = "<!-- results: filled in by tests/refresh.py -->", "<!-- end of results -->"
 CAPTION, CAPTION_END = "<!-- caption: filled in by tests/refresh.py -->", "<!-- end of caption -->"
 
@@ -36,11 +60,75 @@ def run_notebooks(runs: str) -> Path:
     """Execute every notebook with its defaults and write the outputs in normal form over the committed ones."""
     os.environ.update(CTXFT_RUNS=runs, TQDM_DISABLE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
     from ctxft.pipeline import execute, list_notebooks, write_notebook
+    from ctxft.runtime import write_json
+
+    seconds = {}
+    for path in (*list_notebooks(), *sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))):
+        print(path.relative_to(ROOT), flush=True)
+        started = time.perf_counter()
+        write_notebook(path, execute(path, Path(runs) / "executed" / path.parent.name / path.name, {}))
+        if path.parent.name != "solutions":
+            seconds[path.stem] = round(time.perf_counter() - started)
+    write_json(COURSE, {"command": "python tests/refresh.py", "cpus": os.cpu_count(), "seconds": seconds})
+    return Path(runs) / "mini"
+
+
+def reading_minutes(path: Path) -> int:
+    """Return how long a notebook takes to read: 200 words of prose a minute, 15 lines of code a minute."""
+    cells = nbformat.read(path, as_version=4).cells
+    words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    lines = sum(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code")
+    return max(1, round(words / 200 + lines / 15))
+
+
+def time_line(path: Path) -> str:
+    """Return the line in a notebook's opening that tells how long it runs and how long it takes to read."""
+    from ctxft.runtime import read_json
+
+    course = read_json(COURSE)
+    halves = max(1, math.ceil(course["seconds"][path.stem] / 30))
+    runs = {1: "half a minute", 2: "a minute"}.get(halves, f"{halves / 2:g} minutes")
+    after = " after notebook 04" if path.stem in AFTER_04 else ""
+    return f"*Time: {runs} on {course['cpus']} CPU cores{after}, no network. Reading: {reading_minutes(path)} minutes.*"
+
+
+def write_times() -> None:
+    """Put the times into the opening cell of every notebook; outputs stay as they are."""
+    from ctxft.pipeline import list_notebooks, write_notebook
 
     for path in list_notebooks():
-        print(path.name, flush=True)
-        write_notebook(path, execute(path, Path(runs) / "executed" / path.name, {}))
-    return Path(runs) / "mini"
+        notebook = nbformat.read(path, as_version=4)
+        first = notebook.cells[0]
+        first.source = re.sub(r"^\*Time: .*\*$", lambda _, path=path: time_line(path), first.source, flags=re.M)
+        write_notebook(path, notebook)
+
+
+def course_block() -> str:
+    """Return the README's table of notebooks: what each teaches, how long it runs and how long it takes to read."""
+    from ctxft.pipeline import list_notebooks
+    from ctxft.pipeline.pages import duration
+    from ctxft.runtime import read_json
+
+    course = read_json(COURSE)
+    rows = [
+        [
+            f"[{path.stem}](notebooks/{path.name})",
+            LEARNED[path.stem],
+            duration(course["seconds"][path.stem]),
+            f"{reading_minutes(path)} min",
+        ]
+        for path in list_notebooks()
+    ]
+    whole = sum(course["seconds"].values())
+    said = (
+        f"Run times are those of `{course['command']}` on {course['cpus']} CPU cores, one after the other in a fresh run folder: "
+        f"{duration(whole)} in all. Reading times count the words and the lines of code. Every notebook ends with exercises in three "
+        "levels that check themselves; [their solutions](notebooks/solutions) are notebooks too, and a [glossary](notebooks/glossary.md) "
+        "explains the words."
+    )
+    return "\n".join(
+        [COURSE_START, *markdown(["notebook", "you learn", "runs", "reading"], rows), "", said, COURSE_END]
+    )
 
 
 def write_results(folder: Path) -> None:
@@ -153,7 +241,12 @@ def write_readme() -> None:
     """Put the results section into the README."""
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for start, block, end in ((START, results_block(), END), (CAPTION, caption_block(), CAPTION_END)):
+    for start, block, end in (
+        (START, results_block(), END),
+        (CAPTION, caption_block(), CAPTION_END),
+        (COURSE_START, course_block(), COURSE_END),
+        (speed.START, speed.speed_block(), speed.END),
+    ):
         before, rest = text.split(start)
         text = before + block + rest.split(end)[1]
     readme.write_text(text, encoding="utf-8")
@@ -164,4 +257,5 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as runs:
             write_results(run_notebooks(runs))
     write_figure()
+    write_times()
     write_readme()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -21,7 +23,9 @@ import ctxft
 from ctxft.cli import main
 from ctxft.experiment.config import load_experiment
 from ctxft.pipeline import list_notebooks
-from tests.refresh import caption_block, results_block
+from tests import refresh, speed
+from tests.refresh import caption_block, course_block, results_block, time_line
+from tests.speed import speed_block
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT = ["jupyterlab", "torch", "transformers", "datasets", "peft", "ipywidgets", "matplotlib", "papermill", "nbval"]
@@ -83,6 +87,47 @@ def blocks() -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```$", README, flags=re.M | re.S)
 
 
+def moved(value: object) -> object:
+    """Return results with every measured number in them moved, so that none is shown as before."""
+    if isinstance(value, dict):
+        return {key: moved(one) if key not in ("versions", "seeds", "cpus") else one for key, one in value.items()}
+    if isinstance(value, list):
+        return [moved(one) for one in value]
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+\.\d+", value):  # a table keeps its cells as text
+        return f"{float(value) + 3.3:.1f}"
+    return (
+        value + 7
+        if isinstance(value, int) and not isinstance(value, bool)
+        else value * 0.9
+        if isinstance(value, float)
+        else value
+    )
+
+
+@pytest.mark.parametrize(
+    "block", [results_block, caption_block, course_block, speed_block], ids=lambda one: one.__name__
+)
+def test_numbers_of_the_readme_follow_the_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block) -> None:
+    before = block()
+    for module, name in ((refresh, "RESULTS"), (refresh, "STUDY"), (refresh, "COURSE"), (speed, "SPEED")):
+        path = getattr(module, name)
+        (tmp_path / path.name).write_text(
+            json.dumps(moved(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8"
+        )
+        monkeypatch.setattr(module, name, tmp_path / path.name)
+    kept, now = (re.findall(r"\d+\.\d+(?: \[|%|\b)", text) for text in (before, block()))
+    assert block() != before
+    if block is not course_block:
+        same = sum(a == b for a, b in zip(kept, now, strict=False))
+        assert same < len(kept) / 4, f"{same} of {len(kept)} numbers did not follow"
+
+
+def test_stated_times_are_those_that_were_measured() -> None:
+    for path in list_notebooks():
+        opening = nbformat.read(path, as_version=4).cells[0].source
+        assert opening.endswith(time_line(path)), f"{path.name}: run `python tests/refresh.py --readme`"
+
+
 def test_readme_has_the_two_commands_and_ci_runs_them() -> None:
     first, second = blocks()
     assert first.splitlines()[-1] == ".venv/bin/ctxft run"
@@ -115,7 +160,8 @@ def test_readme_tree_is_the_tree() -> None:
 
 
 def test_readme_results_are_the_committed_ones() -> None:
-    assert results_block() in README and caption_block() in README
+    for block in (results_block, caption_block, course_block, speed_block):
+        assert block() in README, f"run `python tests/refresh.py --readme`: {block.__name__} has changed"
 
 
 def test_readme_experiment_is_a_valid_one(tmp_path: Path) -> None:

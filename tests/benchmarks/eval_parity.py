@@ -15,6 +15,7 @@ import argparse
 import logging
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -27,6 +28,7 @@ from ctxft.benchmarks import FORMS, load_benchmark, render
 from ctxft.models import load_model, load_tokenizer, window_of
 from ctxft.scoring import reading_way, score_choices
 from ctxft.scoring.encoding import encode_requests
+from tests.benchmarks.record import record
 
 TOLERANCE, EXACT = 1e-4, 1e-6  # nats, in float32 and in float64
 
@@ -53,7 +55,9 @@ def in_float64(harness: HFLM, model: torch.nn.Module, tokenizer: object, request
     return [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
 
 
-def compare(harness: HFLM, model: torch.nn.Module, tokenizer: object, name: str, form: str, options: object) -> bool:
+def compare(
+    harness: HFLM, model: torch.nn.Module, tokenizer: object, name: str, form: str, options: object, counts: Counter
+) -> bool:
     """Compare one benchmark in one form; print a line, and the predictions that rounding may turn; return whether all agree."""
     benchmark = load_benchmark(name, data=Path(options.data), limit=options.limit)
     requests = [render(question, form, benchmark.name) for question in benchmark.questions]
@@ -85,6 +89,9 @@ def compare(harness: HFLM, model: torch.nn.Module, tokenizer: object, name: str,
         print(
             f"  two best within {TOLERANCE:g}: {question}, {gap(values[n]):.1e}{', predicted otherwise' * (n in other)}"
         )
+    counts.update(pairs=len(pairs), equal_ids=ids, items=len(requests), equal_predictions=len(requests) - len(other))
+    counts.update(within=sum(error <= TOLERANCE for error in errors))
+    counts["largest"] = max(counts["largest"], *errors)
     far = [n for n, error in enumerate(errors) if error > TOLERANCE]
     places = [(n, k) for n, (_, texts) in enumerate(requests) for k in range(len(texts))]  # of a pair: request, choice
     exact = [in_float64(harness, model, tokenizer, requests[places[n][0]])[places[n][1]] for n in far]
@@ -98,6 +105,7 @@ def main() -> int:
     """Parse the options, compare all benchmarks in both forms; return 1 if anything disagrees."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder with medical benchmarks and models/stories260K")
+    parser.add_argument("--record", action="store_true", help="write the counts into notebooks/results/speed.json")
     parser.add_argument("--limit", type=int, help="at most so many items of each benchmark")
     parser.add_argument("--batch", type=int, default=16, help="batch size of lm-evaluation-harness (default: 16)")
     options = parser.parse_args()
@@ -108,7 +116,10 @@ def main() -> int:
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch, device="cpu")
     print(f"window {window_of(model)} and {harness.max_length} tokens; read as a {reading_way(model)}", flush=True)
     names = ("mmlu-medical", "medqa")
-    agreed = [compare(harness, model, tokenizer, name, form, options) for name in names for form in FORMS]
+    counts: Counter = Counter()
+    agreed = [compare(harness, model, tokenizer, name, form, options, counts) for name in names for form in FORMS]
+    if options.record:
+        record("parity", dict(counts), "lm-eval", "torch", "transformers")
     print("everything agrees" if all(agreed) else "NOT everything agrees")
     return 0 if all(agreed) else 1
 

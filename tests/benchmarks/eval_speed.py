@@ -33,6 +33,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ctxft.scoring import score_choices
+from tests.benchmarks.record import record
+from tests.benchmarks.record import spread as three
 
 CONDITIONS = ("options", "letters", "five-shot")
 SIDES = ("ours", 1, 8, 16)  # the harness by its batch size
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder with corpora/*.jsonl (default: generated texts)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after one that warms up (default: 3)")
     parser.add_argument("--items", type=int, default=48, help="questions a condition (default: 48)")
+    parser.add_argument("--record", action="store_true", help="write the medians into notebooks/results/speed.json")
     parser.add_argument("--memory-of", nargs=2, metavar=("CONDITION", "SIDE"), help="only print one peak growth in MB")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -193,15 +196,34 @@ def main() -> None:
         values = {side: found[side][0] for side in SIDES}
         report(name, requests[name], tokenizer, times[name], values)
     print("\npeak growth of memory in MB, a fresh process each")
-    for name, sides in measure_memory(options).items():
+    memory = measure_memory(options)
+    for name, sides in memory.items():
         print(f"{name:<10} " + ", ".join(f"{side}: {value:.0f}" for side, value in sides.items()))
+    if options.record:
+        about = {"rounds": options.rounds, "items": options.items, "memory_items": options.items}
+        values = {name: numbers(times[name], memory[name]) for name in CONDITIONS}
+        about["best_batch"] = best_of(times["options"])
+        record("evaluation", {**about, "conditions": values}, "lm-eval", "torch", "transformers")
+
+
+def best_of(times: dict) -> int:
+    """Return the batch size at which the harness took the least CPU time."""
+    return min(SIDES[1:], key=lambda side: statistics.median(cpu for cpu, _ in times[side]))
+
+
+def numbers(times: dict, memory: dict) -> dict:
+    """Return median CPU seconds of both at their best, the factor (median, lowest, highest), and memory in MB."""
+    ours, theirs = ([cpu for cpu, _ in times[side]] for side in ("ours", best_of(times)))
+    values = {"ours": statistics.median(ours), "harness": statistics.median(theirs)}
+    values["faster"] = three([b / a for a, b in zip(ours, theirs, strict=True)])
+    return {**values, "memory": [memory["ours"], memory[1], memory[16]]}
 
 
 def report(name: str, requests: Requests, tokenizer: PreTrainedTokenizerFast, times: dict, values: dict) -> None:
     """Print one condition: seconds of every side, the ratio to the harness at its best, and how exact we are."""
     lengths = [len(tokenizer.tokenize(context)) for context, _ in requests]
     print(f"\n{name}: prompts of {min(lengths)} to {max(lengths)} tokens, mean {statistics.mean(lengths):.0f}")
-    best = min(SIDES[1:], key=lambda side: statistics.median(cpu for cpu, _ in times[side]))
+    best = best_of(times)
     for side in SIDES:
         cpu, wall = zip(*times[side], strict=True)
         each = span([len(requests) / seconds for seconds in cpu], 1)

@@ -27,6 +27,7 @@ from ctxft.training.arm import Training
 from ctxft.training.config import TrainConfig
 from ctxft.training.network import build_network
 from ctxft.training.spread import start_training
+from tests.benchmarks.record import record
 
 TEXT = 6144  # tokens of text in a step
 
@@ -44,6 +45,7 @@ def make_rows(length: int, prompt: int, seed: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--record", action="store_true", help="write the medians into notebooks/results/speed.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = TrainConfig(window=2100, micro_batch_tokens=4096, device="cpu", warmup=0.0)
@@ -55,7 +57,7 @@ def main() -> None:
     print(
         "| text tokens a passage | cft / cpt, tokens | cft / cpt, CPU time (rounds) | difference, points |\n|---|---|---|---|"
     )
-    number = 0
+    number, kept = 0, []
     for length in (128, 512, 2048):
         seconds: dict[str, list[float]] = {"cpt": [], "cft": []}
         for turn in range(options.rounds + 1):
@@ -68,7 +70,11 @@ def main() -> None:
         pairs = [b / a for a, b in list(zip(seconds["cpt"], seconds["cft"], strict=True))[1:]]  # the first warms up
         tokens, middle = (1 + PROMPT + length) / (1 + length), statistics.median(pairs)
         shown = f"{middle:.3f} [{min(pairs):.3f}-{max(pairs):.3f}]"
+        kept.append((length, tokens, middle))
         print(f"| {length} | {tokens:.3f} | {shown} | {100 * (middle - tokens):+.1f} |", flush=True)
+    if options.record:
+        values = dict(zip(("lengths", "tokens", "time"), map(list, zip(*kept, strict=True)), strict=True))
+        record("prompts", {"rounds": options.rounds, **values}, "torch", "transformers")
 
 
 if __name__ == "__main__":

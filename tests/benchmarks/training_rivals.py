@@ -27,6 +27,7 @@ import functools
 import json
 import logging
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,9 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 import torch
 import transformers
 import workload
+
+from tests.benchmarks.record import record
+from tests.benchmarks.record import spread as three
 
 BATCH = 8  # documents in a step
 RATE = 1e-4
@@ -270,6 +274,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")
     parser.add_argument("--documents", type=int, default=400, help="below 400, grouping cannot sort (default: 400)")
     parser.add_argument("--only", default=",".join(PREPARE), help="variants, separated by commas (default: all)")
+    parser.add_argument("--record", action="store_true", help="write the medians into notebooks/results/speed.json")
     parser.add_argument("--worker", choices=PREPARE, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
@@ -289,7 +294,18 @@ def main() -> None:
     print(workload.versions_line("torch", "transformers", "trl", "accelerate"))
     print(f"one thread; medians of {options.rounds} rounds [lowest to highest], {time.strftime('%Y-%m-%d')}\n")
     show(found, exact)
+    if options.record:
+        about = {"rounds": options.rounds, "documents": options.documents}
+        values = {name: numbers(found, name) for name in variants}
+        record("rivals", {**about, "variants": values}, "torch", "transformers", "trl", "accelerate")
     return None
+
+
+def numbers(found: dict[str, list[dict]], name: str) -> dict:
+    """Return the factor by which ours is faster (median, lowest, highest) and the median peak of memory in MB."""
+    runs, ours = found[name], found.get("ours", found[name])
+    faster = None if name == "ours" else three([a["cpu"] / b["cpu"] for a, b in zip(ours, runs, strict=True)])
+    return {"faster": faster, "peak": statistics.median(run["megabytes"] for run in runs)}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,9 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 
 import psutil
 import torch
+
+from tests.benchmarks.record import record
+from tests.benchmarks.record import spread as three
 
 VARIANTS = ("ours", "padded", "grouped", "trl")
 BATCH, PROMPT, TRL_WINDOW, VOCABULARY = 8, 30, 1600, 8192
@@ -255,6 +259,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--documents", type=int, default=240)
     parser.add_argument("--only", default=",".join(VARIANTS))
+    parser.add_argument("--record", action="store_true", help="write the medians into notebooks/results/speed.json")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -289,6 +294,17 @@ def main() -> None:
         ratio = spread([a["cpu"] / b["cpu"] for a, b in zip(found.get("ours", runs), runs, strict=True)], 2)
         columns = [spread([run[key] for run in runs]) for key in ("cpu", "wall", "peak")]
         print(f"| {name} | {columns[0]} | {ratio} | {columns[1]} | {columns[2]} | {exact.get(name, '')} |")
+    if options.record:
+        real = [round(100 * float(share)) for share in re.findall(r"0\.\d+", padding(rows))]
+        about = {"rounds": options.rounds, "documents": options.documents, "real_tokens": real}
+        record("training", {**about, "variants": {name: numbers(found, name) for name in variants}}, *packages)
+
+
+def numbers(found: dict[str, list[dict]], name: str) -> dict:
+    """Return tokens a second, the factor by which ours is faster, and the peak of memory: median, lowest, highest."""
+    runs, ours = found[name], found.get("ours", found[name])
+    faster = None if name == "ours" else three([a["cpu"] / b["cpu"] for a, b in zip(ours, runs, strict=True)])
+    return {"cpu": three([run["cpu"] for run in runs]), "faster": faster, "peak": three([run["peak"] for run in runs])}
 
 
 if __name__ == "__main__":
