@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ctxft import __version__
 from ctxft.commands import experiments, hosted, prompts, studies
+from ctxft.failures import explain
 from ctxft.prompts.books import BOOKS
 from ctxft.runtime import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
@@ -219,11 +220,15 @@ def _stop_on_signals() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input)."""
+    """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input, 128 + N stopped by signal N)."""
     parser = _parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()
@@ -243,6 +248,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has enough, as in `ctxft compare run | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("ctxft: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT)
+    except Exception as error:
+        if (sentence := explain(error)) is None:
+            raise  # a defect of ours: its traceback is what we need
+        print(f"ctxft: {sentence}", file=sys.stderr)
+        return 1

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -50,26 +54,45 @@ def run_together(
         FailedError: a command failed otherwise; the end of its output is shown.
     """
     running: list[subprocess.Popen] = []
-    with tempfile.TemporaryFile("w+") as errors:
+    with contextlib.ExitStack() as stack:
+        errors = [stack.enter_context(tempfile.TemporaryFile("w+", errors="replace")) for _ in commands]
+        failed: list[int] = []
         try:
-            for command in commands:
+            for command, file in zip(commands, errors, strict=True):
                 environment = {**os.environ, **variables}
-                running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors))
-            while any(process.poll() is None for process in running) and not any(p.poll() for p in running):
+                running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file))
+            while any(process.poll() is None for process in running):
+                if failed := [place for place, process in enumerate(running) if process.poll()]:
+                    break
                 time.sleep(every)
                 tick()
         finally:
             for process in running:
                 process.terminate()
             codes = [process.wait() for process in running]
-        if any(codes):
-            errors.seek(0)
-            _raise_failure(verb, errors.read().strip().splitlines() or ["no message"], 2 in codes)
+        lines = []
+        for file in errors:
+            file.seek(0)
+            lines.append(file.read().strip().splitlines())
+        for place in failed or [place for place, code in enumerate(codes) if code]:
+            _raise_failure(verb, commands[place], codes[place], lines[place])
+        for note in (line for one in lines for line in one if line.startswith("note: ")):
+            print(note, file=sys.stderr)  # such as a damaged file that was set aside
 
 
-def _raise_failure(verb: str, lines: list[str], bad_input: bool) -> NoReturn:
-    """Pass on why a worker stopped: its one sentence for bad input, the end of its output for anything else."""
-    if bad_input:
-        sentence = next((line for line in lines if line.startswith("ctxft: ")), lines[-1])
-        raise InputError(sentence.removeprefix("ctxft: "))
-    raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join(lines[-20:]))
+def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -> NoReturn:
+    """Pass on why a worker stopped: its one sentence, the signal that killed it, or the end of its output."""
+    sentence = next((line.removeprefix("ctxft: ") for line in lines if line.startswith("ctxft: ")), None)
+    if code == 2:
+        raise InputError(sentence or (lines or ["no message"])[-1])
+    if code < 0:
+        tasks = [word for before, word in itertools.pairwise(command) if before == "--task"]
+        at = f" ({', '.join(tasks)})" if tasks else ""
+        raise FailedError(
+            f"a process of `ctxft {verb}`{at} was killed by {signal.Signals(-code).name}: by hand, by a scheduler, or because "
+            "the machine ran out of memory (then try --workers 1). What was finished is kept, and the same command goes on "
+            "from there."
+        )
+    if sentence:
+        raise FailedError(sentence)
+    raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join((lines or ["no message"])[-20:]))

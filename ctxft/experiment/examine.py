@@ -18,6 +18,7 @@ from ctxft.experiment.prepare import require_same
 from ctxft.experiment.probe import forgetting, probe_state
 from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
+from ctxft.locks import only_process
 from ctxft.metrics import metrics
 from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
 from ctxft.outcomes import Journal, write_outcomes
@@ -125,10 +126,17 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
         The content of metrics.json: held-out loss, and the metrics of each benchmark.
 
     Raises:
-        InputError: the run is of another config, the arm is not trained yet, or its model was changed since.
+        InputError: the run is of another config, the arm is not trained yet, its model was changed since, or another
+            process examines it now.
     """
     benchmarks = load_benchmarks(config)
     config = require_same(config)
+    lock = eval_folder(config, arm, seed).parent / f".seed-{seed}.lock"
+    with only_process(lock, f"examines {arm}:{seed} in {config.folder}"):
+        return _evaluate(config, arm, seed, benchmarks)
+
+
+def _evaluate(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Benchmark]) -> dict:
     found, keys, held_key, due = _due(config, arm, seed, benchmarks)
     if not due and found["held_out"].get("key") == held_key:
         return found

@@ -15,17 +15,17 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas
-from filelock import FileLock, Timeout
 
 from ctxft.benchmarks import Benchmark, Question, requests_of, style_of
 from ctxft.evaluation import answer_room, written_outcome
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
+from ctxft.locks import only_process
 from ctxft.metrics import metrics
 from ctxft.models import load_tokenizer
 from ctxft.outcomes import write_outcomes
@@ -284,12 +284,6 @@ def hosted_table(record: dict) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-@contextlib.contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
+def _only_process(folder: Path) -> contextlib.AbstractContextManager:
     """Let one process at a time ask for a folder, so that nothing is paid for twice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"another process asks for {folder} now: wait for it, or stop it.") from None
+    return only_process(folder / ".lock", f"asks for {folder} now")

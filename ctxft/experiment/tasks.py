@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.corpora.passages import Passage, passages_hash
@@ -25,6 +24,7 @@ from ctxft.experiment.config import ExperimentConfig, to_mapping
 from ctxft.experiment.instruct import read_instruction_rows
 from ctxft.experiment.prepare import manifest_of, pinned
 from ctxft.experiment.rows import books_of, read_passages, rows_of
+from ctxft.locks import only_process
 from ctxft.models import load_tokenizer, model_hash
 from ctxft.prompts import stages_of
 from ctxft.runtime import InputError, check_known, read_json, write_jsonl, write_text
@@ -144,22 +144,12 @@ def _require_lineage(config: ExperimentConfig, arm: str, seed: int, done: dict) 
     return done
 
 
-@contextlib.contextmanager
-def _only_process(config: ExperimentConfig, arm: str, seed: int, wait: bool) -> Iterator[None]:
+def _only_process(config: ExperimentConfig, arm: str, seed: int, wait: bool) -> contextlib.AbstractContextManager:
     """Let one process at a time train a task; the processes of one distributed training count as one."""
-    lock = FileLock(arm_folder(config, arm, seed).parent / f".seed-{seed}.lock", timeout=-1 if wait else 0)
     if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"another process trains {arm}:{seed} in {config.folder}: wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
+        return contextlib.nullcontext()
+    lock = arm_folder(config, arm, seed).parent / f".seed-{seed}.lock"
+    return only_process(lock, f"trains {arm}:{seed} in {config.folder}", wait)
 
 
 def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
