@@ -8,6 +8,7 @@ module is the one place that knows these classes. It loads nothing itself.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -66,6 +67,8 @@ def _trouble(errors: list[BaseException]) -> str:
         return "name"
     if _status(errors) in (401, 403):
         return "refused"
+    if _status(errors) == 429:
+        return "limited"
     if _status(errors) is not None:
         return "answer"
     if has(OfflineModeIsEnabled) or (constants.HF_HUB_OFFLINE and has(LocalEntryNotFoundError, ConnectionError)):
@@ -101,6 +104,8 @@ def hub_error(error: BaseException, repo_id: str, kind: str, instead: str) -> In
         "missing": f"{what} '{repo_id}' was not found on {hub}: check the name at {page}"
         " (a private one needs `hf auth login`)",
         "name": f"'{repo_id}' is neither a local path nor a name that {hub} can hold: mend it",
+        "limited": f"{hub} takes no more requests now (HTTP 429) for {what} '{repo_id}': wait some minutes, log in with"
+        " `hf auth login` for a higher limit",
         "answer": f"{hub} answered HTTP {status} for {what} '{repo_id}': try again later",
         "offline": f"{what} '{repo_id}' is not in the local cache and HF_HUB_OFFLINE is set: unset it",
         "unreachable": f"{hub} cannot be reached for {what} '{repo_id}': check the connection",
@@ -156,5 +161,9 @@ def resolve_revision(repo_id: str, kind: str, revision: str | None, instead: str
     """
     if constants.HF_HUB_OFFLINE:
         return revision
-    with hub_errors(repo_id, kind, instead):
-        return HfApi().repo_info(repo_id, repo_type=kind, revision=revision).sha
+    limit = constants.HF_HUB_ETAG_TIMEOUT  # seconds; without one a silent hub is waited for without end
+    try:
+        with hub_errors(repo_id, kind, instead):
+            return HfApi().repo_info(repo_id, repo_type=kind, revision=revision, timeout=limit).sha
+    except json.JSONDecodeError as error:  # a proxy's page, say
+        raise hub_error(error, repo_id, kind, instead) from error

@@ -5,7 +5,6 @@ Weights are read from safetensors only, and no code of a model repository is eve
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from transformers import (
 )
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
-from ctxft.runtime import InputError, hash_file, is_there, sha256
+from ctxft.runtime import InputError, hash_file, is_there, read_json, sha256
 from ctxft.world.facts import BASES, model_folder
 
 logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read
@@ -191,7 +190,12 @@ def load_model(
     place, commit = resolve_model(source, revision)
     folder = Path(place)
     if (folder / "adapter_config.json").exists():
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if not (folder / "adapter_model.safetensors").exists():
+            raise InputError(
+                f"{folder} holds no adapter weights: adapter_model.safetensors is needed (other formats can run code and are "
+                "not read)."
+            )
+        adapter = read_json(folder / "adapter_config.json")
         base = load_model(adapter["base_model_name_or_path"], adapter.get("revision"), device, dtype)
         with warnings.catch_warnings():  # peft still asks transformers by a name that version 6 will drop
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -202,6 +206,10 @@ def load_model(
     try:
         with hub_errors(place, "model", WHERE_TO_PUT):
             model, info = AutoModelForCausalLM.from_pretrained(place, revision=commit, dtype=dtype, **options)
+    except InputError:
+        raise
+    except ValueError as error:  # a kind of model that transformers does not know, or one that brings code of its own
+        raise InputError(f"the model '{source}' cannot be used: {str(error).splitlines()[0]}") from None
     except SafetensorError as error:
         raise InputError(f"the weights of {place} cannot be read ({error}): fetch them again.") from None
     if info["missing_keys"]:  # transformers would go on with random numbers in their place

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +25,11 @@ ANSWERS = {  # repository name: (HTTP status, the hub's error code, its message)
     "broken": (400, None, "Bad request"),
     "revision": (404, "RevisionNotFound", "Invalid rev id"),
 }
+BUSY = {"limited": (429, None, "Too many requests"), "down": (503, None, "Unavailable"), "slow": (200, None, "")}
 ASK = """
 import json, sys
 import datasets, huggingface_hub, transformers
-from ctxft.hub import hub_errors
+from ctxft.hub import hub_errors, resolve_revision
 from ctxft.runtime import InputError
 
 loaders = {
@@ -35,10 +37,14 @@ loaders = {
     ("model", "transformers"): transformers.AutoModelForCausalLM.from_pretrained,
     ("model", "tokenizer"): transformers.AutoTokenizer.from_pretrained,
     ("model", "snapshot"): huggingface_hub.snapshot_download,
+    ("model", "revision"): lambda name: resolve_revision(name, "model", None, "pass a local folder"),
 }
 found = {}
-for name in sys.argv[1:]:
+chosen, *names = sys.argv[1:]
+for name in names:
     for (kind, library), load in loaders.items():
+        if library not in chosen.split(","):
+            continue
         try:
             with hub_errors(f"org/{name}", kind, "pass a local folder"):
                 load(f"org/{name}")
@@ -49,10 +55,19 @@ print(json.dumps(found))
 LIBRARIES = ("datasets", "transformers", "tokenizer", "snapshot")
 
 
+OTHER: list[str] = []  # what was asked for beside the repositories
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        name = next(name for name in sorted(ANSWERS, key=len, reverse=True) if f"org/{name}" in self.path)
-        status, code, message = ANSWERS[name]
+        answers = ANSWERS | BUSY
+        name = next((name for name in sorted(answers, key=len, reverse=True) if f"org/{name}" in self.path), None)
+        if name is None:
+            OTHER.append(self.path)
+            name = "broken"
+        status, code, message = answers[name]
+        if name == "slow":  # longer than anybody waits
+            time.sleep(20)
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
@@ -74,12 +89,12 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
-def ask(names: list[str], home: Path, **environment: str) -> dict[str, str]:
-    """Load each repository with each library in a fresh process; returns the sentences by "name library"."""
+def ask(names: list[str], home: Path, libraries: tuple[str, ...] = (), **environment: str) -> dict[str, str]:
+    """Load each repository with each library, or those named, in a fresh process; returns the sentences by "name library"."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     environment = {**kept, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **environment}
     root = str(Path(__file__).parents[1])
-    command = [sys.executable, "-c", ASK, *names]
+    command = [sys.executable, "-c", ASK, ",".join(libraries or LIBRARIES), *names]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -107,6 +122,17 @@ def test_other_answers_of_the_hub(sentences: dict, library: str) -> None:
     assert "(HTTP 403): check its name, accept its terms" in sentences[f"refused {library}"]
     assert "answered HTTP 400" in sentences[f"broken {library}"]
     assert "has no such revision" in sentences[f"revision {library}"]
+
+
+def test_a_busy_and_a_silent_hub_are_told_apart_from_a_wrong_name(hub: str, tmp_path: Path) -> None:
+    limits = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    found = {
+        name.split()[0]: said
+        for name, said in ask(list(BUSY), tmp_path, ("revision",), HF_ENDPOINT=hub, **limits).items()
+    }
+    assert "takes no more requests now (HTTP 429) for the model 'org/limited': wait some minutes" in found["limited"]
+    assert "answered HTTP 503 for the model 'org/down': try again later, or pass a local folder" in found["down"]
+    assert "cannot be reached for the model 'org/slow': check the connection, or pass a local" in found["slow"]
 
 
 def test_offline_mode_is_named(tmp_path: Path) -> None:

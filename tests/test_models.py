@@ -142,6 +142,7 @@ def test_tokens_joined_are_the_text(tokenizers):
 def test_an_adapter_loads_on_its_base_at_its_revision(tmp_path, monkeypatch):
     asked, loaded = [], (torch.nn.Linear(1, 1), {"missing_keys": []})
     write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "org/base", "revision": "abc"})
+    (tmp_path / "adapter_model.safetensors").touch()
     monkeypatch.setattr(models, "resolve_revision", lambda name, kind, revision, put: asked.append((name, revision)))
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: loaded)
     monkeypatch.setattr(models.PeftModel, "from_pretrained", lambda base, place: base)

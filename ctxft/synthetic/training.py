@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ctxft.runtime import InputError, hash_file, read_json, write_json, write_text
+from ctxft.seals import set_aside
 from ctxft.synthetic.arms import squared_errors
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.metrics import alignment, examine
@@ -51,6 +52,15 @@ def learning_rate(config: SyntheticConfig, step: int, steps: int) -> float:
 def points_at(config: SyntheticConfig, step: int) -> int:
     """Return how many points a pre-training sequence has at a step: two more each ``points_every`` steps."""
     return min(config.points, config.start_points + 2 * (step // config.points_every))
+
+
+def _load(path: Path) -> dict | None:
+    """Return a checkpoint; one that cannot be read, or would run code, is set aside, and None is returned."""
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises whatever its readers raise for a damaged file
+        set_aside(path, f"{path} is no checkpoint that can be read ({type(error).__name__})")
+        return None
 
 
 def _save(path: Path, value: object) -> None:
@@ -89,10 +99,11 @@ def run_steps(
     fast = torch.compile(network, mode="reduce-overhead") if next(network.parameters()).is_cuda else network
     rows, first, recent = [], 0, []
     if (folder / CHECKPOINT).exists():
-        state = torch.load(folder / CHECKPOINT, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        rows, first = state["rows"], state["step"]
+        state = _load(folder / CHECKPOINT)
+        if state is not None:
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            rows, first = state["rows"], state["step"]
     for step in range(first, steps):
         optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps)
         loss = loss_at(fast, step)
