@@ -78,6 +78,23 @@ def test_the_glossary_is_in_order_and_its_links_lead_somewhere() -> None:
         assert link.startswith("https://") or (GLOSSARY.parent / link).exists(), link
 
 
+# Numbers that prose may hold: levels of tests, examples, and what follows from the published size of a data set. All that
+# was measured comes from a cell that computes it.
+CONSTANTS = {"0.05", "5 %", "95 %", "0.6", "25 %", "100 %", "7 %", "0.90"}
+NUMBER = re.compile(r"(?<![\w.])(\d+\.\d+|\d+ ?%|[+-]\d[\d.]*)(?![\w.]*\d)")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_measured_number_is_typed_into_prose(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and "exercise" not in cell.metadata.get("tags", []):
+            prose = re.sub(
+                r"```.*?```|`[^`]*`|\]\([^)]*\)|^    .*?$|^\*Time: .*?\*$", "", cell.source, flags=re.S | re.M
+            )
+            typed = {found.strip() for found in NUMBER.findall(prose)} - CONSTANTS - {"2503.09032"}
+            assert not typed, f"{typed} in: {cell.source[:200]}"
+
+
 class TestCheck:
     @pytest.fixture(autouse=True)
     def _fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
