@@ -16,6 +16,7 @@ import pytest
 
 from ctxft.cli import main
 from ctxft.experiment.config import load_experiment
+from ctxft.locks import only_process
 from ctxft.pipeline import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
 from ctxft.pipeline import run as running
 from ctxft.runtime import FailedError, InputError
@@ -211,6 +212,15 @@ def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, cap
     with pytest.raises(InputError, match="exists and is not an empty folder: name another"):
         copy_course(tmp_path / "full")
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep me"
+
+
+def test_a_second_run_of_the_same_notebooks_is_told_who_is_at_it(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
+    lock = tmp_path / "mini" / "notebooks" / ".run.lock"
+    with only_process(lock, "tests"):
+        assert main(["run", "--notebook", "03_domain_text"]) == 2
+    told = capsys.readouterr().err
+    assert f"another process runs the notebooks of {tmp_path / 'mini'} (process {os.getpid()} on " in told
 
 
 def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:

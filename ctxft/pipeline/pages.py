@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
@@ -35,7 +36,8 @@ tr + tr td, thead + tbody td { border-top: 1px solid color-mix(in srgb, currentC
 td:nth-child(2), td:nth-child(3) { white-space: nowrap; } small, .promise { opacity: .8; display: block; }
 .failed { font-weight: bold; } .failed::before { content: "\\2717 "; } .done::before { content: "\\2713 "; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
-figure { margin: 0; } figure img { width: 100%; max-height: 16rem; object-fit: contain; background: white; border: 1px solid #8884; }
+figure { margin: 0; }
+figure img { width: 100%; max-height: 16rem; object-fit: contain; background: white; border: 1px solid #8884; }
 figcaption { font-size: .85rem; }
 """
 POLICY = "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'"
@@ -141,7 +143,5 @@ def _thumbnail(path: Path) -> str:
 
 def _words_of(picture: Path) -> str:
     """Return the words of a figure, which its SVG holds."""
-    import xml.etree.ElementTree as tree
-
-    found = tree.parse(picture.with_suffix(".svg")).find(".//{http://purl.org/dc/elements/1.1/}description")
+    found = ElementTree.parse(picture.with_suffix(".svg")).find(".//{http://purl.org/dc/elements/1.1/}description")
     return "" if found is None else found.text or ""

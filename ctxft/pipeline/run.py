@@ -19,6 +19,7 @@ from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import inputs_of, manifest_of, pinned, require_same
 from ctxft.experiment.profiles import notebook_parameters
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks
+from ctxft.locks import only_process
 from ctxft.pipeline.course import list_notebooks, notebooks_folder
 from ctxft.pipeline.execute import execute
 from ctxft.pipeline.pages import Line, duration, write_index
@@ -97,7 +98,7 @@ def run_notebooks(
         The run folder.
 
     Raises:
-        InputError: unknown profile, notebook, parameter or config key.
+        InputError: unknown profile, notebook, parameter or config key, or another process runs these notebooks now.
         FailedError: a notebook failed (its name, cell and error are told).
     """
     parameters, overrides = parameters or {}, overrides or {}
@@ -119,7 +120,8 @@ def run_notebooks(
     if manifest_of(config) is not None:
         require_same(config)
     given = {p: {key: value for key, value in (common | parameters).items() if key in declared[p]} for p in paths}
-    Course(config, source, paths, given, inputs).run()
+    with only_process(config.folder / "notebooks" / ".run.lock", f"runs the notebooks of {config.folder}"):
+        Course(config, source, paths, given, inputs).run()
     return config.folder
 
 
@@ -132,13 +134,16 @@ class Course:
         self.stamps = {path: _stamp(path, given[path], inputs) for path in paths}
         kept = read_or_set_aside(self.folder / "stamps.json") or {}
         self.kept = {name: found for name, found in kept.items() if isinstance(found, dict)}  # name -> stamp, seconds
-        self.lines = [Line(path, seconds=self._seconds(path)) for path in list_notebooks()]
+        self.lines = [Line(path, "done" if self._stamp(path) else "", self._seconds(path)) for path in list_notebooks()]
+
+    def _stamp(self, path: Path) -> str:
+        return self.kept.get(path.name, {}).get("stamp", "")
 
     def _seconds(self, path: Path) -> float | None:
         return self.kept.get(path.name, {}).get("seconds")
 
     def _is_valid(self, path: Path) -> bool:
-        same = self.kept.get(path.name, {}).get("stamp") == self.stamps[path]
+        same = self._stamp(path) == self.stamps[path]
         return same and (self.folder / path.name).exists() and _is_complete(self.config)
 
     def _keep(self, path: Path, stamp: str, seconds: float | None) -> None:

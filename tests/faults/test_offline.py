@@ -96,3 +96,12 @@ def test_the_course_asks_nothing_of_another_machine(tmp_path, wall):
     for verb in ("verify", "compare"):
         done, refused = guarded([sys.executable, "-m", "ctxft", verb, "offline"], tmp_path, wall)
         assert done.returncode == 0 and refused == [], done.stderr[-3000:]
+
+
+def test_the_client_of_the_hub_sends_no_telemetry():
+    asked = "import ctxft.hub; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", asked], env=kept, cwd=REPO_ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
