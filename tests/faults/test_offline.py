@@ -23,6 +23,11 @@ WHOLE = bool(os.environ.get("CTXFT_OFFLINE"))
 SMALL = ["--set", "train.steps=3", "--set", "corpus.limit=12", "--set", "evaluation.limit=8", "--set", "seeds=[4]"]
 SMALL += ["--set", "arms=[base,cpt,cft]"]
 SOME = ["00_quickstart", "03_domain_text", "08_report"]
+PLANTED = {
+    "HF_TOKEN": "hf_plantedPlantedPlanted",
+    "OPENAI_API_KEY": "sk-planted-planted",
+    "CTXFT_KEY": "key-planted-planted",
+}
 KERNEL = """
 import socket, urllib.request
 for ask in (
@@ -51,6 +56,7 @@ def guarded(command: list[str], place: Path, wall: bool) -> tuple[subprocess.Com
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and "proxy" not in key.lower()}
     path = os.pathsep.join([str(GUARD), str(REPO_ROOT)])
     environment = {**kept, "PYTHONPATH": path, "CTXFT_GUARD_LOG": str(place / "refused.log"), "TQDM_DISABLE": "1"}
+    environment |= PLANTED
     environment |= {"CTXFT_RUNS": str(place / "runs"), "HF_HOME": str(place / "hf"), "OMP_NUM_THREADS": "1"}
     if wall:
         command = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
@@ -93,6 +99,11 @@ def test_the_course_asks_nothing_of_another_machine(tmp_path, wall):
     assert refused == [], "a library asked something of another machine"
     names = {path.stem for path in list_notebooks()} if WHOLE else set(SOME)
     assert {path.stem for path in (tmp_path / "runs" / "offline" / "notebooks").glob("*.html")} == names
+    written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert len(written) > 50
+    for secret in PLANTED.values():
+        assert not [path for path in written if secret.encode() in path.read_bytes()], "a key was written down"
+        assert secret not in done.stdout + done.stderr
     for verb in ("verify", "compare"):
         done, refused = guarded([sys.executable, "-m", "ctxft", verb, "offline"], tmp_path, wall)
         assert done.returncode == 0 and refused == [], done.stderr[-3000:]
