@@ -1,7 +1,7 @@
 """The widgets in a real JupyterLab and a real browser: by keyboard and mouse, with hostile texts, nothing fetched from outside.
 
 Needs Node with playwright-core (``npm install -g playwright-core``) and Chromium; without them these tests are skipped.
-Pictures of every widget: ``CTXFT_PICTURES=folder python -m pytest tests/test_browser.py``.
+Pictures of every widget: ``CTXFT_PICTURES=folder python -m pytest tests/test_browser.py``; in the dark theme with CTXFT_DARK=1.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ def lab(tmp_path_factory) -> Iterator[tuple[str, Path]]:
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
     settings = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     write_text(home / ".jupyter" / "labconfig" / "page_config.json", json.dumps(settings))
+    if os.environ.get("CTXFT_DARK"):
+        themes = {"@jupyterlab/apputils-extension:themes": {"theme": "JupyterLab Dark"}}
+        write_text(home / ".jupyter" / "labconfig" / "default_setting_overrides.json", json.dumps(themes))
     port = free_port()
     options = {"--ServerApp.port": port, "--ServerApp.port_retries": 0, "--IdentityProvider.token": TOKEN}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
