@@ -28,6 +28,7 @@ MEMORY = (
     "cannot allocate memory",
     "unable to allocate",
     "bad_alloc",
+    "can't start new thread",
     "can't allocate",
 )
 

@@ -318,5 +318,4 @@ def test_trained_arms_come_to_the_page(experiment):
     (name,) = run.outcomes
     assert list(ablation_table(run, "cft")["arm"]) == ["only-application", "without-application", "cft"]
     page = write_report(run, "cft").read_text(encoding="utf-8")
-    alt = f"{name}: points of accuracy minus cft of arms trained behind one family of prompts, and all but one"
-    assert page.count(f'alt="{alt}"') == 1 and "Which prompts matter" in page
+    assert page.count(f'alt="{name}: which family matters?') == 1 and "Which prompts matter" in page

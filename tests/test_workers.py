@@ -11,6 +11,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from ctxft import cli
 from ctxft.cli import main
 from ctxft.experiment import prepare as preparation
 from ctxft.experiment.config import to_mapping
@@ -86,7 +87,7 @@ def test_a_stopped_train_stops_its_workers_and_goes_on_later(experiment, tmp_pat
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(30) == 130 and "the same command goes on from there" in parent.stderr.read()
+    assert parent.wait(30) == 143 and "the same command goes on from there" in parent.stderr.read()
     with FileLock(log.parent.parent / ".seed-0.lock", timeout=30):  # the worker is gone, or it would hold the lock
         lines = log.read_text()
         time.sleep(0.5)
@@ -100,7 +101,7 @@ def test_nohup_stays_nohup():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         main(["compare", "no-such-run"])
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGTERM) is cli._stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
