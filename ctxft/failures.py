@@ -57,7 +57,7 @@ def explain(error: BaseException) -> str | None:
                 "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.token_budget), or fewer "
                 f"processes at a time (--workers). {KEPT}"
             )
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 
 

@@ -48,6 +48,18 @@ def words_of(page: str) -> list[str]:
     return found
 
 
+SOLUTIONS = sorted((notebooks_folder() / "solutions").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: f"solutions/{path.stem}")
+def test_solutions_have_the_form_of_the_course(path: Path) -> None:
+    form = TestEveryNotebook()
+    form.test_is_executed_and_in_normal_form(path)
+    form.test_is_small_and_names_no_machine(path)
+    form.test_has_one_cell_of_annotated_literal_parameters(path)
+    form.test_defines_no_long_function(path)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestEveryNotebook:
     def test_is_executed_and_in_normal_form(self, path: Path) -> None:
