@@ -15,6 +15,7 @@ from pathlib import Path
 from ctxft import __version__
 from ctxft.commands import experiments, hosted, prompts, studies
 from ctxft.failures import explain
+from ctxft.processes import end_with_parent
 from ctxft.prompts.books import BOOKS
 from ctxft.runtime import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
@@ -236,6 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.words = sys.argv[1:] if arguments is None else arguments
     _stop_on_signals()
+    end_with_parent()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return options.call(options) or 0

@@ -5,6 +5,7 @@ Weights are read from safetensors only, and no code of a model repository is eve
 
 from __future__ import annotations
 
+import functools
 import warnings
 from pathlib import Path
 
@@ -108,6 +109,31 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
             f"the tokenizer of '{source}' gives no character offsets: a tokenizer.json (fast tokenizer) is needed."
         )
     return tokenizer
+
+
+def shared_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, read once in a process while its files stay the same: for code that changes nothing in it.
+
+    What ``load_tokenizer`` returns belongs to its caller. But tokenizers (0.23) keeps a cache of words for each tokenizer and
+    thread and does not free it, so that a process that loads one for every task grows without end.
+
+    Raises:
+        InputError: as ``load_tokenizer``.
+
+    Example:
+        >>> shared_tokenizer("practice-blind") is shared_tokenizer("practice-blind")
+        True
+    """
+    place, commit = resolve_model(source, revision)
+    files = sorted(
+        path for pattern in MODEL_FILES for path in Path(place).glob(pattern) if path.suffix != ".safetensors"
+    )
+    return _shared_tokenizer(source, commit, tuple((str(path), hash_file(path)) for path in files))
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_tokenizer(source: str, commit: str | None, _files: tuple[tuple[str, str], ...]) -> PreTrainedTokenizerBase:
+    return load_tokenizer(source, commit)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:

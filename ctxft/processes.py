@@ -9,11 +9,29 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from ctxft.runtime import FailedError, InputError
+
+LEASH = "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose standard input is a pipe that only their parent holds open
+
+
+def end_with_parent() -> None:
+    """In a process that ``run_together`` started: take the end of its parent, even by kill -9, as SIGTERM.
+
+    A worker that went on alone would hold the locks of its tasks, and the same command would be refused until it ends.
+    """
+    if os.environ.pop(LEASH, None):  # popped, since processes that this one starts are not on the leash
+        threading.Thread(target=_wait_for_end, name="end-with-parent", daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while os.read(0, 1):  # returns when the system closes the parent's end of the pipe
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def count_workers(wanted: int | None, threads: int, device: str) -> int:
@@ -40,11 +58,11 @@ def count_workers(wanted: int | None, threads: int, device: str) -> int:
 def run_together(
     verb: str, commands: list[list[str]], variables: dict[str, str], tick: Callable[[], object], every: float = 0.2
 ) -> None:
-    """Run commands at the same time; when one fails, or this process is interrupted, the others are stopped too.
+    """Run commands at the same time; when one fails, or this process is interrupted or killed, the others are stopped too.
 
     Args:
         verb: the word of `ctxft <verb>`, for messages.
-        commands: each a list of words.
+        commands: each a list of words, of programs that call ``end_with_parent``.
         variables: environment variables, beside those of this process.
         tick: called again and again while commands run, for a progress bar.
         every: seconds between two calls.
@@ -59,8 +77,9 @@ def run_together(
         failed: list[int] = []
         try:
             for command, file in zip(commands, errors, strict=True):
-                environment = {**os.environ, **variables}
-                running.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file))
+                streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": file}
+                environment = {**os.environ, **variables, LEASH: "1"}
+                running.append(stack.enter_context(subprocess.Popen(command, env=environment, **streams)))
             while any(process.poll() is None for process in running):
                 if failed := [place for place, process in enumerate(running) if process.poll()]:
                     break

@@ -54,7 +54,7 @@ def sha256(value: object) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _hash_file(path: Path, size: int, modified: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -18,7 +18,7 @@ from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import require_same
 from ctxft.experiment.rows import books_of, read_passages
 from ctxft.experiment.written import writer_of
-from ctxft.models import load_tokenizer
+from ctxft.models import shared_tokenizer
 from ctxft.prompts.arms import WRITTEN, WRITTEN_ID
 from ctxft.runtime import InputError, read_jsonl, sha256, write_json, write_jsonl
 from ctxft.scoring.encoding import Progress
@@ -28,7 +28,7 @@ from ctxft.writer import WriterRecord, estimate_cost, forbids, write_prompts
 def estimate_adapt(config: ExperimentConfig) -> dict:
     """Tell what ``adapt`` would take, before anything is sent: as ``ctxft.writer.estimate_cost``."""
     writer, config = writer_of(config), require_same(config)
-    tokenizer = load_tokenizer(config.model, config.revision)
+    tokenizer = shared_tokenizer(config.model, config.revision)
     return estimate_cost(read_passages(config.folder), writer, books_of(config)[0], tokenizer)
 
 
@@ -57,7 +57,7 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
     # All items, also those that a limit leaves out now: the rest may be examined another time.
     whole = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=None))
     writer, benchmarks, config = writer_of(config), load_benchmarks(whole), require_same(config)
-    tokenizer, passages = load_tokenizer(config.model, config.revision), read_passages(config.folder)
+    tokenizer, passages = shared_tokenizer(config.model, config.revision), read_passages(config.folder)
     record = write_prompts(passages, writer, books_of(config)[0], tokenizer, forbids(benchmarks), progress)
     rows = list(_rows(passages, record))
     require_untrained(config, rows)

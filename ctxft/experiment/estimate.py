@@ -9,7 +9,7 @@ from ctxft.experiment.prepare import manifest_of, pinned
 from ctxft.experiment.rows import longest_of, read_passages, rows_of
 from ctxft.experiment.tasks import train_tasks
 from ctxft.experiment.written import is_written
-from ctxft.models import load_tokenizer, pick_device
+from ctxft.models import pick_device, shared_tokenizer
 from ctxft.prompts import in_order, stages_of
 from ctxft.prompts.arms import WRITTEN
 from ctxft.training.config import TrainConfig
@@ -27,7 +27,7 @@ def count_tokens_and_steps(config: ExperimentConfig) -> dict:
     Returns:
         steps, targets (tokens learned in all steps), reads (arm -> tokens read in all steps).
     """
-    tokenizer = load_tokenizer(config.model, config.revision)
+    tokenizer = shared_tokenizer(config.model, config.revision)
     if manifest_of(config):
         passages = read_passages(config.folder)
     else:

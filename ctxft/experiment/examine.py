@@ -20,7 +20,7 @@ from ctxft.experiment.rows import read_passages, rows_of
 from ctxft.experiment.tasks import arm_folder, eval_folder, require_trained
 from ctxft.locks import only_process
 from ctxft.metrics import metrics
-from ctxft.models import load_model, load_tokenizer, model_hash, pick_device
+from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
 from ctxft.outcomes import Journal, write_outcomes
 from ctxft.runtime import InputError, hash_file, read_json, sha256, write_json
 from ctxft.scoring import text_losses
@@ -141,7 +141,7 @@ def _evaluate(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Be
     if not due and found["held_out"].get("key") == held_key:
         return found
     torch.set_num_threads(config.train.threads)
-    tokenizer, model = load_tokenizer(config.model, config.revision), trained_model(config, arm, seed)
+    tokenizer, model = shared_tokenizer(config.model, config.revision), trained_model(config, arm, seed)
     folder, options = eval_folder(config, arm, seed), config.evaluation
     measured = held_out_loss(config, model, tokenizer) | forgetting(config, model, tokenizer)
     found["held_out"] = measured | {"key": held_key}

@@ -18,7 +18,7 @@ from ctxft.experiment.examine import load_benchmarks
 from ctxft.experiment.prepare import manifest_of, require_same
 from ctxft.experiment.rows import books_of, read_passages, rows_of
 from ctxft.leakage import find_leaks
-from ctxft.models import load_tokenizer
+from ctxft.models import shared_tokenizer
 from ctxft.prompts import check_subsets, stages_of
 from ctxft.runtime import InputError, code_revision, hash_file, sha256, whole_file, write_json
 from ctxft.tuning import Pair, check_limits, form_named, lines_of
@@ -68,7 +68,7 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
         raise InputError(f"{path} is a folder: --out needs the name of a file.")
     config = require_same(config)
     passages = read_passages(config.folder)
-    drawn = rows_of(config, arm, seed, passages, load_tokenizer(config.model, config.revision))[1]
+    drawn = rows_of(config, arm, seed, passages, shared_tokenizer(config.model, config.revision))[1]
     prompts = {row["passage"]: row["text"] for row in drawn}
     pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
     limits = check_limits(pairs, form)

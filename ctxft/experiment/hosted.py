@@ -27,7 +27,7 @@ from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.examine import load_benchmarks
 from ctxft.locks import only_process
 from ctxft.metrics import metrics
-from ctxft.models import load_tokenizer
+from ctxft.models import shared_tokenizer
 from ctxft.outcomes import write_outcomes
 from ctxft.runtime import FailedError, InputError, sha256, write_json
 from ctxft.server import Reply, Server, ServerConfig, ServerError
@@ -110,7 +110,7 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
         raise InputError(
             "--completions sends plain text, and evaluation.chat_template asks for a chat: set the one or the other."
         )
-    tokenizer = load_tokenizer(config.model, config.revision)
+    tokenizer = shared_tokenizer(config.model, config.revision)
     benchmarks, styles, requests = load_benchmarks(config), {}, []
     for benchmark in benchmarks:
         written = requests_of(benchmark, options.form, options.shots, written=True)

@@ -16,7 +16,7 @@ from ctxft.experiment.leaks import config_of_run
 from ctxft.experiment.prepare import pinned
 from ctxft.experiment.rows import longest_of, read_passages
 from ctxft.experiment.tasks import Lesson, lesson_of
-from ctxft.models import load_tokenizer
+from ctxft.models import shared_tokenizer
 from ctxft.runtime import InputError
 from ctxft.seals import read_sealed
 
@@ -44,7 +44,7 @@ class Run:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        return load_tokenizer(self.config.model, self.config.revision)
+        return shared_tokenizer(self.config.model, self.config.revision)
 
     @cached_property
     def budget(self) -> int:

@@ -21,7 +21,7 @@ from ctxft.examples import text_budget
 from ctxft.experiment.config import ExperimentConfig
 from ctxft.experiment.instruct import has_instructions, prepare_instructions
 from ctxft.experiment.rows import add_arms, books_of, corpus_ledger, longest_of
-from ctxft.models import check_model, load_tokenizer, model_hash, resolve_model
+from ctxft.models import check_model, model_hash, resolve_model, shared_tokenizer
 from ctxft.prompts import check_subsets, in_order, require_label, stages_of
 from ctxft.prompts.arms import NO_WRITER
 from ctxft.runtime import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
@@ -77,7 +77,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     config = pinned(config, manifest)
     check_model(config.model, config.revision, config.train.window)
     inputs = inputs_of(config)
-    tokenizer = load_tokenizer(config.model, config.revision)
+    tokenizer = shared_tokenizer(config.model, config.revision)
     if config.evaluation.chat_template:
         require_chat_template(tokenizer)  # told before hours of training
     check_subsets(config.arms, books_of(config)[0])

@@ -17,7 +17,7 @@ from ctxft.experiment.examine import trained_model
 from ctxft.experiment.prepare import require_same
 from ctxft.experiment.rows import books_of, read_passages
 from ctxft.experiment.tasks import arm_folder, parse_task, require_trained, train_tasks
-from ctxft.models import load_tokenizer, window_of
+from ctxft.models import shared_tokenizer, window_of
 from ctxft.prompts import ContextualPrompt, control_prompt, stages_of
 from ctxft.runtime import InputError, read_jsonl
 from ctxft.scoring import text_losses
@@ -133,7 +133,7 @@ def open_reader(config: ExperimentConfig, arm: str, seed: int) -> Reader:
     config = require_same(config)
     require_task(config, arm, seed)
     torch.set_num_threads(config.train.threads)
-    tokenizer = load_tokenizer(config.model, config.revision)
+    tokenizer = shared_tokenizer(config.model, config.revision)
     frame = frame_of(tokenizer, books_of(config)[0])  # the negative book has the same
     return Reader(config, trained_model(config, arm, seed), tokenizer, frame)
 

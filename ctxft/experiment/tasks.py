@@ -25,7 +25,7 @@ from ctxft.experiment.instruct import read_instruction_rows
 from ctxft.experiment.prepare import manifest_of, pinned
 from ctxft.experiment.rows import books_of, read_passages, rows_of
 from ctxft.locks import only_process
-from ctxft.models import load_tokenizer, model_hash
+from ctxft.models import model_hash, shared_tokenizer
 from ctxft.prompts import stages_of
 from ctxft.runtime import InputError, check_known, read_json, write_jsonl, write_text
 from ctxft.seals import read_or_set_aside
@@ -162,7 +162,7 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
             f"{config.folder / 'passages.jsonl'} was changed after it was made: remove the folder and start anew."
         )
     *before, _ = stages_of(arm)
-    tokenizer = load_tokenizer(config.model, config.revision)
+    tokenizer = shared_tokenizer(config.model, config.revision)
     rows, drawn, recipe, order = lesson_of(config, arm, seed, passages, tokenizer)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)

@@ -12,7 +12,7 @@ from ctxft.corpora.passages import passages_of
 from ctxft.examples import text_budget
 from ctxft.experiment.prepare import manifest_of
 from ctxft.experiment.rows import longest_of, read_passages
-from ctxft.models import load_tokenizer
+from ctxft.models import shared_tokenizer
 from ctxft.report.corpus import WHICH, Sliced, document_html, document_text, documents_of, find_documents
 from ctxft.runtime import InputError, read_json
 from ctxft.widgets.base import Explorer, framed, labelled
@@ -65,7 +65,7 @@ class CorpusBrowser(Explorer):
         if manifest_of(config) is not None:
             passages = (read_passages(config.folder, which) for which in ("passages", "held_out"))
             return cls(*passages, read_json(config.folder / "ledger.json"))
-        tokenizer = load_tokenizer(config.model, config.revision)
+        tokenizer = shared_tokenizer(config.model, config.revision)
         budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
         return cls(*passages_of(config.corpus, tokenizer, budget))
 

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.chat import rendered
-from ctxft.models import load_model, load_tokenizer, pick_device, window_of
+from ctxft.models import load_model, pick_device, shared_tokenizer, window_of
 from ctxft.runtime import InputError
 from ctxft.scoring.encoding import encode_prompts
 from ctxft.scoring.generation import generate_answers
@@ -130,7 +130,7 @@ class Local:
 
 def local_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a writer on this machine; raises InputError if it has no chat template."""
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = shared_tokenizer(config.model)
     if not tokenizer.chat_template:
         raise InputError(
             f"the writer '{config.model}' has no chat template, so it follows no instruction: choose a model that does."

@@ -160,15 +160,18 @@ def forget(config: ExperimentConfig) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-SIGNALS = {"kill -9": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C (SIGINT)": signal.SIGINT}
+PARENT = "kill -9 of the process that waits for workers"
+SIGNALS = {"kill -9": signal.SIGKILL, PARENT: signal.SIGKILL}
+SIGNALS |= {"SIGTERM": signal.SIGTERM, "Ctrl-C (SIGINT)": signal.SIGINT}
 
 
 @pytest.mark.parametrize("name", SIGNALS if TRIES > 1 else list(SIGNALS)[1:])  # test_kills.py has the first
 def test_stopped_at_a_random_moment_of_training_and_examination(pair, name):
     ours, straight = pair
     rng, number = random.Random(name), SIGNALS[name]
-    # kill -9 hits the process that works; what can be caught is sent to the one that the user started
-    words = ("--task", "cft:0") if number == signal.SIGKILL else ()
+    words = (
+        ("--task", "cft:0") if name == "kill -9" else ()
+    )  # the process that works, not the one that the user started
     tried = 0
     while tried < TRIES:
         verb = "evaluate" if (arm_folder(ours, "cft", 0) / "done.json").exists() else "train"
