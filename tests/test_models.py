@@ -113,6 +113,17 @@ def test_an_unknown_model_is_neither_name_nor_folder_nor_hub_id(tmp_path):
         models.resolve_model("nothing")
 
 
+def test_a_tokenizer_is_shared_until_its_files_change_and_never_with_the_user(model_folders, tmp_path):
+    folder = copy(model_folders["byte"], tmp_path)
+    kept = models.shared_tokenizer(str(folder))
+    own = models.load_tokenizer(str(folder))
+    own.add_tokens(["a token of the user's"])
+    assert models.shared_tokenizer(str(folder)) is kept and len(own) == len(kept) + 1
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", settings | {"eos_token": settings["bos_token"]})
+    assert models.shared_tokenizer(str(folder)).eos_token == settings["bos_token"] != kept.eos_token
+
+
 def test_a_tokenizer_must_end_documents_and_give_offsets(save_tokenizer, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"has no EOS token.*set eos_token"):
         models.load_tokenizer(str(save_tokenizer("byte", tmp_path, eos_token=None)))
