@@ -8,10 +8,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from ctxft.cli import main
@@ -19,7 +21,7 @@ from ctxft.experiment.config import load_experiment
 from ctxft.locks import only_process
 from ctxft.pipeline import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
 from ctxft.pipeline import run as running
-from ctxft.runtime import FailedError, InputError
+from ctxft.runtime import REPO_ROOT, FailedError, InputError
 
 NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
@@ -252,6 +254,25 @@ def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp
     execute(path, target, {})
     assert "alive" in target.with_suffix(".log").read_text(encoding="utf-8")
     assert not target.with_name("99_dies.failed.ipynb").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_kernel_and_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "99_waits.ipynb"
+    worker = "from ctxft.processes import end_with_parent; import time; end_with_parent(); time.sleep(600)"
+    source = "import sys\nfrom ctxft.processes import run_together\n"
+    source += f"run_together('train', [[sys.executable, '-c', {worker!r}]] * 2, {{}}, lambda: None)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    script = "import sys; from pathlib import Path; from ctxft.pipeline import execute; execute(*map(Path, sys.argv[1:]), {})"
+    command = [sys.executable, "-c", script, str(path), str(tmp_path / "out" / path.name)]
+    process = psutil.Popen(command, env={**os.environ, "PYTHONPATH": str(REPO_ROOT)})
+    deadline = time.monotonic() + 120
+    while len(begun := process.children(recursive=True)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert len(begun) == 3, "a kernel and two workers"
+    assert not psutil.wait_procs(begun, timeout=30)[1], "somebody lives on"
 
 
 def test_a_picture_keeps_its_words_on_the_page(tmp_path: Path) -> None:
