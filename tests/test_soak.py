@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ctxft import models
+from ctxft.experiment.examine import evaluate_task
+from ctxft.experiment.prepare import prepare
+from ctxft.experiment.tasks import train_task
 from tests import soak
 
 
@@ -21,3 +27,12 @@ def test_growth_handles_and_other_results_are_problems():
     fine = {"growth": 0.001, "handles": [12], "hashes": 1}
     assert soak.problems(fine) == []
     assert len(soak.problems({"growth": 0.03, "handles": [12, 13], "hashes": 2})) == 3
+
+
+def test_a_process_reads_the_tokenizer_once(experiment, monkeypatch):
+    config = experiment()
+    prepare(config)
+    monkeypatch.setattr(models, "load_tokenizer", lambda *_: pytest.fail("each one read keeps its memory"))
+    prepare(config)
+    train_task(config, "cft", 0)
+    evaluate_task(config, "cft", 0)
