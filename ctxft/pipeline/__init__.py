@@ -1,8 +1,8 @@
 """Pipeline: from a profile to executed notebooks, their pages and an index page; a notebook is done again only if it must be."""
 
-from ctxft.pipeline.course import copy_course, list_notebooks, notebooks_folder
 from ctxft.pipeline.execute import execute
 from ctxft.pipeline.normal import normalize, write_notebook
+from ctxft.pipeline.notebooks import copy_course, list_notebooks, notebooks_folder
 from ctxft.pipeline.pages import to_html
 from ctxft.pipeline.run import run_notebooks
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
-from ctxft.pipeline.course import title_and_promise
+from ctxft.pipeline.notebooks import title_and_promise
 from ctxft.runtime import versions, write_text
 
 # nbconvert's own template, but for pictures: theirs leaves out the words that a picture brings along.

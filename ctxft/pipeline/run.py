@@ -20,8 +20,8 @@ from ctxft.experiment.prepare import inputs_of, manifest_of, pinned, require_sam
 from ctxft.experiment.profiles import notebook_parameters
 from ctxft.experiment.tasks import eval_folder, evaluate_tasks
 from ctxft.locks import only_process
-from ctxft.pipeline.course import list_notebooks, notebooks_folder
 from ctxft.pipeline.execute import execute
+from ctxft.pipeline.notebooks import list_notebooks, notebooks_folder
 from ctxft.pipeline.pages import Line, duration, write_index
 from ctxft.runtime import PACKAGE_ROOT, InputError, check_known, hash_file, nearest, sha256, versions, write_json
 from ctxft.seals import read_or_set_aside, sealed
