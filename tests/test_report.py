@@ -29,6 +29,7 @@ from ctxft.report import (
     read_run,
     results_figure,
     results_table,
+    show_table,
     subject_table,
     verdicts,
     write_report,
@@ -520,3 +521,13 @@ def test_arms_that_take_a_prompt_apart_are_explained_where_a_run_has_them():
     assert told == (
         "Further arms read: reading no prompt, but exercises about the text behind it; only-FAMILY prompts of one family."
     )
+
+
+def test_a_table_in_a_notebook_fits_its_window():
+    rows = [("exam", "cpt", "", "1.0 to 2.0"), ("exam", "cft", "", "<b>"), ("other", "cpt", "", "")]
+    table = show_table(pandas.DataFrame(rows, columns=["benchmark", "arm", "macro F1 %", "interval"]))
+    page = table._repr_mimebundle_()["text/html"]
+    assert page.count("exam") == page.count("other") == 1, "a benchmark is named once"
+    assert "macro F1" not in page + table.text, "nothing stands there"
+    assert "&lt;b&gt;" in page and page.count("nowrap") == page.count("<td") == 9
+    assert table.text.splitlines()[2].split() == ["exam", "cft", "<b>"]

@@ -4,6 +4,7 @@ from ctxft.report.ablations import ablation_figure, ablation_table
 from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table, training_table
 from ctxft.report.claims import claims
 from ctxft.report.figures import arm_color, differences_figure, loss_figure, results_figure
+from ctxft.report.markup import Table, show_table
 from ctxft.report.page import write_report
 from ctxft.report.record import RunRecord, read_run
 from ctxft.report.show import Picture, show
@@ -12,7 +13,7 @@ from ctxft.report.verdicts import verdicts
 
 # fmt: off
 __all__ = [
-    "Picture", "RunRecord", "ablation_figure", "ablation_table", "arm_color", "claims", "differences_figure", "f1_table",
+    "Picture", "RunRecord", "Table", "ablation_figure", "ablation_table", "arm_color", "claims", "differences_figure", "f1_table",
     "family_table", "gradient_table", "loss_figure", "loss_table", "prompt_figure", "prompt_table", "read_run", "results_figure",
-    "results_table", "show", "subject_table", "training_table", "verdicts", "write_report",
+    "results_table", "show", "show_table", "subject_table", "training_table", "verdicts", "write_report",
 ]

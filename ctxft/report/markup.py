@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pandas
 from matplotlib.figure import Figure
 
 from ctxft.report.figures import arm_color
 from ctxft.report.show import png_of
+
+NOWRAP = '<td style="white-space: nowrap; padding: 0.3em 0.4em">'
 
 
 def table_html(columns: Iterable[str], rows: Iterable[Iterable[object]], kind: str = "") -> str:
@@ -23,6 +26,39 @@ def table_html(columns: Iterable[str], rows: Iterable[Iterable[object]], kind: s
 def frame_html(table: pandas.DataFrame) -> str:
     """Return a data frame as a table, without its index."""
     return table_html(table.columns, table.astype(str).values)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as a notebook shows it: HTML, which fits a narrow window, and lines of text where only text is seen."""
+
+    html: str
+    text: str
+
+    def _repr_mimebundle_(self, **_options: object) -> dict:
+        return {"text/html": self.html, "text/plain": self.text}
+
+
+def show_table(table: pandas.DataFrame) -> Table:
+    """Show a table in a notebook: without its index, and without columns in which nothing stands.
+
+    Args:
+        table: from ``ctxft.report``, or your own.
+
+    Returns:
+        The table, to be the last line of a cell; its HTML names each benchmark once.
+
+    Example:
+        >>> print(show_table(pandas.DataFrame({"arm": ["cpt"], "seeds": [3], "p": [""]})).text)
+        arm  seeds
+        cpt      3
+    """
+    table = table.loc[:, [bool((table[name].astype(str) != "").any()) for name in table.columns]]
+    cells = table.astype(str)
+    if "benchmark" in cells:
+        cells["benchmark"] = cells["benchmark"].mask(cells["benchmark"].eq(cells["benchmark"].shift()), "")
+    page = table_html(cells.columns, cells.values).replace("<td>", NOWRAP)  # a wide one is scrolled, no cell is broken
+    return Table(page, table.to_string(index=False))
 
 
 def results_html(table: pandas.DataFrame) -> str:

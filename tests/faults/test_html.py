@@ -20,7 +20,7 @@ from ctxft.experiment.rows import books_of, read_passages, rows_of
 from ctxft.experiment.tasks import evaluate_tasks, train_task, train_tasks
 from ctxft.models import load_tokenizer
 from ctxft.pipeline import normalize, to_html
-from ctxft.report import loss_table, read_run, results_table, subject_table, write_report
+from ctxft.report import loss_table, read_run, results_table, show_table, subject_table, write_report
 from ctxft.report.attribution import family_table, prompt_table
 from ctxft.runtime import write_jsonl
 from ctxft.training.order import passage_order
@@ -165,7 +165,9 @@ def test_pages_and_widgets_show_the_probe_as_text(run, tmp_path):
         prompt_table(found),
     ]
     tables.append(pandas.DataFrame({PROBE: [PROBE]}, index=[PROBE]))
-    cells = [cell_of(shown) for shown in (*tables, *widgets, PROBE, {PROBE: [PROBE]}, Path(NAME))]
+    cells = [
+        cell_of(shown) for shown in (*tables, *map(show_table, tables), *widgets, PROBE, {PROBE: [PROBE]}, Path(NAME))
+    ]
     cells.append(
         new_code_cell(
             f"run = {PROBE!r}", outputs=[new_output("stream", name="stdout", text=f"\x1b[31m{PROBE}\x1b[0m\n")]
