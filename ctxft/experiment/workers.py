@@ -49,7 +49,8 @@ def _run_workers(
     if tick is not None:
         run_together(verb, commands, variables, tick)
         return
-    often = 0.1 if sys.stderr.isatty() or "ipykernel" in sys.modules else 10  # seconds: a log file needs fewer lines
+    # seconds: a notebook keeps every state of a bar when nobody looks on, and a log file needs fewer lines still
+    often = 0.1 if sys.stderr.isatty() else 1 if "ipykernel" in sys.modules else 10
     with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often) as bar:
         run_together(verb, commands, variables, lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
 
