@@ -32,7 +32,9 @@ def test_growth_handles_and_other_results_are_problems():
 def test_a_process_reads_the_tokenizer_once(experiment, monkeypatch):
     config = experiment()
     prepare(config)
-    monkeypatch.setattr(models, "load_tokenizer", lambda *_: pytest.fail("each one read keeps its memory"))
+    # where every way of loading ends, whatever name a module imported
+    refuse = lambda *_, **__: pytest.fail("each one read keeps its memory")  # noqa: E731
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", refuse)
     prepare(config)
     train_task(config, "cft", 0)
     evaluate_task(config, "cft", 0)

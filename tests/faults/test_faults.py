@@ -169,9 +169,8 @@ SIGNALS |= {"SIGTERM": signal.SIGTERM, "Ctrl-C (SIGINT)": signal.SIGINT}
 def test_stopped_at_a_random_moment_of_training_and_examination(pair, name):
     ours, straight = pair
     rng, number = random.Random(name), SIGNALS[name]
-    words = (
-        ("--task", "cft:0") if name == "kill -9" else ()
-    )  # the process that works, not the one that the user started
+    # the first hits the process that works, the others the one that the user started
+    words = ("--task", "cft:0") if name == "kill -9" else ()
     tried = 0
     while tried < TRIES:
         verb = "evaluate" if (arm_folder(ours, "cft", 0) / "done.json").exists() else "train"
