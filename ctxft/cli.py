@@ -15,9 +15,9 @@ from pathlib import Path
 from ctxft import __version__
 from ctxft.commands import experiments, hosted, prompts, studies
 from ctxft.failures import explain
-from ctxft.processes import end_with_parent
-from ctxft.prompts.books import BOOKS
-from ctxft.runtime import FailedError, InputError
+from ctxft.prompts.sets import BOOKS
+from ctxft.run.processes import end_with_parent
+from ctxft.storage import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
 EXAMPLES = """examples:

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 # HTTPError is the base class of the HTTP library that huggingface_hub itself uses (httpx or its successor).
 HUB_ERRORS = (OSError, HTTPError, HFValidationError)

@@ -30,8 +30,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ctxft.benchmarks.records import Benchmark
-from ctxft.metrics import metrics
+from ctxft.evaluation.benchmarks.records import Benchmark
+from ctxft.evaluation.metrics import metrics
 
 NGRAM = 8
 HALF = 0.5  # of its n-grams: an item of which more were found is leaked

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ctxft.runtime import InputError, write_text
+from ctxft.storage import InputError, write_text
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ctxft.hub import hub_errors, is_hub_id, resolve_revision
-from ctxft.runtime import InputError, hash_file, is_there, read_json, sha256
+from ctxft.storage import InputError, hash_file, is_there, read_json, sha256
 from ctxft.world.facts import BASES, model_folder
 
 logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from ctxft.runtime import InputError, is_there, read_json, sha256
+from ctxft.storage import InputError, is_there, read_json, sha256
 
 SEAL = "checksum"
 

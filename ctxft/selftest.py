@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, logging
 
-from ctxft.benchmarks import load_benchmark, render
-from ctxft.corpora.documents import Document
-from ctxft.corpora.passages import Passage, cut
-from ctxft.examples import (
+from ctxft.data.documents import Document
+from ctxft.data.passages import Passage, cut
+from ctxft.data.rows import (
     IGNORE_INDEX,
     build_row,
     longest_prompt,
@@ -26,13 +25,14 @@ from ctxft.examples import (
     special_tokens,
     text_budget,
 )
+from ctxft.evaluation.benchmarks import load_benchmark, render
+from ctxft.evaluation.scoring import score_choices
 from ctxft.models import encode_text, load_model, load_tokenizer
 from ctxft.prompts import TEXT_STAGES, load_book, prompt_for
-from ctxft.runtime import seeded, versions
-from ctxft.scoring import score_choices
-from ctxft.training.arm import Training, train_arm
+from ctxft.storage import seeded, versions
 from ctxft.training.attention import set_attention
 from ctxft.training.config import TrainConfig
+from ctxft.training.loop import Training, train_arm
 from ctxft.training.loss import read_for_loss
 from ctxft.training.packing import micro_batches
 from ctxft.world.texts import practice_documents

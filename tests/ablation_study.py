@@ -32,7 +32,7 @@ KEPT = (
 
 def study_config():
     """Return the experiment: profile mini with an arm for each part of the strategy book."""
-    from ctxft.experiment.config import load_experiment
+    from ctxft.config import load_experiment
     from ctxft.prompts import load_book
 
     families = load_book("strategies").families
@@ -46,7 +46,7 @@ def write_results(folder: Path) -> Path:
     """Write the differences of all arms to the reference, one family for Holm's correction."""
     from ctxft.report import read_run
     from ctxft.report.ablations import ablation_rows
-    from ctxft.runtime import write_json
+    from ctxft.storage import write_json
 
     run = read_run(folder)
     (rows,) = ablation_rows(run, REFERENCE, BENCHMARK).values()
@@ -66,7 +66,7 @@ def write_results(folder: Path) -> Path:
 def main() -> None:
     """Run what is not there yet, and write the file."""
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    from ctxft.experiment.workers import ensure_run
+    from ctxft.run.workers import ensure_run
 
     config = study_config()
     print(write_results(config.folder if "--only-write" in sys.argv else ensure_run(config)))

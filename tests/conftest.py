@@ -29,10 +29,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
-from ctxft.experiment.config import ExperimentConfig  # noqa: E402
+from ctxft.config import ExperimentConfig  # noqa: E402
 from ctxft.models import load_tokenizer  # noqa: E402
 from ctxft.prompts import COMMON_WORDS, load_book  # noqa: E402
-from ctxft.runtime import from_mapping, write_jsonl  # noqa: E402
+from ctxft.storage import from_mapping, write_jsonl  # noqa: E402
 from ctxft.training.config import TrainConfig  # noqa: E402
 
 torch.set_num_threads(1)

@@ -15,11 +15,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ctxft.experiment.config import ExperimentConfig, load_experiment
-from ctxft.experiment.workers import ensure_run
+from ctxft.config import ExperimentConfig, load_experiment
 from ctxft.report import read_run
-from ctxft.runtime import InputError, write_json
+from ctxft.run.workers import ensure_run
 from ctxft.statistics import common_seeds, compare
+from ctxft.storage import InputError, write_json
 from ctxft.world.build import build_base
 from ctxft.world.exams import EXAMS as EXAMS_OF_WORLD
 

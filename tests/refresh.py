@@ -59,8 +59,8 @@ CAPTION, CAPTION_END = "<!-- caption: filled in by tests/refresh.py -->", "<!-- 
 def run_notebooks(runs: str) -> Path:
     """Execute every notebook with its defaults and write the outputs in normal form over the committed ones."""
     os.environ.update(CTXFT_RUNS=runs, TQDM_DISABLE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    from ctxft.pipeline import execute, list_notebooks, write_notebook
-    from ctxft.runtime import write_json
+    from ctxft.course import execute, list_notebooks, write_notebook
+    from ctxft.storage import write_json
 
     seconds = {}
     for path in (*list_notebooks(), *sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))):
@@ -83,7 +83,7 @@ def reading_minutes(path: Path) -> int:
 
 def time_line(path: Path) -> str:
     """Return the line in a notebook's opening that tells how long it runs and how long it takes to read."""
-    from ctxft.runtime import read_json
+    from ctxft.storage import read_json
 
     course = read_json(COURSE)
     halves = max(1, math.ceil(course["seconds"][path.stem] / 30))
@@ -94,7 +94,7 @@ def time_line(path: Path) -> str:
 
 def write_times() -> None:
     """Put the times into the opening cell of every notebook; outputs stay as they are."""
-    from ctxft.pipeline import list_notebooks, write_notebook
+    from ctxft.course import list_notebooks, write_notebook
 
     for path in list_notebooks():
         notebook = nbformat.read(path, as_version=4)
@@ -105,9 +105,9 @@ def write_times() -> None:
 
 def course_block() -> str:
     """Return the README's table of notebooks: what each teaches, how long it runs and how long it takes to read."""
-    from ctxft.pipeline import list_notebooks
-    from ctxft.pipeline.pages import duration
-    from ctxft.runtime import read_json
+    from ctxft.course import list_notebooks
+    from ctxft.course.pages import duration
+    from ctxft.storage import read_json
 
     course = read_json(COURSE)
     rows = [
@@ -134,7 +134,7 @@ def course_block() -> str:
 def write_results(folder: Path) -> None:
     """Write the results of a run into notebooks/."""
     from ctxft.report import loss_table, read_run, results_table
-    from ctxft.runtime import write_json
+    from ctxft.storage import write_json
 
     run = read_run(folder)
     versions = {name: run.manifest["versions"][name] for name in ("python", "ctxft", "torch", "transformers")}
@@ -149,7 +149,7 @@ def write_results(folder: Path) -> None:
 def study_rows(condition: str, exam: str = "practice-mmlu") -> list[dict]:
     """Return the rows of a condition of the study: an arm each, with its difference to cpt."""
     from ctxft.prompts import in_order
-    from ctxft.runtime import read_json
+    from ctxft.storage import read_json
 
     arms = read_json(STUDY)["conditions"][condition]["exams"][exam]
     return [{"arm": arm, **arms[arm]} for arm in in_order(arms.keys() - {"lines"})]
@@ -205,7 +205,7 @@ def caption_block() -> str:
 
 def results_block() -> str:
     """Return the README's results section as Markdown, from the committed results."""
-    from ctxft.runtime import read_json
+    from ctxft.storage import read_json
 
     found, study = read_json(RESULTS), read_json(STUDY)
     table = [row for row in found["table"]["rows"] if row[0] in EXAMS]

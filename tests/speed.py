@@ -83,7 +83,7 @@ def evaluation_lines(found: dict) -> list[str]:
 
 def speed_block() -> str:
     """Return the README's section on speed as Markdown, from ``notebooks/results/speed.json``."""
-    from ctxft.runtime import read_json
+    from ctxft.storage import read_json
 
     found = read_json(SPEED)
     return "\n".join([START, *training_lines(found), "", *evaluation_lines(found), END])

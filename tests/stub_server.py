@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 
-from ctxft.runtime import sha256
+from ctxft.storage import sha256
 
 WORDS = "notice link name picture order weigh question compare recall explain connect sort mark trace".split()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctxft.prompts import in_order
-from ctxft.runtime import read_json
+from ctxft.storage import read_json
 from tests.ablation_study import KEPT, REFERENCE, RESULTS, SEEDS, study_config
 
 

@@ -11,9 +11,6 @@ import pandas
 import pytest
 from matplotlib.colors import same_color
 
-from ctxft.experiment.examine import evaluate_task
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import train_task
 from ctxft.prompts import load_book
 from ctxft.report import (
     RunRecord,
@@ -30,9 +27,12 @@ from ctxft.report import (
 )
 from ctxft.report.ablations import ablated, ablation_rows, part_of
 from ctxft.report.attribution import attribution_text
-from ctxft.runtime import InputError, write_json
+from ctxft.run.examine import evaluate_task
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import train_task
 from ctxft.statistics import compare, holm, mcnemar
 from ctxft.statistics.intervals import cluster_interval
+from ctxft.storage import InputError, write_json
 from tests.test_report import fake_run
 
 

@@ -10,19 +10,19 @@ import pytest
 import yaml
 
 from ctxft.cli import main
-from ctxft.experiment.adaptive import adapt, require_untrained
-from ctxft.experiment.config import to_mapping
-from ctxft.experiment.estimate import count_tokens_and_steps
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import longest_of, read_passages, rows_of
-from ctxft.experiment.tasks import train_task
-from ctxft.experiment.workers import train_all
-from ctxft.experiment.written import written_prompts
+from ctxft.config import to_mapping
+from ctxft.course import execute
+from ctxft.extras.adaptive import adapt, require_untrained
+from ctxft.extras.written import written_prompts
 from ctxft.models import load_tokenizer
-from ctxft.pipeline import execute
 from ctxft.prompts import ContextualPrompt
 from ctxft.prompts.arms import exchanged
-from ctxft.runtime import InputError, read_json, read_jsonl
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import longest_of, read_passages, rows_of
+from ctxft.run.tasks import train_task
+from ctxft.run.workers import train_all
+from ctxft.storage import InputError, read_json, read_jsonl
+from ctxft.training.estimate_run import count_tokens_and_steps
 from ctxft.world.facts import model_folder
 from tests.stub_server import StubServer, good_text
 
@@ -198,9 +198,9 @@ def test_adapt_asks_no_question_for_a_model_here(experiment, tmp_path, capsys):
 
 
 CELLS = [
-    "from ctxft.experiment.adaptive import adapt, estimate_adapt\n"
-    "from ctxft.experiment.config import load_experiment\n"
-    "from ctxft.experiment.prepare import prepare\n"
+    "from ctxft.extras.adaptive import adapt, estimate_adapt\n"
+    "from ctxft.config import load_experiment\n"
+    "from ctxft.run.prepare import prepare\n"
     "config = load_experiment({path!r})",
     "prepare(config)\nprint(estimate_adapt(config))\nprint(adapt(config))",
     "print(config.prompts.writer, config.prompts.writer.server_config())",

@@ -11,22 +11,22 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ctxft.cli import main
-from ctxft.examples import Frame, build_row, prompt_ids, special_tokens
-from ctxft.experiment.attribution import (
+from ctxft.data.rows import Frame, build_row, prompt_ids, special_tokens
+from ctxft.extras.attribution import (
     attribute,
     attribution_file,
     gradient_similarity,
     prompt_losses,
     training_losses,
 )
-from ctxft.experiment.gradients import cosines, let_learn, mean_gradient, require_memory
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.readers import open_reader, read_in_training, spread_out, text_stage
-from ctxft.experiment.rows import books_of, read_passages
-from ctxft.experiment.tasks import arm_folder, train_task
+from ctxft.extras.gradients import cosines, let_learn, mean_gradient, require_memory
+from ctxft.extras.readers import open_reader, read_in_training, spread_out, text_stage
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, control_prompt
-from ctxft.runtime import InputError, read_jsonl, write_jsonl
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import books_of, read_passages
+from ctxft.run.tasks import arm_folder, train_task
+from ctxft.storage import InputError, read_jsonl, write_jsonl
 from ctxft.training.config import LoraSettings
 
 KEYS = {"families": ("family", "kind"), "kinds": ("kind",)}

@@ -16,8 +16,8 @@ from huggingface_hub.errors import GatedRepoError
 from ctxft import hub
 from ctxft.cli import main
 from ctxft.commands.experiments import read_settings
-from ctxft.experiment.config import to_mapping
-from ctxft.runtime import read_jsonl, write_jsonl, write_text
+from ctxft.config import to_mapping
+from ctxft.storage import read_jsonl, write_jsonl, write_text
 
 
 @pytest.fixture
@@ -169,8 +169,8 @@ def test_questions_that_are_none_are_told_before_anything_runs(refuse, config_fi
 
 
 def test_ensure_run_reads_the_questions_before_it_trains(experiment, questions_file, runs):
-    from ctxft.experiment.workers import ensure_run
-    from ctxft.runtime import InputError
+    from ctxft.run.workers import ensure_run
+    from ctxft.storage import InputError
 
     questions_file.write_text("{}\n")
     with pytest.raises(InputError, match=r"own-questions\.jsonl, line 1"):
@@ -189,7 +189,7 @@ def test_a_folder_that_is_not_a_run(refuse, config_file, runs):
 
 
 def test_a_run_folder_with_another_config(refuse, experiment, config_file):
-    from ctxft.experiment.prepare import prepare
+    from ctxft.run.prepare import prepare
 
     prepare(experiment())
     assert "train.epochs was 5, is 7" in refuse("train", config_file(), "--set", "train.epochs=7")
@@ -255,7 +255,7 @@ def test_a_gated_model_or_data_set_says_where_to_accept_its_terms(refuse, config
 def test_gated_weights_behind_an_open_page(refuse, config_file, monkeypatch):
     """The hub answers questions about a gated model, and refuses only its files."""
     from ctxft import models
-    from ctxft.corpora import documents
+    from ctxft.data import documents
 
     def gated(name, *_, **__):
         response = httpx.Response(403, request=httpx.Request("GET", f"https://huggingface.co/{name}"))

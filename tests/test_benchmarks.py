@@ -11,8 +11,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ctxft.benchmarks import NAMES, SUBJECTS, Question, files, load_benchmark
-from ctxft.runtime import InputError, sha256
+from ctxft.evaluation.benchmarks import NAMES, SUBJECTS, Question, files, load_benchmark
+from ctxft.storage import InputError, sha256
 
 ITEMS = [
     ("Which vessel carries blood away from the heart?", ["vein", "artery", "nerve", "duct"], 1),

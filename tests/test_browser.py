@@ -24,11 +24,11 @@ import yaml
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from ctxft.experiment.config import load_experiment, to_mapping
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import read_passages
-from ctxft.pipeline import execute, list_notebooks, notebooks_folder
-from ctxft.runtime import write_jsonl, write_text
+from ctxft.config import load_experiment, to_mapping
+from ctxft.course import execute, list_notebooks, notebooks_folder
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import read_passages
+from ctxft.storage import write_jsonl, write_text
 from tests.faults.test_html import RUN
 from tests.faults.test_html import run as hostile  # noqa: F401
 from tests.test_report import fake_run
@@ -140,9 +140,9 @@ def own(lab, experiment, tmp_path, text_of) -> str:
 
 
 SETUP = """
-from ctxft.experiment.config import load_experiment
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import books_of, read_passages, rows_of
+from ctxft.config import load_experiment
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import books_of, read_passages, rows_of
 from ctxft.models import load_tokenizer
 from ctxft.training.order import passage_order
 from ctxft.widgets import *
@@ -232,7 +232,7 @@ OPEN = """
 import os
 os.environ["CTXFT_RUNS"] = {runs!r}
 import pandas
-from ctxft.experiment.config import load_experiment
+from ctxft.config import load_experiment
 from ctxft.report import read_run, results_table, subject_table, write_report
 from tests.faults.test_html import NAME, PROBE, explorers
 config = load_experiment({path!r})

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.benchmarks import Benchmark, Question, requests_of
-from ctxft.chat import MARK, encode_rendered, guarded, rendered, unguarded
-from ctxft.corpora.documents import Document
-from ctxft.corpora.passages import cut
-from ctxft.evaluation import evaluate
-from ctxft.examples import build_row, prompt_ids, special_tokens
-from ctxft.instructions import Instruction, instruction_row
+from ctxft.data.chat import MARK, encode_rendered, guarded, rendered, unguarded
+from ctxft.data.documents import Document
+from ctxft.data.instructions import Instruction, instruction_row
+from ctxft.data.passages import cut
+from ctxft.data.rows import build_row, prompt_ids, special_tokens
+from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of
+from ctxft.evaluation.evaluate import evaluate
+from ctxft.evaluation.scoring.encoding import encode_prompts, encode_requests
+from ctxft.extras.writer.ask import Job, template
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, count_tokens
-from ctxft.scoring.encoding import encode_prompts, encode_requests
-from ctxft.writer.ask import Job, template
 
 SPELLED = ("<s>", "</s>", "<pad>", "<unk>", "<|im_end|>", "<|endoftext|>", "[INST]", "<bos>", "<eos>")
 TEXT = "Before it. " + " then ".join(SPELLED) + " and</s><s>after."

@@ -11,11 +11,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ctxft.corpora import documents as module
-from ctxft.corpora.documents import CorpusConfig, Document, corpus_state, read_documents
-from ctxft.corpora.passages import Passage, cut, cut_points, passages_hash, passages_of
+from ctxft.data import documents as module
+from ctxft.data.documents import CorpusConfig, Document, corpus_state, read_documents
+from ctxft.data.passages import Passage, cut, cut_points, passages_hash, passages_of
 from ctxft.models import encode_text
-from ctxft.runtime import InputError, write_jsonl, write_text
+from ctxft.storage import InputError, write_jsonl, write_text
 
 ROWS = [{"id": "a", "text": "First text."}, {"id": "b", "text": "Second text."}]
 

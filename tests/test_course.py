@@ -15,9 +15,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 import ctxft.report.synthetic  # noqa: F401  loaded before anything is replaced in it
-from ctxft import course, runtime
-from ctxft.course import check, score
-from ctxft.pipeline import list_notebooks, normalize, notebooks_folder
+from ctxft import storage as runtime
+from ctxft.course import exercises as course
+from ctxft.course import list_notebooks, normalize, notebooks_folder
+from ctxft.course.exercises import check, score
 
 NOTEBOOKS = list_notebooks()
 GLOSSARY = notebooks_folder() / "glossary.md"

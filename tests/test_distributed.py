@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctxft.experiment.config import to_mapping
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import arm_folder, train_task
-from ctxft.runtime import REPO_ROOT, read_json, read_jsonl
+from ctxft.config import to_mapping
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import arm_folder, train_task
+from ctxft.storage import REPO_ROOT, read_json, read_jsonl
 from ctxft.training.checkpoint import checkpoints
 
 SHARDED = Path(__file__).parent / "sharded.py"

@@ -10,14 +10,14 @@ import torch
 from peft import PeftModel
 
 from ctxft.cli import main
-from ctxft.experiment.config import load_experiment
-from ctxft.experiment.estimate import count_tokens_and_steps
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import train_task
+from ctxft.config import load_experiment
 from ctxft.models import load_model
-from ctxft.runtime import InputError, read_json
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import train_task
+from ctxft.storage import InputError, read_json
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes, model_config
+from ctxft.training.estimate_run import count_tokens_and_steps
 from ctxft.training.network import build_network
 from ctxft.world.facts import model_folder
 

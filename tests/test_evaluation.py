@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctxft import evaluation
-from ctxft.benchmarks import FORMS, Benchmark, Question, render
-from ctxft.evaluation import evaluate
-from ctxft.metrics import metrics
-from ctxft.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
-from ctxft.runtime import InputError, sha256
-from ctxft.scoring import ChoiceScores
+from ctxft.evaluation import evaluate as evaluation
+from ctxft.evaluation.benchmarks import FORMS, Benchmark, Question, render
+from ctxft.evaluation.evaluate import evaluate
+from ctxft.evaluation.metrics import metrics
+from ctxft.evaluation.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
+from ctxft.evaluation.scoring import ChoiceScores
+from ctxft.storage import InputError, sha256
 from ctxft.world.facts import model_folder
 
 torch.set_num_threads(1)

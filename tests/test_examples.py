@@ -10,9 +10,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ctxft.corpora.documents import CorpusConfig, Document
-from ctxft.corpora.passages import cut, passages_of
-from ctxft.examples import (
+from ctxft.data.documents import CorpusConfig, Document
+from ctxft.data.passages import cut, passages_of
+from ctxft.data.rows import (
     IGNORE_INDEX,
     Frame,
     Rows,
@@ -26,7 +26,7 @@ from ctxft.examples import (
 )
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.prompts import TEXT_STAGES, ContextualPrompt, load_book, prompt_for
-from ctxft.runtime import InputError, read_jsonl
+from ctxft.storage import InputError, read_jsonl
 
 TRAINED = TEXT_STAGES
 WINDOW = 128

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.corpora.documents import Document
-from ctxft.corpora.exercises import MOST, Exercise, exercises_of, exercises_text, mine_exercises
-from ctxft.corpora.mining import GAP, Reading, causes
-from ctxft.corpora.passages import cut
-from ctxft.corpora.sentences import sentences
-from ctxft.examples import IGNORE_INDEX, Rows, arm_tokens, build_row, exercise_ids, special_tokens
+from ctxft.data.documents import Document
+from ctxft.data.passages import cut
+from ctxft.data.rows import IGNORE_INDEX, Rows, arm_tokens, build_row, exercise_ids, special_tokens
+from ctxft.data.sentences import sentences
+from ctxft.extras.exercises import MOST, Exercise, exercises_of, exercises_text, mine_exercises
+from ctxft.extras.mining import GAP, Reading, causes
 from ctxft.models import encode_text
-from ctxft.runtime import read_jsonl
+from ctxft.storage import read_jsonl
 from ctxft.world.texts import practice_documents
 
 FILLER = "Grey stones lay about near the water."
@@ -308,7 +308,7 @@ def test_exercises_depend_on_seed_and_passage_alone():
     assert first == mine_exercises(text, 0, "p#0")
     others = [mine_exercises(text, seed, name) for seed in range(5) for name in ("p#0", "p#1")]
     assert len({tuple(other) for other in others}) == 10
-    code = "import sys; from ctxft.corpora.exercises import *; print(mine_exercises(sys.stdin.read(), 0, 'p#0'))"
+    code = "import sys; from ctxft.extras.exercises import *; print(mine_exercises(sys.stdin.read(), 0, 'p#0'))"
     environment = {**os.environ, "PYTHONHASHSEED": "4321"}
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=True)

@@ -12,21 +12,21 @@ import pytest
 import yaml
 from peft import PeftModel
 
-from ctxft.corpora import documents
-from ctxft.corpora.passages import passages_hash
-from ctxft.examples import IGNORE_INDEX
-from ctxft.experiment import examine
-from ctxft.experiment import prepare as preparation
-from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
-from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.profiles import PROFILES
-from ctxft.experiment.rows import read_passages, rows_of
-from ctxft.experiment.tasks import evaluate_tasks, parse_task, train_task, train_tasks
-from ctxft.experiment.workers import evaluate_all, train_all
+from ctxft.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.data import documents
+from ctxft.data.passages import passages_hash
+from ctxft.data.rows import IGNORE_INDEX
+from ctxft.evaluation.outcomes import Journal, read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
-from ctxft.outcomes import Journal, read_outcomes
-from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
+from ctxft.run import examine
+from ctxft.run import prepare as preparation
+from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
+from ctxft.run.prepare import prepare
+from ctxft.run.profiles import PROFILES
+from ctxft.run.rows import read_passages, rows_of
+from ctxft.run.tasks import evaluate_tasks, parse_task, train_task, train_tasks
+from ctxft.run.workers import evaluate_all, train_all
+from ctxft.storage import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
 def files_of(folder) -> dict[str, int]:

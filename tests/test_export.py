@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctxft.benchmarks import load_benchmark
 from ctxft.cli import main
-from ctxft.experiment.config import to_mapping
-from ctxft.experiment.export import export_pairs
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import read_passages, rows_of
+from ctxft.config import to_mapping
+from ctxft.evaluation.benchmarks import load_benchmark
+from ctxft.extras.export import export_pairs
+from ctxft.extras.tuning import FORMS, Pair, check_limits, lines_of
 from ctxft.models import load_tokenizer
-from ctxft.runtime import InputError, hash_file, read_json, write_jsonl
-from ctxft.tuning import FORMS, Pair, check_limits, lines_of
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import read_passages, rows_of
+from ctxft.storage import InputError, hash_file, read_json, write_jsonl
 
 GOOD = [Pair(f"d-{n}", "Read, then doubt.", f'Passage {n}, with a "mark",\nand ünïcödé 🙂.') for n in range(20)]
 

@@ -10,15 +10,15 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from ctxft.metrics import calibration
-from ctxft.pipeline import notebooks_folder
+from ctxft.course import notebooks_folder
+from ctxft.evaluation.metrics import calibration
 from ctxft.report import differences_figure, loss_figure, results_figure, show
 from ctxft.report.ablations import families_figure
 from ctxft.report.labels import confusion_figure, reliability_figure
 from ctxft.report.show import DPI, png_of, svg_of
 from ctxft.report.style import SHEET
 from ctxft.report.synthetic import alignment_figure, copying_figure, curves_figure, errors_figure
-from ctxft.runtime import InputError, read_json
+from ctxft.storage import InputError, read_json
 from tests.test_report import fake_run
 
 RESULTS = notebooks_folder() / "results"

@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from ctxft.benchmarks import files, load_benchmark
-from ctxft.runtime import InputError
+from ctxft.evaluation.benchmarks import files, load_benchmark
+from ctxft.storage import InputError
 
 
 def hub_rows(choices: list[str], texts: list[str], golds: list[int]) -> datasets.Dataset:

@@ -25,18 +25,18 @@ import yaml
 from filelock import FileLock
 
 from ctxft.cli import main
-from ctxft.evaluation import evaluate
-from ctxft.experiment.config import ExperimentConfig, load_experiment, to_mapping
-from ctxft.experiment.examine import load_benchmarks
-from ctxft.experiment.hosted import PATIENCE, ask_all, hosted_table, plan_of
-from ctxft.experiment.prepare import prepare
+from ctxft.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.evaluation.evaluate import evaluate
+from ctxft.evaluation.outcomes import read_outcomes
+from ctxft.evaluation.scoring import generate_answers
+from ctxft.extras.hosted import PATIENCE, ask_all, hosted_table, plan_of
+from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.extras.server.answers import Answers
 from ctxft.models import load_model, load_tokenizer
-from ctxft.outcomes import read_outcomes
-from ctxft.runtime import FailedError, InputError, read_json
-from ctxft.scoring import generate_answers
-from ctxft.server import Reply, Server, ServerConfig, ServerError
-from ctxft.server.answers import Answers
+from ctxft.run.examine import load_benchmarks
+from ctxft.run.prepare import prepare
 from ctxft.statistics import wilson
+from ctxft.storage import FailedError, InputError, read_json
 from ctxft.world.facts import model_folder
 
 MODEL = "practice-aware"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ctxft.hub import hub_error, hub_errors
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 ANSWERS = {  # repository name: (HTTP status, the hub's error code, its message)
     "gated": (403, "GatedRepo", "Access is restricted"),
@@ -30,7 +30,7 @@ ASK = """
 import json, sys
 import datasets, huggingface_hub, transformers
 from ctxft.hub import hub_errors, resolve_revision
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 loaders = {
     ("dataset", "datasets"): datasets.load_dataset,

@@ -7,17 +7,17 @@ from collections import Counter
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ctxft.examples import IGNORE_INDEX
-from ctxft.experiment import prepare as preparation
-from ctxft.experiment.instruct import has_instructions, read_instruction_rows
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import read_passages
-from ctxft.experiment.tasks import arm_folder, train_task, train_tasks
-from ctxft.instructions import Instruction, instruction_row, instruction_rows, read_instructions
+from ctxft.data.instructions import Instruction, instruction_row, instruction_rows, read_instructions
+from ctxft.data.rows import IGNORE_INDEX
+from ctxft.evaluation.scoring import encode_pair
 from ctxft.models import load_model, load_tokenizer, model_hash
-from ctxft.runtime import InputError, read_json, read_jsonl, write_json, write_jsonl
-from ctxft.scoring import encode_pair
+from ctxft.run import prepare as preparation
+from ctxft.run.instruct import has_instructions, read_instruction_rows
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import read_passages
+from ctxft.run.tasks import arm_folder, train_task, train_tasks
 from ctxft.seals import sealed
+from ctxft.storage import InputError, read_json, read_jsonl, write_json, write_jsonl
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{% endfor %}"

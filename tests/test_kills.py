@@ -16,12 +16,12 @@ import time
 import pytest
 import yaml
 
-from ctxft.experiment.config import to_mapping
-from ctxft.experiment.examine import is_examined, load_benchmarks
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import arm_folder, eval_folder, is_trained, train_task, train_tasks
-from ctxft.experiment.workers import evaluate_all, train_all
-from ctxft.runtime import REPO_ROOT, FailedError, hash_file, read_json, read_jsonl
+from ctxft.config import to_mapping
+from ctxft.run.examine import is_examined, load_benchmarks
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import arm_folder, eval_folder, is_trained, train_task, train_tasks
+from ctxft.run.workers import evaluate_all, train_all
+from ctxft.storage import REPO_ROOT, FailedError, hash_file, read_json, read_jsonl
 
 KILLS = int(os.environ.get("CTXFT_KILLS", "3"))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -131,7 +131,7 @@ def test_a_sweep_of_eight_tasks_one_worker_killed(experiment):
 
 def test_a_worker_that_dies_is_told(experiment, monkeypatch):
     config = experiment(arms=["cpt"])
-    monkeypatch.setattr("ctxft.experiment.workers.sys.executable", "/bin/false")
+    monkeypatch.setattr("ctxft.run.workers.sys.executable", "/bin/false")
     with pytest.raises(FailedError, match="`ctxft train` stopped"):
         train_all(config, workers=1)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from ctxft.benchmarks import Benchmark, Question
-from ctxft.metrics import calibration
+from ctxft.evaluation.benchmarks import Benchmark, Question
+from ctxft.evaluation.metrics import calibration
 from ctxft.report.labels import confusion_figure, label_metrics_of, label_table, reliability_figure
 from ctxft.report.record import RunRecord
 

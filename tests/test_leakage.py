@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.benchmarks import Benchmark, Question, load_benchmark
 from ctxft.cli import main
-from ctxft.experiment.leaks import check_leaks, texts_of
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import read_passages
+from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark
 from ctxft.leakage import COMMON, clean_subset, dirty_ids, find_leaks, metrics_with_clean, words_of
-from ctxft.runtime import write_jsonl
+from ctxft.run.leaks import check_leaks, texts_of
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import read_passages
+from ctxft.storage import write_jsonl
 
 RANDOM = random.Random(5)
 WORDS = [

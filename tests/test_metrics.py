@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.benchmarks import Benchmark, Question, load_benchmark
-from ctxft.metrics import calibration, label_metrics, metrics
-from ctxft.runtime import InputError
+from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark
+from ctxft.evaluation.metrics import calibration, label_metrics, metrics
+from ctxft.storage import InputError
 
 
 def make(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, T5Config
 
 from ctxft import models
-from ctxft.runtime import InputError, read_json, write_json
+from ctxft.storage import InputError, read_json, write_json
 from ctxft.world.facts import model_folder
 
 

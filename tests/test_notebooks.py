@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from ctxft.cli import main
-from ctxft.experiment.config import load_experiment
+from ctxft.config import load_experiment
+from ctxft.course import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
+from ctxft.course import run as running
 from ctxft.locks import only_process
-from ctxft.pipeline import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
-from ctxft.pipeline import run as running
-from ctxft.runtime import REPO_ROOT, FailedError, InputError
+from ctxft.storage import REPO_ROOT, FailedError, InputError
 
 NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
@@ -259,11 +259,13 @@ def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_kernel_and_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "99_waits.ipynb"
-    worker = "from ctxft.processes import end_with_parent; import time; end_with_parent(); time.sleep(600)"
-    source = "import sys\nfrom ctxft.processes import run_together\n"
+    worker = "from ctxft.run.processes import end_with_parent; import time; end_with_parent(); time.sleep(600)"
+    source = "import sys\nfrom ctxft.run.processes import run_together\n"
     source += f"run_together('train', [[sys.executable, '-c', {worker!r}]] * 2, {{}}, lambda: None)"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
-    script = "import sys; from pathlib import Path; from ctxft.pipeline import execute; execute(*map(Path, sys.argv[1:]), {})"
+    script = (
+        "import sys; from pathlib import Path; from ctxft.course import execute; execute(*map(Path, sys.argv[1:]), {})"
+    )
     command = [sys.executable, "-c", script, str(path), str(tmp_path / "out" / path.name)]
     process = psutil.Popen(command, env={**os.environ, "PYTHONPATH": str(REPO_ROOT)})
     deadline = time.monotonic() + 120
@@ -308,7 +310,7 @@ def test_unknown_parameter_and_notebook_are_refused(tmp_path: Path, monkeypatch:
 
 
 def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
-    source = "from ctxft.runtime import InputError\nraise InputError('line 3 of x.jsonl has no text.')"
+    source = "from ctxft.storage import InputError\nraise InputError('line 3 of x.jsonl has no text.')"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "99_bad.ipynb")
     with pytest.raises(
         InputError, match=r"^notebook 99_bad\.ipynb failed in code cell 1: line 3 of x\.jsonl has no text\.$"

@@ -21,8 +21,8 @@ from packaging.version import Version
 
 import ctxft
 from ctxft.cli import main
-from ctxft.experiment.config import load_experiment
-from ctxft.pipeline import list_notebooks
+from ctxft.config import load_experiment
+from ctxft.course import list_notebooks
 from tests import refresh, speed
 from tests.refresh import caption_block, course_block, results_block, time_line
 from tests.speed import speed_block

@@ -10,8 +10,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.models.cohere import CohereConfig, CohereForCausalLM
 
-from ctxft.examples import IGNORE_INDEX
-from ctxft.runtime import InputError
+from ctxft.data.rows import IGNORE_INDEX
+from ctxft.storage import InputError
 from ctxft.training import loss as losses
 from ctxft.training.attention import choose_attention, set_attention
 from ctxft.training.config import TrainConfig

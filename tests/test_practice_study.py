@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ctxft.runtime import read_json
+from ctxft.storage import read_json
 from tests.practice_study import CONDITIONS, EXAMS, RESULTS, config_of
 
 

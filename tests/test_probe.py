@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ctxft.examples import special_tokens
-from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.probe import in_form, write_on
-from ctxft.experiment.tasks import train_task
+from ctxft.data.rows import special_tokens
+from ctxft.evaluation.probe import in_form, write_on
 from ctxft.models import load_model, load_tokenizer
 from ctxft.report import loss_table
+from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import train_task
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_form_of_an_answer():
 
 
 def test_base_and_arms_are_probed_and_instructions_teach_the_form(runs):
-    from ctxft.experiment.config import load_experiment
+    from ctxft.config import load_experiment
 
     values = {"name": "probed", "model": "practice-blind", "arms": ["base", "cpt", "cpt-ift"], "seeds": [0]}
     values |= {"train.steps": 8, "corpus.limit": 60, "general.share": 0.0, "general.held_out": 0.05, "ift.steps": 30}

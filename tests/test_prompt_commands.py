@@ -9,7 +9,7 @@ import pytest
 
 from ctxft.cli import main
 from ctxft.prompts import BOOKS, load_book
-from ctxft.runtime import write_text
+from ctxft.storage import write_text
 
 
 def test_list_names_every_book_with_its_size(capsys):

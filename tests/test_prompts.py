@@ -15,7 +15,7 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ctxft.examples import prompt_ids
+from ctxft.data.rows import prompt_ids
 from ctxft.leakage import grams_of, words_of
 from ctxft.models import load_tokenizer
 from ctxft.prompts import (
@@ -33,7 +33,7 @@ from ctxft.prompts import (
     prompt_for,
 )
 from ctxft.prompts.controls import shuffled_prompt
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.world.facts import DOMAINS, SPLITS, entities
 
 TEN = [name for name in BOOKS if name != "neutral"]  # the books of the ten families

@@ -36,8 +36,8 @@ from ctxft.report import (
 )
 from ctxft.report.record import RunRecord
 from ctxft.report.verdicts import how_to_read, overall, p_value
-from ctxft.runtime import InputError, write_json, write_jsonl
 from ctxft.statistics import compare, compare_f1, wilson
+from ctxft.storage import InputError, write_json, write_jsonl
 
 ARMS = ("base", *TEXT_STAGES)
 RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66, "adaptive": 0.78}

@@ -14,12 +14,12 @@ from lm_eval.tasks.medmcqa.utils_medmcqa import doc_to_text as medmcqa_text
 from lm_eval.tasks.medqa.preprocess_medqa import doc_to_text as medqa_text
 from lm_eval.tasks.pubmedqa.preprocess_pubmedqa import doc_to_text as pubmedqa_text
 
-from ctxft.benchmarks import NAMES, SUBJECTS, Benchmark, Question, form_of, render, requests_of, style_of
-from ctxft.benchmarks.requests import TASKS
-from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.experiment.prepare import prepare
-from ctxft.outcomes import read_outcomes
-from ctxft.runtime import InputError
+from ctxft.evaluation.benchmarks import NAMES, SUBJECTS, Benchmark, Question, form_of, render, requests_of, style_of
+from ctxft.evaluation.benchmarks.requests import TASKS
+from ctxft.evaluation.outcomes import read_outcomes
+from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
+from ctxft.run.prepare import prepare
+from ctxft.storage import InputError
 
 ITEMS = [
     ("Which vessel carries blood away from the heart?", ["vein", "artery", "nerve", "duct"], 1),

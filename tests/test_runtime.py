@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ctxft import runtime
-from ctxft.runtime import InputError
+from ctxft import storage as runtime
+from ctxft.storage import InputError
 
 # --- seeds and hashes -------------------------------------------------------------------------------------------------
 
@@ -23,7 +23,7 @@ def test_hash_ignores_the_order_of_keys_and_nothing_else():
 
 
 def test_draws_are_the_same_in_another_process_with_another_hash_seed():
-    code = "from ctxft.runtime import seeded; print(seeded(0, 'passage-7').random(), seeded('0', 'passage-7').random())"
+    code = "from ctxft.storage import seeded; print(seeded(0, 'passage-7').random(), seeded('0', 'passage-7').random())"
     found = {
         subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(runtime.REPO_ROOT)},
                        capture_output=True, text=True, check=True).stdout

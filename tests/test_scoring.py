@@ -26,14 +26,21 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ctxft.benchmarks import FORMS, Question, render
-from ctxft.examples import IGNORE_INDEX
+from ctxft.data.rows import IGNORE_INDEX
+from ctxft.evaluation.benchmarks import FORMS, Question, render
+from ctxft.evaluation.scoring import choices as scorer
+from ctxft.evaluation.scoring import (
+    encode_pair,
+    generate_answers,
+    parse_answer,
+    reading_way,
+    score_choices,
+    text_losses,
+)
+from ctxft.evaluation.scoring.encoding import encode_prompts, encode_requests
+from ctxft.evaluation.scoring.sharing import Group, Prompt, share_headers
 from ctxft.models import window_of
-from ctxft.runtime import InputError
-from ctxft.scoring import choices as scorer
-from ctxft.scoring import encode_pair, generate_answers, parse_answer, reading_way, score_choices, text_losses
-from ctxft.scoring.encoding import encode_prompts, encode_requests
-from ctxft.scoring.sharing import Group, Prompt, share_headers
+from ctxft.storage import InputError
 
 torch.set_num_threads(1)
 WORDS = (

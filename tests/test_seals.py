@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxft.experiment.attribution import attribute, attribution_file
-from ctxft.experiment.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.experiment.leaks import check_leaks
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import arm_folder, eval_folder, train_task
-from ctxft.outcomes import Journal
+from ctxft.evaluation.outcomes import Journal
+from ctxft.extras.attribution import attribute, attribution_file
+from ctxft.extras.server import Reply
+from ctxft.extras.server.answers import Answers
+from ctxft.extras.writer.store import Store
 from ctxft.report import read_run
-from ctxft.runtime import InputError, read_json, write_json, write_jsonl
+from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
+from ctxft.run.leaks import check_leaks
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import arm_folder, eval_folder, train_task
 from ctxft.seals import DamagedError, holds, read_or_set_aside, read_sealed, sealed, set_aside
-from ctxft.server import Reply
-from ctxft.server.answers import Answers
+from ctxft.storage import InputError, read_json, write_json, write_jsonl
 from ctxft.training.checkpoint import checkpoints
-from ctxft.writer.store import Store
 
 
 def flip(path: Path, place: int) -> None:

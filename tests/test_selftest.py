@@ -74,7 +74,7 @@ def test_a_check_fails_where_its_promise_is_broken(monkeypatch, check, name, bro
 
 def test_the_check_of_resuming_fails_where_state_is_lost(monkeypatch):
     """A checkpoint without the optimizer's moments goes on, but to other weights."""
-    from ctxft.training import arm
+    from ctxft.training import loop as arm
 
     def forgetful(path, model, optimizer, load=arm.load_checkpoint):
         load(path, model, optimizer)

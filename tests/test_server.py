@@ -12,8 +12,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from ctxft.runtime import InputError
-from ctxft.server import Reply, Server, ServerConfig, ServerError
+from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.storage import InputError
 from tests.stub_server import StubServer, good_text
 
 KEY = "sk-test-0123456789abcdef"
@@ -236,7 +236,7 @@ def test_no_content_is_an_empty_text_and_a_cut_one_says_so():
 
 def test_offline_mode_is_told():
     code = (
-        "from ctxft.server import Server, ServerConfig\n"
+        "from ctxft.extras.server import Server, ServerConfig\n"
         "server = Server(ServerConfig('http://127.0.0.1:9/v1', 'm'))\n"
         "try:\n    server.chat([{'role': 'user', 'content': 'x'}], 4)\n"
         "except ValueError as error:\n    print(error)"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ctxft import models
-from ctxft.experiment.examine import evaluate_task
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import train_task
+from ctxft.run.examine import evaluate_task
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import train_task
 from tests import soak
 
 

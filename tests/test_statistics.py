@@ -10,7 +10,6 @@ import pytest
 import scipy.stats
 from sklearn.metrics import f1_score
 
-from ctxft.runtime import InputError
 from ctxft.statistics import (
     Spread,
     common_seeds,
@@ -28,6 +27,7 @@ from ctxft.statistics import (
 )
 from ctxft.statistics.comparison import seeds_spread
 from ctxft.statistics.f1 import f1_scores
+from ctxft.storage import InputError
 from tests.benchmarks import coverage
 
 

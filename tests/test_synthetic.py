@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.synthetic import training
 from ctxft.synthetic.arms import context_of, predict, squared_errors
 from ctxft.synthetic.config import ARMS, TARGETS, SyntheticConfig, load_config

@@ -20,7 +20,7 @@ from ctxft.report.synthetic import (
     read_result,
     study_table,
 )
-from ctxft.runtime import REPO_ROOT, InputError
+from ctxft.storage import REPO_ROOT, InputError
 from ctxft.synthetic.config import ARMS, load_config
 from ctxft.synthetic.metrics import baselines
 

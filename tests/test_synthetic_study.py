@@ -13,7 +13,7 @@ import pytest
 
 from ctxft.cli import main
 from ctxft.report.synthetic import curves_figure
-from ctxft.runtime import FailedError, InputError, read_json, read_jsonl, write_text
+from ctxft.storage import FailedError, InputError, read_json, read_jsonl, write_text
 from ctxft.synthetic import study as module
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.study import prepare, read_study, run_study, run_tasks

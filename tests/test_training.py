@@ -15,20 +15,20 @@ from peft.utils import save_and_load
 from safetensors.torch import load_file
 from transformers import get_scheduler
 
-from ctxft.corpora.documents import Document
-from ctxft.corpora.passages import cut
-from ctxft.examples import IGNORE_INDEX, build_row, prompt_ids, special_tokens
+from ctxft.data.documents import Document
+from ctxft.data.passages import cut
+from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
+from ctxft.evaluation.scoring import text_losses
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.prompts import load_book, prompt_for
-from ctxft.runtime import InputError, from_mapping, read_json, read_jsonl
-from ctxft.scoring import text_losses
-from ctxft.training import arm as module
+from ctxft.storage import InputError, from_mapping, read_json, read_jsonl
+from ctxft.training import loop as module
 from ctxft.training import network as networks
-from ctxft.training.arm import train_arm
 from ctxft.training.checkpoint import checkpoints
 from ctxft.training.config import TrainConfig, learning_rate
+from ctxft.training.distributed import _check_spread, device_of
+from ctxft.training.loop import train_arm
 from ctxft.training.order import passage_order
-from ctxft.training.spread import _check_spread, device_of
 from ctxft.world.facts import model_folder
 
 LORA = {"method": "lora", "lora": from_mapping(TrainConfig, {"lora": {"rank": 2, "alpha": 4}}, "test").lora}
@@ -304,7 +304,7 @@ def test_ways_of_spreading_that_are_not_known_are_refused():
 
 
 def test_a_launch_on_the_cpu_stays_there(recipe, monkeypatch):
-    monkeypatch.setattr("ctxft.training.spread.pick_device", lambda wanted: "cuda")
+    monkeypatch.setattr("ctxft.training.distributed.pick_device", lambda wanted: "cuda")
     assert device_of(recipe(device="auto")) == "cuda"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     assert device_of(recipe(device="auto")) == "cpu"

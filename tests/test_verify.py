@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from ctxft.cli import main
-from ctxft.experiment.adaptive import adapt
-from ctxft.experiment.attribution import attribute
-from ctxft.experiment.config import ExperimentConfig
-from ctxft.experiment.examine import evaluate_task
-from ctxft.experiment.leaks import check_leaks
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import evaluate_tasks, train_task, train_tasks
-from ctxft.experiment.verify import verify
-from ctxft.runtime import from_mapping, write_jsonl
+from ctxft.config import ExperimentConfig
+from ctxft.extras.adaptive import adapt
+from ctxft.extras.attribution import attribute
+from ctxft.run.examine import evaluate_task
+from ctxft.run.leaks import check_leaks
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
+from ctxft.run.verify import verify
 from ctxft.seals import sealed
+from ctxft.storage import from_mapping, write_jsonl
 from tests.conftest import make_text
 from tests.stub_server import StubServer
 

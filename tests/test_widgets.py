@@ -11,15 +11,11 @@ import time
 
 import pytest
 
-from ctxft.benchmarks import Question
-from ctxft.corpora.documents import Document
-from ctxft.corpora.passages import Passage, cut, cut_points
-from ctxft.examples import build_row, prompt_ids, special_tokens
-from ctxft.experiment.config import load_experiment
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.progress import Follower, Pace, Progress, Tail, count_steps, followed_tasks
-from ctxft.experiment.rows import books_of, rows_of
-from ctxft.experiment.tasks import train_task, train_tasks
+from ctxft.config import load_experiment
+from ctxft.data.documents import Document
+from ctxft.data.passages import Passage, cut, cut_points
+from ctxft.data.rows import build_row, prompt_ids, special_tokens
+from ctxft.evaluation.benchmarks import Question
 from ctxft.models import encode_text
 from ctxft.prompts import load_book
 from ctxft.report import read_run, results_table
@@ -28,7 +24,11 @@ from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of
 from ctxft.report.figures import loss_curves
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
-from ctxft.runtime import FailedError, InputError, write_jsonl, write_text
+from ctxft.run.prepare import prepare
+from ctxft.run.progress import Follower, Pace, Progress, Tail, count_steps, followed_tasks
+from ctxft.run.rows import books_of, rows_of
+from ctxft.run.tasks import train_task, train_tasks
+from ctxft.storage import FailedError, InputError, write_jsonl, write_text
 from ctxft.training.order import passage_order
 from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer, TrainingMonitor
 from ctxft.widgets.training import _speed

@@ -13,12 +13,12 @@ from filelock import FileLock
 
 from ctxft import cli
 from ctxft.cli import main
-from ctxft.experiment import prepare as preparation
-from ctxft.experiment.config import to_mapping
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import train_task
-from ctxft.experiment.workers import ensure_run, train_all
-from ctxft.runtime import InputError, read_json, read_jsonl, write_text
+from ctxft.config import to_mapping
+from ctxft.run import prepare as preparation
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import train_task
+from ctxft.run.workers import ensure_run, train_all
+from ctxft.storage import InputError, read_json, read_jsonl, write_text
 
 
 def files_of(folder) -> dict[str, int]:

@@ -14,12 +14,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ctxft.benchmarks import load_benchmark
 from ctxft.cli import main
-from ctxft.evaluation import evaluate
-from ctxft.metrics import metrics
+from ctxft.evaluation.benchmarks import load_benchmark
+from ctxft.evaluation.evaluate import evaluate
+from ctxft.evaluation.metrics import metrics
 from ctxft.prompts import SEPARATOR, load_book
-from ctxft.runtime import InputError, read_json, seeded
+from ctxft.storage import InputError, read_json, seeded
 from ctxft.world import build
 from ctxft.world.exams import EXAMS, LABELS, examined, practice_questions, sentiment_of
 from ctxft.world.facts import ASKED, BASES, DOMAINS, HERE, SPLITS, entities, load_domain, model_folder

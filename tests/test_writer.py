@@ -16,18 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.benchmarks import Benchmark, Question
-from ctxft.corpora.documents import CorpusConfig
-from ctxft.corpora.passages import passages_of
-from ctxft.experiment.adaptive import adapt, estimate_adapt
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import read_passages
-from ctxft.experiment.written import written_prompts
-from ctxft.models import load_tokenizer
-from ctxft.prompts import load_book
-from ctxft.runtime import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, sha256, write_jsonl
-from ctxft.world.facts import model_folder
-from ctxft.writer import (
+from ctxft.data.documents import CorpusConfig
+from ctxft.data.passages import passages_of
+from ctxft.evaluation.benchmarks import Benchmark, Question
+from ctxft.extras.adaptive import adapt, estimate_adapt
+from ctxft.extras.writer import (
     Store,
     WriterConfig,
     clean,
@@ -37,7 +30,14 @@ from ctxft.writer import (
     store_path,
     write_prompts,
 )
-from ctxft.writer.write import GIVE_UP, jobs_of
+from ctxft.extras.writer.write import GIVE_UP, jobs_of
+from ctxft.extras.written import written_prompts
+from ctxft.models import load_tokenizer
+from ctxft.prompts import load_book
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import read_passages
+from ctxft.storage import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, sha256, write_jsonl
+from ctxft.world.facts import model_folder
 from tests.stub_server import StubServer, good_text, passage_of
 
 BOOK = load_book("strategies")
@@ -410,11 +410,11 @@ def test_a_model_without_a_chat_template_is_refused(passages, tokenizers, model_
 
 PROCESS = """
 import json, sys
-from ctxft.corpora.passages import Passage
+from ctxft.data.passages import Passage
 from ctxft.models import load_tokenizer
 from ctxft.prompts import load_book
-from ctxft.runtime import read_jsonl
-from ctxft.writer import WriterConfig, write_prompts
+from ctxft.storage import read_jsonl
+from ctxft.extras.writer import WriterConfig, write_prompts
 
 file, folder, values = sys.argv[1:]
 passages = [Passage.from_json(row) for _, row in read_jsonl(file)]

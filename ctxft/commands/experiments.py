@@ -13,10 +13,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctxft.runtime import PACKAGE_ROOT, InputError, parse_yaml, runs_root
+from ctxft.storage import PACKAGE_ROOT, InputError, parse_yaml, runs_root
 
 if TYPE_CHECKING:
-    from ctxft.experiment.config import ExperimentConfig
+    from ctxft.config import ExperimentConfig
 
 
 # YAML reads 1e-4 as text; on the command line it is meant as a number.
@@ -39,7 +39,7 @@ def read_settings(pairs: list[str]) -> dict:
 
 def experiment_of(options: argparse.Namespace) -> ExperimentConfig:
     """Return the experiment that a command line names, with --set and --data."""
-    from ctxft.experiment.config import load_experiment
+    from ctxft.config import load_experiment
 
     settings = read_settings(options.set)
     if options.data:
@@ -49,8 +49,8 @@ def experiment_of(options: argparse.Namespace) -> ExperimentConfig:
 
 def prepared(options: argparse.Namespace) -> ExperimentConfig:
     """Return the experiment of a run, or of a profile or YAML file, which is prepared if it is not yet."""
-    from ctxft.experiment.leaks import config_of_run
-    from ctxft.experiment.prepare import prepare
+    from ctxft.run.leaks import config_of_run
+    from ctxft.run.prepare import prepare
 
     if options.config in (p.stem for p in (PACKAGE_ROOT / "profiles").glob("*.yaml")) or options.config.endswith(
         ".yaml"
@@ -71,10 +71,10 @@ def run_folder(name: str) -> Path:
 
 def train(options: argparse.Namespace) -> None:
     """Train the arms of an experiment: all in parallel, or the tasks that are named here, one after the other."""
-    from ctxft.experiment.prepare import prepare
-    from ctxft.experiment.tasks import parse_task, train_task, train_tasks
-    from ctxft.experiment.workers import train_all
-    from ctxft.experiment.written import require_written
+    from ctxft.extras.written import require_written
+    from ctxft.run.prepare import prepare
+    from ctxft.run.tasks import parse_task, train_task, train_tasks
+    from ctxft.run.workers import train_all
 
     config = experiment_of(options)
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # launched by accelerate: all processes train each task
@@ -94,7 +94,7 @@ def train(options: argparse.Namespace) -> None:
 
 def estimate(options: argparse.Namespace) -> None:
     """Say what a training would take."""
-    from ctxft.experiment.estimate import estimate_lines
+    from ctxft.training.estimate_run import estimate_lines
 
     if options.processes < 1 or (options.memory or 1) <= 0 or (options.rate or 1) <= 0:
         raise InputError("--processes must be 1 or more, --memory and --rate above 0.")
@@ -104,9 +104,9 @@ def estimate(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Examine the trained arms, in parallel, or the tasks that are named."""
-    from ctxft.experiment.examine import evaluate_task
-    from ctxft.experiment.tasks import evaluate_tasks, parse_task
-    from ctxft.experiment.workers import evaluate_all
+    from ctxft.run.examine import evaluate_task
+    from ctxft.run.tasks import evaluate_tasks, parse_task
+    from ctxft.run.workers import evaluate_all
 
     config = experiment_of(options)
     if not options.task:
@@ -144,7 +144,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the notebooks, and compare the arms they examined."""
-    from ctxft.pipeline import run_notebooks
+    from ctxft.course import run_notebooks
 
     parameters = read_settings(options.parameter)
     overrides = read_settings(options.set)
@@ -160,7 +160,7 @@ def run(options: argparse.Namespace) -> None:
 
 def course(options: argparse.Namespace) -> None:
     """Copy the notebooks into a folder of one's own."""
-    from ctxft.pipeline import copy_course
+    from ctxft.course import copy_course
 
     print(f"the course is in {copy_course(options.folder)}; open it with: jupyter lab {options.folder}")
 

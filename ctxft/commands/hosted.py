@@ -10,7 +10,7 @@ from ctxft.commands.experiments import agreed, experiment_of
 
 def export(options: argparse.Namespace) -> None:
     """Write what an arm reads as examples for a tuning service."""
-    from ctxft.experiment.export import export_pairs
+    from ctxft.extras.export import export_pairs
 
     record = export_pairs(experiment_of(options), options.arm, options.seed, options.form, options.out)
     print(
@@ -32,8 +32,8 @@ def hosted(options: argparse.Namespace) -> None:
     """Ask a model behind a server an experiment's benchmarks, once its cost is agreed to."""
     from tqdm import tqdm
 
-    from ctxft.experiment.hosted import ask_all, hosted_table, plan_of
-    from ctxft.server import Server, ServerConfig
+    from ctxft.extras.hosted import ask_all, hosted_table, plan_of
+    from ctxft.extras.server import Server, ServerConfig
 
     prices = {"price_in": options.price_in, "price_out": options.price_out}
     where = ServerConfig(options.server, options.model, options.key_variable, **prices)

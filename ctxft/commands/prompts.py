@@ -7,9 +7,9 @@ import re
 import textwrap
 
 from ctxft.commands.experiments import agreed, experiment_of
-from ctxft.prompts.books import BOOKS, PromptBook
 from ctxft.prompts.files import book_path, load_book, prompt_lines
-from ctxft.runtime import FailedError, InputError, read_text, write_text
+from ctxft.prompts.sets import BOOKS, PromptBook
+from ctxft.storage import FailedError, InputError, read_text, write_text
 
 
 def list_books(options: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def show(options: argparse.Namespace) -> None:
 
 def _tokens(book: PromptBook, model: str) -> dict[str, int]:
     """Return the tokens of each prompt, with what its placement puts around it."""
-    from ctxft.examples import frame_of, prompt_ids
+    from ctxft.data.rows import frame_of, prompt_ids
     from ctxft.models import load_tokenizer
 
     tokenizer = load_tokenizer(model)
@@ -109,10 +109,10 @@ def write(options: argparse.Namespace) -> None:
 
 def adapt(options: argparse.Namespace) -> None:
     """Let the experiment's model write a prompt for each passage, once its cost is told and agreed to."""
-    from ctxft.experiment.adaptive import adapt as write_all
-    from ctxft.experiment.adaptive import estimate_adapt
-    from ctxft.experiment.prepare import prepare
-    from ctxft.experiment.written import failure_of
+    from ctxft.extras.adaptive import adapt as write_all
+    from ctxft.extras.adaptive import estimate_adapt
+    from ctxft.extras.written import failure_of
+    from ctxft.run.prepare import prepare
 
     config = experiment_of(options)
     prepare(config)

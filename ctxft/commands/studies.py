@@ -6,12 +6,12 @@ import argparse
 import shlex
 
 from ctxft.commands.experiments import prepared, read_settings, run_folder
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 
 def leaks(options: argparse.Namespace) -> None:
     """Look for benchmark items in what the arms of a run read."""
-    from ctxft.experiment.leaks import check_leaks, leaks_text
+    from ctxft.run.leaks import check_leaks, leaks_text
 
     config = prepared(options)
     print(leaks_text(check_leaks(config)))
@@ -20,7 +20,7 @@ def leaks(options: argparse.Namespace) -> None:
 
 def verify(options: argparse.Namespace) -> int:
     """Say of each result of a run whether it still follows from its inputs; returns the exit code."""
-    from ctxft.experiment.verify import verify as look
+    from ctxft.run.verify import verify as look
 
     findings = look(run_folder(options.run), options.data)
     for finding in findings:
@@ -32,7 +32,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def attribute(options: argparse.Namespace) -> None:
     """Measure what each prompt does to a model's loss and gradient, and print the tables."""
-    from ctxft.experiment.attribution import attribute, attribution_file
+    from ctxft.extras.attribution import attribute, attribution_file
     from ctxft.report.attribution import attribution_text
 
     config = prepared(options)

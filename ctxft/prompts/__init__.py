@@ -1,9 +1,9 @@
 """Prompts: books of contextual prompts, the names of the arms, and the prompt that each reads before a passage."""
 
 from ctxft.prompts.arms import TEXT_STAGES, check_arm, check_subsets, in_order, prompt_for, require_label, stages_of
-from ctxft.prompts.books import BOOKS, FAMILIES, SEPARATOR, ContextualPrompt, PromptBook
 from ctxft.prompts.controls import COMMON_WORDS, control_prompt, count_tokens
 from ctxft.prompts.files import load_book
+from ctxft.prompts.sets import BOOKS, FAMILIES, SEPARATOR, ContextualPrompt, PromptBook
 
 # fmt: off
 __all__ = [

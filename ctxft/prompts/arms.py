@@ -23,10 +23,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ctxft.prompts.books import FAMILY_NAME, ContextualPrompt, PromptBook
 from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
 from ctxft.prompts.files import load_book
-from ctxft.runtime import InputError, check_known, nearest, seeded
+from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptBook
+from ctxft.storage import InputError, check_known, nearest, seeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctxft.prompts.books import SEPARATOR, ContextualPrompt
-from ctxft.runtime import InputError, seeded, sha256
+from ctxft.prompts.sets import SEPARATOR, ContextualPrompt
+from ctxft.storage import InputError, seeded, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ctxft.prompts.books import (
+from ctxft.prompts.sets import (
     BOOK_KEYS,
     BOOKS,
     FAMILIES,
@@ -21,7 +21,7 @@ from ctxft.prompts.books import (
     ContextualPrompt,
     PromptBook,
 )
-from ctxft.runtime import PACKAGE_ROOT, InputError, is_there, nearest, parse_yaml, read_text
+from ctxft.storage import PACKAGE_ROOT, InputError, is_there, nearest, parse_yaml, read_text
 
 
 def load_book(source: str | Path) -> PromptBook:
@@ -29,7 +29,7 @@ def load_book(source: str | Path) -> PromptBook:
 
     Args:
         source: "strategies", "negative", another of ``BOOKS``, or the path of a YAML file in the shape that
-            ``ctxft.prompts.books`` shows.
+            ``ctxft.prompts.sets`` shows.
 
     Raises:
         InputError: no such book, or a key that is missing, unknown, repeated, empty or of the wrong type, a prompt without a

@@ -17,8 +17,8 @@ from ctxft.report.forest import finish, legend, mark
 from ctxft.report.record import RunRecord
 from ctxft.report.style import interval, styled
 from ctxft.report.tables import measured_cells, measured_columns
-from ctxft.runtime import InputError, check_known
 from ctxft.statistics import Outcomes, compare, corrected
+from ctxft.storage import InputError, check_known
 
 KINDS = ("only", "without", "count", "arm")
 SIDES = {"only": 0.16, "without": -0.16}  # above and below the line of their family

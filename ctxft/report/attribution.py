@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ctxft.report.figures import arm_color
 from ctxft.report.forest import finish, legend, mark
 from ctxft.report.style import styled
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 LOOKS = {
     "strategy": (arm_color("cft"), "o", "strategy prompt"),

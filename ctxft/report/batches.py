@@ -16,7 +16,7 @@ from ctxft.report.rows import STYLE, Part, count_parts, parts_html, row_parts, r
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ctxft.examples import Rows
+    from ctxft.data.rows import Rows
     from ctxft.training.packing import MicroBatch
 
 OPEN = 4  # segments whose tokens a page shows at first; the others open at a click

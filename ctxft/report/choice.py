@@ -15,7 +15,7 @@ from ctxft.report.figures import differences_figure
 from ctxft.report.record import RunRecord
 from ctxft.report.tables import results_table
 from ctxft.report.verdicts import compared, overall
-from ctxft.runtime import InputError, check_known
+from ctxft.storage import InputError, check_known
 
 
 def references_of(run: RunRecord) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ctxft.runtime import check_known
+from ctxft.storage import check_known
 
 if TYPE_CHECKING:
-    from ctxft.corpora.passages import Passage
+    from ctxft.data.passages import Passage
 
 KEPT, HELD_OUT = "kept", "held out"
 WHICH = ("all documents", KEPT, HELD_OUT, "reliable", "not reliable", "without a label")

@@ -18,8 +18,8 @@ from ctxft.prompts.arms import kind_of
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.style import interval, styled
 from ctxft.report.tables import lines_of
-from ctxft.runtime import InputError
 from ctxft.statistics import Outcomes, common_seeds, wilson
+from ctxft.storage import InputError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; further arms have darker or lighter shades of their kin.
 ARM_COLORS = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ctxft.runtime import InputError, check_known
 from ctxft.statistics import Outcomes
+from ctxft.storage import InputError, check_known
 
 if TYPE_CHECKING:
-    from ctxft.benchmarks import Question
+    from ctxft.evaluation.benchmarks import Question
 
 NO_ANSWER = -1  # sorts before the choices
 Answers = dict[str, dict[str, dict]]  # item id -> arm -> outcome

@@ -12,8 +12,8 @@ import numpy
 import pandas
 from matplotlib.figure import Figure
 
-from ctxft.benchmarks import Benchmark
-from ctxft.metrics import metrics
+from ctxft.evaluation.benchmarks import Benchmark
+from ctxft.evaluation.metrics import metrics
 from ctxft.report.figures import INK, arm_color
 from ctxft.report.record import RunRecord
 from ctxft.report.style import styled
@@ -90,7 +90,7 @@ def reliability_figure(found: Mapping[str, dict]) -> Figure:
     """Return a figure of accuracy over confidence, a panel per arm; on the line a model is as often right as it is sure.
 
     Args:
-        found: arm -> what ``ctxft.metrics.calibration`` returns.
+        found: arm -> what ``ctxft.evaluation.metrics.calibration`` returns.
     """
     figure, told = Figure(figsize=(1.0 + 2.9 * len(found), 3.1)), []
     grid = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]

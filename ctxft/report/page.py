@@ -21,9 +21,9 @@ from ctxft.report.record import RunRecord, as_record
 from ctxft.report.show import save
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, searched, verdicts
-from ctxft.runtime import write_text
 from ctxft.seals import read_sealed
 from ctxft.statistics import common_seeds
+from ctxft.storage import write_text
 from ctxft.world.exams import EXAMS
 
 STYLE = """

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas
 
 from ctxft.prompts import check_arm, in_order
-from ctxft.runtime import InputError, check_known, hash_file, is_there, read_json, read_jsonl
 from ctxft.seals import read_sealed
 from ctxft.statistics import Outcomes
+from ctxft.storage import InputError, check_known, hash_file, is_there, read_json, read_jsonl
 
 NEEDED = {"id": str, "hash": str, "subject": str, "correct": bool}  # what the report takes from an outcome
 

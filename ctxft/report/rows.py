@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctxft.leakage import NGRAM, grams_of, words_of
-from ctxft.prompts.books import LONGEST
+from ctxft.prompts.sets import LONGEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ctxft.corpora.passages import Passage
+    from ctxft.data.passages import Passage
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a token decodes to that holds a part of a character only
 INK = "#1a1a1a"  # on the light colours below, whatever the theme of the page

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ctxft.report.style import SHEET
-from ctxft.runtime import InputError, whole_file, write_text
+from ctxft.storage import InputError, whole_file, write_text
 
 DPI = 100  # of the picture in a notebook, which git keeps; the file on disk has more
 

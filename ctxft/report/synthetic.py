@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from ctxft.report.figures import ARM_COLORS, INK
 from ctxft.report.recorded import RECORDED, RECORDED_PAIRS
 from ctxft.report.style import styled
-from ctxft.runtime import InputError, read_json
+from ctxft.storage import InputError, read_json
 
 # cpt, cft and neg as everywhere; the rest of Okabe and Ito's palette for our own arms.
 COLORS = {name: ARM_COLORS[name] for name in ("cft", "cpt", "neg")} | {

@@ -10,9 +10,9 @@ import pandas
 
 from ctxft.report.record import RunRecord, as_record
 from ctxft.report.verdicts import compared, p_value
-from ctxft.runtime import check_known
 from ctxft.statistics import common_seeds, compare_f1
 from ctxft.statistics.f1 import AVERAGES, f1_lines
+from ctxft.storage import check_known
 
 
 def results_table(run: RunRecord | str | Path, reference: str = "cpt") -> pandas.DataFrame:

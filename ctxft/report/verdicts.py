@@ -8,8 +8,8 @@ from pathlib import Path
 from ctxft.prompts import check_arm
 from ctxft.prompts.arms import SUBSETS, kind_of
 from ctxft.report.record import RunRecord, as_record
-from ctxft.runtime import InputError
 from ctxft.statistics import compare, corrected
+from ctxft.storage import InputError
 
 
 def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 from ctxft.prompts import check_arm, in_order
-from ctxft.runtime import InputError, check_known
 from ctxft.statistics.intervals import Spread, adjusted_mean, item_interval, wilson
 from ctxft.statistics.paired import mcnemar, smallest_difference
+from ctxft.storage import InputError, check_known
 
 Outcomes = dict[str, dict[int, list[dict]]]  # arm -> seed -> an outcome per item
 

@@ -11,9 +11,9 @@ import math
 import numpy
 
 from ctxft.prompts import in_order
-from ctxft.runtime import InputError, check_known
 from ctxft.statistics.comparison import Outcomes, aligned, common_seeds
 from ctxft.statistics.intervals import Spread
+from ctxft.storage import InputError, check_known
 
 AVERAGES = ("macro", "weighted")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ctxft.runtime import check_known
+from ctxft.storage import check_known
 
 FAMILIES = ("benchmarks", "arms", "all")
 

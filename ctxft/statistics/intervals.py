@@ -15,7 +15,7 @@ import numpy
 import scipy.optimize
 import scipy.stats
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 
 def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy
 import scipy.optimize
 import scipy.stats
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 
 def mcnemar(only_a: int, only_b: int, mid_p: bool = False) -> float:

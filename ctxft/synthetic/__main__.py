@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from ctxft.processes import end_with_parent
-from ctxft.runtime import InputError
+from ctxft.run.processes import end_with_parent
+from ctxft.storage import InputError
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.study import run_tasks
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ctxft.runtime import check_known
+from ctxft.storage import check_known
 from ctxft.synthetic.config import ARMS
 from ctxft.synthetic.tasks import Draws, Tasks
 

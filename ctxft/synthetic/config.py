@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from ctxft.runtime import InputError, check_known, from_mapping, runs_root
+from ctxft.storage import InputError, check_known, from_mapping, runs_root
 
 TARGETS = ("linear", "polynomial", "sumdot", "relu", "sigmoid", "tanh", "product")
 ARMS = ("cft", "cpt", "neg", "fresh", "neg-scaled", "shuffled", "cpt-long", "no-query")

@@ -17,8 +17,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ctxft.processes import count_workers, run_together
-from ctxft.runtime import (
+from ctxft.run.processes import count_workers, run_together
+from ctxft.storage import (
     InputError,
     code_revision,
     read_json,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ctxft.runtime import sha256
+from ctxft.storage import sha256
 from ctxft.synthetic.config import TARGETS
 
 TARGET_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

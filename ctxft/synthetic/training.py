@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ctxft.runtime import InputError, hash_file, read_json, write_json, write_text
 from ctxft.seals import set_aside
+from ctxft.storage import InputError, hash_file, read_json, write_json, write_text
 from ctxft.synthetic.arms import squared_errors
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.metrics import alignment, examine

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 UNKNOWN = (
     "softcap",

@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ctxft.runtime import InputError, hash_file, read_json, whole_folder, write_json
 from ctxft.seals import DamagedError, read_sealed, sealed
+from ctxft.storage import InputError, hash_file, read_json, whole_folder, write_json
 
 MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 KEPT = 2  # checkpoints that stay

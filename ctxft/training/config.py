@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ctxft.runtime import InputError, check_known
+from ctxft.storage import InputError, check_known
 
 METHODS = ("full", "lora")
 SCHEDULES = ("linear", "cosine", "constant")

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 
 from ctxft.hub import hub_errors
 from ctxft.models import WHERE_TO_PUT, resolve_model
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.training.config import TrainConfig
 from ctxft.training.loss import LOGITS_AT_ONCE
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, linear
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 LOGITS_AT_ONCE = 2**23  # numbers in the logits of a chunk: 32 MB in float32
 

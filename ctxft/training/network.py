@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from ctxft.examples import IGNORE_INDEX
+from ctxft.data.rows import IGNORE_INDEX
 from ctxft.models import load_model, resolve_model, window_of
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.training.attention import set_attention
 from ctxft.training.config import LoraSettings, TrainConfig
 from ctxft.training.loss import read_for_loss

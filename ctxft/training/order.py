@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ctxft.runtime import seeded
+from ctxft.storage import seeded
 from ctxft.training.config import TrainConfig
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ctxft.examples import IGNORE_INDEX
+from ctxft.data.rows import IGNORE_INDEX
 from ctxft.training.config import TrainConfig
 
 Row = dict[str, list[int]]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import ipywidgets
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 WIDE = {"description_width": "initial"}  # a label is as wide as its words
 STYLE = (

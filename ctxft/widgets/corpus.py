@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from ctxft.corpora.passages import passages_of
-from ctxft.examples import text_budget
-from ctxft.experiment.prepare import manifest_of
-from ctxft.experiment.rows import longest_of, read_passages
+from ctxft.data.passages import passages_of
+from ctxft.data.rows import text_budget
 from ctxft.models import shared_tokenizer
 from ctxft.report.corpus import WHICH, Sliced, document_html, document_text, documents_of, find_documents
-from ctxft.runtime import InputError, read_json
+from ctxft.run.prepare import manifest_of
+from ctxft.run.rows import longest_of, read_passages
+from ctxft.storage import InputError, read_json
 from ctxft.widgets.base import Explorer, framed, labelled
 
 if TYPE_CHECKING:
-    from ctxft.corpora.passages import Passage
-    from ctxft.experiment.config import ExperimentConfig
+    from ctxft.config import ExperimentConfig
+    from ctxft.data.passages import Passage
 
 FATES = ("read", "kept", "held out", "duplicate", "empty")
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from ctxft.corpora.exercises import exercises_of
-from ctxft.examples import build_row, exercise_ids, frame_of, prompt_ids, special_tokens
-from ctxft.experiment.written import is_written, written_prompts
+from ctxft.data.rows import build_row, exercise_ids, frame_of, prompt_ids, special_tokens
+from ctxft.extras.exercises import exercises_of
+from ctxft.extras.written import is_written, written_prompts
 from ctxft.prompts import TEXT_STAGES, ContextualPrompt, PromptBook, check_subsets, prompt_for
 from ctxft.prompts.arms import IFT, VARIANTS, WRITTEN, exchanged
 from ctxft.report.rows import Part, check_prompt, cost_text, row_html, row_parts, row_text
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.widgets.base import Explorer, framed, labelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ctxft.corpora.passages import Passage
-    from ctxft.experiment.config import ExperimentConfig
+    from ctxft.config import ExperimentConfig
+    from ctxft.data.passages import Passage
 
 FAMILY = "FAMILY"  # stands in the names of arms that the control "family" completes
 PARTS = (f"only-{FAMILY}", f"without-{FAMILY}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from ctxft.report.items import answers_of, disagreements, item_text
-from ctxft.runtime import InputError
 from ctxft.statistics import Outcomes
+from ctxft.storage import InputError
 from ctxft.widgets.base import Explorer, labelled
 
 if TYPE_CHECKING:
-    from ctxft.benchmarks import Question
+    from ctxft.evaluation.benchmarks import Question
 
 SHOWN = ("all questions", "arms disagree", "all trained arms wrong")
 

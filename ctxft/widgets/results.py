@@ -11,7 +11,7 @@ import ipywidgets
 from ctxft.report.choice import Comparison, references_of
 from ctxft.report.markup import image_html, results_html
 from ctxft.report.record import RunRecord, as_record
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.widgets.base import Explorer, framed, labelled
 
 EVERY = "all benchmarks"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import ipywidgets
 
 from ctxft.report.batches import Segment, batch_html, batch_lines, batch_text, fill_text
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 from ctxft.training.packing import MicroBatch, micro_batches
 from ctxft.widgets.base import Explorer, framed, labelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ctxft.examples import Rows
+    from ctxft.data.rows import Rows
     from ctxft.training.config import TrainConfig
 
 LAYOUTS = {  # what a reader chooses -> (pack, attention)

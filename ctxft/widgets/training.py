@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from ctxft.experiment.progress import Follower, Pace, Progress
-from ctxft.experiment.workers import train_all
 from ctxft.report.figures import loss_curves
 from ctxft.report.markup import image_html, table_html
-from ctxft.runtime import FailedError, InputError
+from ctxft.run.progress import Follower, Pace, Progress
+from ctxft.run.workers import train_all
+from ctxft.storage import FailedError, InputError
 from ctxft.widgets.base import Explorer, framed
 
 if TYPE_CHECKING:
-    from ctxft.experiment.config import ExperimentConfig
+    from ctxft.config import ExperimentConfig
 
 EVERY = 2.0  # seconds between two views
 STOPPED = "the training was stopped; what was finished is kept, and a new start goes on from there."

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ctxft.runtime import InputError, seeded, sha256, versions, whole_folder, write_json, write_jsonl, write_text
+from ctxft.storage import InputError, seeded, sha256, versions, whole_folder, write_json, write_jsonl, write_text
 from ctxft.world.cards import card
 from ctxft.world.exams import EXAMS, LABELS, practice_questions
 from ctxft.world.facts import DOMAINS, WORLD_SEED, load_domain

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ctxft.runtime import check_known, seeded
+from ctxft.storage import check_known, seeded
 from ctxft.world.facts import ASKED, DOMAINS, SPLITS, WORLD_SEED, Attribute, Entity, entities, load_domain
 
 CHOICES = 4

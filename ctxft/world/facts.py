@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctxft.runtime import check_known, read_yaml, seeded
+from ctxft.storage import check_known, read_yaml, seeded
 
 HERE = Path(__file__).resolve().parent
 WORLD_SEED = 0

@@ -6,7 +6,7 @@ Since they repeat old facts, the exam ``practice-old`` shows nothing about forge
 
 from __future__ import annotations
 
-from ctxft.runtime import seeded
+from ctxft.storage import seeded
 from ctxft.world.facts import ASKED, DOMAINS, WORLD_SEED, entities, load_domain
 
 

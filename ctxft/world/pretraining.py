@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.prompts import COMMON_WORDS, SEPARATOR, control_prompt, load_book
-from ctxft.runtime import InputError, check_known, seeded
+from ctxft.storage import InputError, check_known, seeded
 from ctxft.world.exams import LABELS, TASKS, reading, two_hop, vignette
 from ctxft.world.facts import ASKED, BASES, DOMAINS, Entity, draw_facts, entities, load_domain
 from ctxft.world.texts import paragraph

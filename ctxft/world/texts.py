@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from ctxft.runtime import InputError, check_known, seeded
+from ctxft.storage import InputError, check_known, seeded
 from ctxft.world.facts import DOMAINS, WORLD_SEED, Entity, entities, load_domain
 
 SOURCES = {"practice": "new", "practice-tuning": "tuning", "practice-old": "old"}  # names of corpora, and their splits

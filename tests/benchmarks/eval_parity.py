@@ -24,10 +24,10 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from ctxft.benchmarks import FORMS, load_benchmark, render
+from ctxft.evaluation.benchmarks import FORMS, load_benchmark, render
+from ctxft.evaluation.scoring import reading_way, score_choices
+from ctxft.evaluation.scoring.encoding import encode_requests
 from ctxft.models import load_model, load_tokenizer, window_of
-from ctxft.scoring import reading_way, score_choices
-from ctxft.scoring.encoding import encode_requests
 from tests.benchmarks.record import record
 
 TOLERANCE, EXACT = 1e-4, 1e-6  # nats, in float32 and in float64

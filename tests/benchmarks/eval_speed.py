@@ -32,7 +32,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ctxft.scoring import score_choices
+from ctxft.evaluation.scoring import score_choices
 from tests.benchmarks.record import record
 from tests.benchmarks.record import spread as three
 

@@ -37,15 +37,15 @@ import torch
 import workload
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ctxft.examples import IGNORE_INDEX
-from ctxft.training.arm import Training
+from ctxft.data.rows import IGNORE_INDEX
 from ctxft.training.attention import choose_attention, set_attention
 from ctxft.training.config import TrainConfig
+from ctxft.training.distributed import start_training
 from ctxft.training.estimate import estimate, model_config
+from ctxft.training.loop import Training
 from ctxft.training.loss import read_for_loss
 from ctxft.training.network import wrap_lora
 from ctxft.training.packing import micro_batches
-from ctxft.training.spread import start_training
 
 SHAPES = {
     "tiny": (64, 2, 4, 2, 128, 512, True),

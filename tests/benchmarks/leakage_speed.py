@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ctxft.benchmarks import load_benchmark
+from ctxft.evaluation.benchmarks import load_benchmark
 from ctxft.leakage import LeakIndex
 from ctxft.prompts import COMMON_WORDS
 

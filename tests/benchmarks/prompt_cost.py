@@ -23,10 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from training_speed import IGNORE, PROMPT, VOCABULARY, make_model
 
-from ctxft.training.arm import Training
 from ctxft.training.config import TrainConfig
+from ctxft.training.distributed import start_training
+from ctxft.training.loop import Training
 from ctxft.training.network import build_network
-from ctxft.training.spread import start_training
 from tests.benchmarks.record import record
 
 TEXT = 6144  # tokens of text in a step

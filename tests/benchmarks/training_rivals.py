@@ -68,8 +68,8 @@ def prepare_ours(rows: list, place: Path, clip: float, together: bool) -> Callab
     As in all of these, the rows make one step where they are to be taken together.
     """
     from ctxft.models import load_tokenizer
-    from ctxft.training.arm import train_arm
     from ctxft.training.config import TrainConfig
+    from ctxft.training.loop import train_arm
 
     config = TrainConfig(
         window=workload.PROMPT + workload.LONGEST,

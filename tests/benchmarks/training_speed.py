@@ -97,8 +97,8 @@ class Peak:
 
 def run_ours(folder: Path, rows: list[dict], out: Path) -> None:
     from ctxft.models import load_tokenizer
-    from ctxft.training.arm import train_arm
     from ctxft.training.config import TrainConfig
+    from ctxft.training.loop import train_arm
 
     recipe = TrainConfig(
         window=1024, epochs=1, batch_passages=BATCH, learning_rate=1e-4, schedule="constant", warmup=0.0, device="cpu"
@@ -172,7 +172,7 @@ def work(variant: str, folder: Path, documents: int) -> None:
     import transformers  # what is loaded before must not count as the variant's memory
     from peft import PeftModel  # noqa: F401
 
-    import ctxft.training.arm  # noqa: F401
+    import ctxft.training.loop  # noqa: F401
 
     if variant == "trl":
         import trl  # noqa: F401

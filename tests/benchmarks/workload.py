@@ -27,8 +27,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from ctxft.examples import IGNORE_INDEX
-from ctxft.runtime import InputError
+from ctxft.data.rows import IGNORE_INDEX
+from ctxft.storage import InputError
 from ctxft.world.texts import practice_documents
 
 VOCABULARY = 8192

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from ctxft.runtime import InputError
+from ctxft.storage import InputError
 
 WORST = [
     "", " ", "\x00", "\x1b[2J", "\ud800", "\udfff tail", "a\ud83d", "\u202edesrever\u202c", "\u2066x\u2069", "\u200b", "\ufeff",

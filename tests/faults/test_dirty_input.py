@@ -18,20 +18,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxft.benchmarks import Benchmark, Question, load_benchmark, requests_of
 from ctxft.commands.experiments import read_settings
-from ctxft.corpora.documents import CorpusConfig, Document, read_documents
-from ctxft.corpora.passages import cut
-from ctxft.examples import IGNORE_INDEX, build_row, prompt_ids, special_tokens
-from ctxft.experiment.config import ExperimentConfig, load_experiment
-from ctxft.instructions import instruction_rows, read_instructions
+from ctxft.config import ExperimentConfig, load_experiment
+from ctxft.data.documents import CorpusConfig, Document, read_documents
+from ctxft.data.instructions import instruction_rows, read_instructions
+from ctxft.data.passages import cut
+from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
+from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, requests_of
+from ctxft.evaluation.scoring import encode_pair, parse_answer
+from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.extras.server.answers import Answers
 from ctxft.leakage import NGRAM, find_leaks, words_of
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.prompts import ContextualPrompt, load_book
-from ctxft.runtime import from_mapping, write_jsonl
-from ctxft.scoring import encode_pair, parse_answer
-from ctxft.server import Reply, Server, ServerConfig, ServerError
-from ctxft.server.answers import Answers
+from ctxft.storage import from_mapping, write_jsonl
 from tests.faults.dirt import broken, changed, dump, dump_lines, nested, refused, texts, values
 from tests.stub_server import StubServer
 

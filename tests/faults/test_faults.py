@@ -24,11 +24,11 @@ import psutil
 import pytest
 import yaml
 
-from ctxft.experiment.config import ExperimentConfig, to_mapping
-from ctxft.experiment.examine import evaluate_task
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.tasks import arm_folder, eval_folder, train_task
-from ctxft.runtime import REPO_ROOT, from_mapping, hash_file, read_json, write_jsonl
+from ctxft.config import ExperimentConfig, to_mapping
+from ctxft.run.examine import evaluate_task
+from ctxft.run.prepare import prepare
+from ctxft.run.tasks import arm_folder, eval_folder, train_task
+from ctxft.storage import REPO_ROOT, from_mapping, hash_file, read_json, write_jsonl
 from tests.conftest import make_text
 
 TRIES = int(os.environ.get("CTXFT_FAULTS", "1"))
@@ -218,7 +218,7 @@ def test_a_worker_killed_as_the_system_does_without_memory(pair):
 
 LIMITED = """
 import resource, sys
-import ctxft.experiment.workers, ctxft.training.arm
+import ctxft.run.workers, ctxft.training.loop
 from ctxft.cli import main
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + {megabytes} * 2**20, resource.RLIM_INFINITY))

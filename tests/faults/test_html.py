@@ -13,16 +13,16 @@ import yaml
 from IPython.core.formatters import DisplayFormatter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ctxft.experiment.attribution import attribute
-from ctxft.experiment.examine import evaluate_task, load_benchmarks
-from ctxft.experiment.prepare import prepare
-from ctxft.experiment.rows import books_of, read_passages, rows_of
-from ctxft.experiment.tasks import evaluate_tasks, train_task, train_tasks
+from ctxft.course import normalize, to_html
+from ctxft.extras.attribution import attribute
 from ctxft.models import load_tokenizer
-from ctxft.pipeline import normalize, to_html
 from ctxft.report import loss_table, read_run, results_table, show_table, subject_table, write_report
 from ctxft.report.attribution import family_table, prompt_table
-from ctxft.runtime import write_jsonl
+from ctxft.run.examine import evaluate_task, load_benchmarks
+from ctxft.run.prepare import prepare
+from ctxft.run.rows import books_of, read_passages, rows_of
+from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
+from ctxft.storage import write_jsonl
 from ctxft.training.order import passage_order
 from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
 

@@ -15,16 +15,16 @@ from collections import Counter
 
 import pytest
 
-from ctxft.corpora.documents import CorpusConfig, read_documents
-from ctxft.runtime import REPO_ROOT, InputError
+from ctxft.data.documents import CorpusConfig, read_documents
+from ctxft.storage import REPO_ROOT, InputError
 
 WHOLE = bool(os.environ.get("CTXFT_LARGE"))
 MEGABYTES, RECORDS = (50, 1_000_000) if WHOLE else (4, 60_000)
 CUT = """
 import resource, sys, time
 from collections import Counter
-from ctxft.corpora.documents import CorpusConfig, read_documents
-from ctxft.corpora.passages import cut
+from ctxft.data.documents import CorpusConfig, read_documents
+from ctxft.data.passages import cut
 from ctxft.models import encode_text, load_tokenizer
 tokenizer = load_tokenizer("practice-blind")
 (document,) = read_documents(CorpusConfig(source=sys.argv[1]), Counter())

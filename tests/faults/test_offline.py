@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.pipeline import list_notebooks
-from ctxft.runtime import REPO_ROOT
+from ctxft.course import list_notebooks
+from ctxft.storage import REPO_ROOT
 
 GUARD = Path(__file__).with_name("guard")
 WHOLE = bool(os.environ.get("CTXFT_OFFLINE"))
@@ -43,7 +43,7 @@ for ask in (
 EXECUTE = """
 import sys, nbformat
 from pathlib import Path
-from ctxft.pipeline import execute
+from ctxft.course import execute
 place = Path(sys.argv[1])
 cell = nbformat.v4.new_code_cell(sys.argv[2])
 nbformat.write(nbformat.v4.new_notebook(cells=[cell]), place / "99_asks.ipynb")

@@ -11,7 +11,7 @@ import pytest
 
 from ctxft.models import load_model
 from ctxft.prompts import load_book
-from ctxft.runtime import PACKAGE_ROOT, InputError, read_json, read_yaml, write_json
+from ctxft.storage import PACKAGE_ROOT, InputError, read_json, read_yaml, write_json
 from ctxft.synthetic.config import load_config
 from ctxft.synthetic.study import finetune, finetune_folder, run_study
 

@@ -1,1 +1,0 @@
-"""Corpora: from files or the hub to passages of token ids."""

@@ -1,0 +1,1 @@
+"""Documents, passages and rows: from text files to token ids and labels."""

@@ -1,0 +1,263 @@
+"""Files, hub data sets or the practice world flow in; documents flow out, checked one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+from datasets import load_dataset
+from huggingface_hub import snapshot_download
+
+from ctxft.hub import hub_errors, is_hub_id, resolve_revision
+from ctxft.storage import InputError, check_known, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
+from ctxft.world.texts import SOURCES, WORDINGS, practice_documents, unreliable_articles
+
+TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
+SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")
+WHERE_TO_PUT = "download it elsewhere and give the folder or file (jsonl, parquet, txt, md) as corpus.source"
+
+
+@dataclass
+class CorpusConfig:
+    """Where the training texts come from.
+
+    Attributes:
+        source: "practice" (or "practice-tuning", "practice-old"), a file (jsonl, parquet, txt, md), a folder of such
+            files, or a hub data set id.
+        text_field: column or key of the text in jsonl, parquet and hub tables.
+        id_field: column or key of the document's id; where it is missing, file and line number serve.
+        folders: folders of a hub data set made of text files (OpenMedText), e.g. ["diseases", "vaccines"].
+        split, subset: split of a hub table, and the name of its part where it has several.
+        revision: branch, tag or commit on the hub.
+        limit: at most this many documents.
+        held_out: share of documents that no arm trains on, for the held-out text loss.
+        skip_empty: count and skip records without text instead of refusing them.
+        unreliable: practice world only: share of the articles about each entity that tell random facts (in quarters).
+        wordings: practice world only: sentences that the practice models met in pre-training ("seen"), or not ("held-out").
+    """
+
+    source: str = "practice"
+    text_field: str = "text"
+    id_field: str = "id"
+    folders: list[str] | None = None
+    split: str = "train"
+    subset: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+    held_out: float = 0.1
+    skip_empty: bool = False
+    unreliable: float = 0.0
+    wordings: str = "seen"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"corpus.held_out must be a share from 0 to below 1, found {self.held_out}.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"corpus.limit must be at least 1 document, found {self.limit}.")
+        if self.folders is not None and (self.source != TEXT_FILES or not self.folders):
+            raise InputError(
+                f"corpus.folders names folders of {TEXT_FILES}: leave it out for '{self.source}', or name one."
+            )
+        check_known(self.wordings, WORDINGS, "corpus.wordings")
+        if self.source in SOURCES:
+            unreliable_articles(self.unreliable)
+        elif (self.unreliable, self.wordings) != (0.0, "seen"):
+            raise InputError(
+                f"corpus.unreliable and corpus.wordings are for the practice world, not for '{self.source}': set "
+                "corpus.unreliable=0.0, and leave arm adaptive out unless the documents say whether they are reliable."
+            )
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with its id, unique in the corpus; ``where`` is the file and line, or the hub id and row, for messages.
+
+    ``reliable`` says whether the text is true, where the record has a field of that name that is true or false; else None.
+    """
+
+    id: str
+    text: str
+    where: str
+    reliable: bool | None = None
+
+
+Row = tuple[str, str, dict]  # (where it stands, the id it gets if it has none, the record as found)
+
+
+def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
+    """Yield the records of one file; ``name`` is its path within the corpus, from which ids are made."""
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        for number, row in read_jsonl(path):
+            yield f"{path}, line {number}", f"{name}:{number}", row
+    elif suffix == ".parquet":
+        try:
+            batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{path}, row {number}", f"{name}:{number}", row
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a parquet file that can be read ({error}): write it again.") from None
+    else:
+        yield str(path), name, {config.text_field: read_text(path)}
+
+
+def _files_of(place: Path) -> list[Path]:
+    """Return the corpus files of a folder in the order of their names, or the file itself."""
+    if place.is_dir():
+        found = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts))
+    if place.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{place}: a corpus file must be one of {', '.join(SUFFIXES)}.")
+    return [place]
+
+
+def _local_rows(place: Path, config: CorpusConfig) -> Iterator[Row]:
+    root = place if place.is_dir() else place.parent
+    for path in _files_of(place):
+        yield from _rows_of_file(path, path.relative_to(root).as_posix(), config)
+
+
+def _text_file_rows(config: CorpusConfig, revision: str | None) -> Iterator[Row]:
+    """Yield the text files in the named folders of a hub data set; the cache may hold other folders of it too."""
+    if not config.folders:
+        raise InputError(
+            f"{TEXT_FILES} holds some 127,700 files: name the folders to read, e.g. corpus.folders: [diseases]."
+        )
+    names = [folder.strip("/") for folder in config.folders]
+    with hub_errors(config.source, "dataset", WHERE_TO_PUT):
+        patterns = [f"{name}/**" for name in names]
+        place = Path(snapshot_download(config.source, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    for name in names:
+        files = _files_of(place / name) if (place / name).is_dir() else []
+        if not files:
+            raise InputError(f"{TEXT_FILES} has no folder '{name}' with text files: see its files on the hub.")
+        for path in files:
+            yield from _rows_of_file(path, path.relative_to(place).as_posix(), config)
+
+
+def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
+    revision = resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
+    if config.source == TEXT_FILES:
+        yield from _text_file_rows(config, revision)
+        return
+    try:
+        with hub_errors(config.source, "dataset", WHERE_TO_PUT):
+            table = load_dataset(config.source, config.subset, split=config.split, revision=revision)
+    except InputError:
+        raise
+    except ValueError as error:  # an unknown split, or a data set that wants the name of a part
+        raise InputError(f"the data set '{config.source}' cannot be read: {str(error).splitlines()[0]}") from None
+    for number, row in enumerate(table):
+        yield f"{config.source}, {config.split} row {number}", f"{config.split}:{number}", row
+
+
+def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
+    """Return what tells whether a corpus is still the same: a hash, and for a hub data set the commit.
+
+    Returns:
+        (hash of the files' names and bytes, or of hub id and commit; commit or None).
+
+    Example:
+        >>> corpus_state(CorpusConfig())[1] is None
+        True
+    """
+    place = Path(config.source)
+    if config.source in SOURCES:
+        return sha256(practice_documents(config.source, config.unreliable, config.wordings)), None
+    if is_there(place):
+        return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in _files_of(place)]), None
+    _check_source(config)
+    commit = resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
+    return sha256([config.source, commit]), commit
+
+
+def describe(config: CorpusConfig) -> str:
+    """Return the corpus in words, for a ledger: source, folders, and what to know about its licence.
+
+    Example:
+        >>> describe(CorpusConfig(source="org/news"))
+        'org/news'
+    """
+    name = Path(config.source).name if Path(config.source).is_absolute() else config.source
+    if config.source != TEXT_FILES:
+        return name
+    return f"{name}, folders {', '.join(config.folders or [])} (parts carry non-commercial licences: see the data set's card)"
+
+
+def _check_source(config: CorpusConfig) -> None:
+    if Path(config.source).suffix.lower() in SUFFIXES:
+        raise InputError(f"the corpus file {config.source} does not exist: check the path.")
+    if not is_hub_id(config.source):
+        raise InputError(
+            f"corpus '{config.source}' is neither of the practice world ({', '.join(SOURCES)}), nor an existing file or "
+            "folder, nor a hub id like org/name."
+        )
+
+
+def _rows(config: CorpusConfig) -> Iterator[Row]:
+    if config.source in SOURCES:
+        rows = practice_documents(config.source, config.unreliable, config.wordings)
+        return ((f"{config.source}, document {row['id']}", row["id"], row) for row in rows)
+    if is_there(config.source):
+        return _local_rows(Path(config.source), config)
+    _check_source(config)
+    return _hub_rows(config)
+
+
+def _identity(given: object, where: str) -> str:
+    """Return an id as text; a number is one too, a list or a truth value is not."""
+    if isinstance(given, bool) or not isinstance(given, (str, int)) or not str(given).strip():
+        raise InputError(f"{where}: the id must be a text or a whole number, found {shown(given)}: mend it.")
+    return str(given)
+
+
+def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
+    """Yield the corpus's documents with normalised line ends, one by one.
+
+    Args:
+        config: which corpus.
+        counts: "documents empty" is counted up here where ``skip_empty`` is set.
+
+    Raises:
+        InputError: unknown source, a record without text (file and line named), a text that is not valid Unicode, two
+            documents with one id, or no document at all.
+    """
+    seen: set[str] = set()
+    for where, default, row in _rows(config):
+        if config.limit is not None and len(seen) >= config.limit:
+            break
+        if config.text_field not in row:
+            raise InputError(
+                f"{where}: no field '{config.text_field}' (found: {', '.join(map(str, row))}); set corpus.text_field."
+            )
+        text = row[config.text_field]
+        if not isinstance(text, str) or not text.strip():
+            if config.skip_empty:
+                counts["documents empty"] += 1
+                continue
+            raise InputError(
+                f"{where}: the record has no text; remove it, or set corpus.skip_empty: true to skip such records."
+            )
+        given = row.get(config.id_field)
+        identity = default if given is None else _identity(given, where)
+        if identity in seen:
+            raise InputError(f"{where}: the id '{identity}' is used twice; give every document an id of its own.")
+        if not is_unicode(identity):  # a file's name may be of bytes that are no UTF-8
+            raise InputError(f"{where}: the id '{identity}' is no valid Unicode: rename the file, or give another id.")
+        seen.add(identity)
+        reliable = row.get("reliable")  # a label if it is true or false; a column of that name may mean something else
+        yield Document(
+            identity,
+            text.replace("\r\n", "\n").replace("\r", "\n").strip(),
+            where,
+            reliable if isinstance(reliable, bool) else None,
+        )
+    if not seen:
+        raise InputError(
+            f"the corpus '{config.source}' is empty: it needs at least one document with text ({', '.join(SUFFIXES)})."
+        )

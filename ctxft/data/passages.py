@@ -1,0 +1,175 @@
+"""Documents flow in; passages flow out, cut and tokenised once, with a count of every token.
+
+    Document -> drop duplicates, set some aside -> token ids of the whole document
+             -> Passage(document, index, ids[start:end]) that ends at a paragraph or sentence wherever one is near
+
+A passage's ids never depend on a prompt: all arms of an experiment train on the same ones.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from ctxft.data.documents import CorpusConfig, Document, read_documents
+from ctxft.models import encode_text
+from ctxft.storage import InputError, seeded, sha256
+
+PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
+SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s)")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A slice of one document's token ids: what one training row learns.
+
+    ``ids`` are the tokens [start, start + len(ids)) of the document, ``index`` counts the document's passages from 0, and
+    ``last`` says that the document really ends here (only then is EOS learned), and ``reliable`` whether the text is true,
+    where the corpus tells.
+    """
+
+    id: str
+    document: str
+    index: int
+    start: int
+    last: bool
+    ids: array
+    text: str
+    reliable: bool | None = None
+
+    def to_json(self) -> dict:
+        """Return the passage as plain values."""
+        return {**self.__dict__, "ids": self.ids.tolist()}
+
+    @classmethod
+    def from_json(cls, row: dict) -> Passage:
+        """Make a passage again from ``to_json``'s values."""
+        return cls(**{**row, "ids": array("i", row["ids"])})
+
+
+def cut_points(text: str, starts: list[int], budget: int) -> list[tuple[int, str]]:
+    """Choose where a tokenised document is cut, so that no piece exceeds the budget and pieces end at natural places.
+
+    Args:
+        text: the document.
+        starts: character position at which each token starts, as from ``encode_text``.
+        budget: tokens a passage may have at most.
+
+    Returns:
+        (end of the passage as a token index, kind of end) for each passage; kinds are "paragraph", "sentence", "inside
+        a sentence" and, for the last, "document". A paragraph end in the second half of the budget is taken before a
+        sentence end there, and that before a cut inside a sentence.
+
+    Example:
+        >>> cut_points("Ab. Cd.", [0, 2, 4, 6], budget=3)
+        [(2, 'sentence'), (4, 'document')]
+    """
+    paragraphs = [bisect_left(starts, match.start()) for match in PARAGRAPH_END.finditer(text)]
+    sentences = [bisect_left(starts, match.end()) for match in SENTENCE_END.finditer(text)]
+    points, begin = [], 0
+    while len(starts) - begin > budget:
+        least, most = begin + budget // 2, begin + budget
+        for kind, ends in (("paragraph", paragraphs), ("sentence", sentences)):
+            place = bisect_left(ends, most + 1) - 1
+            if place >= 0 and ends[place] > least:
+                points.append((ends[place], kind))
+                break
+        else:
+            points.append((most, "inside a sentence"))
+        begin = points[-1][0]
+    return [*points, (len(starts), "document")]
+
+
+def cut(
+    document: Document, tokenizer: PreTrainedTokenizerBase, budget: int, counts: Counter | None = None
+) -> list[Passage]:
+    """Tokenise a document once, without special tokens, and slice it into passages of at most ``budget`` tokens.
+
+    Args:
+        document: the document.
+        tokenizer: of the model that will be trained.
+        budget: text tokens a passage may have: the window less what stands around the text.
+        counts: counts up how passages end ("passages ending at a sentence", ...).
+
+    Returns:
+        The passages in order; their ids joined are the document's ids.
+    """
+    ids, starts = encode_text(tokenizer, document.text)
+    begin, passages = 0, []
+    for index, (end, kind) in enumerate(cut_points(document.text, starts, budget)):
+        stop = starts[end] if end < len(starts) else len(document.text)
+        text = document.text[starts[begin] : stop]
+        passages.append(
+            Passage(
+                f"{document.id}#{index}",
+                document.id,
+                index,
+                begin,
+                end == len(ids),
+                array("i", ids[begin:end]),
+                text,
+                document.reliable,
+            )
+        )
+        begin = end
+        if counts is not None:
+            counts[f"passages ending {kind if kind.startswith('inside') else f'at a {kind}'}"] += 1
+    return passages
+
+
+def passages_of(
+    config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, budget: int, seed: int = 0
+) -> tuple[list[Passage], list[Passage], Counter]:
+    """Read a corpus and cut it into passages for training and passages held out from every arm.
+
+    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
+    the seed and each document's text alone, so neither ids nor their order nor copies can move one.
+
+    Args:
+        config: the corpus.
+        tokenizer: of the model to be trained.
+        budget: text tokens a passage may have.
+        seed: of the choice of held-out documents.
+
+    Returns:
+        (training passages, held-out passages, counts of documents and tokens: read = duplicate + held out + kept).
+
+    Raises:
+        InputError: bad records, or nothing left to train on.
+    """
+    counts: Counter = Counter()
+    hashes: set[str] = set()
+    kept: list[Passage] = []
+    held: list[Passage] = []
+    for document in read_documents(config, counts):
+        ends: Counter = Counter()
+        pieces = cut(document, tokenizer, budget, ends)
+        tokens = sum(len(piece.ids) for piece in pieces)
+        digest = sha256(" ".join(document.text.split()))
+        fate = "held out" if seeded("held out", seed, digest).random() < config.held_out else "kept"
+        fate = "duplicate" if digest in hashes else fate
+        hashes.add(digest)
+        for name in ("read", fate):
+            counts[f"documents {name}"] += 1
+            counts[f"tokens {name}"] += tokens
+        if fate == "kept":
+            kept.extend(pieces)
+            counts.update(ends)
+        elif fate == "held out":
+            held.extend(pieces)
+    if not kept:
+        raise InputError(
+            f"no document of '{config.source}' is left to train on: lower corpus.held_out ({config.held_out})."
+        )
+    return kept, held, counts
+
+
+def passages_hash(passages: Iterable[Passage]) -> str:
+    """Return one hash for passage ids, token ids, truth labels and order: equal hashes mean that two arms read the same text."""
+    return sha256([[p.id, p.last, p.ids.tolist(), *([] if p.reliable is None else [p.reliable])] for p in passages])

@@ -1,0 +1,252 @@
+"""A passage and its prompt flow in; token ids, labels and a count of every token flow out.
+
+    row:      [start] prompt + separator   text of the passage          [EOS]
+    labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
+
+An arm with exercises reads no prompt but questions about the text, behind it; they are learned like the text:
+
+    row:      [start] text of the passage   exercises   [EOS]
+
+Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A book
+may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says.
+The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
+and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from ctxft.data.passages import Passage
+from ctxft.extras.exercises import Exercise, exercises_text
+from ctxft.models import encode_text
+from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptBook
+from ctxft.storage import InputError
+
+IGNORE_INDEX = -100  # the label that torch's cross-entropy leaves out
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The token ids that frame a row: ``start`` at its beginning, ``eos`` at a document's end, ``pad`` behind the row.
+
+    ``notes`` says in words what had to be replaced; the ledger prints it.
+    """
+
+    start: int
+    eos: int
+    pad: int
+    notes: tuple[str, ...]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Read a tokenizer's special tokens, with the stated replacement for a missing BOS or pad token.
+
+    Without BOS, EOS starts every row of every arm: otherwise the first text token would be a target in CFT and not in
+    CPT. Without a pad token EOS fills the space; padding is told by length, never by id, so no EOS is lost.
+
+    Example:
+        >>> from ctxft.models import load_tokenizer
+        >>> special_tokens(load_tokenizer("practice-blind")).notes
+        ()
+    """
+    eos, start, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
+    notes = []
+    if start is None:
+        notes.append("the tokenizer has no BOS token: EOS starts every row")
+    if pad is None:
+        notes.append("the tokenizer has no pad token: EOS fills rows, masked by length")
+    return SpecialTokens(eos if start is None else start, eos, eos if pad is None else pad, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a prompt: ids before it, the separator that is tokenised with it, and ids between it and the text."""
+
+    before: tuple[int, ...] = ()
+    separator: str = SEPARATOR
+    after: tuple[int, ...] = ()
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase, book: PromptBook) -> Frame:
+    """Return what stands around the prompts of a book: its separator, or the turns of the tokenizer's chat template.
+
+    Placement "user" renders the prompt as the user's turn, "system" as the system's; in both the turn of the assistant is
+    opened behind it, and the text stands there. The control tokens of the template are control tokens, those that a
+    prompt spells out are not. A start token at the front is left out, since every row has one already.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or its template has no such turn.
+
+    Example:
+        >>> from ctxft.models import load_tokenizer
+        >>> from ctxft.prompts import load_book
+        >>> frame_of(load_tokenizer("practice-blind"), load_book("strategies")).before
+        ()
+    """
+    if book.placement == "before":
+        return Frame(separator=book.separator)
+    where = f"prompt book '{book.name}' places prompts in the {book.placement} turn"
+    if not tokenizer.chat_template:
+        raise InputError(f"{where}, but the model's tokenizer has no chat template: set its placement to before.")
+    mark = "\N{LATIN SMALL LETTER SCHWA}\N{LATIN SMALL LETTER EZH}"  # stands for the prompt; no template holds it
+    try:
+        turn = [{"role": book.placement, "content": mark}]
+        rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(f"{where}, but the model's chat template refuses it ({error}): choose another.") from None
+    if rendered.count(mark) != 1:
+        raise InputError(
+            f"{where}, but the model's chat template does not write such a turn: choose another placement."
+        )
+    before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in rendered.split(mark))
+    start = special_tokens(tokenizer).start
+    return Frame(tuple(before[1:] if before[:1] == [start] else before), "", tuple(after))
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None, frame: Frame = Frame()
+) -> list[int]:
+    """Return the token ids of a prompt and what its frame puts around it; an empty list for no prompt."""
+    if prompt is None:
+        return []
+    return [*frame.before, *encode_text(tokenizer, prompt.text + frame.separator)[0], *frame.after]
+
+
+def longest_prompt(tokenizer: PreTrainedTokenizerBase, books: Iterable[PromptBook]) -> int:
+    """Return the tokens (separator or turns included) of the longest prompt in any of the books."""
+    return max(len(prompt_ids(tokenizer, p, frame_of(tokenizer, book))) for book in books for p in book.prompts)
+
+
+def text_budget(window: int, longest: int, least: int) -> int:
+    """Return how many text tokens a passage may have: the window less start token, longest prompt and EOS.
+
+    The budget is the same in all arms, so that all arms read the same passages.
+
+    Args:
+        window: tokens a row may have.
+        longest: tokens of the longest prompt of all arms, separator included.
+        least: text tokens that must be left.
+
+    Raises:
+        InputError: fewer than ``least`` tokens are left.
+
+    Example:
+        >>> text_budget(window=128, longest=30, least=32)
+        96
+    """
+    budget = window - 2 - longest
+    if budget < least:
+        raise InputError(
+            f"a window of {window} tokens leaves {max(budget, 0)} for text after the longest prompt ({longest} tokens), "
+            f"but train.min_text_tokens is {least}: raise train.window or shorten the prompts."
+        )
+    return budget
+
+
+def exercise_ids(tokenizer: PreTrainedTokenizerBase, exercises: Sequence[Exercise], room: int) -> tuple[list[int], int]:
+    """Return the token ids of the exercises that stand behind a passage, as many from the first as there is room for.
+
+    They are tokenised apart from the text, like a prompt.
+
+    Args:
+        tokenizer: of the model.
+        exercises: from ``ctxft.extras.exercises``.
+        room: tokens they may take: the window less start token, text, and EOS if the document ends.
+
+    Returns:
+        (token ids, how many exercises were dropped).
+    """
+    text, dropped = exercises_text(exercises, lambda text: len(encode_text(tokenizer, text)[0]) <= room)
+    return encode_text(tokenizer, text)[0] if text else [], dropped
+
+
+def build_row(
+    passage: Passage, prompt: Sequence[int], special: SpecialTokens, learned: bool = False, after: Sequence[int] = ()
+) -> dict[str, list[int]]:
+    """Lay one passage out as a training row.
+
+    Args:
+        passage: the passage.
+        prompt: ids of prompt and separator; empty for CPT.
+        special: the tokenizer's special tokens.
+        learned: the prompt is a target too (arm cft-learned), as in the authors' release where no separator is set.
+        after: ids of exercises behind the text, learned like the text; EOS, where the document ends, stands behind them.
+
+    Returns:
+        ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
+    """
+    text = [*passage.ids, *after] + ([special.eos] if passage.last else [])
+    before = [special.start, *prompt]
+    labels = [IGNORE_INDEX, *prompt] if learned else [IGNORE_INDEX] * len(before)
+    return {"input_ids": before + text, "labels": labels + text}
+
+
+class Rows(Sequence):
+    """The rows of one arm, each built when it is asked for: a large corpus needs no second copy in memory.
+
+    Args:
+        passages: the passages, in order.
+        prompts: for each passage the ids of its prompt and separator.
+        special: the tokenizer's special tokens.
+        learned: prompts are targets too.
+        after: for each passage the ids of exercises behind it; None for an arm without exercises.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        prompts: Sequence[Sequence[int]],
+        special: SpecialTokens,
+        learned: bool = False,
+        after: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.passages, self.prompts, self.special, self.learned = passages, prompts, special, learned
+        self.after = [()] * len(passages) if after is None else after
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def __getitem__(self, number: int) -> dict[str, list[int]]:
+        return build_row(self.passages[number], self.prompts[number], self.special, self.learned, self.after[number])
+
+    @property
+    def text_targets(self) -> list[int]:
+        """Targets of each row that are its text (and EOS): the same in every arm, so they fix the steps of all."""
+        return [len(passage.ids) + passage.last for passage in self.passages]
+
+    @property
+    def targets(self) -> list[int]:
+        """All target tokens of each row: those of the text in every arm that learns no prompt and no exercises."""
+        learned = map(len, self.prompts) if self.learned else [0] * len(self)
+        return [sum(counts) for counts in zip(self.text_targets, learned, map(len, self.after), strict=True)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        counts = zip(self.text_targets, map(len, self.prompts), map(len, self.after), strict=True)
+        return 1 + max(map(sum, counts))
+
+
+def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
+    """Count one arm's rows, the tokens it reads, those that are prompt (separator included), and its targets.
+
+    Example:
+        >>> arm_tokens([{"input_ids": [1, 5, 6, 7, 2], "labels": [-100, -100, 6, 7, 2]}])
+        {'rows': 1, 'tokens read': 5, 'prompt tokens': 1, 'target tokens': 3}
+    """
+    number = read = targets = 0
+    for row in rows:
+        number += 1
+        read += len(row["input_ids"])
+        targets += sum(label != IGNORE_INDEX for label in row["labels"])
+    return {
+        "rows": number,
+        "tokens read": read,
+        "prompt tokens": read - targets - number,
+        "target tokens": targets,
+    }

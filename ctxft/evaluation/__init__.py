@@ -1,0 +1,1 @@
+"""Benchmarks, scoring and metrics: from a model and questions to outcomes."""

@@ -1,0 +1,158 @@
+"""Raw records go in, each with the place where it stands; ``Question`` records, checked one by one, come out."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import string
+from collections.abc import Collection, Iterable, Iterator
+
+from ctxft.storage import InputError, sha256, shown
+
+LETTERS = string.ascii_uppercase
+Rows = Iterator[tuple[str, dict]]  # (where it stands, the record as found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question with its choices; ``answer`` is the index of the right one, ``context`` a text that it is about.
+
+    For sets of labelled texts (sentiment, topic) ``question`` is the text and ``choices`` are the labels.
+    """
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    subject: str
+    context: str = dataclasses.field(default="", repr=False)  # an abstract is too long to print
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of question, choices, answer and context: two runs compare an item only if it is the same text."""
+        return sha256([self.question, list(self.choices), self.answer, *([self.context] if self.context else [])])
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Questions under one name, where they came from, and a note where their number is not the published one.
+
+    Attributes:
+        name: as in a config.
+        questions: the items that are scored.
+        source: file or hub id.
+        revision: the hub commit; None for files.
+        note: both numbers where the source does not hold the published number of items, else "".
+        form: the form in which these questions are always asked; None leaves it to the experiment.
+        dev: solved questions that may be shown before the one asked (few-shot); empty unless asked for.
+    """
+
+    name: str
+    questions: tuple[Question, ...]
+    source: str
+    revision: str | None = None
+    note: str = ""
+    form: str | None = None
+    dev: tuple[Question, ...] = ()
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing: the mean of one over the number of choices."""
+        return sum(1 / len(q.choices) for q in self.questions) / len(self.questions)
+
+    @property
+    def majority(self) -> float:
+        """The accuracy of always naming the commonest answer position."""
+        return max(collections.Counter(q.answer for q in self.questions).values()) / len(self.questions)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes, where every question has the same choices in the same order; None where each has its own."""
+        found = {question.choices for question in self.questions}
+        return found.pop() if len(found) == 1 and len(self.questions) > 1 else None
+
+    def only(self, ids: Collection[str]) -> Benchmark:
+        """Return the benchmark with only the questions of these ids, in their old order."""
+        return dataclasses.replace(self, questions=tuple(q for q in self.questions if q.id in ids))
+
+
+def note_of(expected: int, found: int, more: str = "") -> str:
+    """Say both numbers where a source does not hold the published number of items."""
+    return "" if found == expected else f"{expected} items expected, {found} found{more}"
+
+
+def in_turn(questions: tuple[Question, ...], limit: int | None) -> tuple[Question, ...]:
+    """Keep ``limit`` questions, the first of each subject before the second of any, in their old order."""
+    seen: collections.Counter[str] = collections.Counter()
+    ranks = []
+    for number, question in enumerate(questions):
+        ranks.append((seen[question.subject], number))
+        seen[question.subject] += 1
+    return tuple(questions[number] for number in sorted(number for _, number in sorted(ranks)[:limit]))
+
+
+def evenly(questions: tuple[Question, ...], limit: int | None) -> tuple[Question, ...]:
+    """Keep ``limit`` questions, evenly spaced: some files of labelled texts are sorted by label."""
+    if limit is None or limit >= len(questions):
+        return questions
+    return tuple(questions[number * len(questions) // limit] for number in range(limit))
+
+
+def questions_of(rows: Iterable[tuple[str, dict]], source: str, blank: bool = False) -> tuple[Question, ...]:
+    """Check records one by one.
+
+    Args:
+        rows: (where it stands, {"id", "question", "choices", "answer" and perhaps "subject", "context"}).
+        source: stands in the error if there is no record.
+        blank: accept a question without text, for published sets that hold some.
+
+    Raises:
+        InputError: a record that is no question, two records with one id, or no record at all.
+    """
+    questions: list[Question] = []
+    seen: dict[str, str] = {}
+    for where, row in rows:
+        question = _question(row, where, blank)
+        if question.id in seen:
+            raise InputError(f"{where}: the id '{question.id}' is also at {seen[question.id]}: ids must be unique.")
+        seen[question.id] = where
+        questions.append(question)
+    if not questions:
+        raise InputError(f"{source} holds no question: give one with at least one.")
+    return tuple(questions)
+
+
+def _question(row: dict, where: str, blank: bool) -> Question:
+    id_, text, choices, answer = (row.get(key) for key in ("id", "question", "choices", "answer"))
+    if isinstance(id_, bool) or not isinstance(id_, (str, int)) or id_ == "":
+        raise InputError(f"{where}: the record has no 'id' (a text or a whole number): add one.")
+    where = f"{where} (id '{id_}')"
+    if not isinstance(text, str) or not (blank or text.strip()):
+        raise InputError(f"{where}: the record has no 'question': add its text.")
+    good = isinstance(choices, (list, tuple)) and all(isinstance(c, str) and c.strip() for c in choices)
+    if not good or not 2 <= len(choices) <= len(LETTERS):
+        raise InputError(f"{where}: 'choices' must be a list of 2 to {len(LETTERS)} texts that are not empty.")
+    if isinstance(answer, str):
+        if list(choices).count(answer) != 1:
+            raise InputError(
+                f"{where}: the answer {shown(answer)} must be the text of exactly one choice, or an index from 0."
+            )
+        answer = list(choices).index(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise InputError(f"{where}: the answer {shown(answer)} is outside the choices 0 to {len(choices) - 1}.")
+    context = row.get("context") or ""
+    if not isinstance(context, str):
+        raise InputError(f"{where}: 'context' must be a text, found {type(context).__name__}.")
+    return Question(str(id_), text, tuple(choices), answer, str(row.get("subject") or "all"), context)
+
+
+def labelled(id_: object, text: object, label: object, labels: tuple[str, ...], where: str) -> dict:
+    """Turn a text and its label into a record whose choices are the labels; white space around the text goes.
+
+    Raises:
+        InputError: the label is none of the labels.
+    """
+    if label not in labels:
+        raise InputError(f"{where}: the label {shown(label)} is none of {', '.join(labels)}: mend the record.")
+    text = text.strip() if isinstance(text, str) else text
+    return {"id": id_, "question": text, "choices": labels, "answer": labels.index(label)}

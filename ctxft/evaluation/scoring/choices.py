@@ -1,0 +1,155 @@
+"""Questions go in as contexts with their choices; a log-likelihood in nats for every choice comes out.
+
+A choice is scored as lm-evaluation-harness scores it: the same token ids, the same cut of texts that are too long, the
+sum of the log-probabilities of the choice's tokens. What is shared is computed once: the beginning that many contexts have
+in common, the context that a question's choices have in common (with letters, that pass is all), and of the output layer
+only the positions that are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ctxft.evaluation.scoring.encoding import Pair, Progress, check_pair, encode_requests
+from ctxft.evaluation.scoring.passes import read_header, reading_way, score, sliding_window
+from ctxft.evaluation.scoring.sharing import Choice, Group, Prompt, batches, share_headers
+from ctxft.evaluation.scoring.texts import budget_of, reading
+from ctxft.models import window_of
+from ctxft.storage import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceScores:
+    """The scores of one question: per choice its log-likelihood (nats, summed) and its tokens; and the tokens cut off.
+
+    ``truncated`` counts the tokens cut from the left of the context, the most over the choices; 0 if the text fitted.
+    """
+
+    log_likelihoods: list[float]
+    tokens: list[int]
+    truncated: int
+
+
+def score_choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[tuple[str, Sequence[str]]],
+    window: int | None = None,
+    token_budget: int | None = None,
+    progress: Progress | None = None,
+    names: Sequence[str] | None = None,
+    scored: Callable[[int, ChoiceScores], None] | None = None,
+    chat: bool = False,
+) -> list[ChoiceScores]:
+    """Return the log-likelihood of every choice of every question.
+
+    A context with its choice that is longer than the window loses tokens on the left: the last ``window`` + 1 are kept,
+    of which the model reads all but the last.
+
+    Args:
+        model: a causal language model, plain or with a LoRA adapter, in any float type; log-probabilities are computed
+            in float32 (of a float64 model in float64) and summed in float64. Its training mode is restored afterwards.
+        tokenizer: its tokenizer.
+        requests: (context, continuations) for each question.
+        window: tokens the model can read; None takes ``max_position_embeddings`` of its config.
+        token_budget: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
+            takes what suits the device.
+        progress: called with (contexts done, all contexts) after each batch.
+        names: a name for each request, used in errors.
+        scored: called with (number of the request, its scores) as soon as all its choices are done.
+        chat: contexts and continuations were written by ``ctxft.data.chat``, so their control tokens are read as such.
+
+    Returns:
+        One ``ChoiceScores`` for each request, in order.
+
+    Raises:
+        InputError: a choice leaves nothing to score, or is longer than the window; the request is named.
+
+    Source:
+        lm-evaluation-harness 0.4, ``HFLM._loglikelihood_tokens`` (same ids, same truncation).
+
+    Example:
+        >>> score_choices(model, tokenizer, [("2 + 2 =", [" 4", " 5"])])[0].log_likelihoods  # doctest: +SKIP
+        [-1.3, -4.2]
+    """
+    if not requests:
+        return []
+    window = window or window_of(model) or sys.maxsize
+    pairs = encode_requests(tokenizer, requests, chat)
+    for number, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
+        _check(context, texts, encoded, window, names[number] if names else f"request {number}")
+    scores = [_empty(encoded, window) for encoded in pairs]
+    prompts = _prompts(pairs, window)
+    missing = [len(encoded) for encoded in pairs]
+    done = 0
+    for batch, values in _read(model, prompts, budget_of(model, token_budget)):
+        for choice, value in zip((choice for prompt in batch for choice in prompt.choices), values, strict=True):
+            scores[choice.request].log_likelihoods[choice.number] = value
+            missing[choice.request] -= 1
+            if scored and not missing[choice.request]:
+                scored(choice.request, scores[choice.request])
+        done += len(batch)
+        if progress:
+            progress(done, len(prompts))
+    return scores
+
+
+def _check(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: int, name: str) -> None:
+    for text, pair in zip(texts, encoded, strict=True):
+        try:
+            check_pair(pair, context, text)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if len(pair[1]) > window:
+            raise InputError(
+                f"{name}: a choice has {len(pair[1])} tokens, but the model reads {window}: shorten {text[:40]!r}."
+            )
+
+
+def _empty(encoded: Sequence[Pair], window: int) -> ChoiceScores:
+    cut = max((len(context) + len(ids) - window - 1 for context, ids in encoded), default=0)
+    return ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(0, cut))
+
+
+def _prompts(pairs: Sequence[Sequence[Pair]], window: int) -> list[Prompt]:
+    """Return the contexts that are left of the window's size, each with all choices behind it.
+
+    Choices of unequal length cut unequally much of their context; those that leave the same of it share a prompt.
+    """
+    found: dict[tuple[int, ...], Prompt] = {}
+    for request, encoded in enumerate(pairs):
+        for number, (context, ids) in enumerate(encoded):
+            cut = max(0, len(context) + len(ids) - (window + 1))
+            kept = tuple(context[cut:])
+            found.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
+    return list(found.values())
+
+
+def _read(
+    model: PreTrainedModel, prompts: Sequence[Prompt], token_budget: int
+) -> Iterator[tuple[list[Prompt], list[float]]]:
+    """Yield batches with the log-likelihoods of all their choices, the longest prompts first."""
+    with reading(model):
+        for way, groups in _plan(model, prompts):
+            # Only in a tree do the choices share their context; else each choice holds a copy.
+            budget = token_budget if way == "tree" else token_budget // max(len(p.choices) for p in prompts)
+            for group in groups:
+                header = read_header(model, group.prompts[0].context[: group.header]) if group.header else None
+                for batch in batches(group, budget):
+                    yield batch, score(model, batch, way, header)
+
+
+def _plan(model: PreTrainedModel, prompts: Sequence[Prompt]) -> Iterable[tuple[str, list[Group]]]:
+    """Return how each prompt is read: the model's way, or behind a cache where it is longer than a sliding window."""
+    way, reach = reading_way(model), sliding_window(model)
+    if way != "tree":
+        return [(way, [Group(0, list(prompts))])]
+    long = [prompt for prompt in prompts if reach and prompt.span > reach]
+    short = [prompt for prompt in prompts if not reach or prompt.span <= reach]
+    return [("cache", [Group(0, long)] if long else []), ("tree", share_headers(short))]

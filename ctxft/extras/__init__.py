@@ -1,0 +1,1 @@
+"""What most users never need: hosted models, adaptive prompts, attribution, exercises, export."""

@@ -1,0 +1,152 @@
+"""A prepared run flows in; a file of (prompt, passage) pairs for a tuning service flows out, with a manifest beside it.
+
+    passages.jsonl + the prompts that an arm and a seed draw -> leak check, limits -> FILE, FILE.manifest.json
+
+What a hosted model is tuned on cannot be taken back, and nobody can look into it afterwards: texts that hold a question of
+the experiment's benchmarks are refused, all of them at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import chain, groupby
+from pathlib import Path
+
+from ctxft.config import ExperimentConfig
+from ctxft.data.passages import Passage, passages_hash
+from ctxft.extras.tuning import Pair, check_limits, form_named, lines_of
+from ctxft.leakage import find_leaks
+from ctxft.models import shared_tokenizer
+from ctxft.prompts import check_subsets, stages_of
+from ctxft.run.examine import load_benchmarks
+from ctxft.run.prepare import manifest_of, require_same
+from ctxft.run.rows import books_of, read_passages, rows_of
+from ctxft.storage import InputError, code_revision, hash_file, sha256, whole_file, write_json
+
+SHOWN = 10  # items that a refusal names
+NO_PAIRS = {
+    "base": "it is not trained",
+    "ift": "it reads instructions, no text",
+    "cft-learned": "its prompts are learned too, and a service learns the answer alone",
+    "reading": "it reads exercises behind each text",
+}
+
+
+def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path: Path) -> dict:
+    """Write what one arm reads as examples for a tuning service: the prompt in, the passage out.
+
+    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Where a book
+    places its prompts, and by what separator, is for local models: a service has its own turns. Held-out documents and
+    general text stay out.
+
+    Args:
+        config: the experiment; its run must be prepared.
+        arm: one of a single stage of text, such as "cft", "neg", "control" or "only-critical"; "cpt", which has no prompt,
+            where the form takes an empty one.
+        seed: draws the prompts; one that is not among the experiment's will do too.
+        form: "chat", "gemini" or "csv" (see ``ctxft.extras.tuning.FORMS``).
+        path: the file.
+
+    Returns:
+        The content of ``<file>.manifest.json``: run, arm, seed, form and service; pairs, documents, prompts (different
+        ones), general_passages_left_out; hashes; limits as they were found, with source and date; leaks, the items of each
+        verdict and the ids of those partly found, for each benchmark.
+
+    Raises:
+        InputError: an arm without such pairs (``NO_PAIRS``, or with a second stage), an unknown form, a run that is not
+            prepared or of another config, a benchmark item in the texts (items and places are named), or a limit of the
+            service that is broken.
+
+    Example:
+        >>> export_pairs(load_experiment("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
+        1200
+    """
+    _require_pairs(config, arm)
+    form_named(form)
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: --out needs the name of a file.")
+    config = require_same(config)
+    passages = read_passages(config.folder)
+    drawn = rows_of(config, arm, seed, passages, shared_tokenizer(config.model, config.revision))[1]
+    prompts = {row["passage"]: row["text"] for row in drawn}
+    pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
+    limits = check_limits(pairs, form)
+    leaks = _require_clean(config, passages, drawn)
+    with whole_file(path) as file:
+        file.writelines(lines_of(pairs, form))
+    record = {"run": config.name, "arm": arm, "seed": seed, **_counts(config, passages, drawn)}
+    record |= _limits(form, limits) | {"leaks": leaks, "hashes": _hashes(config, passages, pairs, path)}
+    record["code"] = code_revision()
+    write_json(path.with_name(f"{path.name}.manifest.json"), record)
+    return record
+
+
+def _require_pairs(config: ExperimentConfig, arm: str) -> None:
+    """Refuse an arm of which no pairs of a prompt and a passage can be told."""
+    if arm in NO_PAIRS or stages_of(arm) != [arm]:
+        why = NO_PAIRS.get(arm, "it has a second stage; export its first, and tune on instructions apart")
+        raise InputError(f"arm '{arm}' gives no pairs of a prompt and a passage: {why}.")
+    check_subsets([arm], books_of(config)[0])
+
+
+def _counts(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict[str, int]:
+    general = config.folder / "general.jsonl"
+    return {
+        "pairs": len(passages),
+        "documents": len({passage.document for passage in passages}),
+        "prompts": len({row["text"] for row in drawn}),
+        "general_passages_left_out": len(read_passages(config.folder, "general")) if general.exists() else 0,
+    }
+
+
+def _limits(form: str, found: dict) -> dict:
+    how = form_named(form)
+    return {"form": form, "service": how.service, "limits": found | {"source": how.source, "looked_up": how.looked_up}}
+
+
+def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair], path: Path) -> dict[str, str]:
+    books = manifest_of(config)["hashes"]["prompts"]
+    drawn = sha256([[pair.passage, pair.prompt] for pair in pairs])
+    return {"file": hash_file(path), "passages": passages_hash(passages), "books": books, "drawn prompts": drawn}
+
+
+# --- no benchmark item leaves the house -------------------------------------------------------------------------------
+
+
+def _require_clean(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict:
+    """Return what was found of each benchmark, all of its items, or refuse texts that hold one."""
+    every_item = dataclasses.replace(config.evaluation, limit=None)  # the rest may be examined another time
+    benchmarks = load_benchmarks(dataclasses.replace(config, evaluation=every_item))
+    prompts = {row["text"]: f"prompt {row['prompt']}" for row in drawn}
+    told = [(where, text) for text, where in prompts.items()]
+    documents = groupby(passages, key=lambda passage: passage.document)
+    whole = ((f"document {name}", "".join(p.text for p in parts)) for name, parts in documents)  # slices that touch
+    leaks = find_leaks(benchmarks, chain(whole, told))["benchmarks"]
+    held = {(name, item["id"]): item["places"] for name in leaks for item in leaks[name]["items"] if _is_held(item)}
+    if held:
+        pieces = find_leaks(benchmarks, chain(((f"passage {p.id}", p.text) for p in passages), told))["benchmarks"]
+        for name, found in pieces.items():
+            closer = {(name, item["id"]): item["places"] for item in found["items"] if item["places"]}
+            held |= {key: places for key, places in closer.items() if key in held}
+        raise InputError(_refusal(held))
+    return {name: _told(found) for name, found in leaks.items()}
+
+
+def _is_held(item: dict) -> bool:
+    """Say whether a text holds an item: most of it, or a short question with its answer behind it."""
+    return item["verdict"] == "leaked" or (item["verdict"] == "short" and item["answered"])
+
+
+def _refusal(held: dict[tuple[str, str], list[str]]) -> str:
+    said = [f"item '{id}' of {name} in {', '.join(places)}" for (name, id), places in held.items()]
+    more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+    return (
+        f"nothing was exported, because the texts hold {len(said)} benchmark item{'s' * (len(said) > 1)} "
+        f"({'; '.join(said[:SHOWN])}{more}): a model tuned on them cannot be examined on them; take these texts out of the "
+        "corpus or the prompt book."
+    )
+
+
+def _told(found: dict) -> dict:
+    return {**found["counts"], "partial_ids": sorted({i["id"] for i in found["items"] if i["verdict"] == "partial"})}

@@ -1,0 +1,290 @@
+"""A passage's whole sentences flow in; candidates for exercises flow out, rule by rule: what a pattern finds in a sentence.
+
+    Reading(text, sentences) -> clozes, definitions, causes, orders -> Exercise(kind, question, answer)
+
+The rules would rather find nothing than ask nonsense: each says what it leaves alone. No answer is made up: it is a piece of
+the passage, word for word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+
+GAP = "____"
+SENTENCE_WORDS = range(4, 61)  # words of a sentence that is asked about
+BEGINNING = 8  # words by which an order exercise tells a sentence
+WORD = re.compile(r"[^\W_]+(?:-[^\W_]+|[\u2019'](?!s\b)[^\W_]+)*")
+
+STOP_WORDS = frozenset(
+    """a about above across after again against all almost along already also although always am among an and another any are
+    around as at away be became because become been before behind being below between both but by came can cannot come could
+    did do does doing done down during each either else enough especially even ever every few first for found from further
+    gave get give given go had has have having he hence her here hers him his how however i if in indeed instead into is it
+    its itself just last later least less like likely made mainly make many may me might more moreover most mostly much must
+    my near nearly neither never next no nor not now of off often on once one only onto or other others our out over own per
+    perhaps quite rather said same say says second see seen several shall she should show shown since so some something
+    sometimes soon still such take taken than that the their them themselves then there therefore these they third this those
+    though three through thus to together too toward towards two under until up upon us use used using usually various very
+    via was way we well were what when where whether which while who whom whose why will with within without would yet you
+    your""".split()
+)
+# With these a sentence "The aim is a ..." defines nothing.
+NO_TERMS = frozenset(
+    """aim answer approach case cause consequence difference effect example exception finding following goal idea
+    issue key objective patient patients point problem purpose question reason result results step study task today
+    tomorrow way yesterday""".split()
+)
+STARTS = frozenset("a all an another both each every many most other several some such the three two".split())
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A question about a passage whose answer stands in it.
+
+    Args:
+        kind: "cloze", "definition", "cause" or "order".
+        question: what is asked, on one line; a cloze is the sentence with ``GAP`` in it.
+        answer: words of the passage, on one line.
+    """
+
+    kind: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A passage as the rules read it.
+
+    Args:
+        text: all of it, on one line.
+        paragraphs: its whole sentences, as from ``ctxft.data.sentences.sentences``.
+    """
+
+    text: str
+    paragraphs: list[list[str]]
+
+    @cached_property
+    def words(self) -> list[str]:
+        """All its words, in order."""
+        return WORD.findall(self.text)
+
+    @cached_property
+    def counts(self) -> Counter:
+        """How often it has each word, in lower case."""
+        return Counter(word.lower() for word in self.words)
+
+    @cached_property
+    def spellings(self) -> set[str]:
+        """Its words as they are written."""
+        return set(self.words)
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """The sentences that may be asked about, each once."""
+        all_ = (line for lines in self.paragraphs for line in lines)
+        asked = (line for line in all_ if len(line.split()) in SENTENCE_WORDS and GAP[:2] not in line)
+        return list(dict.fromkeys(asked))
+
+    def inside(self, phrase: str) -> str:
+        """Return a sentence's first words as they are written inside a sentence, as far as the passage shows it."""
+        first = WORD.match(phrase)
+        if first and first.group()[1:] == first.group()[1:].lower():
+            lower, name = first.group().lower(), phrase[first.end() : first.end() + 2].strip()[:1].isupper()
+            if (lower in self.spellings and not name) or lower in STOP_WORDS - {"i"}:
+                return phrase[0].lower() + phrase[1:]
+        return phrase
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+def clozes(reading: Reading, rng: Random) -> Iterator[Exercise]:
+    """Blank in each sentence its rarest content word, by the passage's own counts.
+
+    A content word has three letters in a row, is no stop word, and stands in the sentence once. Among equally rare words the
+    longest is taken, then the first.
+    """
+    for sentence in reading.sentences:
+        found = list(WORD.finditer(sentence))
+        once = Counter(match.group().lower() for match in found)
+        terms = [
+            match
+            for match in found
+            if (word := match.group().lower()) not in STOP_WORDS and once[word] == 1 and re.search(r"[^\W\d_]{3}", word)
+        ]
+        if terms:
+            term = min(terms, key=lambda match: (reading.counts[match.group().lower()], -len(match.group())))
+            yield Exercise("cloze", f"{sentence[: term.start()]}{GAP}{sentence[term.end() :]}", term.group())
+
+
+TERM = r"(?P<term>(?:(?:The|An?) )?[^\W_][^\s,;:()]*(?: [^\s,;:()]+){0,4}?(?: \([^()]{1,20}\))?)"
+IS_A = re.compile(rf"{TERM} (?P<be>is|are) (?P<answer>(?:an? (?!bit|few|little|lot)|the |one of ).+)\.")
+REFERS = re.compile(rf"{TERM} (?:(?P<be>is|are) defined as|refers? to) (?P<answer>(?!.* as ).+)\.")
+NAME = r"(?P<term>[^\W_][^\s,;:()]*(?: [^\s,;:()]+){0,2}(?: \([^()]{1,20}\))?)"
+APPOSITION = re.compile(rf"{NAME}, (?P<answer>(?:an?|the) [^,;:]+), (?P<verb>\w+) .+")
+VERBS = frozenset("is was are were has have had can could may might must will would did does do said".split())
+
+
+def _is_term(term: str) -> bool:
+    """Return whether words can be the name of something: no pronoun, adverb, verb of being or word of NO_TERMS among them."""
+    words = [word.lower() for word in re.sub(r"^(?:The|An?) | \(.*", "", term).split()]
+    inner = [word for word in words[1:-1] if word not in ("of", "and", "the")]
+    ends = {words[0], words[-1], *inner} if words else STOP_WORDS
+    return not ends & STOP_WORDS and not set(words) & NO_TERMS and not words[0].endswith("ly")
+
+
+def definitions(reading: Reading, rng: Random) -> Iterator[Exercise]:
+    """Ask what a sentence's subject is: "X is a ...", "X refers to ...", "X is defined as ...", "X, a ..., does ...".
+
+    X stands at the sentence's beginning and has at most five words, none of them a stop word but for "of", "and", "the" inside.
+    What something *was* does not define it. Before an apposition X has no article and at most three words, since "The report
+    tells much, a ...," begins like one, and a verb follows: "Bones, a joint, and muscles" defines nothing.
+    """
+    for sentence in reading.sentences:
+        match = IS_A.fullmatch(sentence) or REFERS.fullmatch(sentence)
+        if match and _is_term(match["term"]):
+            be = match["be"] or ("are" if " refer to " in sentence else "is")
+            yield Exercise("definition", f"What {be} {reading.inside(match['term'])}?", _phrase(match["answer"]))
+            continue
+        match = APPOSITION.fullmatch(sentence)
+        if match and _is_term(match["term"]) and (match["verb"] in VERBS or match["verb"].endswith(("s", "ed"))):
+            question = f"How does the text describe {reading.inside(match['term'])}?"
+            yield Exercise("definition", question, match["answer"])
+
+
+BECAUSE = re.compile(r"(?P<effect>[^;:]+?),? because (?P<of>of )?(?P<cause>[^;:]+)\.")
+DUE = re.compile(
+    r"(?P<effect>[^,;:]+?) (?P<be>is|are|was|were)(?: (?:also|largely|mainly|mostly|often|partly|primarily|probably|usually))?"
+    r" due to (?P<cause>[^;:]+)\."
+)
+LEADS = re.compile(
+    r"(?P<cause>[^,;:]+?) (?P<verb>(?:(?P<modal>can|could|may|might|will|would)(?: (?:also|eventually|often|sometimes))? )?"
+    r"(?:causes?|caused|leads? to|led to|results? in|resulted in|gives? rise to|gave rise to)) (?P<effect>[^;:]+)\."
+)
+BECAUSE_FIRST = re.compile(r"Because (?P<of>of )?(?P<cause>[^,;:]+), (?P<effect>[^,;:]+)\.")
+THEREFORE = re.compile(
+    r"(?:Accordingly|As a consequence|As a result|Consequently|For this reason|Hence|Therefore|Thus), (?P<effect>.+)\."
+)
+# Where a phrase gives way to another statement.
+NEXT = re.compile(r";|,? (?:although|but|whereas|while)\b|, (?:and|so) (?:he|it|she|there|they|this|we)\b")
+NEGATED = re.compile(r"\bnot?\b|n[\u2019']t\b", re.IGNORECASE)
+OPEN = frozenset("although because if unless when whether while".split())  # what they open is no statement yet
+# Before these "causes" is a noun, and "caused" no main verb.
+NO_OBJECT = frozenset("and are by for in is of or was were".split())
+REPORTED = frozenset(
+    "believe believed found indicate indicated reported said says show showed suggest suggested".split()
+)
+
+
+def _phrase(text: str) -> str:
+    return NEXT.split(text)[0]
+
+
+def _say_something(*phrases: str) -> bool:
+    """Return whether each phrase has a content word: "this" or "because of it" tells nobody what is meant."""
+    return all(set(WORD.findall(phrase.lower())) - STOP_WORDS for phrase in phrases)
+
+
+def _because(sentence: str, asks_cause: bool) -> Exercise | None:
+    """Read "E because C", "E because of C" and "Because C, E".
+
+    Left alone are "E is not so because C", in which C may be no cause, "This is because C", "E, partly because C", "If E,
+    because C" and "E because C, he said".
+    """
+    match = BECAUSE_FIRST.fullmatch(sentence) or BECAUSE.fullmatch(sentence)
+    if not match or " because " in match["cause"] or len(match["effect"].split()) < 3:
+        return None
+    effect, cause = match["effect"], _phrase(match["cause"])
+    if REPORTED & set(cause.split()) or cause.split()[0] in OPEN or not _is_statement(effect):
+        return None
+    if not _say_something(effect, cause):
+        return None
+    if asks_cause:
+        return Exercise("cause", f'What reason does the text give for this: "{effect}"?', cause)
+    return Exercise("cause", f"What does the text say is so because {match['of'] or ''}{cause}?", effect)
+
+
+def _is_statement(phrase: str) -> bool:
+    words = phrase.lower().split()
+    ends = words[-1] not in STOP_WORDS and not words[-1].endswith("ly")
+    return words[0] not in OPEN and ends and not NEGATED.search(phrase)
+
+
+def _due(sentence: str, asks_cause: bool) -> Exercise | None:
+    """Read "E is due to C". Without "is", "deaths due to C rose" would be taken for a cause with its verb."""
+    match = DUE.fullmatch(sentence)
+    if not match or not _is_subject(match["effect"]):
+        return None
+    effect, cause = match["effect"], _phrase(match["cause"])
+    if not _say_something(effect, cause):
+        return None
+    if asks_cause:
+        return Exercise("cause", f"{effect} {match['be']} due to what?", cause)
+    return Exercise("cause", f"What {match['be']} due to {cause}?", effect)
+
+
+def _leads(sentence: str, asks_cause: bool) -> Exercise | None:
+    """Read "C causes E", "C leads to E", "C results in E", "C gives rise to E", in any tense and with "may", "can" ...
+
+    "cause" and "result in" may be nouns, and count as verbs behind "may", "can" ... alone; so may "results in", where another
+    verb follows ("The test results in mice were good").
+    """
+    match = LEADS.fullmatch(sentence)
+    if not match or not _is_subject(match["cause"]):
+        return None
+    verb, effect = match["verb"], _phrase(match["effect"])
+    if not match["modal"] and verb in ("cause", "result in"):
+        return None
+    if verb == "results in" and (VERBS | REPORTED) & set(effect.split()):
+        return None
+    if (verb.startswith("cause") and effect.split()[0] in NO_OBJECT) or not _say_something(match["cause"], effect):
+        return None
+    if asks_cause:
+        asked = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
+        return Exercise("cause", f"What {asked} {effect}?", match["cause"])
+    return Exercise("cause", f"{match['cause']} {verb} what?", effect)
+
+
+def _is_subject(phrase: str) -> bool:
+    """Return whether words can be a sentence's subject: no pronoun alone, no clause, no preposition first."""
+    words = phrase.lower().split()
+    first = words[0] in STARTS or words[0] not in STOP_WORDS
+    return first and words[-1] not in STOP_WORDS and not (REPORTED | {"that", "which", "who", "not", "no"}) & set(words)
+
+
+def _therefore(previous: str, sentence: str, asks_cause: bool) -> Exercise | None:
+    """Read "Therefore, E" with the sentence before it in the paragraph as the cause; also "Thus,", "As a result," ..."""
+    match = THEREFORE.fullmatch(sentence)
+    if not match or not previous.endswith(".") or not _say_something(previous, match["effect"]):
+        return None
+    if asks_cause:
+        return Exercise("cause", f"What does the text take for the reason that {match['effect']}?", previous[:-1])
+    return Exercise("cause", f'What follows, by the text, from this: "{previous}"', match["effect"])
+
+
+def causes(reading: Reading, rng: Random) -> Iterator[Exercise]:
+    """Ask of each causal sentence one thing, drawn anew: the cause from the effect, or the effect from the cause."""
+    for lines in reading.paragraphs:
+        for previous, sentence in zip(["", *lines], lines, strict=False):
+            if sentence not in reading.sentences:
+                continue
+            asks_cause = rng.random() < 0.5
+            found = [rule(sentence, asks_cause) for rule in (_because, _due, _leads)]
+            yield from filter(None, [*found, _therefore(previous, sentence, asks_cause)])
+
+
+def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:
+    """Ask which of two or three sentences comes first, told by their beginnings, which stand in the passage once each."""
+    heads = [" ".join(sentence.split()[:BEGINNING]).rstrip(".") for sentence in reading.sentences]
+    heads = [head for head in heads if reading.text.count(head) == 1]
+    if len(heads) > 1:
+        places = sorted(rng.sample(range(len(heads)), min(len(heads), rng.choice((2, 3)))))
+        shuffled = [f'"{heads[place]}"' for place in rng.sample(places, len(places))]
+        choices = f"{', '.join(shuffled[:-1])} or {shuffled[-1]}"
+        yield Exercise("order", f"Which sentence comes first, the one that begins {choices}?", heads[places[0]])

@@ -1,0 +1,73 @@
+"""A run folder flows in; the prompts that a model wrote for its passages flow out (``ctxft.extras.adaptive`` writes them)."""
+
+from __future__ import annotations
+
+from ctxft.config import ExperimentConfig
+from ctxft.extras.writer import WriterConfig
+from ctxft.prompts import ContextualPrompt, stages_of
+from ctxft.prompts.arms import WRITTEN
+from ctxft.storage import InputError, read_json, read_jsonl, sha256
+
+RUN_FIRST = "run `ctxft prompts adapt CONFIG` first"
+
+
+def writer_of(config: ExperimentConfig) -> WriterConfig:
+    """Return the experiment's writer; raises InputError if it has none."""
+    if config.prompts.writer is None:
+        raise InputError("no model that writes prompts is named: set prompts.writer (model, and perhaps server).")
+    return config.prompts.writer
+
+
+def _is_there(config: ExperimentConfig) -> bool:
+    return all((config.folder / f"adaptive.{kind}").exists() for kind in ("jsonl", "json"))
+
+
+def is_written(config: ExperimentConfig) -> bool:
+    """Return whether a model wrote prompts for this run, and failed for no passage."""
+    return _is_there(config) and failure_of(config) is None
+
+
+def written_state(config: ExperimentConfig) -> str:
+    """Return a hash of the prompts that a model wrote for this run."""
+    return read_json(config.folder / "adaptive.json")["rows"]
+
+
+def failure_of(config: ExperimentConfig) -> str | None:
+    """Return why the first of the prompts that the writer failed to give is missing, or None if it gave all."""
+    reasons = (row.get("reason", "") for _, row in read_jsonl(config.folder / "adaptive.jsonl"))
+    return next((reason.removeprefix("failed: ") for reason in reasons if reason.startswith("failed: ")), None)
+
+
+def require_written(config: ExperimentConfig) -> None:
+    """Raise InputError if an arm needs prompts that no model has written yet: told before the other arms are trained."""
+    if config.prompts.writer and any(stage in WRITTEN for arm in config.arms for stage in stages_of(arm)):
+        written_prompts(config)
+
+
+def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | None]:
+    """Read back what ``adapt`` wrote.
+
+    Returns:
+        Passage id -> its prompt; None where the drawn prompt stands.
+
+    Raises:
+        InputError: nothing was written yet, or for another writer, the writer failed for some passages, or the files do not
+            belong together.
+    """
+    path = config.folder / "adaptive.jsonl"
+    if not _is_there(config):
+        raise InputError(f"{config.folder} has no written prompts yet: {RUN_FIRST}.")
+    record, rows = read_json(path.with_suffix(".json")), [row for _, row in read_jsonl(path)]
+    if record["rows"] != sha256(rows):
+        raise InputError(f"{path} was changed, or its writing was stopped: {RUN_FIRST}.")
+    if record["writer"] != writer_of(config).describe():
+        raise InputError(f"{path} was written by another writer, or with another instruction: {RUN_FIRST}.")
+    if failure := failure_of(config):
+        raise InputError(
+            f"{path} lacks prompts that the writer failed to give ({failure}): run `ctxft prompts adapt CONFIG` again."
+        )
+    return {row["passage"]: _prompt(row) for row in rows}
+
+
+def _prompt(row: dict) -> ContextualPrompt | None:
+    return row["prompt"] and ContextualPrompt(row["prompt"], row["family"], row["text"], "strategy")

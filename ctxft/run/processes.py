@@ -1,0 +1,117 @@
+"""Commands flow in; they run side by side until all have ended or one has failed, whose own words are then passed on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from ctxft.storage import FailedError, InputError
+
+LEASH = "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose standard input is a pipe that only their parent holds open
+
+
+def end_with_parent() -> None:
+    """In a process that ``run_together`` started: take the end of its parent, even by kill -9, as SIGTERM.
+
+    A worker that went on alone would hold the locks of its tasks, and the same command would be refused until it ends.
+    """
+    if os.environ.pop(LEASH, None):  # popped, since processes that this one starts are not on the leash
+        threading.Thread(target=_wait_for_end, name="end-with-parent", daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while os.read(0, 1):  # returns when the system closes the parent's end of the pipe
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def count_workers(wanted: int | None, threads: int, device: str) -> int:
+    """Return how many processes run at a time.
+
+    Args:
+        wanted: what the user asked for; None takes one a core on a CPU, and one on a GPU.
+        threads: CPU threads of a process.
+        device: "cpu", or a GPU.
+
+    Raises:
+        InputError: fewer than one was asked for.
+
+    Example:
+        >>> count_workers(None, threads=1, device="cuda")
+        1
+    """
+    if wanted is not None and wanted < 1:
+        raise InputError(f"workers must be at least 1 process, found {wanted}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or (max(1, cores // threads) if device == "cpu" else 1)
+
+
+def run_together(
+    verb: str, commands: list[list[str]], variables: dict[str, str], tick: Callable[[], object], every: float = 0.2
+) -> None:
+    """Run commands at the same time; when one fails, or this process is interrupted or killed, the others are stopped too.
+
+    Args:
+        verb: the word of `ctxft <verb>`, for messages.
+        commands: each a list of words, of programs that call ``end_with_parent``.
+        variables: environment variables, beside those of this process.
+        tick: called again and again while commands run, for a progress bar.
+        every: seconds between two calls.
+
+    Raises:
+        InputError: a command met bad input (exit code 2); its sentence is passed on.
+        FailedError: a command failed otherwise; the end of its output is shown.
+    """
+    running: list[subprocess.Popen] = []
+    with contextlib.ExitStack() as stack:
+        errors = [stack.enter_context(tempfile.TemporaryFile("w+", errors="replace")) for _ in commands]
+        failed: list[int] = []
+        try:
+            for command, file in zip(commands, errors, strict=True):
+                streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": file}
+                environment = {**os.environ, **variables, LEASH: "1"}
+                running.append(stack.enter_context(subprocess.Popen(command, env=environment, **streams)))
+            while any(process.poll() is None for process in running):
+                if failed := [place for place, process in enumerate(running) if process.poll()]:
+                    break
+                time.sleep(every)
+                tick()
+        finally:
+            for process in running:
+                process.terminate()
+            codes = [process.wait() for process in running]
+        lines = []
+        for file in errors:
+            file.seek(0)
+            lines.append(file.read().strip().splitlines())
+        for place in failed or [place for place, code in enumerate(codes) if code]:
+            _raise_failure(verb, commands[place], codes[place], lines[place])
+        for note in (line for one in lines for line in one if line.startswith("note: ")):
+            print(note, file=sys.stderr)  # such as a damaged file that was set aside
+
+
+def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -> NoReturn:
+    """Pass on why a worker stopped: its one sentence, the signal that killed it, or the end of its output."""
+    sentence = next((line.removeprefix("ctxft: ") for line in lines if line.startswith("ctxft: ")), None)
+    if code == 2:
+        raise InputError(sentence or (lines or ["no message"])[-1])
+    if code < 0:
+        tasks = [word for before, word in itertools.pairwise(command) if before == "--task"]
+        at = f" ({', '.join(tasks)})" if tasks else ""
+        raise FailedError(
+            f"a process of `ctxft {verb}`{at} was killed by {signal.Signals(-code).name}: by hand, by a scheduler, or because "
+            "the machine ran out of memory (then try --workers 1). What was finished is kept, and the same command goes on "
+            "from there."
+        )
+    if sentence:
+        raise FailedError(sentence)
+    raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join((lines or ["no message"])[-20:]))

@@ -1,6 +1,0 @@
-"""A language model behind an OpenAI-compatible server: where it is asked, and how patiently."""
-
-from ctxft.server.client import Counts, Reply, Server, ServerError
-from ctxft.server.config import ServerConfig
-
-__all__ = ["Counts", "Reply", "Server", "ServerConfig", "ServerError"]

@@ -1,0 +1,120 @@
+"""An experiment flows in; what its training takes flows out as lines of text: memory on each device, tokens, steps, time."""
+
+from __future__ import annotations
+
+from ctxft.config import ExperimentConfig
+from ctxft.data.passages import passages_of
+from ctxft.data.rows import text_budget
+from ctxft.extras.written import is_written
+from ctxft.models import pick_device, shared_tokenizer
+from ctxft.prompts import in_order, stages_of
+from ctxft.prompts.arms import WRITTEN
+from ctxft.run.prepare import manifest_of, pinned
+from ctxft.run.rows import longest_of, read_passages, rows_of
+from ctxft.run.tasks import train_tasks
+from ctxft.training.config import TrainConfig
+from ctxft.training.estimate import Estimate, advice, estimate, model_config
+from ctxft.training.order import passage_order
+
+SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")
+
+
+def count_tokens_and_steps(config: ExperimentConfig) -> dict:
+    """Return optimizer steps and target tokens of one arm and seed, and the tokens that each text arm reads.
+
+    A prepared run's passages are taken where there are some; else the corpus is cut as ``ctxft train`` would cut it.
+
+    Returns:
+        steps, targets (tokens learned in all steps), reads (arm -> tokens read in all steps).
+    """
+    tokenizer = shared_tokenizer(config.model, config.revision)
+    if manifest_of(config):
+        passages = read_passages(config.folder)
+    else:
+        budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
+        passages, _, _ = passages_of(config.corpus, tokenizer, budget)
+    targets = [len(passage.ids) + passage.last for passage in passages]
+    order = passage_order(targets, config.train, config.seeds[0])
+    taken = [index for step in order for index in step]
+    arms = {stages_of(arm)[0] for arm in config.arms if arm not in ("base", "ift")}
+    reads = {}
+    for arm in in_order(arms):
+        if arm in WRITTEN and config.prompts.writer and not is_written(config):
+            continue  # nobody knows yet how long its prompts will be
+        rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
+        beside = zip(rows.prompts, rows.after, targets, strict=True)
+        lengths = [1 + len(prompt) + len(after) + count for prompt, after, count in beside]
+        reads[arm] = sum(lengths[index] for index in taken)
+    return {"steps": len(order), "targets": sum(targets[index] for index in taken), "reads": reads}
+
+
+def _line(name: str, values: Estimate) -> str:
+    return f"{name:<34}" + "".join(f"{getattr(values, size) / 2**30:>13.3f}" for size in SIZES)
+
+
+def estimate_lines(
+    config: ExperimentConfig,
+    processes: int = 1,
+    device: str | None = None,
+    rate: float | None = None,
+    memory: float | None = None,
+) -> list[str]:
+    """Say what an experiment's training takes, before any weights are read.
+
+    Args:
+        config: the experiment.
+        processes: GPUs (or processes) that train one task together.
+        device: "cpu" or "cuda"; None takes the recipe's, here.
+        rate: tokens read in a second, as measured; gives the time.
+        memory: GiB of a device; where the training does not fit, a change is named that makes it fit.
+
+    Returns:
+        Lines of text.
+
+    Raises:
+        InputError: the model's config cannot be used, or a bad corpus.
+
+    Example:
+        >>> from ctxft.config import load_experiment
+        >>> estimate_lines(load_experiment("mini"))[0].startswith("parameters: 600,672")
+        True
+    """
+    device = device or pick_device(config.train.device)
+    pinned_config = pinned(config, manifest_of(config))
+    architecture, recipe = model_config(pinned_config.model, pinned_config.revision), config.train
+    modes = [("one process", "single")] if processes == 1 else [(f"each of {processes}, DDP", "ddp")]
+    if processes > 1 and device != "cpu":
+        modes.append((f"each of {processes}, FSDP", "fsdp"))
+    found = {name: estimate(architecture, recipe, device, processes, mode) for name, mode in modes}
+    first = next(iter(found.values()))
+    lines = [
+        f"parameters: {first.parameters:,}, trained: {first.trained:,}",
+        "memory, GiB (" + _computes(recipe, device) + ")",
+        " " * 34 + "".join(f"{size:>13}" for size in SIZES),
+        *(_line(name, values) for name, values in found.items()),
+    ]
+    if memory is not None:
+        name, mode = modes[-1]
+        if found[name].total > memory * 2**30:
+            said = advice(architecture, recipe, device, processes, mode, int(memory * 2**30))
+            lines.append(f"does not fit into {memory:g} GiB; {said}")
+        else:
+            lines.append(f"fits into {memory:g} GiB")
+    counted = count_tokens_and_steps(pinned_config)
+    lines.append(f"one arm, one seed: {counted['steps']} optimizer steps, {counted['targets']} target tokens")
+    reads = counted["reads"]
+    lines.append("tokens read: " + ", ".join(f"{arm} {tokens}" for arm, tokens in reads.items()))
+    if rate:
+        tasks = [stages_of(arm)[0] for arm, _ in train_tasks(config)]
+        seconds = sum(reads.get(stage, 0) for stage in tasks) / rate
+        lines.append(
+            f"time at {rate:g} tokens a second: {seconds / 3600:.2f} hours for all {len(tasks)} tasks, one after "
+            "another, without their stage of instructions"
+        )
+    return lines
+
+
+def _computes(recipe: TrainConfig, device: str) -> str:
+    kind = "float32" if device == "cpu" else "bfloat16 over float32 weights"
+    again = ", activations computed again" if recipe.gradient_checkpointing else ""
+    return f"{recipe.method}, {kind}, {recipe.micro_batch_tokens} tokens in a micro-batch{again}"
