@@ -130,6 +130,7 @@ class LeakIndex:
         benchmarks: the benchmarks.
 
     Example:
+        >>> from ctxft.evaluation.benchmarks import Benchmark, Question
         >>> index = LeakIndex([Benchmark("own", (Question("1", "Which vessel is it?", ("vein", "duct"), 0, "all"),), "")])
         >>> index.read("a text", "Which vessel is it? A vein.")
         >>> [(part.verdict, part.answered) for part in index.parts]

@@ -27,7 +27,6 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
-from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from ctxft.config import ExperimentConfig  # noqa: E402
 from ctxft.models import load_tokenizer  # noqa: E402
@@ -40,15 +39,31 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 KINDS = ("byte", "metaspace")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
-    """Keep a file's tests in one process of pytest-xdist, and all notebooks in one: they share runs, in their order."""
+collect_ignore = ["benchmarks"]  # scripts that need packages of the extra [bench]
+TIERS = {  # folders and files whose tests are all of one tier; single slow tests carry the marker themselves
+    "notebook": ("notebooks/", "tests/test_notebooks.py"),
+    "process": ("tests/faults/test_faults.py", "tests/test_kills.py", "tests/test_distributed.py"),
+    "browser": ("tests/test_browser.py",),
+    "fuzz": ("tests/faults/test_dirty_input.py",),
+}
 
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
-            return "the course" if file.endswith(".ipynb") else file
 
-    return ByFile(config, log)
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Let ``-n 2`` keep tests that share a folder in one process, as if ``--dist loadgroup`` were given."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadgroup"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its tier and with the group that runs in one process: its file, or the course as a whole."""
+    for item in items:
+        path = item.path.relative_to(REPO).as_posix() if item.path.is_relative_to(REPO) else item.path.as_posix()
+        for tier, places in TIERS.items():
+            if path.startswith(places):
+                item.add_marker(tier)
+        item.add_marker(pytest.mark.xdist_group("course" if path.endswith(".ipynb") else path))
 
 
 def make_text(seed: int, sentences: int) -> str:

@@ -96,6 +96,7 @@ def forbids(benchmarks: Sequence[Benchmark]) -> Callable[[str], str | None]:
         benchmarks: what will be asked.
 
     Example:
+        >>> from ctxft.evaluation.benchmarks import Benchmark, Question
         >>> asked = Benchmark("own", (Question("1", "Which vessel drains the liver?", ("a vein", "a duct"), 0, "all"),), "")
         >>> forbids([asked])("Think of the vein, the vessel that drains a liver.")
         'own/1'
