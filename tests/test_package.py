@@ -201,6 +201,7 @@ def test_top_level_is_what_the_ecosystem_asks_for() -> None:
         "LICENSE",
         ".gitignore",
         ".ci",
+        "constraints.txt",
     }
     assert top == wanted
 
