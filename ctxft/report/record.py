@@ -6,6 +6,7 @@ Read are manifest.json, ledger.json, arms/<arm>/seed-<n>/log.jsonl, and evals/<a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +47,13 @@ class RunRecord:
         return [found[benchmark] for found in every if benchmark in found]
 
 
-def as_record(run: RunRecord | str | Path) -> RunRecord:
+def as_record(run: RunRecord | str | os.PathLike) -> RunRecord:
     """Return a run that is read already as it is, and read a folder."""
     return run if isinstance(run, RunRecord) else read_run(run)
 
 
 def read_run(
-    folder: str | Path,
+    folder: str | os.PathLike,
     seeds: Collection[int] | None = None,
     benchmarks: Collection[str] | None = None,
     arms: Collection[str] | None = None,
@@ -60,7 +61,7 @@ def read_run(
     """Read all that a report needs from a run folder.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a Run.
         seeds: only these seeds of the trained arms (base is evaluated once and always read); None reads all.
         benchmarks: only the outcomes of these, in this order; None reads all.
         arms: only these arms; None reads all.
