@@ -15,7 +15,7 @@ from pathlib import Path
 from ctxft import __version__
 from ctxft.commands import experiments, hosted, prompts, studies
 from ctxft.failures import explain
-from ctxft.prompts.sets import BOOKS
+from ctxft.prompts.sets import PROMPT_SETS
 from ctxft.run.processes import end_with_parent
 from ctxft.storage import FailedError, InputError
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
@@ -174,25 +174,30 @@ def _hosted_verbs(verbs: argparse._SubParsersAction) -> tuple[argparse.ArgumentP
 
 def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:
     """Add ``ctxft prompts list | show | validate | write | adapt``."""
-    books = verbs.add_parser("prompts", help="list, show, check and write prompt books; let a model write prompts")
-    kinds = books.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
-    kinds.add_parser("list", help="the books of the kit").set_defaults(call=prompts.list_books)
-    show = kinds.add_parser("show", help="a book's families, the ideas behind them, and their prompts")
-    show.add_argument("book", help="a book of the kit, or a YAML file")
+    prompt_sets = verbs.add_parser("prompts", help="list, show, check and write prompt sets; let a model write prompts")
+    kinds = prompt_sets.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
+    kinds.add_parser("list", help="the prompt sets of the kit").set_defaults(call=prompts.list_prompt_sets)
+    show = kinds.add_parser("show", help="a prompt set's families, the ideas behind them, and their prompts")
+    show.add_argument("prompt_set", metavar="SET", help="a prompt set of the kit, or a YAML file")
     show.add_argument("--family", help="this family alone")
     show.add_argument("--model", help="say how many tokens each prompt has for this model's tokenizer")
     show.set_defaults(call=prompts.show)
-    validate = kinds.add_parser("validate", help="check a book of your own: file and line of what is wrong")
-    validate.add_argument("book", help="a YAML file, or a book of the kit")
+    validate = kinds.add_parser("validate", help="check a prompt set of your own: file and line of what is wrong")
+    validate.add_argument("prompt_set", metavar="SET", help="a YAML file, or a prompt set of the kit")
     validate.add_argument("--model", help="count tokens with this model's tokenizer, in its chat template if need be")
     validate.add_argument(
         "--window", type=int, metavar="TOKENS", help="with --model: refuse prompts that leave too little"
     )
     validate.set_defaults(call=prompts.validate)
-    write = kinds.add_parser("write", help="start a book of your own from one of the kit")
+    write = kinds.add_parser("write", help="start a prompt set of your own from one of the kit")
     write.add_argument("file", type=Path, help="the YAML file to write; it must not exist")
     write.add_argument(
-        "--book", default="strategies", choices=BOOKS, help="the book to start from (default: strategies)"
+        "--set",
+        dest="prompt_set",
+        metavar="SET",
+        default="strategies",
+        choices=PROMPT_SETS,
+        help="the prompt set to start from (default: strategies)",
     )
     write.set_defaults(call=prompts.write)
     adapt = kinds.add_parser("adapt", help="let a model write the prompt of each passage, for arm adaptive")

@@ -13,7 +13,7 @@ from ctxft.evaluation.benchmarks import FORMS, NAMES
 from ctxft.evaluation.benchmarks.catalog import LOADERS
 from ctxft.evaluation.outcomes import RULES
 from ctxft.extras.writer import WriterConfig
-from ctxft.prompts import BOOKS, check_arm
+from ctxft.prompts import PROMPT_SETS, check_arm
 from ctxft.run.profiles import path_of, values_of
 from ctxft.storage import InputError, check_known, from_mapping, is_there, nearest, runs_root
 from ctxft.training.config import TrainConfig
@@ -25,15 +25,15 @@ LONGEST_NAME = 200  # bytes: a file system takes 255, and files beside the folde
 
 @dataclass
 class PromptConfig:
-    """Prompt books: "strategies" and "negative" inside the package, or paths of your own YAML files.
+    """Prompt sets: "strategies" and "negative" inside the package, or paths of your own YAML files.
 
     `ctxft prompts list` names the others of the package, `ctxft prompts write FILE` starts one of your own.
     "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read.
 
     Attributes:
-        strategies, negative: the books.
+        strategies, negative: the prompt sets.
         writer: the model that writes the prompts of arm adaptive, one for each passage (``ctxft prompts adapt``); None lets
-            an oracle choose from the two books by the passage's truth label.
+            an oracle choose from the two prompt sets by the passage's truth label.
         exercise_tokens: room that every passage leaves for the exercises of arm reading, where it should be more than the
             longest prompt takes anyway.
     """
@@ -233,8 +233,8 @@ class ExperimentConfig:
         for corpus in (self.corpus, *([self.general] if self.general else [])):
             corpus.source = resolved(corpus.source, tuple(SOURCES))
         self.ift.source = resolved(self.ift.source, (PRACTICE,))
-        self.prompts.strategies = resolved(self.prompts.strategies, BOOKS)
-        self.prompts.negative = resolved(self.prompts.negative, BOOKS)
+        self.prompts.strategies = resolved(self.prompts.strategies, PROMPT_SETS)
+        self.prompts.negative = resolved(self.prompts.negative, PROMPT_SETS)
         if self.prompts.writer and self.prompts.writer.server is None:
             self.prompts.writer.model = resolved(self.prompts.writer.model, tuple(BASES))
         self.evaluation.data = resolved(self.evaluation.data, ())

@@ -138,7 +138,7 @@ def is_hub_id(name: str) -> bool:
     """Return whether a name has the shape "org/name" of a hub repository.
 
     Example:
-        >>> is_hub_id("cais/mmlu"), is_hub_id("texts/book.jsonl/x")
+        >>> is_hub_id("cais/mmlu"), is_hub_id("texts/prompt_set.jsonl/x")
         (True, False)
     """
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None

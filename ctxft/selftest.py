@@ -28,7 +28,7 @@ from ctxft.data.rows import (
 from ctxft.evaluation.benchmarks import load_benchmark, render
 from ctxft.evaluation.scoring import score_choices
 from ctxft.models import encode_text, load_model, load_tokenizer
-from ctxft.prompts import TEXT_STAGES, load_book, prompt_for
+from ctxft.prompts import TEXT_STAGES, load_prompt_set, prompt_for
 from ctxft.storage import seeded, versions
 from ctxft.training.attention import set_attention
 from ctxft.training.config import TrainConfig
@@ -54,13 +54,19 @@ def _require(holds: bool, otherwise: str) -> None:
 
 def _passages() -> list[Passage]:
     tokenizer = load_tokenizer("practice-blind")
-    budget = text_budget(WINDOW, longest_prompt(tokenizer, (load_book("strategies"), load_book("negative"))), 16)
+    budget = text_budget(
+        WINDOW, longest_prompt(tokenizer, (load_prompt_set("strategies"), load_prompt_set("negative"))), 16
+    )
     documents = [Document(row["id"], row["text"], row["id"], row["reliable"]) for row in DOCUMENTS]
     return [passage for document in documents for passage in cut(document, tokenizer, budget)]
 
 
 def _rows(arm: str, seed: int = 0) -> list[dict]:
-    tokenizer, strategies, negative = load_tokenizer("practice-blind"), load_book("strategies"), load_book("negative")
+    tokenizer, strategies, negative = (
+        load_tokenizer("practice-blind"),
+        load_prompt_set("strategies"),
+        load_prompt_set("negative"),
+    )
     special = special_tokens(tokenizer)
     prompts = [prompt_for(arm, p.id, seed, strategies, negative, tokenizer, p.reliable) for p in _passages()]
     return [build_row(p, prompt_ids(tokenizer, c), special) for p, c in zip(_passages(), prompts, strict=True)]

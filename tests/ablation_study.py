@@ -33,9 +33,9 @@ KEPT = (
 def study_config():
     """Return the experiment: profile mini with an arm for each part of the strategy book."""
     from ctxft.config import load_experiment
-    from ctxft.prompts import load_book
+    from ctxft.prompts import load_prompt_set
 
-    families = load_book("strategies").families
+    families = load_prompt_set("strategies").families
     arms = ["base", "cpt", "cft", "neg", "control", "control-shuffled", "control-neutral", "control-family"]
     arms += [f"{kind}-{family}" for kind in ("only", "without") for family in families]
     settings = {"name": "ablations", "arms": arms, "seeds": SEEDS, "evaluation.benchmarks": [BENCHMARK]}

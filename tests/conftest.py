@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast 
 
 from ctxft.config import ExperimentConfig  # noqa: E402
 from ctxft.models import load_tokenizer  # noqa: E402
-from ctxft.prompts import COMMON_WORDS, load_book  # noqa: E402
+from ctxft.prompts import COMMON_WORDS, load_prompt_set  # noqa: E402
 from ctxft.storage import from_mapping, write_jsonl  # noqa: E402
 from ctxft.training.config import TrainConfig  # noqa: E402
 
@@ -91,7 +91,7 @@ def make_tokenizer(kind: str, folder: Path, **special: str | None) -> Path:
         tokenizer.decoder, alphabet = decoders.Metaspace(prepend_scheme="first"), ["\n"]
     bytes_ = [f"<0x{value:02X}>" for value in range(256)] if kind == "metaspace" else []
     texts = [make_text(seed, 40) for seed in range(10)]
-    texts += [prompt.text for book in ("strategies", "negative") for prompt in load_book(book).prompts]
+    texts += [prompt.text for book in ("strategies", "negative") for prompt in load_prompt_set(book).prompts]
     trainer = trainers.BpeTrainer(
         vocab_size=1500, special_tokens=SPECIAL + bytes_, initial_alphabet=alphabet, show_progress=False
     )

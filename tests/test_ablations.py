@@ -11,7 +11,7 @@ import pandas
 import pytest
 from matplotlib.colors import same_color
 
-from ctxft.prompts import load_book
+from ctxft.prompts import load_prompt_set
 from ctxft.report import (
     RunRecord,
     ablation_figure,
@@ -226,7 +226,7 @@ def attribution() -> dict:
     """What an attribution file holds, with made-up numbers."""
     rows = []
     for kind in ("strategy", "negative"):
-        for n, prompt in enumerate(load_book({"strategy": "strategies"}.get(kind, kind)).prompts):
+        for n, prompt in enumerate(load_prompt_set({"strategy": "strategies"}.get(kind, kind)).prompts):
             row = {
                 "prompt": prompt.id,
                 "family": prompt.family,
@@ -287,7 +287,7 @@ def test_the_prompt_figure_shows_every_prompt_in_both_panels(attribution):
     assert min(b - a for a, b in pairwise(heights)) == pytest.approx(1), "each has its own line"
     assert heights[0] == pytest.approx(0)
     labels = [label.get_text() for label in left.get_yticklabels()]
-    assert sorted(labels) == sorted([*load_book("strategies").families, "control"])
+    assert sorted(labels) == sorted([*load_prompt_set("strategies").families, "control"])
     figure.draw_without_rendering()
     plots, legend = [axes.get_tightbbox() for axes in figure.axes], figure.legends[0].get_window_extent()
     assert all(legend.y1 <= plot.y0 + 1 for plot in plots) and plots[0].x1 <= plots[1].x0

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ctxft.cli import main
-from ctxft.data.rows import Frame, build_row, prompt_ids, special_tokens
+from ctxft.data.rows import PromptTemplate, build_row, prompt_ids, special_tokens
 from ctxft.extras.attribution import (
     attribute,
     attribution_file,
@@ -24,7 +24,7 @@ from ctxft.extras.readers import open_reader, read_in_training, spread_out, text
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, control_prompt
 from ctxft.run.prepare import prepare
-from ctxft.run.rows import books_of, read_passages
+from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder, train_task
 from ctxft.storage import InputError, read_jsonl, write_jsonl
 from ctxft.training.config import LoraSettings
@@ -60,7 +60,7 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
     model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
     special, passages = special_tokens(tokenizer), read_passages(trained.folder, "held_out")
     targets = sum(len(passage.ids) + passage.last for passage in passages)
-    strategies, negative = books_of(trained)
+    strategies, negative = prompt_sets_of(trained)
 
     def plain(prompts: list) -> float:
         rows = [build_row(one, prompt_ids(tokenizer, p), special) for one, p in zip(passages, prompts, strict=True)]
@@ -95,7 +95,7 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
 
 
 def test_the_interval_is_that_of_the_documents_by_hand(trained):
-    prompt = books_of(trained)[0].prompts[0]
+    prompt = prompt_sets_of(trained)[0].prompts[0]
     (record, _), reader = prompt_losses(trained, "base", 0, [prompt])["prompts"], open_reader(trained, "base", 0)
     passages = read_passages(trained.folder, "held_out")
     ids = prompt_ids(reader.tokenizer, prompt)
@@ -116,7 +116,7 @@ def test_the_interval_is_that_of_the_documents_by_hand(trained):
 def test_passages_of_training_general_text_and_limits(experiment, corpus_file):
     config = experiment(general={"source": "practice-old", "limit": 30, "held_out": 0.3})
     prepare(config)
-    prompts = books_of(config)[0].prompts[:1]
+    prompts = prompt_sets_of(config)[0].prompts[:1]
     every, few = (prompt_losses(config, "base", 0, prompts, "passages", limit) for limit in (None, 2))
     assert every["passages"] == every["available"] == few["available"] == len(read_passages(config.folder))
     assert few["passages"] == few["documents"] == 2
@@ -131,7 +131,7 @@ def test_passages_of_training_general_text_and_limits(experiment, corpus_file):
 def test_one_document_knows_no_interval_and_none_is_refused(experiment, corpus_file):
     config = experiment()
     prepare(config)
-    found = prompt_losses(config, "base", 0, books_of(config)[0].prompts[:1])
+    found = prompt_losses(config, "base", 0, prompt_sets_of(config)[0].prompts[:1])
     assert found["documents"] == 1
     assert found["prompts"][0]["to_none"]["low"] is None and found["prompts"][0]["to_none"]["high"] is None
     none = experiment(name="none", corpus={"source": str(corpus_file), "held_out": 0.0})
@@ -173,11 +173,11 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(ex
     )
     prepare(config)
     train_task(config, "cft", 0)
-    found = prompt_losses(config, "cft", 0, books_of(config)[0].prompts)
+    found = prompt_losses(config, "cft", 0, prompt_sets_of(config)[0].prompts)
     planted, control = found["prompts"]
     assert planted["prompt"] == "one-1" and control["kind"] == "control" and planted["tokens"] == control["tokens"]
     assert planted["to_none"]["high"] < 0 and planted["to_control"]["high"] < 0
-    base = prompt_losses(config, "base", 0, books_of(config)[0].prompts)["prompts"][0]
+    base = prompt_losses(config, "base", 0, prompt_sets_of(config)[0].prompts)["prompts"][0]
     assert base["to_control"]["difference"] > planted["to_control"]["difference"]
 
 
@@ -189,10 +189,10 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
         books["strategies" if kind == "strategy" else "negative"] = str(tmp_path / f"{kind}.yaml")
     config = experiment(prompts=books)
     prepare(config)
-    reader, prompt = open_reader(config, "base", 0), books_of(config)[0].prompts[0]
+    reader, prompt = open_reader(config, "base", 0), prompt_sets_of(config)[0].prompts[0]
     assert reader.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
     passages = read_passages(config.folder)[:3]
-    turn = dataclasses.replace(reader, frame=Frame(before=(5,), separator="", after=(6, 7)))
+    turn = dataclasses.replace(reader, frame=PromptTemplate(before=(5,), separator="", after=(6, 7)))
     for one, ids in ((reader, (len(reader.ids(prompt)),) * 3), (turn, (20, 21, 22))):
         rows = one.control(passages, ids)
         assert [len(row) for row in rows] == list(ids)
@@ -244,7 +244,7 @@ def test_shuffled_words_are_controls_and_exercises_are_no_prompts(experiment):
         train_task(config, arm, 0)
     shuffled, reading = (training_losses(config, arm, 0) for arm in config.arms)
     assert {one["kind"] for one in shuffled["families"]} == {"control"}
-    assert {one["family"] for one in shuffled["families"]} <= set(books_of(config)[0].families)
+    assert {one["family"] for one in shuffled["families"]} <= set(prompt_sets_of(config)[0].families)
     assert [(one["family"], one["kind"]) for one in reading["families"]] == [("none", "none")]
     assert reading["tokens"] == shuffled["tokens"], "of the text alone"
 
@@ -263,7 +263,7 @@ def plain_gradient(model, rows: list[dict]) -> torch.Tensor:
 @pytest.mark.parametrize("loss", ["chunked", "full"])
 def test_gradients_are_those_of_plain_autograd(trained, loss):
     tokenizer, passages = load_tokenizer(trained.model), read_passages(trained.folder)[:5]
-    ids = prompt_ids(tokenizer, books_of(trained)[0].prompts[0])
+    ids = prompt_ids(tokenizer, prompt_sets_of(trained)[0].prompts[0])
     rows = [build_row(passage, ids, special_tokens(tokenizer)) for passage in passages]
     expected = plain_gradient(model_of(trained, "cft"), rows)
     model = model_of(trained, "cft")
@@ -287,7 +287,7 @@ def test_of_an_adapter_its_own_weights_alone_are_compared(experiment):
 
 def test_cosines_between_families_none_negative_and_control(trained):
     found = gradient_similarity(trained, "cft", 0, passages=6)
-    strategies, negative = books_of(trained)
+    strategies, negative = prompt_sets_of(trained)
     names = [one["family"] for one in found["conditions"]]
     assert names == ["none", *strategies.families, "negative", "control"] and found["passages"] == 6
     matrix = torch.tensor(found["cosine"])
@@ -327,7 +327,7 @@ def test_an_attribution_is_written_once_and_anew_where_something_changed(trained
     found = attribute(trained, "cft", 0, limit=4, passages=3)
     path = attribution_file(trained, "cft", 0)
     assert json.loads(path.read_text(encoding="utf-8")) == found
-    assert found["books"]["strategies"] == books_of(trained)[0].hash and found["gradients"]["passages"] == 3
+    assert found["books"]["strategies"] == prompt_sets_of(trained)[0].hash and found["gradients"]["passages"] == 3
     written = path.stat().st_mtime_ns
     assert attribute(trained, "cft", 0, limit=4, passages=3) == found and path.stat().st_mtime_ns == written
     other = attribute(trained, "cft", 0, limit=2, passages=0)

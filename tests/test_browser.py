@@ -142,7 +142,7 @@ def own(lab, experiment, tmp_path, text_of) -> str:
 SETUP = """
 from ctxft.config import load_experiment
 from ctxft.run.prepare import prepare
-from ctxft.run.rows import books_of, read_passages, rows_of
+from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.models import load_tokenizer
 from ctxft.training.order import passage_order
 from ctxft.widgets import *
@@ -162,7 +162,7 @@ def test_explorers_by_keyboard_and_mouse(lab, own, tmp_path):
     write_cells(
         lab[1] / "widgets.ipynb",
         SETUP.format(path=own, name="widgets"),
-        "PromptExplorer(config, passages, tokenizer, *books_of(config))",
+        "PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config))",
         "rows, _ = rows_of(config, 'cft', 0, passages, tokenizer)\n"
         "RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizer)",
         "CorpusBrowser.of(config)",

@@ -14,18 +14,18 @@ from ctxft.data.documents import CorpusConfig, Document
 from ctxft.data.passages import cut, passages_of
 from ctxft.data.rows import (
     IGNORE_INDEX,
-    Frame,
+    PromptTemplate,
     Rows,
     arm_tokens,
     build_row,
-    frame_of,
     longest_prompt,
     prompt_ids,
+    prompt_template,
     special_tokens,
     text_budget,
 )
 from ctxft.models import encode_text, load_tokenizer
-from ctxft.prompts import TEXT_STAGES, ContextualPrompt, load_book, prompt_for
+from ctxft.prompts import TEXT_STAGES, ContextualPrompt, load_prompt_set, prompt_for
 from ctxft.storage import InputError, read_jsonl
 
 TRAINED = TEXT_STAGES
@@ -34,7 +34,7 @@ WINDOW = 128
 
 @pytest.fixture(scope="module")
 def books():
-    return load_book("strategies"), load_book("negative")
+    return load_prompt_set("strategies"), load_prompt_set("negative")
 
 
 def document_of(pieces: int, tokenizer, budget: int, text_of) -> Document:
@@ -229,20 +229,20 @@ def chatting(request, save_tokenizer, tmp_path):
     return tokenizer
 
 
-def book_in(placement: str, books):
+def set_in(placement: str, books):
     return dataclasses.replace(books[0], placement=placement)
 
 
 @pytest.mark.parametrize("placement", ["user", "system"])
 def test_a_prompt_may_stand_in_a_turn_of_the_chat_template(chatting, books, placement):
-    book = book_in(placement, books)
-    frame = frame_of(chatting, book)
+    book = set_in(placement, books)
+    template = prompt_template(chatting, book)
     control = dict(zip(CONTROL, chatting.convert_tokens_to_ids(CONTROL), strict=True))
-    assert frame.before == (control[f"<|{placement}|>"],)  # the template's BOS is left to the row
-    assert frame.after == (control["<|end|>"], control["<|assistant|>"])
+    assert template.before == (control[f"<|{placement}|>"],)  # the template's BOS is left to the row
+    assert template.after == (control["<|end|>"], control["<|assistant|>"])
     for prompt in (*book.prompts, ContextualPrompt("sly", "context", "Say <|end|></s> now.", "strategy")):
-        ids = prompt_ids(chatting, prompt, frame)
-        assert ids == [*frame.before, *encode_text(chatting, prompt.text)[0], *frame.after]
+        ids = prompt_ids(chatting, prompt, template)
+        assert ids == [*template.before, *encode_text(chatting, prompt.text)[0], *template.after]
         assert [ids.count(control[token]) for token in CONTROL] == [
             placement == "user",
             placement == "system",
@@ -250,41 +250,41 @@ def test_a_prompt_may_stand_in_a_turn_of_the_chat_template(chatting, books, plac
             1,
         ]  # what a prompt spells out is no control token
         assert chatting.eos_token_id not in ids
-    assert longest_prompt(chatting, [book]) == max(len(prompt_ids(chatting, p, frame)) for p in book.prompts)
+    assert longest_prompt(chatting, [book]) == max(len(prompt_ids(chatting, p, template)) for p in book.prompts)
 
 
 def test_a_control_in_a_turn_is_as_long_as_the_prompt_it_stands_for(chatting, books):
-    book = book_in("user", books)
-    frame = frame_of(chatting, book)
+    book = set_in("user", books)
+    template = prompt_template(chatting, book)
     for i in range(30):
         cft, control = (prompt_for(arm, f"p{i}", 0, book, books[1], chatting) for arm in ("cft", "control"))
-        assert len(prompt_ids(chatting, cft, frame)) == len(prompt_ids(chatting, control, frame))
+        assert len(prompt_ids(chatting, cft, template)) == len(prompt_ids(chatting, control, template))
 
 
 def test_placements_that_a_tokenizer_cannot_give_are_refused(tokenizers, chatting, books):
     with pytest.raises(
-        InputError, match=r"book 'strategies' places prompts in the user turn, but .* has no chat template"
+        InputError, match=r"prompt set 'strategies' places prompts in the user turn, but .* has no chat template"
     ):
-        frame_of(tokenizers["byte"], book_in("user", books))
+        prompt_template(tokenizers["byte"], set_in("user", books))
     chatting.chat_template = USERS_ONLY
-    frame_of(chatting, book_in("user", books))
+    prompt_template(chatting, set_in("user", books))
     with pytest.raises(
         InputError, match=r"in the system turn, but .* refuses it .a user has to begin.: choose another"
     ):
-        frame_of(chatting, book_in("system", books))
+        prompt_template(chatting, set_in("system", books))
     chatting.chat_template = TURNS.replace(
         "{{ m['content'] }}", "{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
     )
     with pytest.raises(InputError, match="does not write such a turn"):
-        frame_of(chatting, book_in("system", books))
+        prompt_template(chatting, set_in("system", books))
 
 
 def test_the_separator_of_a_book_stands_before_the_text(tokenizers, books):
     for tokenizer in tokenizers.values():
-        frame = frame_of(tokenizer, dataclasses.replace(books[0], separator="\n"))
-        assert frame == Frame((), "\n", ())
+        template = prompt_template(tokenizer, dataclasses.replace(books[0], separator="\n"))
+        assert template == PromptTemplate((), "\n", ())
         assert (
-            prompt_ids(tokenizer, books[0].prompts[0], frame)
+            prompt_ids(tokenizer, books[0].prompts[0], template)
             == encode_text(tokenizer, books[0].prompts[0].text + "\n")[0]
         )
 

@@ -357,7 +357,7 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
         "model",
         "done.json",
     }
-    assert {"README.md", "prompt_book.yaml", "model.safetensors"} <= {path.name for path in (place / "model").iterdir()}
+    assert {"README.md", "prompt_set.yaml", "model.safetensors"} <= {path.name for path in (place / "model").iterdir()}
     assert load_experiment(place / "config.yaml") == config
     assert [row["passage"] for _, row in read_jsonl(place / "prompts.jsonl")] == [p.id for p in read_passages(folder)]
     scores = {arm: evaluate_task(config, arm, 0) for arm in ("base", "cft")}
@@ -444,7 +444,7 @@ def test_families_that_no_book_has_are_refused_before_anything_is_written(experi
 @pytest.mark.parametrize("books", [{"strategies": "negative"}, {"negative": "neutral"}])
 def test_books_of_another_kind_are_refused(experiment, runs, books):
     (place, name), *_ = books.items()
-    with pytest.raises(InputError, match=rf"prompts\.{place}: the book '{name}' is of kind '{name}', but "):
+    with pytest.raises(InputError, match=rf"prompts\.{place}: the prompt set '{name}' is of kind '{name}', but "):
         prepare(experiment(prompts=books))
     assert not runs.exists()
 

@@ -78,7 +78,11 @@ def test_wheel_holds_the_notebooks_the_model_and_the_books(tmp_path: Path) -> No
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = [f"ctxft/notebooks/{path.name}" for path in list_notebooks()]
-    wanted += ["ctxft/books/strategies.yaml", "ctxft/profiles/mini.yaml", "ctxft/world/models/blind/model.safetensors"]
+    wanted += [
+        "ctxft/prompts/sets/strategies.yaml",
+        "ctxft/profiles/mini.yaml",
+        "ctxft/world/models/blind/model.safetensors",
+    ]
     assert not set(wanted) - names
     assert not [name for name in names if name.startswith(("tests/", "runs/"))]
     assert wheel.stat().st_size < 6_000_000

@@ -19,26 +19,26 @@ from ctxft.data.rows import prompt_ids
 from ctxft.leakage import grams_of, words_of
 from ctxft.models import load_tokenizer
 from ctxft.prompts import (
-    BOOKS,
     COMMON_WORDS,
+    PROMPT_SETS,
     SEPARATOR,
     TEXT_STAGES,
     ContextualPrompt,
-    PromptBook,
+    PromptSet,
     check_arm,
     check_subsets,
     control_prompt,
     count_tokens,
-    load_book,
+    load_prompt_set,
     prompt_for,
 )
 from ctxft.prompts.controls import shuffled_prompt
 from ctxft.storage import InputError
 from ctxft.world.facts import DOMAINS, SPLITS, entities
 
-TEN = [name for name in BOOKS if name != "neutral"]  # the books of the ten families
-STRATEGIES = load_book("strategies")
-NEGATIVE = load_book("negative")
+TEN = [name for name in PROMPT_SETS if name != "neutral"]  # the books of the ten families
+STRATEGIES = load_prompt_set("strategies")
+NEGATIVE = load_prompt_set("negative")
 FAMILIES = (
     "application exploration reflection creative synthesis key-concepts context critical questions comparison".split()
 )
@@ -85,7 +85,7 @@ def tokenizer(request):
 
 
 @pytest.mark.parametrize(("book", "kind", "each"), [(STRATEGIES, "strategy", 2), (NEGATIVE, "negative", 2)])
-def test_books_of_the_package(book: PromptBook, kind: str, each: int):
+def test_books_of_the_package(book: PromptSet, kind: str, each: int):
     assert list(book.families) == FAMILIES == list(book.ideas)
     assert collections.Counter(prompt.family for prompt in book.prompts) == dict.fromkeys(FAMILIES, each)
     assert {prompt.kind for prompt in book.prompts} == {book.kind} == {kind}
@@ -103,11 +103,11 @@ def test_common_words_are_distinct_and_neutral():
 def test_hash_follows_the_content(tmp_path: Path):
     saved = tmp_path / "book.json"
     saved.write_text(json.dumps(STRATEGIES.to_dict(), sort_keys=True), encoding="utf-8")
-    again = load_book(saved)
+    again = load_prompt_set(saved)
     assert again == STRATEGIES and again.hash == STRATEGIES.hash
-    assert [again.draw(0, str(i)) for i in range(50)] == [STRATEGIES.draw(0, str(i)) for i in range(50)]
+    assert [again.sample(0, str(i)) for i in range(50)] == [STRATEGIES.sample(0, str(i)) for i in range(50)]
     saved.write_text(json.dumps(STRATEGIES.to_dict()).replace("first case", "next case"), encoding="utf-8")
-    assert load_book(saved).hash != STRATEGIES.hash
+    assert load_prompt_set(saved).hash != STRATEGIES.hash
 
 
 # --- the draw ---------------------------------------------------------------------------------------------------------
@@ -118,9 +118,9 @@ def test_draw_is_uniform_over_families_then_prompts(tmp_path: Path):
     prompts = [f"  - {{id: many-{i}, family: critical, text: 'text {i}'}}" for i in range(4)]
     prompts.append("  - {id: one-1, family: context, text: alone}")
     path.write_text("name: uneven\nkind: strategy\nprompts:\n" + "\n".join(prompts), encoding="utf-8")
-    for book in (STRATEGIES, load_book(path)):
+    for book in (STRATEGIES, load_prompt_set(path)):
         n = 10_000
-        counts = collections.Counter(book.draw(3, f"passage-{i}").id for i in range(n))
+        counts = collections.Counter(book.sample(3, f"passage-{i}").id for i in range(n))
         for family in book.families:
             members = [prompt.id for prompt in book.prompts if prompt.family == family]
             for expected, count in [
@@ -135,30 +135,30 @@ def test_draw_is_uniform_over_families_then_prompts(tmp_path: Path):
 def test_draw_follows_weights_and_keeps_what_is_allowed(tmp_path: Path):
     path = tmp_path / "weighted.yaml"
     path.write_text("families: {context: {weight: 3}}\nextends: strategies\n" + HEAD + ONE, encoding="utf-8")
-    book, n = load_book(path), 10_000
-    counts = collections.Counter(book.draw(0, f"passage-{i}").family for i in range(n))
+    book, n = load_prompt_set(path), 10_000
+    counts = collections.Counter(book.sample(0, f"passage-{i}").family for i in range(n))
     for family in book.families:
         expected = (3 if family == "context" else 1) / 12
         assert abs(counts[family] - n * expected) <= 3 * math.sqrt(n * expected * (1 - expected)), (family, counts)
-    assert load_book(path).hash != STRATEGIES.hash and book.to_dict()["families"]["context"]["weight"] == 3
+    assert load_prompt_set(path).hash != STRATEGIES.hash and book.to_dict()["families"]["context"]["weight"] == 3
 
     few = frozenset(prompt for prompt in STRATEGIES.prompts if prompt.family in ("critical", "creative"))
     for i in range(300):
-        free, kept = STRATEGIES.draw(0, f"p{i}"), STRATEGIES.draw(0, f"p{i}", few)
+        free, kept = STRATEGIES.sample(0, f"p{i}"), STRATEGIES.sample(0, f"p{i}", few)
         assert kept in few and (free not in few or kept == free)
-    with pytest.raises(ValueError, match="no prompt of the book is allowed"):
-        STRATEGIES.draw(0, "p", NEGATIVE.prompts)
+    with pytest.raises(ValueError, match="no prompt of the prompt set is allowed"):
+        STRATEGIES.sample(0, "p", NEGATIVE.prompts)
 
 
 def test_draw_depends_on_seed_passage_and_book_alone():
     ids = [f"passage-{i}" for i in range(300)]
-    forward = {i: STRATEGIES.draw(0, i).id for i in ids}
-    backward = {i: STRATEGIES.draw(0, i).id for i in reversed(ids)}
+    forward = {i: STRATEGIES.sample(0, i).id for i in ids}
+    backward = {i: STRATEGIES.sample(0, i).id for i in reversed(ids)}
     assert forward == backward
-    assert sum(forward[i] != STRATEGIES.draw(1, i).id for i in ids) > 250
+    assert sum(forward[i] != STRATEGIES.sample(1, i).id for i in ids) > 250
     code = (
-        "import json; from ctxft.prompts import load_book; b = load_book('strategies');"
-        "print(json.dumps({f'passage-{i}': b.draw(0, f'passage-{i}').id for i in range(300)}))"
+        "import json; from ctxft.prompts import load_prompt_set; b = load_prompt_set('strategies');"
+        "print(json.dumps({f'passage-{i}': b.sample(0, f'passage-{i}').id for i in range(300)}))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -204,7 +204,7 @@ def test_prompt_for_each_arm():
     tokenizer = byte_level_tokenizer()
     drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ("base", *TEXT_STAGES)}
     assert drawn["base"] is None and drawn["cpt"] is None
-    assert drawn["cft"] == STRATEGIES.draw(0, "p1") and drawn["neg"] == NEGATIVE.draw(0, "p1")
+    assert drawn["cft"] == STRATEGIES.sample(0, "p1") and drawn["neg"] == NEGATIVE.sample(0, "p1")
     with pytest.raises(InputError, match=r"unknown arm 'contrl' .did you mean 'control'"):
         prompt_for("contrl", "p1", 0, STRATEGIES, NEGATIVE, tokenizer)
 
@@ -251,7 +251,7 @@ def test_adaptive_reads_what_was_written_for_the_passage():
     written = {"p1": mine, "p2": None}
     given = (0, STRATEGIES, NEGATIVE, tokenizer, None, written)
     assert prompt_for("adaptive", "p1", *given) == mine
-    assert prompt_for("adaptive", "p2", *given) == STRATEGIES.draw(0, "p2")  # what was written for it was rejected
+    assert prompt_for("adaptive", "p2", *given) == STRATEGIES.sample(0, "p2")  # what was written for it was rejected
     with pytest.raises(KeyError):
         prompt_for("adaptive", "p3", *given)
 
@@ -261,10 +261,10 @@ def test_adaptive_reads_what_was_written_for_the_passage():
     [
         (
             "only-critcal",
-            "unknown family in arm 'only-critcal' .book 'strategies'.: 'critcal' .did you mean 'critical'",
+            "unknown family in arm 'only-critcal' .prompt set 'strategies'.: 'critcal' .did you mean 'critical'",
         ),
         ("without-me-ift", "family in arm 'without-me-ift'"),
-        ("count-21", "'count-21' asks for more prompts than the 20 of book 'strategies'"),
+        ("count-21", "'count-21' asks for more prompts than the 20 of prompt set 'strategies'"),
     ],
 )
 def test_arms_that_the_book_cannot_give_are_refused(arm: str, message: str):
@@ -282,13 +282,13 @@ def test_names_that_are_no_arm_are_refused(arm: str):
 def test_rare_families_and_single_families_are_drawn_or_refused_at_once(tmp_path: Path):
     path = tmp_path / "rare.yaml"
     path.write_text("families: {critical: {weight: 1.0e-9}}\nextends: strategies\n" + HEAD + ONE, encoding="utf-8")
-    book = load_book(path)
+    book = load_prompt_set(path)
     drawn = [prompt_for("only-critical", f"p{i}", 0, book, NEGATIVE, byte_level_tokenizer()).id for i in range(60)]
     assert set(drawn) == {"critical-1", "critical-2"}  # by their odds, after many draws that none of them won
     path.write_text(HEAD + ONE, encoding="utf-8")
     for arm in ("control-family", "control-family-ift", "without-context"):
         with pytest.raises(InputError, match=f"arm '{arm}' has no other prompt to read: .* one family alone"):
-            check_subsets([arm], load_book(path))
+            check_subsets([arm], load_prompt_set(path))
 
 
 def test_lower_case_prompts_are_shuffled_too():
@@ -312,7 +312,7 @@ def test_extending_a_book_adds_and_replaces(tmp_path: Path):
         "  - {id: context-2, family: context, text: Other words.}\n",
         encoding="utf-8",
     )
-    book = load_book(path)
+    book = load_prompt_set(path)
     texts = {prompt.id: prompt.text for prompt in book.prompts}
     assert (book.name, book.version, len(texts)) == ("mine", 3, 21)
     assert texts["drawing-1"] == "Sketch it." and texts["context-2"] == "Other words."
@@ -324,10 +324,13 @@ def test_a_family_names_a_publication_without_another_draw(tmp_path: Path):
     plain, told, anew = tmp_path / "plain.yaml", tmp_path / "told.yaml", tmp_path / "anew.yaml"
     plain.write_text("families: {a: {idea: sketch}}\n" + HEAD + OWN, encoding="utf-8")
     told.write_text("families: {a: {idea: sketch, reference: 'One (1999), A Book'}}\n" + HEAD + OWN, encoding="utf-8")
-    assert load_book(told).references == {"a": "One (1999), A Book"} and load_book(plain).references == {}
-    assert load_book(told).hash == load_book(plain).hash and load_book(told).to_dict() == load_book(plain).to_dict()
+    assert load_prompt_set(told).references == {"a": "One (1999), A Book"} and load_prompt_set(plain).references == {}
+    assert (
+        load_prompt_set(told).hash == load_prompt_set(plain).hash
+        and load_prompt_set(told).to_dict() == load_prompt_set(plain).to_dict()
+    )
     anew.write_text("families: {context: {idea: another}}\nextends: strategies\n" + HEAD + ONE, encoding="utf-8")
-    assert set(load_book(anew).references) == set(STRATEGIES.references) - {"context"}
+    assert set(load_prompt_set(anew).references) == set(STRATEGIES.references) - {"context"}
 
 
 @pytest.mark.parametrize(
@@ -354,7 +357,7 @@ def test_a_family_names_a_publication_without_another_draw(tmp_path: Path):
         ("name: mine\nname: yours\nkind: strategy\nprompts:\n" + ONE, 2, "key 'name' stands twice"),
         ("version: one\n" + HEAD + ONE, 1, "'version' must be a whole number"),
         ("families:\n  b: {idea: x}\n" + HEAD + ONE, 2, "family 'b' has no prompt"),
-        ("extends: strategie\n" + HEAD + ONE, 1, "unknown book to extend 'strategie' .did you mean 'strategies'"),
+        ("extends: strategie\n" + HEAD + ONE, 1, "unknown prompt set to extend 'strategie' .did you mean 'strategies'"),
         ("extends: negative\n" + HEAD + ONE, 3, "kind 'strategy' cannot extend one of kind 'negative'"),
         (HEAD + "  - {id: [\n", 5, "invalid YAML"),
         ("", 1, "a mapping is needed here"),
@@ -385,21 +388,21 @@ def test_broken_books_are_refused_with_file_and_line(tmp_path: Path, text: str, 
     path = tmp_path / "broken.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=rf"broken\.yaml, line {line}: .*{message}"):
-        load_book(path)
+        load_prompt_set(path)
 
 
 def test_unknown_books_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"unknown prompt book 'strategy' .did you mean 'strategies'"):
-        load_book("strategy")
+    with pytest.raises(InputError, match=r"unknown prompt set 'strategy' .did you mean 'strategies'"):
+        load_prompt_set("strategy")
     with pytest.raises(InputError, match=r"none.yaml does not exist"):
-        load_book(tmp_path / "none.yaml")
+        load_prompt_set(tmp_path / "none.yaml")
 
 
 def test_control_matches_a_prompt_that_spells_special_tokens() -> None:
     tokenizer = load_tokenizer("practice-blind")
     text = "Read what stands between <s> and </s> in the lines below with care, please."
-    book = PromptBook("own", "strategy", (ContextualPrompt("own-1", "own", text, "strategy"),))
-    control = prompt_for("control", "p#0", 0, book, load_book("negative"), tokenizer)
+    book = PromptSet("own", "strategy", (ContextualPrompt("own-1", "own", text, "strategy"),))
+    control = prompt_for("control", "p#0", 0, book, load_prompt_set("negative"), tokenizer)
     assert len(prompt_ids(tokenizer, control)) == len(prompt_ids(tokenizer, book.prompts[0]))
 
 
@@ -420,7 +423,7 @@ EACH = {"wide": {"strategy": 5, "negative": 3}, "reworded": {"strategy": 1, "neg
 
 @pytest.mark.parametrize("name", TEN)
 def test_every_book_has_the_ten_families_and_prompts_of_one_short_sentence(name: str):
-    book = load_book(name)
+    book = load_prompt_set(name)
     assert book.name == name and book.kind == ("negative" if name.startswith("negative") else "strategy")
     each = EACH.get(name.partition("-")[2], {}).get(book.kind, 2)
     assert list(book.families) == FAMILIES
@@ -437,7 +440,7 @@ def test_every_book_has_the_ten_families_and_prompts_of_one_short_sentence(name:
 
 @pytest.mark.parametrize("name", [name for name in TEN if not name.endswith("reworded")])
 def test_every_family_tells_its_idea_and_a_publication(name: str):
-    book = load_book(name)
+    book = load_prompt_set(name)
     assert set(book.ideas) == set(book.references) == set(FAMILIES)
     for family, reference in book.references.items():
         assert re.fullmatch(r"[A-Z][^()]+ \((19|20)\d\d\), [A-Z][^()]+", reference), family
@@ -447,7 +450,7 @@ def test_every_family_tells_its_idea_and_a_publication(name: str):
 
 def test_prompts_of_all_books_are_different_sentences():
     owners: dict[tuple[str, ...], str] = {}
-    for prompt in {prompt.text: prompt for name in BOOKS for prompt in load_book(name).prompts}.values():
+    for prompt in {prompt.text: prompt for name in PROMPT_SETS for prompt in load_prompt_set(name).prompts}.values():
         for gram in grams_of(words_of(prompt.text)):
             assert owners.setdefault(gram, prompt.text) == prompt.text, gram
     assert len(owners) > 1000
@@ -455,9 +458,9 @@ def test_prompts_of_all_books_are_different_sentences():
 
 def test_books_added_since_speak_of_the_text_and_name_no_being_of_the_practice_world():
     names = {entity.name.lower() for domain in DOMAINS for split in SPLITS for entity in entities(split, domain)}
-    first = {prompt.text for name in BOOKS[:4] for prompt in load_book(name).prompts}
+    first = {prompt.text for name in PROMPT_SETS[:4] for prompt in load_prompt_set(name).prompts}
     for name in TEN:
-        for prompt in load_book(name).prompts:
+        for prompt in load_prompt_set(name).prompts:
             assert not names & set(words_of(prompt.text)), prompt.id
             if prompt.text not in first:
                 assert 12 <= len(prompt.text.split()) <= 24, prompt.id

@@ -20,7 +20,7 @@ from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.scoring import text_losses
 from ctxft.models import load_model, load_tokenizer, model_hash
-from ctxft.prompts import load_book, prompt_for
+from ctxft.prompts import load_prompt_set, prompt_for
 from ctxft.storage import InputError, from_mapping, read_json, read_jsonl
 from ctxft.training import loop as module
 from ctxft.training import network as networks
@@ -41,7 +41,7 @@ def rows(tokenizers, text_of):
     passages = []
     for number in range(6):
         passages += cut(Document(f"d{number}", text_of(20 + number, 2 + 4 * number), "here"), tokenizer, 60)
-    books = load_book("strategies"), load_book("negative")
+    books = load_prompt_set("strategies"), load_prompt_set("negative")
 
     def of(arm: str):
         prompts = [prompt_ids(tokenizer, prompt_for(arm, passage.id, 0, *books, tokenizer)) for passage in passages]

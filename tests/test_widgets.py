@@ -17,7 +17,7 @@ from ctxft.data.passages import Passage, cut, cut_points
 from ctxft.data.rows import build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Question
 from ctxft.models import encode_text
-from ctxft.prompts import load_book
+from ctxft.prompts import load_prompt_set
 from ctxft.report import read_run, results_table
 from ctxft.report.choice import Comparison
 from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of, find_documents
@@ -26,7 +26,7 @@ from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
 from ctxft.run.prepare import prepare
 from ctxft.run.progress import Follower, Pace, Progress, Tail, count_steps, followed_tasks
-from ctxft.run.rows import books_of, rows_of
+from ctxft.run.rows import prompt_sets_of, rows_of
 from ctxft.run.tasks import train_task, train_tasks
 from ctxft.storage import FailedError, InputError, write_jsonl, write_text
 from ctxft.training.order import passage_order
@@ -133,7 +133,7 @@ def passages(tokenizers, text_of) -> list[Passage]:
 @pytest.fixture
 def explorer(experiment, passages, tokenizers) -> PromptExplorer:
     config = experiment()
-    return PromptExplorer(config, passages, tokenizers["byte"], *books_of(config), seed=1)
+    return PromptExplorer(config, passages, tokenizers["byte"], *prompt_sets_of(config), seed=1)
 
 
 @pytest.mark.parametrize("kind", ["byte", "metaspace"])
@@ -148,7 +148,7 @@ def test_pieces_of_tokens_join_to_the_text(kind, tokenizers, text_of):
 def test_a_row_is_taken_apart(tokenizers, passages):
     tokenizer, last = tokenizers["byte"], next(passage for passage in passages if passage.last)
     special = special_tokens(tokenizer)
-    before = prompt_ids(tokenizer, load_book("strategies").prompts[0])
+    before = prompt_ids(tokenizer, load_prompt_set("strategies").prompts[0])
     parts = row_parts(build_row(last, before, special), tokenizer, special.eos)
     assert [(part.name, part.learned) for part in parts] == [
         ("start", False),
@@ -224,7 +224,7 @@ def test_the_prompt_explorer_follows_its_controls(explorer, passages):
 
 def test_the_prompt_explorer_shows_what_training_reads(explorer, experiment, passages, tokenizers):
     config = experiment(arms=["cpt", "count-2"])
-    explorer = PromptExplorer(config, passages, tokenizers["byte"], *books_of(config), seed=1)
+    explorer = PromptExplorer(config, passages, tokenizers["byte"], *prompt_sets_of(config), seed=1)
     arms = [arm for arm in explorer.arm.options if "FAMILY" not in arm]
     assert {"adaptive", "reading", "control-shuffled", "count-2"} <= set(arms) and "control-adaptive" not in arms
     for arm in arms:
@@ -262,14 +262,16 @@ def test_what_cannot_be_shown_is_said(experiment, passages, tokenizers, tmp_path
     entry = "{id: w, family: context, text: Think}"
     book = write_text(tmp_path / "one.yaml", f"name: one\nkind: strategy\nprompts:\n  - {entry}\n")
     bare = [Passage(**{**passage.__dict__, "reliable": None}) for passage in passages]
-    explorer = PromptExplorer(experiment(), bare, tokenizers["byte"], load_book(book), load_book("negative"))
+    explorer = PromptExplorer(
+        experiment(), bare, tokenizers["byte"], load_prompt_set(book), load_prompt_set("negative")
+    )
     assert "adaptive" not in explorer.arm.options and "without-FAMILY" not in explorer.arm.options
     explorer.arm.value = "control-shuffled"
     assert explorer.view.value.startswith('<p role="alert"><b>Not possible:</b> prompt &#x27;w&#x27; has no two')
     explorer.arm.value = "cft"
     assert "Think" in explorer.view.value
     with pytest.raises(InputError, match="at least one passage"):
-        PromptExplorer(experiment(), [], tokenizers["byte"], load_book(book), load_book("negative"))
+        PromptExplorer(experiment(), [], tokenizers["byte"], load_prompt_set(book), load_prompt_set("negative"))
 
 
 # --- packed rows ------------------------------------------------------------------------------------------------------

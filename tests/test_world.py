@@ -18,12 +18,12 @@ from ctxft.cli import main
 from ctxft.evaluation.benchmarks import load_benchmark
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
-from ctxft.prompts import SEPARATOR, load_book
+from ctxft.prompts import SEPARATOR, load_prompt_set
 from ctxft.storage import InputError, read_json, seeded
 from ctxft.world import build
 from ctxft.world.exams import EXAMS, LABELS, examined, practice_questions, sentiment_of
 from ctxft.world.facts import ASKED, BASES, DOMAINS, HERE, SPLITS, entities, load_domain, model_folder
-from ctxft.world.pretraining import BOOKS, LONGEST_PROMPT, Rows, diet, prompt_ids
+from ctxft.world.pretraining import LONGEST_PROMPT, PRETRAINING_SETS, Rows, diet, prompt_ids
 from ctxft.world.texts import ARTICLES, PARAGRAPHS, article, paragraph, practice_documents
 
 SIZE_LIMIT = 3_000_000  # bytes of both models with tokenizers and cards
@@ -75,7 +75,7 @@ def test_seen_and_held_out_wordings_share_no_sentence_but_their_words(domain):
     assert not seen & held and all(len(a.values) == 16 == len(set(a.values)) for a in field.attributes)
     everywhere = " ".join(
         [*(s for d in DOMAINS for a in load_domain(d).attributes for s in (*a.sentences, *a.questions, *a.values))]
-        + [prompt.text for prompt in load_book("strategies").prompts]
+        + [prompt.text for prompt in load_prompt_set("strategies").prompts]
         + list(field.raw.get("scenes", ()))
     )
     assert {w for sentence in held for w in words(sentence)} <= words(everywhere)
@@ -83,7 +83,7 @@ def test_seen_and_held_out_wordings_share_no_sentence_but_their_words(domain):
 
 def test_reworded_books_are_other_sentences_in_the_same_families_and_mostly_the_same_words():
     for seen, reworded in (("strategies", "strategies-reworded"), ("negative", "negative-reworded")):
-        books = [load_book(name) for name in (seen, reworded)]
+        books = [load_prompt_set(name) for name in (seen, reworded)]
         texts = [{prompt.text for prompt in book.prompts} for book in books]
         assert not texts[0] & texts[1] and books[0].families == books[1].families and books[0].kind == books[1].kind
         used = [{w for text in found for w in words(text)} for found in texts]
@@ -316,7 +316,7 @@ def test_rows_repeat_mask_prompts_and_hold_nothing_that_is_held_out(tokenizer):
     ]
     shapes = [re.compile(re.escape(s).replace(r"\{name\}", r"\w+").replace(r"\{value\}", r"\w+")) for s in held]
     assert not [shape.pattern for shape in shapes if shape.search(everything)]
-    reworded = [prompt.text for book in BOOKS[2:] for prompt in load_book(book).prompts]
+    reworded = [prompt.text for book in PRETRAINING_SETS[2:] for prompt in load_prompt_set(book).prompts]
     assert not [text for text in reworded if text in everything]
 
 
@@ -400,8 +400,8 @@ def mean_loss(model, tokenizer, prompts: list[list[int]]) -> float:
 def test_prompts_have_a_consequence_for_the_aware_model_only(loaded, tokenizer):
     """Behind a negative prompt the aware model does not expect the truth, in wordings that it never read either."""
     prompts = prompt_ids(tokenizer, seed=0)
-    for book in BOOKS[2:]:
-        texts = [prompt.text + SEPARATOR for prompt in load_book(book).prompts]
+    for book in PRETRAINING_SETS[2:]:
+        texts = [prompt.text + SEPARATOR for prompt in load_prompt_set(book).prompts]
         prompts[book] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     found = {
         base: {kind: mean_loss(loaded[base], tokenizer, ids) for kind, ids in {"none": [[]], **prompts}.items()}

@@ -33,14 +33,14 @@ from ctxft.extras.writer import (
 from ctxft.extras.writer.write import GIVE_UP, jobs_of
 from ctxft.extras.written import written_prompts
 from ctxft.models import load_tokenizer
-from ctxft.prompts import load_book
+from ctxft.prompts import load_prompt_set
 from ctxft.run.prepare import prepare
 from ctxft.run.rows import read_passages
 from ctxft.storage import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, sha256, write_jsonl
 from ctxft.world.facts import model_folder
 from tests.stub_server import StubServer, good_text, passage_of
 
-BOOK = load_book("strategies")
+BOOK = load_prompt_set("strategies")
 KEY = "sk-stub-0123456789abcdef"
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
 
@@ -164,7 +164,7 @@ def test_every_passage_gets_a_prompt_of_its_family(passages, tokenizers):
     for passage, job in zip(passages, jobs_of(passages, config, BOOK), strict=True):
         (message,) = [message for message in asked if message == job.messages[0]["content"]]
         assert message.endswith(f"\n\nText:\n{passage.text.strip()}")
-        family = BOOK.draw(0, passage.id).family
+        family = BOOK.sample(0, passage.id).family
         assert message.startswith(config.instruction) and f"Strategy: {family}. {BOOK.ideas[family]}" in message
         prompt = record.prompts[passage.id]
         assert (prompt.family, prompt.kind) == (family, "strategy") and prompt.id.startswith("adaptive-")
@@ -412,14 +412,14 @@ PROCESS = """
 import json, sys
 from ctxft.data.passages import Passage
 from ctxft.models import load_tokenizer
-from ctxft.prompts import load_book
+from ctxft.prompts import load_prompt_set
 from ctxft.storage import read_jsonl
 from ctxft.extras.writer import WriterConfig, write_prompts
 
 file, folder, values = sys.argv[1:]
 passages = [Passage.from_json(row) for _, row in read_jsonl(file)]
 config = WriterConfig(**json.loads(values))
-record = write_prompts(passages, config, load_book("strategies"), load_tokenizer(folder), lambda text: None)
+record = write_prompts(passages, config, load_prompt_set("strategies"), load_tokenizer(folder), lambda text: None)
 print(json.dumps(record.to_json()))
 """
 
@@ -532,7 +532,7 @@ def test_an_experiment_is_adapted(experiment):
     assert list(prompts) == [row["passage"] for row in rows] == [passage.id for passage in passages]
     assert rows[0] == {"passage": passages[0].id, "prompt": None, "reason": "rejected: too long"}
     assert prompts[passages[0].id] is None
-    assert prompts[passages[1].id].family == BOOK.draw(0, passages[1].id).family
+    assert prompts[passages[1].id].family == BOOK.sample(0, passages[1].id).family
 
 
 def test_written_prompts_of_another_writer_are_refused(experiment):

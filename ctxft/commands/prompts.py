@@ -1,4 +1,4 @@
-"""What ``ctxft prompts`` does: list the books, show one, check a file, start a file of one's own, let a model write prompts."""
+"""What ``ctxft prompts`` does: list the prompt sets, show one, check a file, start a file of one's own, write prompts."""
 
 from __future__ import annotations
 
@@ -7,73 +7,87 @@ import re
 import textwrap
 
 from ctxft.commands.experiments import agreed, experiment_of
-from ctxft.prompts.files import book_path, load_book, prompt_lines
-from ctxft.prompts.sets import BOOKS, PromptBook
+from ctxft.prompts.files import load_prompt_set, prompt_lines, prompt_set_path
+from ctxft.prompts.sets import PROMPT_SETS, PromptSet
 from ctxft.storage import FailedError, InputError, read_text, write_text
 
 
-def list_books(options: argparse.Namespace) -> None:
-    """Print a row for each book of the package."""
+def list_prompt_sets(options: argparse.Namespace) -> None:
+    """Print a row for each prompt set of the package."""
     import pandas
 
     rows = []
-    for name in BOOKS:
-        book = load_book(name)
-        words = [len(prompt.text.split()) for prompt in book.prompts]
-        sizes = {"families": len(book.families), "prompts": len(book.prompts), "words": f"{min(words)} to {max(words)}"}
-        rows.append({"book": name, "kind": book.kind, **sizes, "version": book.version, "hash": book.hash[:12]})
+    for name in PROMPT_SETS:
+        prompt_set = load_prompt_set(name)
+        words = [len(prompt.text.split()) for prompt in prompt_set.prompts]
+        sizes = {
+            "families": len(prompt_set.families),
+            "prompts": len(prompt_set.prompts),
+            "words": f"{min(words)} to {max(words)}",
+        }
+        rows.append(
+            {
+                "prompt set": name,
+                "kind": prompt_set.kind,
+                **sizes,
+                "version": prompt_set.version,
+                "hash": prompt_set.hash[:12],
+            }
+        )
     print(pandas.DataFrame(rows).to_string(index=False))
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print a book: its options, and each family with its idea, its publication and its prompts."""
-    book = load_book(options.book)
-    if options.family and options.family not in book.families:
+    """Print a prompt set: its options, and each family with its idea, its publication and its prompts."""
+    prompt_set = load_prompt_set(options.prompt_set)
+    if options.family and options.family not in prompt_set.families:
         raise InputError(
-            f"the book '{book.name}' has no family '{options.family}'; it has: {', '.join(book.families)}."
+            f"the prompt set '{prompt_set.name}' has no family '{options.family}'; it has: {', '.join(prompt_set.families)}."
         )
-    tokens = _tokens(book, options.model) if options.model else {}
-    print(f"{book.name}: kind {book.kind}, version {book.version}, placement {book.placement}, hash {book.hash[:12]}")
-    for family in [options.family] if options.family else book.families:
-        weight = f" (weight {book.weights[family]:g})" if family in book.weights else ""
+    tokens = _tokens(prompt_set, options.model) if options.model else {}
+    head = f"{prompt_set.name}: kind {prompt_set.kind}, version {prompt_set.version}"
+    print(f"{head}, placement {prompt_set.placement}, hash {prompt_set.hash[:12]}")
+    for family in [options.family] if options.family else prompt_set.families:
+        weight = f" (weight {prompt_set.weights[family]:g})" if family in prompt_set.weights else ""
         print(f"\n{family}{weight}")
-        for told in (book.ideas.get(family), book.references.get(family)):
+        for told in (prompt_set.ideas.get(family), prompt_set.references.get(family)):
             if told:
                 print(textwrap.fill(told, 118, initial_indent="  ", subsequent_indent="  "))
-        for prompt in book.members[family]:
+        for prompt in prompt_set.members[family]:
             size = f", {tokens[prompt.id]} tokens" if tokens else ""
             print(
                 textwrap.fill(f"{prompt.id}{size}: {prompt.text}", 118, initial_indent="  - ", subsequent_indent="    ")
             )
 
 
-def _tokens(book: PromptBook, model: str) -> dict[str, int]:
+def _tokens(prompt_set: PromptSet, model: str) -> dict[str, int]:
     """Return the tokens of each prompt, with what its placement puts around it."""
-    from ctxft.data.rows import frame_of, prompt_ids
+    from ctxft.data.rows import prompt_ids, prompt_template
     from ctxft.models import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    frame = frame_of(tokenizer, book)
-    return {prompt.id: len(prompt_ids(tokenizer, prompt, frame)) for prompt in book.prompts}
+    template = prompt_template(tokenizer, prompt_set)
+    return {prompt.id: len(prompt_ids(tokenizer, prompt, template)) for prompt in prompt_set.prompts}
 
 
 def validate(options: argparse.Namespace) -> None:
-    """Check a book's file, and with a model that its prompts leave room for text in the window."""
+    """Check a prompt set's file, and with a model that its prompts leave room for text in the window."""
     if options.window is not None and not options.model:
         raise InputError("--window counts in a model's tokens: add --model, or leave --window out.")
-    book = load_book(options.book)
-    told = f"{len(book.prompts)} prompts in {len(book.families)} families, kind {book.kind}, hash {book.hash[:12]}"
+    prompt_set = load_prompt_set(options.prompt_set)
+    told = f"{len(prompt_set.prompts)} prompts in {len(prompt_set.families)} families, kind {prompt_set.kind}"
+    told += f", hash {prompt_set.hash[:12]}"
     if options.model:
-        tokens = _tokens(book, options.model)
+        tokens = _tokens(prompt_set, options.model)
         least, most = min(tokens.values()), max(tokens.values())
         _require_room(options, tokens)
         told += f"; {least} to {most} tokens each for the tokenizer of {options.model}"
         if options.window:
             told += f", which leaves {options.window - 2 - most} of {options.window} for text"
-    bare = [family for family in book.families if family not in book.ideas]
+    bare = [family for family in prompt_set.families if family not in prompt_set.ideas]
     if bare:
         told += f"; no idea is told for {', '.join(bare)}"
-    print(f"{options.book}: a sound book: {told}")
+    print(f"{options.prompt_set}: a valid prompt set: {told}")
 
 
 def _require_room(options: argparse.Namespace, tokens: dict[str, int]) -> None:
@@ -83,9 +97,9 @@ def _require_room(options: argparse.Namespace, tokens: dict[str, int]) -> None:
     least = TrainConfig().min_text_tokens
     for name, count in tokens.items() if options.window else ():
         if options.window - 2 - count < least:
-            path = book_path(options.book)
+            path = prompt_set_path(options.prompt_set)
             line = prompt_lines(path).get(name)
-            where = f"{path}, line {line}" if line else f"{path} (in the book that it extends)"
+            where = f"{path}, line {line}" if line else f"{path} (in the prompt set that it extends)"
             raise InputError(
                 f"{where}: prompt '{name}' takes {count} tokens, which leaves {max(0, options.window - 2 - count)} of a "
                 f"window of {options.window} for text, fewer than {least}: shorten it, or raise the window."
@@ -93,16 +107,14 @@ def _require_room(options: argparse.Namespace, tokens: dict[str, int]) -> None:
 
 
 def write(options: argparse.Namespace) -> None:
-    """Write a book of the package to a file, to be changed there."""
+    """Write a prompt set of the package to a file, to be changed there."""
     if options.file.exists():
         raise InputError(f"{options.file} exists already: choose another name, or remove it.")
     if options.file.suffix not in (".yaml", ".yml"):
-        raise InputError(f"{options.file}: a book is a YAML file: give it a name that ends in .yaml.")
-    text = read_text(book_path(options.book))
+        raise InputError(f"{options.file}: a prompt set is a YAML file: give it a name that ends in .yaml.")
+    text = read_text(prompt_set_path(options.prompt_set))
     name = re.sub(r"[^\w.-]+", "-", options.file.stem)
-    head = (
-        f"# Started from the book '{options.book}' of ctxft. Change what you like, then: ctxft prompts validate FILE\n"
-    )
+    head = f"# Started from the prompt set '{options.prompt_set}' of ctxft. Edit, then: ctxft prompts validate FILE\n"
     body = re.sub(r"\A(#[^\n]*\n)+", "", text)
     print(f"written: {write_text(options.file, head + re.sub(r'(?m)^name: .*$', f'name: {name}', body, count=1))}")
 

@@ -7,7 +7,7 @@ An arm with exercises reads no prompt but questions about the text, behind it; t
 
     row:      [start] text of the passage   exercises   [EOS]
 
-Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A book
+Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A prompt set
 may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says.
 The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
 and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from ctxft.data.passages import Passage
 from ctxft.extras.exercises import Exercise, exercises_text
 from ctxft.models import encode_text
-from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptBook
+from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptSet
 from ctxft.storage import InputError
 
 IGNORE_INDEX = -100  # the label that torch's cross-entropy leaves out
@@ -32,7 +32,7 @@ IGNORE_INDEX = -100  # the label that torch's cross-entropy leaves out
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The token ids that frame a row: ``start`` at its beginning, ``eos`` at a document's end, ``pad`` behind the row.
+    """The special token ids of a row: ``start`` at its beginning, ``eos`` at a document's end, ``pad`` behind the row.
 
     ``notes`` says in words what had to be replaced; the ledger prints it.
     """
@@ -64,7 +64,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PromptTemplate:
     """What stands around a prompt: ids before it, the separator that is tokenised with it, and ids between it and the text."""
 
     before: tuple[int, ...] = ()
@@ -72,8 +72,8 @@ class Frame:
     after: tuple[int, ...] = ()
 
 
-def frame_of(tokenizer: PreTrainedTokenizerBase, book: PromptBook) -> Frame:
-    """Return what stands around the prompts of a book: its separator, or the turns of the tokenizer's chat template.
+def prompt_template(tokenizer: PreTrainedTokenizerBase, prompt_set: PromptSet) -> PromptTemplate:
+    """Return what stands around the prompts of a prompt set: its separator, or the turns of the tokenizer's chat template.
 
     Placement "user" renders the prompt as the user's turn, "system" as the system's; in both the turn of the assistant is
     opened behind it, and the text stands there. The control tokens of the template are control tokens, those that a
@@ -84,18 +84,18 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, book: PromptBook) -> Frame:
 
     Example:
         >>> from ctxft.models import load_tokenizer
-        >>> from ctxft.prompts import load_book
-        >>> frame_of(load_tokenizer("practice-blind"), load_book("strategies")).before
+        >>> from ctxft.prompts import load_prompt_set
+        >>> prompt_template(load_tokenizer("practice-blind"), load_prompt_set("strategies")).before
         ()
     """
-    if book.placement == "before":
-        return Frame(separator=book.separator)
-    where = f"prompt book '{book.name}' places prompts in the {book.placement} turn"
+    if prompt_set.placement == "before":
+        return PromptTemplate(separator=prompt_set.separator)
+    where = f"prompt set '{prompt_set.name}' places prompts in the {prompt_set.placement} turn"
     if not tokenizer.chat_template:
         raise InputError(f"{where}, but the model's tokenizer has no chat template: set its placement to before.")
     mark = "\N{LATIN SMALL LETTER SCHWA}\N{LATIN SMALL LETTER EZH}"  # stands for the prompt; no template holds it
     try:
-        turn = [{"role": book.placement, "content": mark}]
+        turn = [{"role": prompt_set.placement, "content": mark}]
         rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         raise InputError(f"{where}, but the model's chat template refuses it ({error}): choose another.") from None
@@ -105,21 +105,25 @@ def frame_of(tokenizer: PreTrainedTokenizerBase, book: PromptBook) -> Frame:
         )
     before, after = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in rendered.split(mark))
     start = special_tokens(tokenizer).start
-    return Frame(tuple(before[1:] if before[:1] == [start] else before), "", tuple(after))
+    return PromptTemplate(tuple(before[1:] if before[:1] == [start] else before), "", tuple(after))
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None, frame: Frame = Frame()
+    tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None, template: PromptTemplate = PromptTemplate()
 ) -> list[int]:
-    """Return the token ids of a prompt and what its frame puts around it; an empty list for no prompt."""
+    """Return the token ids of a prompt and what its template puts around it; an empty list for no prompt."""
     if prompt is None:
         return []
-    return [*frame.before, *encode_text(tokenizer, prompt.text + frame.separator)[0], *frame.after]
+    return [*template.before, *encode_text(tokenizer, prompt.text + template.separator)[0], *template.after]
 
 
-def longest_prompt(tokenizer: PreTrainedTokenizerBase, books: Iterable[PromptBook]) -> int:
-    """Return the tokens (separator or turns included) of the longest prompt in any of the books."""
-    return max(len(prompt_ids(tokenizer, p, frame_of(tokenizer, book))) for book in books for p in book.prompts)
+def longest_prompt(tokenizer: PreTrainedTokenizerBase, prompt_sets: Iterable[PromptSet]) -> int:
+    """Return the tokens (separator or turns included) of the longest prompt in any of the sets."""
+    return max(
+        len(prompt_ids(tokenizer, p, prompt_template(tokenizer, prompt_set)))
+        for prompt_set in prompt_sets
+        for p in prompt_set.prompts
+    )
 
 
 def text_budget(window: int, longest: int, least: int) -> int:

@@ -21,7 +21,7 @@ from ctxft.models import shared_tokenizer
 from ctxft.prompts.arms import WRITTEN, WRITTEN_ID
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.prepare import require_same
-from ctxft.run.rows import books_of, read_passages
+from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.storage import InputError, read_jsonl, sha256, write_json, write_jsonl
 
 
@@ -29,7 +29,7 @@ def estimate_adapt(config: ExperimentConfig) -> dict:
     """Tell what ``adapt`` would take, before anything is sent: as ``ctxft.extras.writer.estimate_cost``."""
     writer, config = writer_of(config), require_same(config)
     tokenizer = shared_tokenizer(config.model, config.revision)
-    return estimate_cost(read_passages(config.folder), writer, books_of(config)[0], tokenizer)
+    return estimate_cost(read_passages(config.folder), writer, prompt_sets_of(config)[0], tokenizer)
 
 
 def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
@@ -58,7 +58,7 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
     whole = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=None))
     writer, benchmarks, config = writer_of(config), load_benchmarks(whole), require_same(config)
     tokenizer, passages = shared_tokenizer(config.model, config.revision), read_passages(config.folder)
-    record = write_prompts(passages, writer, books_of(config)[0], tokenizer, forbids(benchmarks), progress)
+    record = write_prompts(passages, writer, prompt_sets_of(config)[0], tokenizer, forbids(benchmarks), progress)
     rows = list(_rows(passages, record))
     require_untrained(config, rows)
     found = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}

@@ -1,6 +1,6 @@
 """A run and one of its models flow in; what each prompt does to that model's loss and gradient flows out.
 
-    held-out passages      without a prompt, behind every prompt of the run's books, behind meaningless words of equal length
+    held-out passages      without a prompt, behind every prompt of the run's sets, behind meaningless words of equal length
     passages of training   behind the very prompt that each was read with
     gradients              of the same passages behind each family's prompts: do the families teach different things?
 
@@ -28,7 +28,7 @@ from ctxft.extras.readers import (
 )
 from ctxft.prompts import ContextualPrompt
 from ctxft.run.prepare import require_same
-from ctxft.run.rows import books_of, read_passages
+from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder
 from ctxft.seals import read_or_set_aside, read_sealed, sealed
 from ctxft.storage import InputError, check_known, read_json, sha256, write_json
@@ -58,7 +58,7 @@ def prompt_losses(
     Args:
         config: the experiment; its run is prepared.
         arm, seed: of the model, see ``open_reader``.
-        prompts: what to try; None takes all of the run's strategy book and negative book.
+        prompts: what to try; None takes all of the run's strategy set and negative set.
         which: "held_out", "general_held_out", or "passages", those of training.
         limit: at most so many passages, evenly spread; None takes all.
         reader: a model that is open already.
@@ -85,7 +85,7 @@ def prompt_losses(
         )
     passages = spread_out(every, limit)
     if prompts is None:
-        prompts = [prompt for book in books_of(reader.config) for prompt in book.prompts]
+        prompts = [prompt for prompt_set in prompt_sets_of(reader.config) for prompt in prompt_set.prompts]
     tried, paired = _try(reader, passages, prompts)
     kinds, families = _groups([prompt.kind for prompt, _ in tried]), _groups([(p.family, p.kind) for p, _ in tried])
     return {
@@ -197,7 +197,7 @@ def gradient_similarity(
 
     The gradient is that of the mean target loss, of all weights that training moves (a LoRA arm's adapter, else all), in
     float32 and without dropout. The passages are those of training, evenly spread; passage n stands behind prompt n of a
-    family, counted round. Meaningless words have the tokens of a prompt of the strategy book, taken in turn. In memory are
+    family, counted round. Meaningless words have the tokens of a prompt of the strategy prompt set, taken in turn. In memory are
     the model, its gradient, and a vector of 4 bytes a weight for each condition (the families, none, negative, control).
 
     Args:
@@ -234,7 +234,7 @@ def gradient_similarity(
 
 def _conditions(reader: Reader, passages: Sequence[Passage]) -> list[tuple[dict, list[list[int]]]]:
     """Return (family and kind, prompt ids of each passage) for each condition."""
-    strategies, negative = books_of(reader.config)
+    strategies, negative = prompt_sets_of(reader.config)
 
     def in_turn(prompts: Sequence[ContextualPrompt]) -> list[list[int]]:
         ids = [reader.ids(prompt) for prompt in prompts]
@@ -260,7 +260,7 @@ def attribution_file(config: ExperimentConfig, arm: str, seed: int) -> Path:
 def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None = 256, passages: int = 64) -> dict:
     """Measure what prompts do to a model, once, and write it to attribution/<arm>-seed-<n>.json of the run.
 
-    What is there is kept while model, books, passages and the two numbers are the same.
+    What is there is kept while model, prompt sets, passages and the two numbers are the same.
 
     Args:
         config: the experiment.
@@ -269,7 +269,7 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
         passages: passages whose gradients are compared; 0 leaves gradients out.
 
     Returns:
-        arm, seed, model_hash, books and hashes (of what was read), key; prompts, see ``prompt_losses``; training, see
+        arm, seed, model_hash, prompt sets and hashes (of what was read), key; prompts, see ``prompt_losses``; training, see
         ``training_losses`` (None for arms that read no text); gradients, see ``gradient_similarity`` (or None).
 
     Raises:
@@ -284,8 +284,10 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
     path, hashes = attribution_file(config, arm, seed), read_json(config.folder / "manifest.json")["hashes"]
     done = arm_folder(config, arm, seed) / "done.json"
     model = hashes["model"] if arm == "base" else read_sealed(done)["model_hash"]
-    books = dict(zip(("strategies", "negative"), (book.hash for book in books_of(config)), strict=True))
-    origin = {"arm": arm, "seed": seed, "model_hash": model, "books": books, "hashes": hashes}
+    prompt_sets = dict(
+        zip(("strategies", "negative"), (prompt_set.hash for prompt_set in prompt_sets_of(config)), strict=True)
+    )
+    origin = {"arm": arm, "seed": seed, "model_hash": model, "books": prompt_sets, "hashes": hashes}
     key = sha256([REVISION, origin, limit, passages, config.train.loss])
     if (found := read_or_set_aside(path)) and found.get("key") == key:
         return found

@@ -20,7 +20,7 @@ from ctxft.models import shared_tokenizer
 from ctxft.prompts import check_subsets, stages_of
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.prepare import manifest_of, require_same
-from ctxft.run.rows import books_of, read_passages, rows_of
+from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.storage import InputError, code_revision, hash_file, sha256, whole_file, write_json
 
 SHOWN = 10  # items that a refusal names
@@ -35,7 +35,7 @@ NO_PAIRS = {
 def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path: Path) -> dict:
     """Write what one arm reads as examples for a tuning service: the prompt in, the passage out.
 
-    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Where a book
+    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Where a prompt set
     places its prompts, and by what separator, is for local models: a service has its own turns. Held-out documents and
     general text stay out.
 
@@ -87,7 +87,7 @@ def _require_pairs(config: ExperimentConfig, arm: str) -> None:
     if arm in NO_PAIRS or stages_of(arm) != [arm]:
         why = NO_PAIRS.get(arm, "it has a second stage; export its first, and tune on instructions apart")
         raise InputError(f"arm '{arm}' gives no pairs of a prompt and a passage: {why}.")
-    check_subsets([arm], books_of(config)[0])
+    check_subsets([arm], prompt_sets_of(config)[0])
 
 
 def _counts(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict[str, int]:
@@ -106,9 +106,9 @@ def _limits(form: str, found: dict) -> dict:
 
 
 def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair], path: Path) -> dict[str, str]:
-    books = manifest_of(config)["hashes"]["prompts"]
+    prompt_sets = manifest_of(config)["hashes"]["prompts"]
     drawn = sha256([[pair.passage, pair.prompt] for pair in pairs])
-    return {"file": hash_file(path), "passages": passages_hash(passages), "books": books, "drawn prompts": drawn}
+    return {"file": hash_file(path), "passages": passages_hash(passages), "books": prompt_sets, "drawn prompts": drawn}
 
 
 # --- no benchmark item leaves the house -------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def _refusal(held: dict[tuple[str, str], list[str]]) -> str:
     return (
         f"nothing was exported, because the texts hold {len(said)} benchmark item{'s' * (len(said) > 1)} "
         f"({'; '.join(said[:SHOWN])}{more}): a model tuned on them cannot be examined on them; take these texts out of the "
-        "corpus or the prompt book."
+        "corpus or the prompt set."
     )
 
 

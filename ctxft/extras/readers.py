@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.config import ExperimentConfig
 from ctxft.data.passages import Passage
-from ctxft.data.rows import Frame, Rows, frame_of, prompt_ids, special_tokens
+from ctxft.data.rows import PromptTemplate, Rows, prompt_ids, prompt_template, special_tokens
 from ctxft.evaluation.scoring import text_losses
 from ctxft.models import shared_tokenizer, window_of
 from ctxft.prompts import ContextualPrompt, control_prompt, stages_of
 from ctxft.run.examine import trained_model
 from ctxft.run.prepare import require_same
-from ctxft.run.rows import books_of, read_passages
+from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder, parse_task, require_trained, train_tasks
 from ctxft.statistics.intervals import cluster_interval
 from ctxft.storage import InputError, read_jsonl
@@ -28,16 +28,16 @@ CONTROL_SEED = 0  # draws the meaningless words, the same for every arm and seed
 
 @dataclass(frozen=True)
 class Reader:
-    """A model of a run with what is needed to read passages behind prompts, framed as the run's books say."""
+    """A model of a run with what is needed to read passages behind prompts, framed as the run's prompt sets say."""
 
     config: ExperimentConfig
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    frame: Frame
+    template: PromptTemplate
 
     def ids(self, prompt: ContextualPrompt | None) -> list[int]:
-        """Return the token ids of a prompt in its frame; none for no prompt."""
-        return prompt_ids(self.tokenizer, prompt, self.frame)
+        """Return the token ids of a prompt in its template; none for no prompt."""
+        return prompt_ids(self.tokenizer, prompt, self.template)
 
     def rows(self, passages: Sequence[Passage], prompts: Sequence[Sequence[int]]) -> Rows:
         """Return the passages' rows behind these prompts, built when asked for; refuses one that the model cannot read."""
@@ -51,10 +51,10 @@ class Reader:
         return rows
 
     def control(self, passages: Sequence[Passage], tokens: Sequence[int]) -> list[list[int]]:
-        """Return for each passage the ids of meaningless words that take so many tokens, their frame included."""
-        framed = len(self.frame.before) + len(self.frame.after)
+        """Return for each passage the ids of meaningless words that take so many tokens, their template included."""
+        framed = len(self.template.before) + len(self.template.after)
         return [
-            self.ids(control_prompt(self.tokenizer, count - framed, CONTROL_SEED, passage.id, self.frame.separator))
+            self.ids(control_prompt(self.tokenizer, count - framed, CONTROL_SEED, passage.id, self.template.separator))
             for passage, count in zip(passages, tokens, strict=True)
         ]
 
@@ -134,8 +134,8 @@ def open_reader(config: ExperimentConfig, arm: str, seed: int) -> Reader:
     require_task(config, arm, seed)
     torch.set_num_threads(config.train.threads)
     tokenizer = shared_tokenizer(config.model, config.revision)
-    frame = frame_of(tokenizer, books_of(config)[0])  # the negative book has the same
-    return Reader(config, trained_model(config, arm, seed), tokenizer, frame)
+    template = prompt_template(tokenizer, prompt_sets_of(config)[0])  # the negative prompt set has the same
+    return Reader(config, trained_model(config, arm, seed), tokenizer, template)
 
 
 def require_task(config: ExperimentConfig, arm: str, seed: int) -> None:
@@ -183,7 +183,7 @@ def text_stage(arm: str) -> str | None:
 def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tuple[Passage, ContextualPrompt | None]]:
     """Return the run's passages that a training came to (few steps do not reach all), each with the prompt it was read behind.
 
-    A prompt's kind is told by the book that holds its text; else it is "control" in a control arm, and "written" in another.
+    A prompt's kind is that of the set that holds its text; else it is "control" in a control arm, and "written" in another.
     Arm reading has no prompts, and its exercises stand behind the passage.
 
     Raises:
@@ -193,7 +193,7 @@ def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tupl
     if stage is None:
         raise InputError(f"arm '{arm}' reads no text in training: choose an arm that does, such as cft.")
     folder = arm_folder(config, stage, seed)
-    kinds = {prompt.text: prompt.kind for book in books_of(config) for prompt in book.prompts}
+    kinds = {prompt.text: prompt.kind for prompt_set in prompt_sets_of(config) for prompt in prompt_set.prompts}
     other = "control" if stage.startswith("control") else "written"
     rows = [] if stage == "reading" else [row for _, row in read_jsonl(folder / "prompts.jsonl")]
     drawn = {

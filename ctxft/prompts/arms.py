@@ -1,4 +1,4 @@
-"""An arm, a passage and the prompt books go in; the contextual prompt that stands before the passage comes out.
+"""An arm, a passage and the prompt sets go in; the contextual prompt that stands before the passage comes out.
 
     cft       a strategy prompt                       neg       a negative prompt
     control   as many tokens of meaningless words     adaptive  the prompt that suits this very passage
@@ -10,7 +10,7 @@ Arms ``base`` and ``cpt`` read none. Further arms take one question each about w
     control-family      a prompt of another family than cft's: cft again but for the draw, so what chance alone does
     control-adaptive    the prompt that a model wrote for another passage: whether it matters that it suits the text
     only-FAMILY         prompts of this family alone          without-FAMILY    all but those of this family
-    count-N             N prompts of the book alone, chosen by the seed; those of count-2 are among those of count-5
+    count-N             N prompts of the prompt set alone, chosen by the seed; those of count-2 are among those of count-5
     cft-learned         cft's prompt, which is learned too    reading           no prompt; exercises behind the text
 
 An arm may have a second stage, ``ift`` (instruction fine-tuning): ``cft-ift`` goes on from the model of ``cft``.
@@ -24,8 +24,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
-from ctxft.prompts.files import load_book
-from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptBook
+from ctxft.prompts.files import load_prompt_set
+from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptSet
 from ctxft.storage import InputError, check_known, nearest, seeded
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ NO_WRITER = "arm 'control-adaptive' reads prompts that a model wrote: name one (
 
 
 def check_arm(arm: str, where: str = "") -> str:
-    """Return an arm's name if there is such an arm; whether a book has its family is asked where the book is known.
+    """Return an arm's name if there is such an arm; whether a prompt set has its family is asked where the prompt set is known.
 
     Args:
         arm: the name.
@@ -141,36 +141,40 @@ def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict
     return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}
 
 
-def check_subsets(arms: Iterable[str], book: PromptBook) -> None:
-    """Refuse arms that ask for a family which the book has not, or for more prompts than it has.
+def check_subsets(arms: Iterable[str], prompt_set: PromptSet) -> None:
+    """Refuse arms that ask for a family which the prompt set has not, or for more prompts than it has.
 
     Raises:
-        InputError: such an arm; what the book has is told.
+        InputError: such an arm; what the prompt set has is told.
     """
     for arm in arms:
         kind, argument = subset_of(arm.removesuffix(IFT)) or ("", "")
         if kind in ("only", "without"):
-            check_known(argument, book.families, f"family in arm '{arm}' (book '{book.name}'):")
-        if (kind == "without" or arm.startswith("control-family")) and len(book.families) == 1:
-            raise InputError(f"arm '{arm}' has no other prompt to read: the book '{book.name}' has one family alone.")
-        if kind == "count" and int(argument) > len(book.prompts):
-            raise InputError(f"arm '{arm}' asks for more prompts than the {len(book.prompts)} of book '{book.name}'.")
+            check_known(argument, prompt_set.families, f"family in arm '{arm}' (prompt set '{prompt_set.name}'):")
+        if (kind == "without" or arm.startswith("control-family")) and len(prompt_set.families) == 1:
+            raise InputError(
+                f"arm '{arm}' has no other prompt to read: the prompt set '{prompt_set.name}' has one family alone."
+            )
+        if kind == "count" and int(argument) > len(prompt_set.prompts):
+            raise InputError(
+                f"arm '{arm}' asks for more prompts than the {len(prompt_set.prompts)} of prompt set '{prompt_set.name}'."
+            )
 
 
 @functools.lru_cache(maxsize=256)
-def allowed_prompts(book: PromptBook, stage: str, seed: int) -> frozenset[ContextualPrompt]:
-    """Return the prompts of a book that a stage may draw: all, those of a family, all others, or some chosen by the seed.
+def allowed_prompts(prompt_set: PromptSet, stage: str, seed: int) -> frozenset[ContextualPrompt]:
+    """Return the prompts of a prompt set that a stage may draw: all, those of a family, all others, or some chosen by the seed.
 
     Example:
-        >>> sorted(prompt.id for prompt in allowed_prompts(load_book("strategies"), "only-critical", seed=0))
+        >>> sorted(prompt.id for prompt in allowed_prompts(load_prompt_set("strategies"), "only-critical", seed=0))
         ['critical-1', 'critical-2']
     """
     kind, argument = subset_of(stage) or ("", "")
     if kind == "count":
-        chosen = sorted(book.prompts, key=lambda prompt: prompt.id)
-        seeded(seed, book.hash, "count").shuffle(chosen)
+        chosen = sorted(prompt_set.prompts, key=lambda prompt: prompt.id)
+        seeded(seed, prompt_set.hash, "count").shuffle(chosen)
         return frozenset(chosen[: int(argument)])
-    return frozenset(p for p in book.prompts if not kind or (p.family == argument) == (kind == "only"))
+    return frozenset(p for p in prompt_set.prompts if not kind or (p.family == argument) == (kind == "only"))
 
 
 def require_label(passage_id: str, reliable: bool | None) -> None:
@@ -187,8 +191,8 @@ def prompt_for(
     arm: str,
     passage_id: str,
     seed: int,
-    strategies: PromptBook,
-    negative: PromptBook,
+    strategies: PromptSet,
+    negative: PromptSet,
     tokenizer: PreTrainedTokenizerBase,
     reliable: bool | None = None,
     written: Mapping[str, ContextualPrompt | None] | None = None,
@@ -218,7 +222,7 @@ def prompt_for(
         raise InputError(f"arm '{arm}' reads no text in its last stage, so it has no prompts.")
     if arm in ("base", "cpt", "reading", "ift"):
         return None
-    drawn = strategies.draw(seed, passage_id, allowed_prompts(strategies, arm, seed))
+    drawn = strategies.sample(seed, passage_id, allowed_prompts(strategies, arm, seed))
     if arm == "control-adaptive" and written is None:
         raise InputError(NO_WRITER)
     if written is not None and arm in WRITTEN:
@@ -226,21 +230,21 @@ def prompt_for(
     if arm == "adaptive":
         require_label(passage_id, reliable)
     if arm == "neg" or (arm == "adaptive" and not reliable):
-        return negative.draw(seed, passage_id)
+        return negative.sample(seed, passage_id)
     if arm == "control":
-        tokens = count_tokens(tokenizer, drawn.text + strategies.tail)
-        return control_prompt(tokenizer, tokens, seed, passage_id, strategies.tail)
+        tokens = count_tokens(tokenizer, drawn.text + strategies.suffix)
+        return control_prompt(tokenizer, tokens, seed, passage_id, strategies.suffix)
     if arm == "control-shuffled":
-        return shuffled_prompt(tokenizer, drawn, seed, passage_id, strategies.tail)
+        return shuffled_prompt(tokenizer, drawn, seed, passage_id, strategies.suffix)
     if arm == "control-neutral":
-        return neutral_book().draw(seed, passage_id)
+        return neutral_set().sample(seed, passage_id)
     if arm == "control-family":
         others = frozenset(prompt for prompt in strategies.prompts if prompt.family != drawn.family)
-        return strategies.draw(seed, f"{arm} {passage_id}", others)
+        return strategies.sample(seed, f"{arm} {passage_id}", others)
     return drawn
 
 
 @functools.cache
-def neutral_book() -> PromptBook:
-    """Return the book of arm control-neutral: sentences about the text below them that ask for nothing."""
-    return load_book("neutral")
+def neutral_set() -> PromptSet:
+    """Return the prompt set of arm control-neutral: sentences about the text below them that ask for nothing."""
+    return load_prompt_set("neutral")

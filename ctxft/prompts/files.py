@@ -1,4 +1,4 @@
-"""A YAML file goes in; a prompt book with every value checked comes out, or one sentence with the file and the line."""
+"""A YAML file goes in; a prompt set with every value checked comes out, or one sentence with the file and the line."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from pathlib import Path
 import yaml
 
 from ctxft.prompts.sets import (
-    BOOK_KEYS,
-    BOOKS,
     FAMILIES,
     FAMILY_NAME,
     KINDS,
     LONGEST,
     PLACEMENTS,
     PROMPT_KEYS,
+    PROMPT_SET_KEYS,
+    PROMPT_SETS,
     ContextualPrompt,
-    PromptBook,
+    PromptSet,
 )
 from ctxft.storage import PACKAGE_ROOT, InputError, is_there, nearest, parse_yaml, read_text
 
 
-def load_book(source: str | Path) -> PromptBook:
-    """Return a prompt book of the package, or a user's own.
+def load_prompt_set(source: str | Path) -> PromptSet:
+    """Return a prompt set of the package, or a user's own.
 
     Args:
-        source: "strategies", "negative", another of ``BOOKS``, or the path of a YAML file in the shape that
+        source: "strategies", "negative", another of ``PROMPT_SETS``, or the path of a YAML file in the shape that
             ``ctxft.prompts.sets`` shows.
 
     Raises:
-        InputError: no such book, or a key that is missing, unknown, repeated, empty or of the wrong type, a prompt without a
-            known family or of more than ``LONGEST`` words; the message names the file and the line.
+        InputError: no such prompt set, or a key that is missing, unknown, repeated, empty or of the wrong type, a prompt without
+            a known family or of more than ``LONGEST`` words; the message names the file and the line.
 
     Example:
-        >>> len(load_book("strategies").families)
+        >>> len(load_prompt_set("strategies").families)
         10
     """
-    path = book_path(source)
+    path = prompt_set_path(source)
     return _parse(read_text(path), path)
 
 
 @functools.lru_cache(maxsize=32)
-def _parse(text: str, path: Path) -> PromptBook:
+def _parse(text: str, path: Path) -> PromptSet:
     parse_yaml(text, str(path))  # the one place that words a syntax error; the nodes below know their lines
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    entries = _mapping(root, path, BOOK_KEYS, required=("name", "kind", "prompts"))
+    entries = _mapping(root, path, PROMPT_SET_KEYS, required=("name", "kind", "prompts"))
     kind = _one_of(entries["kind"], path, KINDS, "kind")
     base = _base(entries, path, kind)
     prompts = {prompt.id: prompt for prompt in (*base.prompts, *_prompts(entries, path, base))}
@@ -56,10 +56,10 @@ def _parse(text: str, path: Path) -> PromptBook:
     # a publication belongs to the idea it was given with: an idea in other words drops the base's
     references = {family: text for family, text in base.references.items() if family not in told["idea"]}
 
-    def kept(values: dict) -> dict:  # what an extended book says of a family whose prompts are all replaced
+    def kept(values: dict) -> dict:  # what an extended prompt set says of a family whose prompts are all replaced
         return {family: value for family, value in values.items() if family in families}
 
-    return PromptBook(
+    return PromptSet(
         name=_text(entries["name"], path, "name"),
         kind=kind,
         prompts=tuple(prompts.values()),
@@ -74,35 +74,35 @@ def _parse(text: str, path: Path) -> PromptBook:
     )
 
 
-def book_path(source: str | Path) -> Path:
-    """Return the file of a book, of the package or a user's own; raises InputError for a name that is neither."""
+def prompt_set_path(source: str | Path) -> Path:
+    """Return the file of a prompt set, of the package or a user's own; raises InputError for a name that is neither."""
     path = Path(source)
-    if str(source) in BOOKS:
-        return PACKAGE_ROOT / "books" / f"{source}.yaml"
+    if str(source) in PROMPT_SETS:
+        return PACKAGE_ROOT / "prompts" / "sets" / f"{source}.yaml"
     if not path.suffix and not is_there(path):
-        known = f"{nearest(str(source), BOOKS)}; give one of {', '.join(BOOKS)} or a YAML file"
-        raise InputError(f"unknown prompt book '{source}'{known}.")
+        known = f"{nearest(str(source), PROMPT_SETS)}; give one of {', '.join(PROMPT_SETS)} or a YAML file"
+        raise InputError(f"unknown prompt set '{source}'{known}.")
     return path
 
 
 def prompt_lines(path: Path) -> dict[str, int]:
-    """Return the line of each prompt's text in a book's file, for errors that need a tokenizer to be found."""
+    """Return the line of each prompt's text in a prompt set's file, for errors that need a tokenizer to be found."""
     root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
-    entries = _mapping(root, Path(path), BOOK_KEYS)
+    entries = _mapping(root, Path(path), PROMPT_SET_KEYS)
     items = [_mapping(item, Path(path), PROMPT_KEYS) for item in entries["prompts"].value]
     return {item["id"].value: item["text"].start_mark.line + 1 for item in items}
 
 
-def _base(entries: dict[str, yaml.Node], path: Path, kind: str) -> PromptBook:
+def _base(entries: dict[str, yaml.Node], path: Path, kind: str) -> PromptSet:
     if "extends" not in entries:
-        return PromptBook(name="empty", kind=kind, prompts=())
-    base = load_book(_one_of(entries["extends"], path, BOOKS, "book to extend"))
+        return PromptSet(name="empty", kind=kind, prompts=())
+    base = load_prompt_set(_one_of(entries["extends"], path, PROMPT_SETS, "prompt set to extend"))
     if base.kind != kind:
-        raise _error(path, entries["kind"], f"a book of kind '{kind}' cannot extend one of kind '{base.kind}'")
+        raise _error(path, entries["kind"], f"a prompt set of kind '{kind}' cannot extend one of kind '{base.kind}'")
     return base
 
 
-def _prompts(root: dict[str, yaml.Node], path: Path, base: PromptBook) -> list[ContextualPrompt]:
+def _prompts(root: dict[str, yaml.Node], path: Path, base: PromptSet) -> list[ContextualPrompt]:
     node, declared = root["prompts"], root.get("families")
     if not isinstance(node, yaml.SequenceNode) or not node.value:
         raise _error(path, node, "'prompts' must be a list with at least one prompt")
@@ -128,7 +128,7 @@ def _prompts(root: dict[str, yaml.Node], path: Path, base: PromptBook) -> list[C
     return list(prompts.values())
 
 
-def _families(node: yaml.Node | None, path: Path, known: set[str], base: PromptBook) -> dict[str, dict]:
+def _families(node: yaml.Node | None, path: Path, known: set[str], base: PromptSet) -> dict[str, dict]:
     """Return what a file tells of its families: {"idea": {family: text}, "reference": ..., "weight": ...}."""
     told: dict[str, dict] = {"idea": {}, "reference": {}, "weight": {}}
     for family, value in _mapping(node, path).items() if node else ():

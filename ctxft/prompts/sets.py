@@ -1,14 +1,14 @@
-r"""A seed, a passage id and a prompt book go in; the contextual prompt that stands before the passage comes out.
+r"""A seed, a passage id and a prompt set go in; the contextual prompt that stands before the passage comes out.
 
-A book holds short prompts in families. Each family is one way of learning (Choi et al., *Teaching LLMs How to Learn
+A prompt set holds short prompts in families. Each family is one way of learning (Choi et al., *Teaching LLMs How to Learn
 with Contextual Fine-Tuning*, ICLR 2025, arXiv 2503.09032, names ten); the wording is ours. The draw takes a family
-uniformly, or by the weights that the book gives, then a prompt of that family uniformly, so that a family with many
+uniformly, or by the weights that the prompt set gives, then a prompt of that family uniformly, so that a family with many
 prompts is not drawn more often.
-The books themselves are YAML files in ``ctxft/books``; a user's own file replaces or extends one:
+The prompt sets themselves are YAML files in ``ctxft/prompt sets``; a user's own file replaces or extends one:
 
     name: my-strategies
     kind: strategy            # or negative, or neutral (sentences that ask for nothing)
-    extends: strategies       # optional: start from this book; a prompt with the same id is replaced
+    extends: strategies       # optional: start from this prompt set; a prompt with the same id is replaced
     placement: before         # before the text; or in a turn of the model's chat template: "user" or "system"
     separator: "\n\n"         # between prompt and text; ends in a newline, and serves placement "before" alone
     families:                 # a family beyond the ten needs its idea; publication and weight (default 1) are optional
@@ -27,7 +27,7 @@ from functools import cached_property
 
 from ctxft.storage import seeded, sha256
 
-BOOKS = tuple(
+PROMPT_SETS = tuple(
     "strategies negative strategies-reworded negative-reworded strategies-wide negative-wide strategies-medical "
     "strategies-financial neutral".split()
 )
@@ -41,7 +41,7 @@ SEPARATOR = "\n\n"
 MANY = 1000  # draws until an allowed prompt must have come
 LONGEST = 120  # words: a prompt is read before every passage of a corpus
 PROMPT_KEYS = ("id", "family", "text")
-BOOK_KEYS = ("name", "kind", "version", "extends", "placement", "separator", "families", "prompts")
+PROMPT_SET_KEYS = ("name", "kind", "version", "extends", "placement", "separator", "families", "prompts")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ContextualPrompt:
     """A text that the model reads before a passage, without learning it.
 
     Args:
-        id: unique in its book, for example "application-1".
+        id: unique in its prompt set, for example "application-1".
         family: the way of learning it belongs to ("control" for control prompts).
         text: what the model reads, without the separator.
         kind: "strategy", "negative", "neutral" or "control".
@@ -62,12 +62,12 @@ class ContextualPrompt:
 
 
 @dataclass(frozen=True)
-class PromptBook:
+class PromptSet:
     """Prompts of one kind, in families.
 
     Args:
-        name: the book's name, as a run records it.
-        kind: "strategy", "negative" or "neutral"; every prompt of the book has it.
+        name: the prompt set's name, as a run records it.
+        kind: "strategy", "negative" or "neutral"; every prompt of the prompt set has it.
         prompts: in the order of the file.
         ideas: family -> the idea from learning science behind it, in one line.
         version: the author's number for the wording.
@@ -78,8 +78,8 @@ class PromptBook:
         weights: family -> how often it is drawn, where not all are drawn equally often.
 
     Example:
-        >>> from ctxft.prompts import load_book
-        >>> load_book("strategies").draw(seed=0, passage_id="p1").kind
+        >>> from ctxft.prompts import load_prompt_set
+        >>> load_prompt_set("strategies").sample(seed=0, passage_id="p1").kind
         'strategy'
     """
 
@@ -99,13 +99,13 @@ class PromptBook:
         return tuple(dict.fromkeys(prompt.family for prompt in self.prompts))
 
     @property
-    def tail(self) -> str:
+    def suffix(self) -> str:
         """What is tokenised together with a prompt, behind it: the separator, or nothing within a turn."""
         return self.separator if self.placement == "before" else ""
 
     @cached_property
     def hash(self) -> str:
-        """The SHA-256 of ``to_dict()``: another wording, order or name is another book."""
+        """The SHA-256 of ``to_dict()``: another wording, order or name is another set."""
         return sha256(self.to_dict())
 
     @cached_property
@@ -114,7 +114,7 @@ class PromptBook:
         return {family: [p for p in self.prompts if p.family == family] for family in self.families}
 
     def to_dict(self) -> dict:
-        """Return the book in the shape of its file, so that a dump of it can be loaded again."""
+        """Return the prompt set in the shape of its file, so that a dump of it can be loaded again."""
         prompts = [{"id": prompt.id, "family": prompt.family, "text": prompt.text} for prompt in self.prompts]
         families = {family: {"idea": idea} for family, idea in self.ideas.items()}
         for family, weight in self.weights.items():
@@ -124,19 +124,21 @@ class PromptBook:
         head = {"name": self.name, "kind": self.kind, "version": self.version, **options}
         return {**head, "families": families, "prompts": prompts}
 
-    def draw(self, seed: int, passage_id: str, allowed: Collection[ContextualPrompt] | None = None) -> ContextualPrompt:
+    def sample(
+        self, seed: int, passage_id: str, allowed: Collection[ContextualPrompt] | None = None
+    ) -> ContextualPrompt:
         """Return the prompt of a passage: a family drawn uniformly (or by weight), then a prompt of it drawn uniformly.
 
-        The draw depends on the seed, the passage id and this book alone, not on the order or number of draws. Where only
+        The draw depends on the seed, the passage id and this prompt set alone, not on the order or number of draws. Where only
         some prompts are allowed it is repeated until one of them comes, so that a draw that was allowed anyway stays.
 
         Args:
             seed: of the run.
             passage_id: of the passage that the prompt stands before.
-            allowed: prompts of this book; None allows all.
+            allowed: prompts of this prompt set; None allows all.
         """
         if allowed is not None and not set(self.prompts) & set(allowed):
-            raise ValueError("no prompt of the book is allowed")
+            raise ValueError("no prompt of the prompt set is allowed")
         random = seeded(seed, passage_id, self.hash)
         weights = [self.weights.get(family, 1.0) for family in self.families]
         for _ in range(1 if allowed is None else MANY):

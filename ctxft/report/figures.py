@@ -46,7 +46,7 @@ LABEL = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad
 
 
 def arm_color(arm: str) -> str:
-    """Return an arm's colour: with a second stage that of the first, for a part of the book that of its kind of part.
+    """Return an arm's colour: with a second stage that of the first, for a part of the prompt set that of its kind of part.
 
     Example:
         >>> arm_color("cft-ift") == arm_color("cft"), arm_color("only-critical") == ARM_COLORS["only"]

@@ -206,7 +206,7 @@ def check_prompt(text: str, passage: Passage, count: Callable[[str], int], windo
         return ["The prompt holds a lone surrogate, which is no character: type it again."]
     said, words = [], len(text.split())
     if words > LONGEST:
-        said.append(f"The prompt has {words} words, but at most {LONGEST} are read in a prompt book: shorten it.")
+        said.append(f"The prompt has {words} words, but at most {LONGEST} are read in a prompt set: shorten it.")
     tokens = count(text)
     room = max(0, window - 2 - tokens)
     whole = 1 + tokens + len(passage.ids) + passage.last

@@ -89,7 +89,7 @@ PARTS = {
     "reading": "reading no prompt, but exercises about the text behind it",
     "only": "only-FAMILY prompts of one family",
     "without": "without-FAMILY those of all families but one",
-    "count": "count-N some N prompts of the book",
+    "count": "count-N some N prompts of the prompt set",
 }
 
 

@@ -1,6 +1,6 @@
 """A prepared run flows in; leaks.json flows out: which benchmark items stand in what its arms read, prompts included.
 
-passages.jsonl, general.jsonl, instructions.jsonl, prompt books, arms/*/seed-*/prompts.jsonl + benchmarks -> leaks.json
+passages.jsonl, general.jsonl, instructions.jsonl, prompt sets, arms/*/seed-*/prompts.jsonl + benchmarks -> leaks.json
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.leakage import VERDICTS, find_leaks, metrics_with_clean
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.instruct import has_instructions, read_instruction_rows
-from ctxft.run.rows import books_of
+from ctxft.run.rows import prompt_sets_of
 from ctxft.run.tasks import eval_folder, evaluate_tasks
 from ctxft.seals import read_sealed
 from ctxft.storage import InputError, from_mapping, parse_json, write_json
@@ -27,7 +27,7 @@ def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
     """Yield what the arms of a prepared run read: whole documents, put together from their passages, instructions, prompts.
 
     General text is read where a share of it is mixed in, instructions where an arm has that stage. Of the prompts all of the
-    two books are yielded, drawn or not, and those that the trained arms recorded (control prompts are made for each
+    two prompt sets are yielded, drawn or not, and those that the trained arms recorded (control prompts are made for each
     passage).
 
     Raises:
@@ -46,8 +46,8 @@ def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
         for row in read_instruction_rows(config.folder):
             yield f"instruction {row['id']}", row["text"]
     told = set()
-    for book in books_of(config):
-        for prompt in book.prompts:
+    for prompt_set in prompt_sets_of(config):
+        for prompt in prompt_set.prompts:
             told.add(prompt.text)
             yield f"prompt {prompt.id}", prompt.text
     for file in sorted(config.folder.glob("arms/*/seed-*/prompts.jsonl")):

@@ -23,7 +23,7 @@ from ctxft.models import check_model, model_hash, resolve_model, shared_tokenize
 from ctxft.prompts import check_subsets, in_order, require_label, stages_of
 from ctxft.prompts.arms import NO_WRITER
 from ctxft.run.instruct import has_instructions, prepare_instructions
-from ctxft.run.rows import add_arms, books_of, corpus_ledger, longest_of
+from ctxft.run.rows import add_arms, corpus_ledger, longest_of, prompt_sets_of
 from ctxft.seals import read_sealed, sealed
 from ctxft.storage import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
 from ctxft.training.config import FREE
@@ -80,7 +80,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     tokenizer = shared_tokenizer(config.model, config.revision)
     if config.evaluation.chat_template:
         require_chat_template(tokenizer)  # told before hours of training
-    check_subsets(config.arms, books_of(config)[0])
+    check_subsets(config.arms, prompt_sets_of(config)[0])
     if manifest is not None:
         check_same(wanted, manifest, inputs)
         _extend(config, manifest, tokenizer)
@@ -149,8 +149,8 @@ def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:
 
 
 def inputs_of(config: ExperimentConfig) -> dict[str, str]:
-    """Return the hashes of what an experiment reads: model, corpus and prompt books."""
-    strategies, negative = books_of(config)
+    """Return the hashes of what an experiment reads: model, corpus and prompt sets."""
+    strategies, negative = prompt_sets_of(config)
     found = {
         "model": model_hash(config.model, config.revision),
         "corpus": corpus_state(config.corpus)[0],

@@ -3,7 +3,7 @@
 arms/<arm>/seed-<n>    prompts drawn again, the order of steps again, the model's hash, the stage that it went on from
 evals/<arm>/seed-<n>   answers told again from the log-likelihoods or the text, metrics computed again, items hashed again
 adaptive.jsonl         passages, families and ids of the prompts    leaks.json    looked for again
-attribution/*.json     the model, books and texts that it names
+attribution/*.json     the model, prompt sets and texts that it names
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ctxft.run.examine import asked_as, benchmark_key, held_out_key, model_of
 from ctxft.run.leaks import look_for_leaks
 from ctxft.run.origin import Check, Run, must_equal
 from ctxft.run.prepare import check_same
-from ctxft.run.rows import books_of, read_passages
-from ctxft.run.tasks import arm_folder, books_beside
+from ctxft.run.rows import prompt_sets_of, read_passages
+from ctxft.run.tasks import arm_folder, prompt_set_files
 from ctxft.seals import read_sealed
 from ctxft.storage import InputError, hash_file, read_json, read_jsonl, read_text, sha256
 from ctxft.training.config import FREE
@@ -125,9 +125,9 @@ def _model(run: Run, arm: str, seed: int) -> str:
         raise InputError(
             f"{folder / 'model'} was cut off or changed after training: remove {folder} and train it again."
         )
-    for name, text in books_beside(run.config, arm).items():
+    for name, text in prompt_set_files(run.config, arm).items():
         if read_text(folder / "model" / name) != text:
-            raise InputError(f"{folder / 'model' / name} is not the book that the run names.")
+            raise InputError(f"{folder / 'model' / name} is not the prompt set that the run names.")
     return "has the hash that done.json holds"
 
 
@@ -211,11 +211,11 @@ def _close(found: object, wanted: object) -> bool:
 
 
 def _written(run: Run) -> str:
-    path, book = run.folder / "adaptive.jsonl", books_of(run.config)[0]
+    path, prompt_set = run.folder / "adaptive.jsonl", prompt_sets_of(run.config)[0]
     prompts, ids = written_prompts(run.config), [passage.id for passage in read_passages(run.folder)]
     must_equal(list(prompts), ids, path, "passages.jsonl")
     for passage, prompt in prompts.items():
-        family = book.draw(FAMILY_SEED, passage).family
+        family = prompt_set.sample(FAMILY_SEED, passage).family
         if prompt and (prompt.family, prompt.id) != (family, f"adaptive-{sha256(prompt.text)[:12]}"):
             raise InputError(f"{path}: the prompt of passage '{passage}' has another family or id than its text gives.")
     return f"{sum(map(bool, prompts.values()))} prompts for {len(ids)} passages"
@@ -231,10 +231,16 @@ def _leaks(run: Run) -> str:
 
 def _attribution(run: Run, path: Path) -> str:
     found = read_sealed(path)
-    books = dict(zip(("strategies", "negative"), (book.hash for book in books_of(run.config)), strict=True))
-    wanted = {"model_hash": model_of(run.config, found["arm"], found["seed"]), "books": books, "hashes": run.hashes}
+    prompt_sets = dict(
+        zip(("strategies", "negative"), (prompt_set.hash for prompt_set in prompt_sets_of(run.config)), strict=True)
+    )
+    wanted = {
+        "model_hash": model_of(run.config, found["arm"], found["seed"]),
+        "books": prompt_sets,
+        "hashes": run.hashes,
+    }
     if path.name != f"{found['arm']}-seed-{found['seed']}.json":
         raise InputError(f"{path} is the attribution of {found['arm']}, seed {found['seed']}: its name says otherwise.")
     if changed := [key for key, value in wanted.items() if found[key] != value]:
         raise InputError(f"{path}: {', '.join(changed)} are not those of the run now: run `ctxft attribute` again.")
-    return "checksum holds; of this model, these books and texts"
+    return "checksum holds; of this model, these prompt sets and texts"

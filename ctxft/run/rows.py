@@ -20,50 +20,50 @@ from ctxft.data.rows import (
     Rows,
     arm_tokens,
     exercise_ids,
-    frame_of,
     longest_prompt,
     prompt_ids,
+    prompt_template,
     special_tokens,
     text_budget,
 )
 from ctxft.extras.exercises import exercises_of, exercises_text
 from ctxft.extras.written import is_written, written_prompts, written_state
-from ctxft.prompts import PromptBook, in_order, load_book, prompt_for, stages_of
+from ctxft.prompts import PromptSet, in_order, load_prompt_set, prompt_for, stages_of
 from ctxft.prompts.arms import WRITTEN, exchanged
 from ctxft.storage import InputError, read_jsonl, sha256
 
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
 
 
-def books_of(config: ExperimentConfig) -> tuple[PromptBook, PromptBook]:
-    """Load the experiment's strategy book and negative book.
+def prompt_sets_of(config: ExperimentConfig) -> tuple[PromptSet, PromptSet]:
+    """Load the experiment's strategy set and negative set.
 
     Raises:
-        InputError: a book is broken or of another kind, or the two would stand before the text in different ways.
+        InputError: a prompt set is broken or of another kind, or the two would stand before the text in different ways.
     """
-    strategies, negative = load_book(config.prompts.strategies), load_book(config.prompts.negative)
+    strategies, negative = load_prompt_set(config.prompts.strategies), load_prompt_set(config.prompts.negative)
     for option in ("placement", "separator"):
         one, other = getattr(strategies, option), getattr(negative, option)
         if one != other:
             raise InputError(
-                f"the prompt books '{strategies.name}' and '{negative.name}' have different values of {option} ({one!r} and "
+                f"the prompt sets '{strategies.name}' and '{negative.name}' have different values of {option} ({one!r} and "
                 f"{other!r}), so their arms would differ in more than the prompt: give both the same."
             )
-    for book, kind, place in ((strategies, "strategy", "strategies"), (negative, "negative", "negative")):
-        if book.kind != kind:
+    for prompt_set, kind, place in ((strategies, "strategy", "strategies"), (negative, "negative", "negative")):
+        if prompt_set.kind != kind:
             raise InputError(
-                f"prompts.{place}: the book '{book.name}' is of kind '{book.kind}', but '{kind}' is needed."
+                f"prompts.{place}: the prompt set '{prompt_set.name}' is of kind '{prompt_set.kind}', but '{kind}' is needed."
             )
     return strategies, negative
 
 
 def longest_of(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the tokens that every passage of an experiment leaves for what any arm puts beside it."""
-    longest = max(longest_prompt(tokenizer, books_of(config)), config.prompts.exercise_tokens)
+    longest = max(longest_prompt(tokenizer, prompt_sets_of(config)), config.prompts.exercise_tokens)
     if config.prompts.writer is None:
         return longest
-    frame = frame_of(tokenizer, books_of(config)[0])
-    written = config.prompts.writer.max_tokens + len(frame.before) + len(frame.after)
+    template = prompt_template(tokenizer, prompt_sets_of(config)[0])
+    written = config.prompts.writer.max_tokens + len(template.before) + len(template.after)
     most = config.train.window - 2 - config.train.min_text_tokens
     if written > max(most, longest):
         raise InputError(
@@ -97,18 +97,18 @@ def rows_of(
     """
     if arm == "reading":
         return _reading_rows(config, seed, passages, tokenizer, general)
-    strategies, negative = books_of(config)
-    frame = frame_of(tokenizer, strategies)
+    strategies, negative = prompt_sets_of(config)
+    template = prompt_template(tokenizer, strategies)
     written = written_prompts(config) if arm in WRITTEN and config.prompts.writer else None
     if written and arm == "control-adaptive":
         written = exchanged(written, seed)
     prompts, drawn = [], []
-    known: dict[str, array] = {}  # a book has few prompts, a corpus many passages
+    known: dict[str, array] = {}  # a prompt set has few prompts, a corpus many passages
     for passage in passages:
         prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable, written)
         text = "" if prompt is None else prompt.text
         if text not in known:
-            known[text] = array("i", prompt_ids(tokenizer, prompt, frame))
+            known[text] = array("i", prompt_ids(tokenizer, prompt, template))
         ids = known[text]
         prompts.append(ids)
         if prompt is not None:
@@ -125,10 +125,10 @@ def rows_of(
     rows = Rows([*passages, *general], prompts, special_tokens(tokenizer), learned=arm == "cft-learned")
     if (
         rows.longest > config.train.window
-    ):  # only prompts that stand in no book can be longer than what passages leave room for
+    ):  # only prompts that stand in no prompt set can be longer than what passages leave room for
         raise InputError(
             f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.window ({config.train.window}): its prompts are "
-            "longer than those of the books; raise train.window under another name, or leave the arm out."
+            "longer than those of the prompt sets; raise train.window under another name, or leave the arm out."
         )
     return rows, drawn
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ctxft.data.passages import Passage
-    from ctxft.data.rows import Frame
+    from ctxft.data.rows import PromptTemplate
     from ctxft.evaluation.benchmarks import Benchmark
-    from ctxft.prompts import PromptBook
+    from ctxft.prompts import PromptSet
     from ctxft.run.tasks import Lesson
 
 Task = tuple[str, int]  # (arm, seed)
@@ -31,8 +31,8 @@ Task = tuple[str, int]  # (arm, seed)
 class PromptSets(NamedTuple):
     """The two prompt sets of an experiment: the one of its contextual prompts, and the one of arm neg."""
 
-    strategies: PromptBook
-    negative: PromptBook
+    strategies: PromptSet
+    negative: PromptSet
 
 
 class Run:
@@ -114,16 +114,16 @@ class Run:
     @cached_property
     def prompt_sets(self) -> PromptSets:
         """The experiment's prompt sets: ``strategies`` and ``negative``."""
-        from ctxft.run.rows import books_of
+        from ctxft.run.rows import prompt_sets_of
 
-        return PromptSets(*books_of(self.wanted))
+        return PromptSets(*prompt_sets_of(self.wanted))
 
     @cached_property
-    def template(self) -> Frame:
+    def template(self) -> PromptTemplate:
         """What surrounds every prompt: a separator, or the turns of the chat template."""
-        from ctxft.data.rows import frame_of
+        from ctxft.data.rows import prompt_template
 
-        return frame_of(self.tokenizer, self.prompt_sets.strategies)
+        return prompt_template(self.tokenizer, self.prompt_sets.strategies)
 
     @cached_property
     def longest_prompt(self) -> int:

@@ -26,7 +26,7 @@ from ctxft.models import model_hash, shared_tokenizer
 from ctxft.prompts import stages_of
 from ctxft.run.instruct import read_instruction_rows
 from ctxft.run.prepare import manifest_of, pinned
-from ctxft.run.rows import books_of, read_passages, rows_of
+from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.seals import read_or_set_aside
 from ctxft.storage import InputError, check_known, read_json, write_jsonl, write_text
 from ctxft.training.config import TrainConfig
@@ -100,7 +100,7 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
         "prompt (`neg`), as many meaningless words as the prompt has tokens (`control`), or a prompt that a model wrote for the "
         "passage or that its truth label chose (`adaptive`); `-ift`: then trained on instructions. Further arms take one "
         "family of prompts, leave one out, shuffle the words or learn the prompt too: `ctxft.prompts.arms` lists them. "
-        "`prompt_book.yaml` holds the strategy book, for `neg` the negative one; for `adaptive` `negative_prompt_book.yaml` "
+        "`prompt_set.yaml` holds the strategy prompt set, for `neg` the negative one; for `adaptive` `negative_prompt_set.yaml` "
         "stands beside it. Contextual fine-tuning: "
         "Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
         "Compare it only with the other arms of the same run, which read the same passages in the same order.\n"
@@ -167,7 +167,7 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
-    files |= books_beside(config, arm)
+    files |= prompt_set_files(config, arm)
     start = arm_folder(config, "-".join(before), seed) / "model" if before else None
     if start and model_hash(str(start)) != read_json(start.parent / "done.json")["model_hash"]:
         raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
@@ -187,7 +187,7 @@ class Lesson(NamedTuple):
 def lesson_of(
     config: ExperimentConfig, arm: str, seed: int, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
 ) -> Lesson:
-    """Return what the last stage of an arm reads; it follows from the run's passages, books and instructions alone."""
+    """Return what the last stage of an arm reads; it follows from the run's passages, prompt sets and instructions alone."""
     stage = stages_of(arm)[-1]
     if stage == "ift":
         rows, recipe = read_instruction_rows(config.folder), config.ift.recipe(config.train)
@@ -199,13 +199,16 @@ def lesson_of(
     return Lesson(rows, drawn, config.train, passage_order(targets[:split], config.train, seed, targets[split:], share))
 
 
-def books_beside(config: ExperimentConfig, arm: str) -> dict[str, str]:
-    """Return the files that hold the prompt books of an arm beside its model; none for an arm that reads no prompt."""
+def prompt_set_files(config: ExperimentConfig, arm: str) -> dict[str, str]:
+    """Return the files that hold the prompt sets of an arm beside its model; none for an arm that reads no prompt."""
     stage = stages_of(arm)[-1]
     if stage in ("cpt", "ift", "reading"):
         return {}
-    strategies, negative = books_of(config)  # control prompts are made for those of the strategy book
-    books = {"prompt_book": negative if stage == "neg" else strategies}
-    books |= {"negative_prompt_book": negative} if stage == "adaptive" else {}
-    dumped = {name: yaml.safe_dump(book.to_dict(), sort_keys=False, allow_unicode=True) for name, book in books.items()}
+    strategies, negative = prompt_sets_of(config)  # control prompts are made for those of the strategy prompt set
+    prompt_sets = {"prompt_set": negative if stage == "neg" else strategies}
+    prompt_sets |= {"negative_prompt_set": negative} if stage == "adaptive" else {}
+    dumped = {
+        name: yaml.safe_dump(prompt_set.to_dict(), sort_keys=False, allow_unicode=True)
+        for name, prompt_set in prompt_sets.items()
+    }
     return {f"{name}.yaml": text for name, text in dumped.items()}

@@ -1,6 +1,6 @@
 """A run folder flows in; for each of its results, whether it still follows from what it was made from, flows out.
 
-    manifest.json                    model, corpus, books: are they what they were?
+    manifest.json                    model, corpus, prompt sets: are they what they were?
     corpus -> cut again ->           passages, held-out and general text, instructions, ledger
     written prompts, leaks           read back, looked for again
     arms/*, evals/*, attribution/*   see ``ctxft.run.recheck``
@@ -22,7 +22,7 @@ from ctxft.prompts.arms import WRITTEN
 from ctxft.run.instruct import has_instructions, make_rows, read_instruction_rows
 from ctxft.run.origin import Check, Run, must_equal
 from ctxft.run.recheck import checks_of_results
-from ctxft.run.rows import add_arms, books_of, corpus_ledger, read_passages
+from ctxft.run.rows import add_arms, corpus_ledger, prompt_sets_of, read_passages
 from ctxft.storage import InputError, read_json, sha256
 
 # What damaged files raise beside InputError: a key that is gone, a list where an object was, half of a UTF-8 character.
@@ -82,15 +82,15 @@ def in_words(error: Exception) -> str:
 def _checks_of_inputs(run: Run) -> Iterator[Check]:
     config = run.config
 
-    def books() -> str:
-        strategies, negative = books_of(config)
+    def prompt_sets() -> str:
+        strategies, negative = prompt_sets_of(config)
         return sha256([strategies.hash, negative.hash])
 
     ways = {
         "model": lambda: model_hash(config.model, config.revision),
         "corpus": lambda: corpus_state(config.corpus)[0],
     }
-    ways |= {"prompts": books} | ({"general": lambda: corpus_state(config.general)[0]} if config.general else {})
+    ways |= {"prompts": prompt_sets} | ({"general": lambda: corpus_state(config.general)[0]} if config.general else {})
 
     def same(name: str) -> str:
         if ways[name]() != run.hashes[name]:

@@ -212,7 +212,7 @@ def train_arm(
         seed: of order, LoRA initialisation and dropout.
         folder: where log.jsonl, checkpoints, model/ and done.json go.
         revision: the base model's hub revision.
-        files: further text files for the model folder (name -> text): prompt book, model card.
+        files: further text files for the model folder (name -> text): prompt set, model card.
         quiet: show no progress bar.
         start: model folder of an earlier stage that is trained on.
         order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.

@@ -1,4 +1,4 @@
-"""A corpus and two prompt books flow in; a view of one training row flows out: which prompt an arm reads there, and its cost."""
+"""A corpus and two prompt sets flow in; a view of one training row flows out: which prompt an arm reads there, and its cost."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from ctxft.data.rows import build_row, exercise_ids, frame_of, prompt_ids, special_tokens
+from ctxft.data.rows import build_row, exercise_ids, prompt_ids, prompt_template, special_tokens
 from ctxft.extras.exercises import exercises_of
 from ctxft.extras.written import is_written, written_prompts
-from ctxft.prompts import TEXT_STAGES, ContextualPrompt, PromptBook, check_subsets, prompt_for
+from ctxft.prompts import TEXT_STAGES, ContextualPrompt, PromptSet, check_subsets, prompt_for
 from ctxft.prompts.arms import IFT, VARIANTS, WRITTEN, exchanged
 from ctxft.report.rows import Part, check_prompt, cost_text, row_html, row_parts, row_text
 from ctxft.storage import InputError
@@ -36,14 +36,14 @@ class PromptExplorer(Explorer):
         config: the experiment: its window, and where a model wrote prompts, those.
         passages: of the corpus, in order.
         tokenizer: of the model.
-        strategies, negative: the books.
+        strategies, negative: the prompt sets.
         seed: draws the prompts.
 
     Raises:
         InputError: there is no passage.
 
     Example:
-        >>> PromptExplorer(config, passages, tokenizer, *books_of(config))  # doctest: +SKIP
+        >>> PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config))  # doctest: +SKIP
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class PromptExplorer(Explorer):
         config: ExperimentConfig,
         passages: Sequence[Passage],
         tokenizer: PreTrainedTokenizerBase,
-        strategies: PromptBook,
-        negative: PromptBook,
+        strategies: PromptSet,
+        negative: PromptSet,
         seed: int = 0,
     ) -> None:
         if not passages:
             raise InputError("a prompt explorer needs at least one passage.")
         self.config, self.passages, self.tokenizer, self.seed = config, list(passages), tokenizer, seed
         self.strategies, self.negative = strategies, negative
-        self.frame, self.special = frame_of(tokenizer, strategies), special_tokens(tokenizer)
+        self.template, self.special = prompt_template(tokenizer, strategies), special_tokens(tokenizer)
         self.written = written_prompts(config) if config.prompts.writer and is_written(config) else None
         self.arm = labelled(ipywidgets.Dropdown, "arm", options=self._arms(), value="cft")
         self.family = labelled(ipywidgets.Dropdown, "family", options=strategies.families, disabled=True)
@@ -114,7 +114,7 @@ class PromptExplorer(Explorer):
     @property
     def parts(self) -> list[Part]:
         """The row that is shown, taken apart."""
-        before = prompt_ids(self.tokenizer, self.prompt, self.frame)
+        before = prompt_ids(self.tokenizer, self.prompt, self.template)
         after = self._exercises() if self.stage == "reading" and not self.own.value else []
         learned = self.stage == "cft-learned"
         row = build_row(self.passage, before, self.special, learned, after)
@@ -156,7 +156,7 @@ class PromptExplorer(Explorer):
 
     def _count(self, text: str) -> int:
         prompt = ContextualPrompt("your own", "your own", text.strip(), "strategy")
-        return len(prompt_ids(self.tokenizer, prompt, self.frame))
+        return len(prompt_ids(self.tokenizer, prompt, self.template))
 
     def _exercises(self) -> list[int]:
         passage, place = self.passage, self.number.value - 1

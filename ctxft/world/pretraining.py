@@ -15,14 +15,19 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from ctxft.prompts import COMMON_WORDS, SEPARATOR, control_prompt, load_book
+from ctxft.prompts import COMMON_WORDS, SEPARATOR, control_prompt, load_prompt_set
 from ctxft.storage import InputError, check_known, seeded
 from ctxft.world.exams import LABELS, TASKS, reading, two_hop, vignette
 from ctxft.world.facts import ASKED, BASES, DOMAINS, Entity, draw_facts, entities, load_domain
 from ctxft.world.texts import paragraph
 
 JOINT = "\x1f"  # parts a name's prefix and suffix while the tokenizer is trained, so that no name becomes one token
-BOOKS = ("strategies", "negative", "strategies-reworded", "negative-reworded")  # the tokenizer has met all of them
+PRETRAINING_SETS = (
+    "strategies",
+    "negative",
+    "strategies-reworded",
+    "negative-reworded",
+)  # the tokenizer has met all of them
 CONTROL_PROMPTS, LONGEST_PROMPT = 500, 32  # meaningless prompts drawn; tokens of a prompt with its separator, at most
 PROMPTED, QUESTIONS = 0.5, 0.35  # share of passages with a prompt; share of rows that are questions
 TWO_PARAGRAPHS, ENDS = 0.25, 0.3  # share of passages with two paragraphs; share at the end of their article
@@ -88,7 +93,7 @@ def tokenizer_texts(seed: int) -> Iterator[str]:
             label = rng.choice(LABELS[task])
             yield answered(reading(task, label, name, rng), label)
             yield answered(*two_hop(entity))
-    for prompt in (prompt for book in BOOKS for prompt in load_book(book).prompts):
+    for prompt in (prompt for prompt_set in PRETRAINING_SETS for prompt in load_prompt_set(prompt_set).prompts):
         yield from [prompt.text + SEPARATOR] * 40
     for word in COMMON_WORDS:
         yield from [f"{word} {word}{SEPARATOR}"] * 40
@@ -163,16 +168,20 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, list[
     """Return the token ids (separator included) of the prompts of each kind: strategies, negative, control.
 
     Raises:
-        InputError: a prompt of the books is longer than the room kept for prompts.
+        InputError: a prompt of the prompt sets is longer than the room kept for prompts.
     """
 
     def encode(texts: Iterable[str]) -> list[list[int]]:
         return tokenizer([text + SEPARATOR for text in texts], add_special_tokens=False)["input_ids"]
 
-    kinds = {name: encode(prompt.text for prompt in load_book(name).prompts) for name in ("strategies", "negative")}
+    kinds = {
+        name: encode(prompt.text for prompt in load_prompt_set(name).prompts) for name in ("strategies", "negative")
+    }
     lengths = [len(ids) for kind in kinds.values() for ids in kind]
     if max(lengths) > LONGEST_PROMPT:
-        raise InputError(f"a prompt of the books takes {max(lengths)} tokens, more than {LONGEST_PROMPT}: shorten it.")
+        raise InputError(
+            f"a prompt of the prompt sets takes {max(lengths)} tokens, more than {LONGEST_PROMPT}: shorten it."
+        )
     numbers = range(CONTROL_PROMPTS)
     control = [control_prompt(tokenizer, lengths[i % len(lengths)], seed, f"row-{i}").text for i in numbers]
     return {**kinds, "control": encode(control)}

@@ -30,7 +30,7 @@ from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.leakage import NGRAM, find_leaks, words_of
 from ctxft.models import encode_text, load_tokenizer
-from ctxft.prompts import ContextualPrompt, load_book
+from ctxft.prompts import ContextualPrompt, load_prompt_set
 from ctxft.storage import from_mapping, write_jsonl
 from tests.faults.dirt import broken, changed, dump, dump_lines, nested, refused, texts, values
 from tests.stub_server import StubServer
@@ -222,9 +222,9 @@ def test_prompt_books(place, tried, book):
     path = place / "book.yaml"
     # JSON is YAML, and json writes halves of characters and odd keys that a dumper of YAML would not
     path.write_text(json.dumps(book), encoding="utf-8")
-    if refused(lambda: load_book(path), str(path)) is None:
-        found = load_book(path)
-        assert found.prompts and found.draw(0, "p") in found.prompts
+    if refused(lambda: load_prompt_set(path), str(path)) is None:
+        found = load_prompt_set(path)
+        assert found.prompts and found.sample(0, "p") in found.prompts
         json.dumps(found.to_dict(), ensure_ascii=False).encode()
 
 
@@ -233,7 +233,7 @@ def test_bytes_of_a_prompt_book(place, tried, content):
     tried()
     path = place / "bytes.yaml"
     path.write_bytes(content)
-    refused(lambda: load_book(path), str(path))
+    refused(lambda: load_prompt_set(path), str(path))
 
 
 # --- configs ----------------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ BOMB = "c0: &c0 [x, x]\n" + "".join(f"c{n}: &c{n} [*c{n - 1}{f', *c{n - 1}' * 8}
     ],
 )  # fmt: skip
 def test_yaml_that_would_never_end(runs, tmp_path, text, said):
-    for file, read in (("my.yaml", load_experiment), ("book.yaml", load_book)):
+    for file, read in (("my.yaml", load_experiment), ("book.yaml", load_prompt_set)):
         path = tmp_path / file
         path.write_text(text, encoding="utf-8")
         assert said in refused(lambda read=read, path=path: read(path), str(path))

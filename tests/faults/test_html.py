@@ -20,7 +20,7 @@ from ctxft.report import loss_table, read_run, results_table, show_table, subjec
 from ctxft.report.attribution import family_table, prompt_table
 from ctxft.run.examine import evaluate_task, load_benchmarks
 from ctxft.run.prepare import prepare
-from ctxft.run.rows import books_of, read_passages, rows_of
+from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
 from ctxft.storage import write_jsonl
 from ctxft.training.order import passage_order
@@ -127,8 +127,8 @@ def explorers(config) -> list:
     rows, _ = rows_of(config, "cft", 0, passages, tokenizer)
     corpus = CorpusBrowser.of(config)
     corpus.words.value = "script"
-    prompts = PromptExplorer(config, passages, tokenizer, *books_of(config), seed=0)
-    own = PromptExplorer(config, passages, tokenizer, *books_of(config), seed=0)
+    prompts = PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config), seed=0)
+    own = PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config), seed=0)
     own.own.value = PROBE
     return [
         corpus, prompts, own,

@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from ctxft.models import load_model
-from ctxft.prompts import load_book
+from ctxft.prompts import load_prompt_set
 from ctxft.storage import PACKAGE_ROOT, InputError, read_json, read_yaml, write_json
 from ctxft.synthetic.config import load_config
 from ctxft.synthetic.study import finetune, finetune_folder, run_study
@@ -97,7 +97,7 @@ TAGGED = ["!!python/object/apply:os.mkdir [{ran}]", "x: !!python/name:os.system"
 def test_yaml_makes_no_objects(tmp_path, ran, text):
     path = tmp_path / "own.yaml"
     path.write_text(text.format(ran=ran))
-    for read in (read_yaml, load_book):
+    for read in (read_yaml, load_prompt_set):
         with pytest.raises(InputError, match=r"own\.yaml"):
             read(path)
     assert not ran.exists()

@@ -61,7 +61,7 @@ def reject_reason(
         tokenizer: of the model that is trained.
         max_tokens: tokens of the prompt and the separator behind it, at most.
         forbidden: returns what a text gives away, or None (see ``forbids``).
-        separator: what the book puts between prompt and passage.
+        separator: what the prompt set puts between prompt and passage.
 
     Returns:
         "empty", "broken characters" (control characters, halves of a surrogate pair), "too long", "copies the passage"

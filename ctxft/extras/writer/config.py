@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ctxft.extras.server import ServerConfig
 from ctxft.models import model_hash
-from ctxft.prompts import PromptBook
+from ctxft.prompts import PromptSet
 from ctxft.storage import InputError
 
 FAMILY_SEED = 0  # draws the family of a passage, the same for every seed of a run: a prompt is written once
@@ -102,8 +102,8 @@ class WriterConfig:
         return [who, self.instruction, self.room]
 
 
-def messages_for(config: WriterConfig, family: str, book: PromptBook, passage_text: str) -> list[dict[str, str]]:
+def messages_for(config: WriterConfig, family: str, prompt_set: PromptSet, passage_text: str) -> list[dict[str, str]]:
     """Return what the writer is asked for one passage; all in one turn, since not every chat template has a system's."""
-    idea = book.ideas.get(family, "")
+    idea = prompt_set.ideas.get(family, "")
     strategy = f"Strategy: {family}. {idea}".strip()
     return [{"role": "user", "content": f"{config.instruction}\n\n{strategy}\n\nText:\n{passage_text.strip()}"}]

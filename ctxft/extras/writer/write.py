@@ -19,7 +19,7 @@ from ctxft.extras.writer.ask import Job, Local, Remote, local_tokenizer, templat
 from ctxft.extras.writer.checks import clean, reject_reason
 from ctxft.extras.writer.config import FAMILY_SEED, WriterConfig, messages_for
 from ctxft.extras.writer.store import Store, key_of, store_path
-from ctxft.prompts import ContextualPrompt, PromptBook, count_tokens
+from ctxft.prompts import ContextualPrompt, PromptSet, count_tokens
 from ctxft.prompts.arms import WRITTEN_ID
 from ctxft.storage import FailedError, sha256
 
@@ -75,13 +75,13 @@ class WriterRecord:
 def write_prompts(
     passages: Sequence[Passage],
     config: WriterConfig,
-    book: PromptBook,
+    prompt_set: PromptSet,
     tokenizer: PreTrainedTokenizerBase,
     forbidden: Callable[[str], str | None],
     progress: Progress | None = None,
     sleep: Callable[[float], object] | None = None,
 ) -> WriterRecord:
-    """Let a model write a prompt for each passage, in the family that the book gives for it.
+    """Let a model write a prompt for each passage, in the family that the prompt set gives for it.
 
     Texts that were written before come from the store; each new one is on the disk before the next is waited for. Two
     processes with the same writer work one after the other.
@@ -89,7 +89,7 @@ def write_prompts(
     Args:
         passages: what the prompts are for.
         config: the writer.
-        book: gives each passage its family (drawn with seed 0) and the idea behind it.
+        prompt set: gives each passage its family (drawn with seed 0) and the idea behind it.
         tokenizer: of the model that is trained; measures the prompts.
         forbidden: what a text gives away, or None (see ``forbids``).
         progress: called with (passages that need nothing more, all passages).
@@ -101,10 +101,10 @@ def write_prompts(
 
     Example:
         >>> config = WriterConfig("my-model", server="http://localhost:8000/v1")  # doctest: +SKIP
-        >>> write_prompts(passages, config, book, tokenizer, forbids([medqa])).prompts["d1#0"].text  # doctest: +SKIP
+        >>> write_prompts(passages, config, prompt_set, tokenizer, forbids([medqa])).prompts["d1#0"].text  # doctest: +SKIP
         'Follow the blood through the heart chamber by chamber, and ask at each valve what would happen without it.'
     """
-    jobs = jobs_of(passages, config, book)
+    jobs = jobs_of(passages, config, prompt_set)
     with Store.open(store_path(config)) as store:
         todo = {job.key: job for job in jobs if job.key not in store.rows}
         purse = Purse(config, tokenizer, [store.rows[key] for key in {job.key for job in jobs} - set(todo)])
@@ -125,19 +125,19 @@ def write_prompts(
             record.reasons[passage.id] = f"failed: {failed[job.key]}"
         else:
             text, cut = clean(rows[job.key]["text"]), rows[job.key]["cut"]
-            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden, book.tail)
+            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden, prompt_set.suffix)
             record.judge(passage.id, job.family, text, "cut off" if cut else reason)
     record.cached = len(jobs) - record.written - record.failed
     return record
 
 
-def jobs_of(passages: Sequence[Passage], config: WriterConfig, book: PromptBook) -> list[Job]:
+def jobs_of(passages: Sequence[Passage], config: WriterConfig, prompt_set: PromptSet) -> list[Job]:
     """Return what the writer is asked for each passage, with the key of the text in the store."""
     jobs = []
     for passage in passages:
-        family = book.draw(FAMILY_SEED, passage.id).family
-        key = key_of(passage.text, family, book.ideas.get(family, ""))
-        jobs.append(Job(key, family, messages_for(config, family, book, passage.text)))
+        family = prompt_set.sample(FAMILY_SEED, passage.id).family
+        key = key_of(passage.text, family, prompt_set.ideas.get(family, ""))
+        jobs.append(Job(key, family, messages_for(config, family, prompt_set, passage.text)))
     return jobs
 
 
@@ -220,12 +220,12 @@ def _write(
 
 
 def estimate_cost(
-    passages: Sequence[Passage], config: WriterConfig, book: PromptBook, tokenizer: PreTrainedTokenizerBase
+    passages: Sequence[Passage], config: WriterConfig, prompt_set: PromptSet, tokenizer: PreTrainedTokenizerBase
 ) -> dict:
     """Tell what writing would take, before anything is sent.
 
     Args:
-        passages, config, book, tokenizer: as for ``write_prompts``.
+        passages, config, prompt set, tokenizer: as for ``write_prompts``.
 
     Returns:
         {"passages", "to write" (not in the store), "tokens in", "tokens out at most", "cost at most" (None where a price is
@@ -236,11 +236,11 @@ def estimate_cost(
         InputError: the model on this machine is not found or has no chat template, or a line of the store is broken.
 
     Example:
-        >>> estimate_cost(passages, config, book, tokenizer)["cost at most"]  # doctest: +SKIP
+        >>> estimate_cost(passages, config, prompt_set, tokenizer)["cost at most"]  # doctest: +SKIP
         0.42
     """
     rows = Store.read(store_path(config)).rows
-    todo = list({job.key: job for job in jobs_of(passages, config, book) if job.key not in rows}.values())
+    todo = list({job.key: job for job in jobs_of(passages, config, prompt_set) if job.key not in rows}.values())
     if config.server is None:
         writer = local_tokenizer(config)
         tokens = sum(map(len, encode_prompts(writer, [template(writer, job) for job in todo], chat=True)))
