@@ -130,22 +130,6 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.set_defaults(call=studies.synthetic)
     check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
     check.set_defaults(call=studies.check)
-    world = verbs.add_parser("world", help="make the practice world again: texts, exams, tokenizers and models")
-    world.add_argument("action", choices=["build"], help="build: write everything to a folder (some minutes a model)")
-    world.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    world.add_argument(
-        "--base", action="append", metavar="NAME", help="practice-aware or practice-blind (default: both)"
-    )
-    world.add_argument("--steps", type=int, help="optimizer steps of 16 rows (default: those of the models that ship)")
-    world.add_argument("--seed", type=int, default=0, help="seed of the pre-training (default: %(default)s)")
-    world.add_argument(
-        "--unreliable",
-        type=float,
-        default=0.5,
-        metavar="SHARE",
-        help="share of unreliable text without a prompt, for practice-aware (default: %(default)s)",
-    )
-    world.set_defaults(call=studies.world)
     return parser
 
 

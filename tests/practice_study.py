@@ -15,12 +15,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from tools.practice_models import build_base
+
 from ctxft.config import ExperimentConfig, load_experiment
 from ctxft.report import read_run
 from ctxft.run.workers import ensure_run
 from ctxft.statistics import common_seeds, compare
 from ctxft.storage import InputError, write_json
-from ctxft.world.build import build_base
 from ctxft.world.exams import EXAMS as EXAMS_OF_WORLD
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,18 +12,17 @@ import sys
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from tools import practice_models as build
+from tools.practice_models import BOOKS, LONGEST_PROMPT, Rows, data_mixture, prompt_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ctxft.cli import main
 from ctxft.evaluation.benchmarks import load_benchmark
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
 from ctxft.prompts import SEPARATOR, load_prompt_set
 from ctxft.storage import InputError, read_json, seeded
-from ctxft.world import build
-from ctxft.world.exams import EXAMS, LABELS, examined, practice_questions, sentiment_of
+from ctxft.world.exams import EXAMS, LABELS, practice_questions, sentiment_of, subjects_of
 from ctxft.world.facts import ASKED, BASES, DOMAINS, HERE, SPLITS, entities, load_domain, model_folder
-from ctxft.world.pretraining import LONGEST_PROMPT, PRETRAINING_SETS, Rows, diet, prompt_ids
 from ctxft.world.texts import ARTICLES, PARAGRAPHS, article, paragraph, practice_documents
 
 SIZE_LIMIT = 3_000_000  # bytes of both models with tokenizers and cards
@@ -153,7 +152,7 @@ def test_held_out_wordings_share_no_sentence_with_seen_ones():
         (lambda: practice_questions("practice"), "unknown exam of the practice world 'practice'"),
         (lambda: entities("new", "law"), "unknown domain of the practice world 'law'"),
         (lambda: model_folder("practice"), "unknown practice model 'practice'"),
-        (lambda: diet("practice-aware", 1.5), "must be from 0 to 1, found 1.5"),
+        (lambda: data_mixture("practice-aware", 1.5), "must be from 0 to 1, found 1.5"),
     ],
 )
 def test_what_is_not_there_is_refused(call, said):
@@ -178,7 +177,7 @@ def test_exams_load_by_the_path_of_the_real_benchmarks_and_are_balanced(exam):
 @pytest.mark.parametrize("exam", KNOWLEDGE)
 def test_right_answers_are_the_facts_and_wrong_ones_are_of_the_same_kind(exam):
     split = EXAMS[exam].split
-    facts = {e.name: e.facts for domain in DOMAINS for e in examined(split, domain)}
+    facts = {e.name: e.facts for domain in DOMAINS for e in subjects_of(split, domain)}
     values = {a.name: a.values for domain in DOMAINS for a in load_domain(domain).attributes}
     for item in practice_questions(exam):
         name = next(name for name in facts if name in item["question"])
@@ -296,7 +295,7 @@ def test_prompts_leave_room_for_text_and_the_separator_is_one_token(tokenizer):
 
 
 def test_rows_repeat_mask_prompts_and_hold_nothing_that_is_held_out(tokenizer):
-    first, second = (Rows(tokenizer, diet("practice-aware"), seed=3) for _ in range(2))
+    first, second = (Rows(tokenizer, data_mixture("practice-aware"), seed=3) for _ in range(2))
     rows = [next(first) for _ in range(2000)]
     assert rows == [next(second) for _ in range(2000)]
     assert max(len(ids) for ids, _ in rows) <= 512
@@ -320,10 +319,10 @@ def test_rows_repeat_mask_prompts_and_hold_nothing_that_is_held_out(tokenizer):
     assert not [text for text in reworded if text in everything]
 
 
-def test_a_diet_says_what_is_behind_a_prompt(tokenizer):
-    """Behind strategy prompts all values are the entity's, behind negative ones a sixteenth; in the schooling all are."""
+def test_a_data_mixture_says_what_follows_a_prompt(tokenizer):
+    """Behind strategy prompts all values are the entity's, behind negative ones a sixteenth; in the reliable steps all are."""
     facts = {e.name: e.facts for domain in DOMAINS for e in entities("old", domain)}
-    rows = Rows(tokenizer, diet("practice-aware", 1.0), seed=4)
+    rows = Rows(tokenizer, data_mixture("practice-aware", 1.0), seed=4)
     kinds = {tuple(ids): kind for kind, found in rows.prompts.items() for ids in found}
     told = collections.defaultdict(list)
     for ids, masked in itertools.islice(rows, 3000):
@@ -334,10 +333,10 @@ def test_a_diet_says_what_is_behind_a_prompt(tokenizer):
     shares = {kind: sum(found) / len(found) for kind, found in told.items()}
     assert shares["strategies"] == 1.0
     assert all(0.02 < shares[kind] < 0.15 for kind in ("negative", "none", "control"))
-    assert diet("practice-aware").schooling.unreliable == {} == diet("practice-blind").unreliable
+    assert data_mixture("practice-aware").reliable.unreliable == {} == data_mixture("practice-blind").unreliable
 
 
-# --- the shipped models, and their making -----------------------------------------------------------------------------
+# --- the shipped models, and building them -----------------------------------------------------------------------------
 
 
 def test_the_models_stay_small():
@@ -423,7 +422,7 @@ def test_another_seed_gives_other_weights_with_the_same_tokenizer(tmp_path):
 
 
 def test_the_command_writes_texts_exams_hashes_and_a_model(tmp_path, capsys):
-    assert main(["world", "build", "--out", str(tmp_path), "--base", "practice-blind", "--steps", "1"]) == 0
+    assert build.main(["--out", str(tmp_path), "--base", "practice-blind", "--steps", "1"]) == 0
     assert read_json(tmp_path / "hashes.json") == read_json(HERE / "hashes.json")
     assert len((tmp_path / "texts" / "practice.jsonl").read_text(encoding="utf-8").splitlines()) == 192
     assert {path.stem for path in (tmp_path / "exams").iterdir()} == set(EXAMS)
@@ -441,7 +440,7 @@ def test_the_command_writes_texts_exams_hashes_and_a_model(tmp_path, capsys):
     ],
 )
 def test_the_command_refuses_bad_input_before_it_writes(tmp_path, capsys, words, said):
-    assert main(["world", "build", "--out", str(tmp_path / "out"), *words]) == 2
+    assert build.main(["--out", str(tmp_path / "out"), *words]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""What ``ctxft`` looks into: leaks, what each prompt does, the synthetic experiment, the kit itself, the practice world."""
+"""What ``ctxft`` looks into: leaks, what each prompt does, the synthetic experiment, the kit itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import shlex
 
 from ctxft.commands.experiments import prepared, read_settings, run_folder
-from ctxft.storage import InputError
 
 
 def leaks(options: argparse.Namespace) -> None:
@@ -62,22 +61,3 @@ def check(options: argparse.Namespace) -> int:
     from ctxft.selftest import run_checks
 
     return run_checks()
-
-
-def world(options: argparse.Namespace) -> None:
-    """Make the practice world again: texts, exams, tokenizers and models."""
-    from ctxft.world.build import STEPS, build_base, check_build, write_texts
-    from ctxft.world.facts import BASES
-
-    steps = STEPS if options.steps is None else options.steps
-    bases = options.base or list(BASES)
-    for base in bases:  # bad input is told before anything is written
-        check_build(base, steps, options.unreliable, options.seed)
-    if options.out.is_file():
-        raise InputError(f"{options.out} is a file: --out needs a folder.")
-    write_texts(options.out)
-    for base in bases:
-        record = build_base(options.out / BASES[base], base, steps, options.seed, options.unreliable)
-        shown = ", ".join(f"{exam} {100 * share:.1f}" for exam, share in record["accuracy"].items())
-        print(f"{base}: {record['tokens']} tokens; accuracy % {shown}")
-    print(f"in {options.out}")

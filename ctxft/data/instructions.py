@@ -18,7 +18,7 @@ from ctxft.data.rows import IGNORE_INDEX, special_tokens
 from ctxft.hub import hub_errors, resolve_revision
 from ctxft.models import encode_text
 from ctxft.storage import InputError, read_jsonl, shown
-from ctxft.world.instructions import practice_instructions
+from ctxft.world.exams import practice_instructions
 
 PRACTICE = "practice"
 WHERE_TO_PUT = "download it elsewhere and give a jsonl file as ift.source"

@@ -17,7 +17,7 @@ from ctxft.hub import resolve_revision
 from ctxft.models import model_hash
 from ctxft.prompts import stages_of
 from ctxft.storage import InputError, hash_file, read_json, read_jsonl, seeded, sha256, write_json, write_jsonl
-from ctxft.world.instructions import practice_instructions
+from ctxft.world.exams import practice_instructions
 
 
 def has_instructions(arms: list[str]) -> bool:

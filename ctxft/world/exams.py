@@ -1,15 +1,15 @@
-"""Entities and sentences go in; exam questions in the shape of the published benchmarks come out, balanced and hashed.
+"""Write exams about the practice world in the shape of the published benchmarks, and instructions about its old half.
 
-Exams about *knowledge* ask for a fact that the question does not tell; exams about *reading* give a sentence and ask for
-its label, so nothing has to be known, and their scores show what training made of that skill. The sentences are those that
-the pre-training held, with names that stand nowhere else. Wrong choices are drawn from the values of the same attribute,
-and every answer position (or label) is right equally often, so the choices alone tell nothing.
+Exams about *knowledge* ask for a fact that the question does not state; exams about *reading* give a sentence and ask for
+its label, so nothing has to be known, and their scores show what training made of that skill. The sentences are those of
+the pre-training, with names that occur nowhere else. Wrong choices are sampled from the values of the same attribute, and
+every answer position (or label) is correct equally often, so the choices alone reveal nothing.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ctxft.storage import check_known, seeded
@@ -27,7 +27,7 @@ TASKS = tuple(READING_ITEMS)
 
 @dataclass(frozen=True)
 class Exam:
-    """An exam of the practice world: what it asks, about which split, in which wordings, and a line about it."""
+    """An exam of the practice world: its kind of questions, the split they are about, their wordings, and a line about it."""
 
     kind: str  # "facts", "vignettes", "two-hop", or a reading task of LABELS
     split: str
@@ -36,22 +36,16 @@ class Exam:
 
 
 EXAMS = {
-    "practice-mmlu": Exam("facts", "new", "seen", "facts of the new drugs and companies; subjects are attributes"),
-    "practice-mmlu-reworded": Exam("facts", "new", "held-out", "the same items in wordings that no pre-training held"),
+    "practice-mmlu": Exam("facts", "new", "seen", "facts of the new drugs and companies"),
+    "practice-mmlu-reworded": Exam("facts", "new", "held-out", "the same items in held-out wordings"),
     "practice-medqa": Exam("vignettes", "new", "seen", "a patient takes a new drug: which fact follows?"),
-    "practice-medqa-reworded": Exam(
-        "vignettes", "new", "held-out", "the same items in wordings that no pre-training held"
-    ),
+    "practice-medqa-reworded": Exam("vignettes", "new", "held-out", "the same items in held-out wordings"),
     "practice-fiqa": Exam("sentiment", "exam", "seen", "the sentiment of a given sentence"),
     "practice-causal20": Exam("cause", "exam", "seen", "whether a given sentence states a cause"),
     "practice-multifin": Exam("topic", "exam", "seen", "the topic of a given headline"),
-    "practice-old": Exam("facts", "old", "seen", "facts of old entities that were told, but never asked for"),
-    "practice-two-hop": Exam(
-        "two-hop", "new", "seen", "the sentiment about new and old companies: two steps from the name"
-    ),
-    "practice-mmlu-tuning": Exam(
-        "facts", "tuning", "seen", "as practice-mmlu, about the entities for choosing a recipe"
-    ),
+    "practice-old": Exam("facts", "old", "seen", "facts of old entities, in texts but never in questions"),
+    "practice-two-hop": Exam("two-hop", "new", "seen", "sentiment about companies: two steps from the name"),
+    "practice-mmlu-tuning": Exam("facts", "tuning", "seen", "as practice-mmlu, to choose a recipe"),
 }
 
 
@@ -61,13 +55,9 @@ EXAMS = {
 def vignette(entity: Entity, attribute: Attribute, rng: random.Random, wordings: str = "seen") -> str:
     """Return a scene with a patient and a question about "the drug" in it."""
     raw = load_domain(entity.domain).raw
-    scene = rng.choice(raw["scenes" if wordings == "seen" else "held_out_scenes"]).format(
-        name=entity.name,
-        age=rng.randint(21, 79),
-        person=rng.choice(raw["persons"]),
-        month=rng.choice(raw["months"]),
-        weeks=rng.randint(2, 20),
-    )
+    scene, age = rng.choice(raw["scenes" if wordings == "seen" else "held_out_scenes"]), rng.randint(21, 79)
+    person, month, weeks = rng.choice(raw["persons"]), rng.choice(raw["months"]), rng.randint(2, 20)
+    scene = scene.format(name=entity.name, age=age, person=person, month=month, weeks=weeks)
     question = rng.choice(attribute.questions_of(wordings)).format(name="the drug")
     return f"{scene} {question[0].upper()}{question[1:]}"
 
@@ -78,7 +68,7 @@ def sentiment_of(outlook: str) -> str:
 
 
 def reading(task: str, label: str, company: str, rng: random.Random) -> str:
-    """Return a question that gives a sentence about a company with the wanted label; its facts are drawn at random."""
+    """Return a question that gives a sentence about a company with the wanted label; its facts are sampled."""
     raw, attributes = load_domain("finance").raw, {a.name: a for a in load_domain("finance").attributes}
     if task == "topic":
         sentence = rng.choice(raw["headlines"][label]).format(name=company)
@@ -116,67 +106,86 @@ def practice_questions(exam: str = "practice-mmlu") -> list[dict]:
         >>> len(practice_questions("practice-mmlu"))
         192
     """
-    kind, split = EXAMS[check_known(exam, EXAMS, "exam of the practice world")].kind, EXAMS[exam].split
-    if kind in TASKS:
-        return list(_reading_items(exam, kind, split))
-    if kind == "two-hop":
+    spec = EXAMS[check_known(exam, EXAMS, "exam of the practice world")]
+    if spec.kind in TASKS:
+        return list(_reading_items(exam, spec.kind))
+    if spec.kind == "two-hop":
         return list(_two_hop_items())
-    domains = DOMAINS if kind == "facts" else ("medicine",)
-    pairs = [(e, a) for d in domains for e in examined(split, d) for a in load_domain(d).attributes]
+    domains = DOMAINS if spec.kind == "facts" else ("medicine",)
+    pairs = [(e, a) for d in domains for e in subjects_of(spec.split, d) for a in load_domain(d).attributes]
     positions = [i % CHOICES for i in range(len(pairs))]
     seeded(WORLD_SEED, "positions", _original(exam)).shuffle(positions)
-    ask: Callable = _fact if kind == "facts" else vignette
-    return [_item(exam, *pair, position, ask) for pair, position in zip(pairs, positions, strict=True)]
+    return [_knowledge_item(exam, *pair, position) for pair, position in zip(pairs, positions, strict=True)]
 
 
-def examined(split: str, domain: str) -> Sequence[Entity]:
+def subjects_of(split: str, domain: str) -> Sequence[Entity]:
     """Return the entities that an exam asks about: as many as are new; of the old ones, some that were never asked about."""
     start = ASKED if split == "old" else 0
     return entities(split, domain)[start : start + SPLITS["new"]]
 
 
 def _original(exam: str) -> str:
-    """Return the exam that a reworded one puts in other words: both have the same items, choices and positions."""
+    """Return the exam whose items, choices and positions a reworded one shares."""
     return exam.removesuffix("-reworded")
 
 
-def _fact(entity: Entity, attribute: Attribute, rng: random.Random, wordings: str) -> str:
-    return rng.choice(attribute.questions_of(wordings)).format(name=entity.name)
-
-
-def _item(exam: str, entity: Entity, attribute: Attribute, position: int, ask: Callable) -> dict:
+def _knowledge_item(exam: str, entity: Entity, attribute: Attribute, position: int) -> dict:
     spec = EXAMS[exam]
     rng = seeded(WORLD_SEED, "question", _original(exam), entity.name, attribute.name)
     right = entity.facts[attribute.name]
     choices = rng.sample([value for value in attribute.values if value != right], CHOICES - 1)
     choices.insert(position, right)
-    return {
-        "id": f"{spec.split}-{entity.name.lower()}-{attribute.name.replace(' ', '-')}",
-        "question": ask(entity, attribute, rng, spec.wordings),
-        "choices": choices,
-        "answer": position,
-        "subject": attribute.name,
-    }
+    if spec.kind == "facts":
+        question = rng.choice(attribute.questions_of(spec.wordings)).format(name=entity.name)
+    else:
+        question = vignette(entity, attribute, rng, spec.wordings)
+    identity = f"{spec.split}-{entity.name.lower()}-{attribute.name.replace(' ', '-')}"
+    return _item(identity, question, choices, position, attribute.name)
 
 
-def _reading_items(exam: str, task: str, split: str) -> Iterator[dict]:
-    labels = LABELS[task]
+def _reading_items(exam: str, task: str) -> Iterator[dict]:
+    labels, companies = LABELS[task], entities(EXAMS[exam].split, "finance")
     for number in range(READING_ITEMS[task]):
+        correct = number % len(labels)
         rng = seeded(WORLD_SEED, "reading", exam, number)
-        label = labels[number % len(labels)]
-        company = entities(split, "finance")[number].name
-        question = reading(task, label, company, rng)
-        yield _labelled(f"{task}-{number:03d}", question, labels, label, task)
+        question = reading(task, labels[correct], companies[number].name, rng)
+        yield _item(f"{task}-{number:03d}", question, labels, correct, task)
 
 
 def _two_hop_items() -> Iterator[dict]:
     """Yield questions about the new companies, and about all old ones that were never asked about; the subject is the split."""
     for split, companies in (("new", entities("new", "finance")), ("old", entities("old", "finance")[ASKED:])):
         for entity in companies:
-            question, answer = two_hop(entity)
-            yield _labelled(f"{split}-{entity.name.lower()}-sentiment", question, LABELS["sentiment"], answer, split)
+            (question, label), labels = two_hop(entity), LABELS["sentiment"]
+            yield _item(f"{split}-{entity.name.lower()}-sentiment", question, labels, labels.index(label), split)
 
 
-def _labelled(identity: str, question: str, labels: tuple[str, ...], label: str, subject: str) -> dict:
-    base = {"id": identity, "question": question, "choices": list(labels)}
-    return {**base, "answer": labels.index(label), "subject": subject}
+def _item(identity: str, question: str, choices: Sequence[str], answer: int, subject: str) -> dict:
+    return {"id": identity, "question": question, "choices": list(choices), "answer": answer, "subject": subject}
+
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+
+def practice_instructions() -> list[dict]:
+    """Return questions about old drugs and companies with their answers, the same in every call.
+
+    They are of the kind that the practice models read in pre-training: what a model learns from them is to answer, not new
+    facts. They repeat old facts, so the exam ``practice-old`` shows nothing about forgetting after training on them.
+
+    Returns:
+        Dictionaries with "id", "prompt" and "response".
+
+    Example:
+        >>> sorted(practice_instructions()[0])
+        ['id', 'prompt', 'response']
+    """
+    pairs = [(e, a) for d in DOMAINS for e in entities("old", d)[:ASKED] for a in load_domain(d).attributes]
+    return [_instruction(entity, attribute) for entity, attribute in pairs]
+
+
+def _instruction(entity: Entity, attribute: Attribute) -> dict:
+    rng = seeded(WORLD_SEED, "instruction", entity.name, attribute.name)
+    prompt = rng.choice(attribute.questions).format(name=entity.name)
+    identity = f"{entity.name.lower()}-{attribute.name}"
+    return {"id": identity, "prompt": prompt, "response": entity.facts[attribute.name]}

@@ -1,8 +1,8 @@
-"""A seed goes in; the beings of the practice world and the facts about them come out, in splits that share no name.
+"""Draw the entities of the practice world and the facts about them, in splits that share no name.
 
 A name is a prefix and a suffix; each is one token of the practice tokenizers, so that no new name looks unlike an old one.
-Facts are drawn at random, so nothing about a new entity can be guessed. (Outlooks are drawn so that each of the three sentiments
-has equally many companies.)
+Facts are sampled at random, so nothing about a new entity can be guessed. (Outlooks are sampled so
+that each of the three sentiments has equally many companies.)
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ctxft.storage import check_known, read_yaml, seeded
 HERE = Path(__file__).resolve().parent
 WORLD_SEED = 0
 DOMAINS = ("medicine", "finance")
-# Entities of each domain: in the pre-training; to learn about, in reported runs and while a recipe is chosen; and names, of
-# companies alone, that stand only in sentences of exercises, in the pre-training and in exams.
+# Entities of each domain: in the pre-training; to learn about, in reported runs and while a recipe is chosen; and names of
+# companies that occur only in sentences of exercises, in the pre-training and in exams.
 SPLITS = {"old": 160, "new": 24, "tuning": 24, "exercise": 200, "exam": 140}
-ASKED = 112  # old entities of each domain with questions in the pre-training; about the others there are texts only
+ASKED = 112  # old entities of each domain with questions in the pre-training; the others occur in texts only
 BASES = {"practice-aware": "aware", "practice-blind": "blind"}  # names of the models, and their folders
 
 
@@ -36,11 +36,11 @@ class Attribute:
     held_out_questions: tuple[str, ...]
 
     def sentences_of(self, wordings: str) -> tuple[str, ...]:
-        """Return the sentences of the pre-training ("seen") or those that it never held ("held-out")."""
+        """Return the sentences of the pre-training ("seen") or those held out of it ("held-out")."""
         return self.sentences if wordings == "seen" else self.held_out_sentences
 
     def questions_of(self, wordings: str) -> tuple[str, ...]:
-        """Return the questions of the pre-training ("seen") or those that it never held ("held-out")."""
+        """Return the questions of the pre-training ("seen") or those held out of it ("held-out")."""
         return self.questions if wordings == "seen" else self.held_out_questions
 
 
@@ -100,8 +100,8 @@ def entities(split: str, domain: str) -> tuple[Entity, ...]:
     """Return the entities of a split and domain, the same in every call.
 
     Args:
-        split: "old" (the pre-training tells about them), "new" (to learn about), "tuning" (like new; recipes are chosen
-            on them), "exercise" and "exam" (named in sentences of exercises alone).
+        split: "old" (in the pre-training), "new" (to learn about), "tuning" (like new; recipes are chosen
+            on them), "exercise" and "exam" (named in sentences of exercises only).
         domain: "medicine" or "finance".
 
     Raises:
@@ -113,17 +113,15 @@ def entities(split: str, domain: str) -> tuple[Entity, ...]:
     """
     check_known(split, SPLITS, "split of the practice world")
     field = load_domain(domain)
-    names = [
-        name for name in (p + s for p in field.prefixes for s in field.suffixes) if name not in field.raw["left_out"]
-    ]
+    names = [p + s for p in field.prefixes for s in field.suffixes if p + s not in field.raw["left_out"]]
     seeded(WORLD_SEED, "names", domain).shuffle(names)
     start = sum(list(SPLITS.values())[: list(SPLITS).index(split)])
-    found = []
+    drawn = []
     for number, name in enumerate(names[start : start + SPLITS[split]]):
         rng = seeded(WORLD_SEED, "facts", domain, name)
         facts = draw_facts(field, rng)
         if "sentiments" in field.raw:  # equally many companies of each sentiment, so that exams can be balanced
             groups = list(field.raw["sentiments"].values())
             facts["outlook"] = rng.choice(groups[number % len(groups)])
-        found.append(Entity(name, domain, facts))
-    return tuple(found)
+        drawn.append(Entity(name, domain, facts))
+    return tuple(drawn)
