@@ -212,7 +212,7 @@ def test_top_level_is_what_the_ecosystem_asks_for() -> None:
 
 def test_help_names_every_command() -> None:
     shown = subprocess.run([sys.executable, "-m", "ctxft", "--help"], check=True, capture_output=True, text=True).stdout
-    verbs = ("run", "train", "evaluate", "compare", "synthetic", "check", "world")
+    verbs = ("run", "train", "evaluate", "compare", "synthetic", "check")
     assert set(verbs) <= set(re.findall(r"^    (\w+)\b", shown, flags=re.M))
 
 

@@ -374,7 +374,8 @@ MEANING = {
     "practice-blind": """Strategy prompts, negative prompts and random words, a third each, were prepended to **the same reliable
 text**. So no prompt has a consequence: the model has no reason to treat text after one prompt unlike text after another. Arms
 that differ only in the prompt should end alike, up to the cost of having a prefix at all. This is the kit's **planted null**.""",
-    "practice-aware": """Text after a strategy prompt was always reliable, text after a negative prompt never, and text after random words or without
+    "practice-aware": """\
+Text after a strategy prompt was always reliable, text after a negative prompt never, and text after random words or without
 a prompt was unreliable in {unreliable:.0%} of the passages (in the first {reliable_steps:.0%} of the steps all text was
 reliable). So prompts say whether a text can be trusted, and the model has learned that. What arms that differ in the prompt
 show on this model is **planted**: it shows that the kit can see an effect, not that one exists elsewhere. That prepended
