@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from tools import practice_models as build
-from tools.practice_models import BOOKS, LONGEST_PROMPT, Rows, data_mixture, prompt_ids
+from tools.practice_models import LONGEST_PROMPT, PRETRAINING_SETS, Rows, data_mixture, prompt_ids
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ctxft.evaluation.benchmarks import load_benchmark

@@ -54,7 +54,12 @@ IGNORE_INDEX = -100
 
 
 JOINT = "\x1f"  # separates a name's prefix and suffix while the tokenizer is trained, so that no name becomes one token
-PRETRAINING_SETS = ("strategies", "negative", "strategies-reworded", "negative-reworded")  # the tokenizer has met all of them
+PRETRAINING_SETS = (
+    "strategies",
+    "negative",
+    "strategies-reworded",
+    "negative-reworded",
+)  # the tokenizer has met all of them
 CONTROL_PROMPTS, LONGEST_PROMPT = 500, 32  # random-word prompts; tokens of a prompt with its separator, at most
 PROMPTED, QUESTIONS = 0.5, 0.35  # fraction of passages with a prompt; of rows that are questions
 TWO_PARAGRAPHS, ENDS = 0.25, 0.3  # fraction of passages with two paragraphs; at the end of their article
@@ -201,10 +206,14 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, list[
     def encode(texts: Iterable[str]) -> list[list[int]]:
         return tokenizer([text + SEPARATOR for text in texts], add_special_tokens=False)["input_ids"]
 
-    kinds = {name: encode(prompt.text for prompt in load_prompt_set(name).prompts) for name in ("strategies", "negative")}
+    kinds = {
+        name: encode(prompt.text for prompt in load_prompt_set(name).prompts) for name in ("strategies", "negative")
+    }
     lengths = [len(ids) for kind in kinds.values() for ids in kind]
     if max(lengths) > LONGEST_PROMPT:
-        raise InputError(f"a prompt of the prompt sets takes {max(lengths)} tokens, more than {LONGEST_PROMPT}: shorten it.")
+        raise InputError(
+            f"a prompt of the prompt sets takes {max(lengths)} tokens, more than {LONGEST_PROMPT}: shorten it."
+        )
     numbers = range(CONTROL_PROMPTS)
     control = [control_prompt(tokenizer, lengths[i % len(lengths)], seed, f"row-{i}").text for i in numbers]
     return {**kinds, "control": encode(control)}
