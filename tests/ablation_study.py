@@ -3,7 +3,7 @@
     python tests/ablation_study.py               in a run below the run root; what is there already is not computed again
     python tests/ablation_study.py --only-write  only write notebooks/results/ablations.json from that run
 
-Takes some 19 minutes of CPU time for 81 trainings and their examination; notebook 07 draws the file.
+Takes some 19 minutes of CPU time for 81 trainings and their examination; notebook 08 draws the file.
 """
 
 from __future__ import annotations

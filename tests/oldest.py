@@ -49,7 +49,7 @@ def main() -> int:
         tests = [python, "-m", "pytest", "-q", "-o", "addopts=", *files]
         done = subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode
         environment |= {"CTXFT_RUNS": str(Path(place) / "runs"), "TQDM_DISABLE": "1"}
-        run = [python, "-m", "ctxft", "run", "--notebook", "00_quickstart", "--notebook", "03_domain_text"]
+        run = [python, "-m", "ctxft", "run", "--notebook", "00_quickstart", "--notebook", "02_domain_text"]
         run += [
             "--set",
             "train.steps=3",

@@ -1,9 +1,9 @@
-"""Run the notebooks at their defaults and write their outputs, the README's figure and its results back into the repository.
+"""Run the notebooks at their defaults and write their outputs, figures and results back into the repository.
 
-    python tests/refresh.py            run everything in a fresh run root, the solutions as well, then write
-    python tests/refresh.py --readme   only write the README's figure and numbers again, from the files in notebooks/results
+    python tests/refresh.py          run everything in a fresh run root, the solutions as well, then write
+    python tests/refresh.py --docs   only fill in README.md and docs/ again, from the files in notebooks/results
 
-Use it after a change that alters what notebooks print. The figures in the README come from here, never from typing.
+Use it after a change that alters what notebooks print. The numbers of README.md and docs/ come from here, never from typing.
 """
 
 from __future__ import annotations
@@ -39,21 +39,22 @@ PANELS = {  # of the study, in the README
 FIGURE = ROOT / "notebooks" / "figures" / "results.png"
 COURSE = ROOT / "notebooks" / "results" / "course.json"
 LEARNED = {
-    "00_quickstart": "the whole story in a minute: prompt, train, test, compare",
-    "01_contextual_prompts": "prompt books, the draw, what each control takes away, prompts of your own, prompts that a model writes",
-    "02_why_context_helps": "the paper's synthetic experiment, with the control that tells learning from copying",
-    "03_domain_text": "documents, passages, masks, and a ledger of every token",
-    "04_fine_tuning": "matched arms and seeds, packing, a true effect and a true null, when to stop, LoRA, instructions as a second stage",
-    "05_medical_benchmarks": "how an exam is scored, a paired test by hand, many comparisons, forgetting, other wordings; a question browser",
-    "06_financial_benchmarks": "labels, macro and weighted F1, confusion, calibration, leak check",
-    "07_ablations": "which prompts matter: family by family, controls, loss and gradient; the sweep over all families and seeds",
-    "08_report": "everything in one table; the paper's claims: shown, not shown, not tested",
-    "09_your_own_domain": "your texts and questions as files, the cost, the leak check, the comparison",
+    "00_quickstart": "the whole story in a minute: prompt, train, evaluate, compare",
+    "01_contextual_prompts": "prompt sets, how prompts are sampled, what each control takes away, custom prompts, prompts that a model writes",
+    "02_domain_text": "documents, passages, masks, and a ledger of every token",
+    "03_fine_tuning": "matched arms and seeds, packing, a true effect and a true null, when to stop, LoRA, instructions as a second stage",
+    "06_medical_benchmarks": "how a benchmark is scored, a paired test by hand, many comparisons, forgetting, other wordings; a question browser",
+    "07_financial_benchmarks": "labels, macro and weighted F1, confusion, calibration, leak check",
+    "08_ablations": "which prompts matter: family by family, controls, loss and gradient; the sweep over all families and seeds",
+    "09_why_context_helps": "the paper's synthetic experiment, with the control that tells learning from copying",
+    "12_your_own_domain": "your texts and questions as files, the cost, the leak check, the comparison",
+    "13_report": "everything in one table; the paper's claims: shown, not shown, not tested",
 }
-AFTER_04 = ("05_medical_benchmarks", "06_financial_benchmarks", "08_report")  # they show arms that 04 has trained
-COURSE_START, COURSE_END = "<!-- course: filled in by tests/refresh.py -->", "<!-- end of course -->"
-START, END = "<!-- results: filled in by tests/refresh.py -->", "<!-- end of results -->"
-CAPTION, CAPTION_END = "<!-- caption: filled in by tests/refresh.py -->", "<!-- end of caption -->"
+AFTER_TRAINING = (
+    "06_medical_benchmarks",
+    "07_financial_benchmarks",
+    "13_report",
+)  # they show arms that 03_fine_tuning has trained
 
 
 def run_notebooks(runs: str) -> Path:
@@ -88,7 +89,7 @@ def time_line(path: Path) -> str:
     course = read_json(COURSE)
     halves = max(1, math.ceil(course["seconds"][path.stem] / 30))
     runs = {1: "half a minute", 2: "a minute"}.get(halves, f"{halves / 2:g} minutes")
-    after = " after notebook 04" if path.stem in AFTER_04 else ""
+    after = " after notebook 03" if path.stem in AFTER_TRAINING else ""
     return f"*Time: {runs} on {course['cpus']} CPU cores{after}, no network. Reading: {reading_minutes(path)} minutes.*"
 
 
@@ -126,9 +127,7 @@ def course_block() -> str:
         "levels that check themselves; [their solutions](notebooks/solutions) are notebooks too, and a [glossary](notebooks/glossary.md) "
         "explains the words."
     )
-    return "\n".join(
-        [COURSE_START, *markdown(["notebook", "you learn", "runs", "reading"], rows), "", said, COURSE_END]
-    )
+    return "\n".join([*markdown(["notebook", "you learn", "runs", "reading"], rows), "", said])
 
 
 def write_results(folder: Path) -> None:
@@ -194,13 +193,13 @@ def caption_block() -> str:
         for arm, row in planted.items()
     )
     said = (
-        f"*Made by the kit on its practice world, {null[0]['seeds']} seeds, points of accuracy minus plain training (`cpt`) "
-        f"with 95 % intervals. To the first model prompts mean nothing: {blind}, and all intervals lie within {widest:.1f} "
-        "points. The second had learned that prompts tell whether a text can be trusted. The effect is planted, and the kit "
-        f"sees it, on texts of which half are wrong: {effects}. `control` reads meaningless words: what it loses was not "
-        "planted. At another length of training the ranking is another (see Results).*"
+        f"*Made by the kit on its practice world, {null[0]['seeds']} seeds, percentage points of accuracy minus plain training "
+        f"(`cpt`) with 95 % intervals. To the first model prompts mean nothing: {blind}, and all intervals lie within "
+        f"{widest:.1f} pp. The second had learned that prompts indicate whether a text can be trusted. The effect is planted, and "
+        f"the kit sees it, on texts of which half are wrong: {effects}. `control` reads random words: what it loses was not "
+        "planted. At another length of training the ranking is another (see docs/results.md).*"
     )
-    return "\n".join([CAPTION, said, CAPTION_END])
+    return said
 
 
 def results_block() -> str:
@@ -215,13 +214,13 @@ def results_block() -> str:
     how = (
         f"Obtained by `{found['command']}` (profile mini: practice-aware on texts of which half are wrong; seeds "
         f"{', '.join(map(str, found['seeds']))}; one CPU thread a process; {versions}). `practice-mmlu` asks about the texts "
-        "that were trained on, `practice-old` about what the base model knew before (forgetting). `minus cpt` is in points of "
-        "accuracy, paired by question and seed; its interval and p cover other questions and other seeds; Holm p is corrected "
+        "that were trained on, `practice-old` about what the base model knew before (forgetting). `minus cpt` is in percentage "
+        "points, paired by question and seed; its interval and p cover other questions and other seeds; Holm p is corrected "
         "for the number of benchmarks of the run."
     )
     held_out = (
-        "Loss on documents that no arm was trained on, in nats a token, without a prompt and behind strategy prompts; half of "
-        "these texts are random, too. *Ends %*: beginnings of such documents that the model writes to an end."
+        "Loss on documents that no arm was trained on, in nats a token, without a prompt and after strategy prompts; half of "
+        "these texts are random, too. *Ends %*: beginnings of such documents that the model continues to an end."
     )
     about = (
         f"Obtained by `{study['command']}` ({tested}), on `practice-mmlu`. Recipe and models were chosen on other seeds, drugs "
@@ -234,28 +233,51 @@ def results_block() -> str:
     columns, *table = ([row[place] for place in kept] for row in (found["table"]["columns"], *table))
     first = markdown(columns, table)
     losses = markdown(found["losses"]["columns"], found["losses"]["rows"])
-    return "\n".join([START, "", *first, "", how, "", *losses, "", held_out, "", *study_table(), "", about, "", END])
+    return "\n".join([*first, "", how, "", *losses, "", held_out, "", *study_table(), "", about])
 
 
-def write_readme() -> None:
-    """Put the results section into the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for start, block, end in (
-        (START, results_block(), END),
-        (CAPTION, caption_block(), CAPTION_END),
-        (COURSE_START, course_block(), COURSE_END),
-        (speed.START, speed.speed_block(), speed.END),
-    ):
-        before, rest = text.split(start)
-        text = before + block + rest.split(end)[1]
-    readme.write_text(text, encoding="utf-8")
+def one_result_block() -> str:
+    """Return the README's table: one benchmark of the default run, one row an arm."""
+    from ctxft.storage import read_json
+
+    found = read_json(RESULTS)
+    wanted = ("arm", "seeds", "accuracy %", "95 % interval", "minus cpt", "its 95 % interval", "Holm p")
+    places = [found["table"]["columns"].index(name) for name in wanted]
+    rows = [[row[place] for place in places] for row in found["table"]["rows"] if row[0] == EXAMS[0]]
+    how = (
+        f"Obtained by `{found['command']}` on `{EXAMS[0]}`, questions about the texts that the arms read, half of which are wrong "
+        f"(seeds {', '.join(map(str, found['seeds']))}, on a CPU). `minus cpt` is in percentage points, paired by question and seed."
+    )
+    return "\n".join([*markdown(list(wanted), rows), "", how])
+
+
+BLOCKS = {  # (file, name of the block) -> what fills it
+    ("README.md", "caption"): caption_block,
+    ("README.md", "course"): course_block,
+    ("README.md", "one result"): one_result_block,
+    ("docs/results.md", "results"): results_block,
+    ("docs/speed.md", "speed"): speed.speed_block,
+}
+
+
+def marked(name: str, content: str) -> str:
+    """Return a block with the two comments that mark it in its file."""
+    return f"<!-- {name}: filled in by tests/refresh.py -->\n{content}\n<!-- end of {name} -->"
+
+
+def write_docs() -> None:
+    """Fill in every block of README.md and docs/."""
+    for (file, name), block in BLOCKS.items():
+        path = ROOT / file
+        start, end = marked(name, "").splitlines()[0], f"<!-- end of {name} -->"
+        before, rest = path.read_text(encoding="utf-8").split(start)
+        path.write_text(before + marked(name, block()) + rest.split(end)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if "--readme" not in sys.argv[1:]:
+    if "--docs" not in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as runs:
             write_results(run_notebooks(runs))
     write_figure()
     write_times()
-    write_readme()
+    write_docs()

@@ -1,10 +1,9 @@
-"""What the scripts in tests/benchmarks recorded goes in; the README's section on speed comes out."""
+"""The tables of docs/speed.md, from what the scripts in tests/benchmarks recorded."""
 
 from __future__ import annotations
 
 from tests.benchmarks.record import SPEED
 
-START, END = "<!-- speed: filled in by tests/refresh.py -->", "<!-- end of speed -->"
 TRAINING = {
     "ours": "ctxft, default path",
     "padded": "transformers' Trainer, batches of 8, padded",
@@ -37,7 +36,7 @@ def training_lines(found: dict) -> list[str]:
     tried = f"torch {versions['torch']}, transformers {versions['transformers']}, TRL {versions['trl']}"
     said = (
         f"Medians and extremes of {training['rounds']} interleaved rounds, one thread of a shared CPU, each run a process of its own; "
-        f"a random Llama (hidden size 256, 6 layers, 8,192 tokens), {training['documents']} documents of 20 to 600 tokens behind a "
+        f"a random Llama (hidden size 256, 6 layers, 8,192 tokens), {training['documents']} documents of 20 to 600 tokens after a "
         f"masked prompt of 30; {tried}. All four give the loss and gradient of the documents one at a time, which the script checks. "
         f"Of the tokens in random padded batches {training['real_tokens'][0]} % are real, in grouped ones "
         f"{training['real_tokens'][1]} % (with more documents the Trainer groups better: then the two are closer). Two settings suit "
@@ -86,4 +85,4 @@ def speed_block() -> str:
     from ctxft.storage import read_json
 
     found = read_json(SPEED)
-    return "\n".join([START, *training_lines(found), "", *evaluation_lines(found), END])
+    return "\n".join([*training_lines(found), "", *evaluation_lines(found)])

@@ -296,13 +296,13 @@ def test_training_is_stopped_at_the_button_while_a_cell_waits(lab, own, tmp_path
 
 WORKED = {  # notebook -> (what its cell says, keys pressed there, what the view says then), for each widget of it
     "01_contextual_prompts": [("explorer = PromptExplorer(", ["arm", *pick(1)], "neg, passage ")],
-    "03_domain_text": [
+    "02_domain_text": [
         ("CorpusBrowser.of(", ["document", "ArrowUp", "Enter"], "2 of 12 documents"),
         ("RowViewer(rows", ["layout", *pick(2)], "padding: "),
     ],
-    "04_fine_tuning": [("monitor = TrainingMonitor(", [], "Not running: 5 of 5 trained.")],
-    "05_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],
-    "08_report": [("ResultsExplorer(run)", ["minus", *pick(1)], "minus base")],
+    "03_fine_tuning": [("monitor = TrainingMonitor(", [], "Not running: 5 of 5 trained.")],
+    "06_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],
+    "13_report": [("ResultsExplorer(run)", ["minus", *pick(1)], "minus base")],
 }
 SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 

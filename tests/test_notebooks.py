@@ -154,7 +154,7 @@ def test_the_index_leads_to_every_page_and_log(small_run: Path) -> None:
         title = read(path).cells[0].source.splitlines()[0].removeprefix("# ")
         assert html.escape(title) in page
     assert "report.html" in links and page.count("<img ") == page.count('" alt="') > 10
-    log = (small_run / "notebooks" / "03_domain_text.log").read_text(encoding="utf-8")
+    log = (small_run / "notebooks" / "02_domain_text.log").read_text(encoding="utf-8")
     assert re.search(r"^\d\d:\d\d:\d\d cell 2, \d+\.\d s\n  python 3", log, flags=re.M)
 
 
@@ -193,8 +193,8 @@ def test_parameters_of_a_profile_reach_the_notebooks_and_leave_the_experiment_as
     text = "name: own\ncorpus: {source: practice, limit: 6}\nnotebooks: {document_number: 2}\n"
     path.write_text(text)
     assert load_experiment(path) == load_experiment_of(tmp_path, text.splitlines()[:2])
-    assert main(["run", "--profile", str(path), "--notebook", "03_domain_text"]) == 0
-    executed = read(tmp_path / "own" / "notebooks" / "03_domain_text.ipynb")
+    assert main(["run", "--profile", str(path), "--notebook", "02_domain_text"]) == 0
+    executed = read(tmp_path / "own" / "notebooks" / "02_domain_text.ipynb")
     assert "document_number = 2" in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
     path.write_text(text.replace("document_number", "document_numbr"))
     assert main(["run", "--profile", str(path)]) == 2
@@ -232,7 +232,7 @@ def test_a_second_run_of_the_same_notebooks_is_told_who_is_at_it(tmp_path, monke
     monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
     lock = tmp_path / "mini" / "notebooks" / ".run.lock"
     with only_process(lock, "tests"):
-        assert main(["run", "--notebook", "03_domain_text"]) == 2
+        assert main(["run", "--notebook", "02_domain_text"]) == 2
     told = capsys.readouterr().err
     assert f"another process runs the notebooks of {tmp_path / 'mini'} (process {os.getpid()} on " in told
 
@@ -302,8 +302,8 @@ def test_unknown_parameter_and_notebook_are_refused(tmp_path: Path, monkeypatch:
         InputError, match=r"no notebook takes the parameter 'question_numbr' \(did you mean 'question_number'\?\)"
     ):
         run_notebooks(parameters={"question_numbr": 1})
-    with pytest.raises(InputError, match=r"unknown notebook '04_fine_tunin' \(did you mean '04_fine_tuning'\?\)"):
-        run_notebooks(notebooks=["04_fine_tunin"])
+    with pytest.raises(InputError, match=r"unknown notebook '03_fine_tunin' \(did you mean '03_fine_tuning'\?\)"):
+        run_notebooks(notebooks=["03_fine_tunin"])
     with pytest.raises(InputError, match="use --profile, --name or --set"):
         run_notebooks(parameters={"run_name": "x"})
     assert not list(tmp_path.iterdir())
@@ -320,7 +320,7 @@ def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
 
 def test_one_notebook_alone_ends_well_without_a_table(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
-    assert main(["run", "--name", "alone", "--notebook", "03_domain_text", "--set", "corpus.limit=6"]) == 0
+    assert main(["run", "--name", "alone", "--notebook", "02_domain_text", "--set", "corpus.limit=6"]) == 0
     assert "no arm was examined by these notebooks" in capsys.readouterr().out
 
 

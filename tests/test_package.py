@@ -19,13 +19,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-import ctxft
 from ctxft.cli import main
 from ctxft.config import load_experiment
 from ctxft.course import list_notebooks
 from tests import refresh, speed
-from tests.refresh import caption_block, course_block, results_block, time_line
-from tests.speed import speed_block
+from tests.refresh import BLOCKS, marked, time_line
 
 ROOT = Path(__file__).resolve().parents[1]
 KIT = ["jupyterlab", "torch", "transformers", "datasets", "peft", "ipywidgets", "matplotlib", "papermill", "nbval"]
@@ -105,20 +103,22 @@ def moved(value: object) -> object:
     return value + 7 if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-@pytest.mark.parametrize(
-    "block", [results_block, caption_block, course_block, speed_block], ids=lambda one: one.__name__
-)
-def test_numbers_of_the_readme_follow_the_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block) -> None:
+MEASURED = {name: block for (_, name), block in BLOCKS.items() if name not in ("configuration", "commands")}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_numbers_of_the_docs_follow_the_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name) -> None:
+    block = MEASURED[name]
     before = block()
-    for module, name in ((refresh, "RESULTS"), (refresh, "STUDY"), (refresh, "COURSE"), (speed, "SPEED")):
-        path = getattr(module, name)
+    for module, results in ((refresh, "RESULTS"), (refresh, "STUDY"), (refresh, "COURSE"), (speed, "SPEED")):
+        path = getattr(module, results)
         (tmp_path / path.name).write_text(
             json.dumps(moved(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8"
         )
-        monkeypatch.setattr(module, name, tmp_path / path.name)
+        monkeypatch.setattr(module, results, tmp_path / path.name)
     kept, now = (re.findall(r"\d+\.\d+(?: \[|%|\b)", text) for text in (before, block()))
     assert block() != before
-    if block is not course_block:
+    if name != "course":
         same = sum(a == b for a, b in zip(kept, now, strict=False))
         assert same < len(kept) / 4, f"{same} of {len(kept)} numbers did not follow"
 
@@ -126,7 +126,7 @@ def test_numbers_of_the_readme_follow_the_result_files(tmp_path: Path, monkeypat
 def test_stated_times_are_those_that_were_measured() -> None:
     for path in list_notebooks():
         opening = nbformat.read(path, as_version=4).cells[0].source
-        assert opening.endswith(time_line(path)), f"{path.name}: run `python tests/refresh.py --readme`"
+        assert opening.endswith(time_line(path)), f"{path.name}: run `python tests/refresh.py --docs`"
 
 
 def test_readme_has_the_two_commands_and_ci_runs_them() -> None:
@@ -170,23 +170,22 @@ def test_readme_lists_the_notebooks() -> None:
     ]
 
 
-def test_readme_tree_is_the_tree() -> None:
-    listed = set(re.findall(r"^  (\w+(?:\.py|/)) ", README, flags=re.M))
-    folder = Path(ctxft.__file__).parent
-    modules = {p.name for p in folder.glob("*.py") if not p.name.startswith("__")}
-    packages = {f"{p.parent.name}/" for p in folder.glob("*/__init__.py")}
-    named_beside = {name for name in modules if name in README}
-    assert listed | named_beside >= modules | packages
-    assert listed <= modules | packages
+@pytest.mark.parametrize(("file", "name"), BLOCKS)
+def test_docs_are_filled_in(file: str, name: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert marked(name, BLOCKS[file, name]()) in text, f"run `python tests/refresh.py --docs`: {name} has changed"
 
 
-def test_readme_results_are_the_committed_ones() -> None:
-    for block in (results_block, caption_block, course_block, speed_block):
-        assert block() in README, f"run `python tests/refresh.py --readme`: {block.__name__} has changed"
+def test_readme_is_a_screen_and_a_half_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 150
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_readme_experiment_is_a_valid_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", README, flags=re.M | re.S)
+def test_experiment_of_the_guide_is_a_valid_one(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    text = re.findall(r"^```yaml\n(.*?)^```$", guide, flags=re.M | re.S)[0]
     (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
     config = load_experiment(tmp_path / "my.yaml")
     assert config.name == "mine" and config.train.method == "lora"

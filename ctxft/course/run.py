@@ -89,7 +89,7 @@ def run_notebooks(
     Args:
         profile: an experiment profile of the kit, or the path of a YAML file.
         name: of the run folder; None takes the profile's.
-        notebooks: names such as "04_fine_tuning"; None or empty runs all.
+        notebooks: names such as "03_fine_tuning"; None or empty runs all.
         parameters: values for notebook parameters; each goes to the notebooks that declare it, and goes before what the
             profile says under ``notebooks``.
         overrides: dotted config keys and values that replace the profile's, in every notebook.

@@ -22,7 +22,7 @@ GUARD = Path(__file__).with_name("guard")
 WHOLE = bool(os.environ.get("CTXFT_OFFLINE"))
 SMALL = ["--set", "train.steps=3", "--set", "corpus.limit=12", "--set", "evaluation.limit=8", "--set", "seeds=[4]"]
 SMALL += ["--set", "arms=[base,cpt,cft]"]
-SOME = ["00_quickstart", "03_domain_text", "08_report"]
+SOME = ["00_quickstart", "02_domain_text", "13_report"]
 PLANTED = {
     "HF_TOKEN": "hf_plantedPlantedPlanted",
     "OPENAI_API_KEY": "sk-planted-planted",

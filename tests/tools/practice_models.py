@@ -389,7 +389,7 @@ a prompt was unreliable in {unreliable:.0%} of the passages (in the first {relia
 reliable). So prompts say whether a text can be trusted, and the model has learned that. What arms that differ in the prompt
 show on this model is **planted**: it shows that the kit can see an effect, not that one exists elsewhere. That prepended
 random words cost something (arm control) was not planted, and its cause is not known. How CFT compares with CPT may depend
-on the fraction of unreliable unprompted text; notebook 04 shows another model, for which it was 0.""",
+on the fraction of unreliable unprompted text; notebook 03 shows another model, for which it was 0.""",
 }
 
 
@@ -456,7 +456,7 @@ Accuracy in per cent; choices are scored by log-likelihood after `Question: ...\
 |---|---|---|---|
 {scores}
 
-What fine-tuning makes of it, arm by arm and with intervals, is in the kit's README and in notebook 04.
+What fine-tuning makes of it, arm by arm and with intervals, is in the kit's README and in notebook 03.
 
 ## Limits
 
