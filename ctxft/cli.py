@@ -14,10 +14,9 @@ from pathlib import Path
 
 from ctxft import __version__
 from ctxft.commands import experiments, hosted, prompts, studies
-from ctxft.failures import explain
 from ctxft.prompts.sets import PROMPT_SETS
-from ctxft.run.processes import end_with_parent
-from ctxft.storage import FailedError, InputError
+from ctxft.run.processes import die_with_parent
+from ctxft.storage import FailedError, InputError, explain
 from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
 EXAMPLES = """examples:
@@ -226,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.words = sys.argv[1:] if arguments is None else arguments
     _stop_on_signals()
-    end_with_parent()
+    die_with_parent()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         return options.call(options) or 0

@@ -1,5 +1,6 @@
-"""Ground that every stage stands on: errors of tasks, seeds, hashes, files that appear whole, strict configs.
+"""Read and write the files of a run so that they are whole, checked, and owned by one process.
 
+Every format of the kit is read here, strictly: a mistake in a file is one sentence (``InputError``) with file and line.
 Nothing in this module imports torch or transformers, so that ``ctxft --help`` and reading a run folder stay quick.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -15,15 +17,20 @@ import json
 import os
 import platform
 import random
+import re
+import reprlib
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 import types
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ctxft.parsing import InputError, is_unicode, parse_json, parse_yaml, shown
+import yaml
+from filelock import FileLock, Timeout
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 REPO_ROOT = PACKAGE_ROOT.parent
@@ -31,10 +38,231 @@ MOST = 10**300  # of a number in a config; there is no reason to come near what 
 LIBRARIES = tuple(
     "ctxft torch transformers datasets peft accelerate jupyterlab papermill nbval ipywidgets matplotlib".split()
 )
+LONGEST = 4000  # characters of an error: it may quote a text of any length
+MOST_NODES = 1_000_000  # that aliases of a YAML file may stand for
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character that takes two
+# What PyYAML raises for a tag whose value is none of its kind, a date that is no day, or a number without digits.
+NO_VALUE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+KEPT = "What was finished is kept, and the same command goes on from there."
+SYSTEM = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the system allows",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "there is no right to write or read",
+    errno.EPERM: "there is no right to write or read",
+    errno.EMFILE: "too many files are open",
+    errno.EIO: "the disk reports an error",
+}
+ADVICE = {
+    errno.ENOSPC: "free some, or set CTXFT_RUNS to a larger disk",
+    errno.EDQUOT: "free some, or set CTXFT_RUNS to another disk",
+    errno.EROFS: "set CTXFT_RUNS to a folder that you can write to",
+    errno.EACCES: "change the rights, or set CTXFT_RUNS to a folder of yours",
+    errno.EPERM: "change the rights, or set CTXFT_RUNS to a folder of yours",
+}
+MEMORY = (
+    "not enough memory",
+    "out of memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+    "can't start new thread",
+    "can't allocate",
+)
+
+
+# --- errors: one sentence each ----------------------------------------------------------------------------------------
+
+
+class InputError(ValueError):
+    """Bad input from a user: one sentence that says what is wrong, where, and what to do; the command line exits with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Return a text without what would break a line, command a terminal or turn the order of writing; a long one is cut.
+
+    Example:
+        >>> one_line("no file 'a\\nb'")
+        "no file 'a\\\\nb'"
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class FailedError(RuntimeError):
     """A task or a notebook stopped for a reason of its own; the message ends with its output; the command line exits with 1."""
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what the machine refused, in one sentence with advice; None for an error of another kind.
+
+    Args:
+        error: what was raised; libraries that write in another language (safetensors, Arrow) bring the system's number in
+            their text.
+
+    Example:
+        >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/mini/ledger.json"))[:61]
+        'no space is left on the disk, at runs/mini/ledger.json: free '
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        number = _number(seen)
+        if number in SYSTEM:
+            name = getattr(seen, "filename", None)
+            where = f", at {name}" if name else ""
+            advice = ADVICE.get(number, "see to it")
+            return f"{SYSTEM[number]}{where}: {advice}. {KEPT}"
+        if isinstance(seen, MemoryError) or any(words in str(seen).lower() for words in MEMORY):
+            return (
+                "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.token_budget), or fewer "
+                f"processes at a time (--workers). {KEPT}"
+            )
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    return next((number for number in SYSTEM if f"os error {number})" in str(error)), None)
+
+
+# --- JSON and YAML that anybody may have written ----------------------------------------------------------------------
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: it holds no lone surrogate, half of a character that takes two.
+
+    Example:
+        >>> is_unicode("\\ud83d\\ude00"), is_unicode("\\U0001f600")
+        (False, True)
+    """
+    return not SURROGATE.search(text)
+
+
+class _Short(reprlib.Repr):
+    """The usual way to write a value, with an end to its length and depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Write a number; Python itself refuses to write one of thousands of digits."""
+        return repr(x) if x.bit_length() < 256 else f"a whole number of {x.bit_length()} bits"
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: as Python writes it, but short.
+
+    Example:
+        >>> shown("fast"), shown(10**9999)
+        ("'fast'", 'a whole number of 33216 bits')
+    """
+    return _Short().repr(value)
+
+
+def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
+    """Parse JSON text; ``where`` (a file, or a file and line) stands in the error.
+
+    Args:
+        text: the text.
+        where: stands at the start of each error.
+        halves: let lone surrogates pass, as a server may send them; UTF-8 cannot hold them.
+
+    Raises:
+        InputError: the text is not valid JSON, a key stands twice in one object, or a text holds a lone surrogate.
+
+    Example:
+        >>> parse_json('{"id": "a"}', "corpus.jsonl, line 1")
+        {'id': 'a'}
+    """
+
+    def once(pairs: list[tuple[str, typing.Any]]) -> dict:
+        values = dict(pairs)
+        if len(values) < len(pairs):  # json would keep the last one, and say nothing
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(f"{where}: the key {shown(twice)} stands twice in one object: remove one.")
+        return values
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+        if not halves and HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: invalid JSON ({error.msg}, column {error.colno}): mend or remove it.") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: a text holds a lone surrogate, half of a character: mend or remove it.") from None
+    except RecursionError:
+        raise InputError(f"{where}: invalid JSON (nested too deeply): mend or remove it.") from None
+    except InputError:
+        raise
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise InputError(f"{where}: invalid JSON (a number with thousands of digits): mend or remove it.") from None
+    return value
+
+
+def parse_yaml(text: str, where: str) -> typing.Any:
+    """Parse one YAML document with the safe loader, which runs no code.
+
+    Args:
+        text: the text.
+        where: stands at the start of each error; the line follows where it is known.
+
+    Raises:
+        InputError: the text is not valid YAML, is nested too deeply, or its aliases stand for themselves or for too much.
+
+    Example:
+        >>> parse_yaml("epochs: 3", "my.yaml")
+        {'epochs': 3}
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _weigh(node, where, {})
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{where}{line}: invalid YAML ({getattr(error, 'problem', None) or error}).") from None
+    except RecursionError:
+        raise InputError(f"{where}: invalid YAML (nested too deeply).") from None
+    except InputError:
+        raise
+    except NO_VALUE as error:
+        raise InputError(f"{where}: invalid YAML (a value that is none of its kind: {error}).") from None
+
+
+def _weigh(node: yaml.Node | None, where: str, known: dict[int, int | None]) -> int:
+    """Return for how many nodes a node stands with its aliases written out; refuse too many, a circle, half a character."""
+    if id(node) in known:
+        if (size := known[id(node)]) is None:
+            raise InputError(
+                f"{where}, line {node.start_mark.line + 1}: invalid YAML (an alias within its own anchor)."
+            )
+        return size
+    known[id(node)] = None
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.ScalarNode) and not is_unicode(node.value):
+        raise InputError(f"{where}, line {node.start_mark.line + 1}: a text holds a lone surrogate: mend or remove it.")
+    size = known[id(node)] = 1 + sum(_weigh(part, where, known) for part in parts)
+    if size > MOST_NODES:
+        raise InputError(f"{where}: invalid YAML (aliases that stand for more than {MOST_NODES} values): write less.")
+    return size
 
 
 # --- seeds and hashes -------------------------------------------------------------------------------------------------
@@ -83,7 +311,7 @@ def seeded(*keys: object) -> random.Random:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, binary: bool = False) -> Iterator[typing.IO]:
+def atomic_file(path: Path, binary: bool = False) -> Iterator[typing.IO]:
     """Give a file (UTF-8 text, or bytes) that takes its place at ``path`` when the block ends, and vanishes if it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +331,7 @@ def whole_file(path: Path, binary: bool = False) -> Iterator[typing.IO]:
 
 def write_text(path: Path, text: str) -> Path:
     """Write UTF-8 text so that the file appears whole or not at all; returns the path."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(text)
     return Path(path)
 
@@ -115,14 +343,14 @@ def write_json(path: Path, value: object) -> Path:
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
     """Write one JSON object a line, whole or not at all; rows are taken one by one."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return Path(path)
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_dir(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` that takes its place when the block ends, and vanishes if it fails.
 
     A folder that was already at ``path`` is replaced.
@@ -191,6 +419,110 @@ def read_yaml(path: Path) -> typing.Any:
 def is_there(path: str | Path) -> bool:
     """Return whether a path leads to something; a name that no system can have (too long, with NUL) does not."""
     return os.path.exists(path)
+
+
+# --- checksums inside JSON files --------------------------------------------------------------------------------------
+
+
+CHECKSUM = "checksum"
+
+
+class ChecksumError(InputError):
+    """A file of the kit's own that was cut off or changed since it was written."""
+
+
+def with_checksum(values: dict) -> dict:
+    """Return values with their checksum; one that they have already is replaced.
+
+    Example:
+        >>> with_checksum(with_checksum({"n": 1})) == with_checksum({"n": 1})
+        True
+    """
+    kept = {key: value for key, value in values.items() if key != CHECKSUM}
+    return kept | {CHECKSUM: sha256(json.loads(json.dumps(kept)))}  # as it will be read back: lists for tuples
+
+
+def checksum_holds(values: object) -> bool:
+    """Return whether an object's checksum is that of its values; one without a checksum is taken as it is."""
+    return isinstance(values, dict) and (CHECKSUM not in values or values == with_checksum(values))
+
+
+def read_checked(path: Path) -> dict:
+    """Return the object of a JSON file that ``with_checksum`` made.
+
+    Raises:
+        ChecksumError: the file cannot be read, holds no object, or another one than was written; the file is named.
+    """
+    try:
+        values = read_json(path)
+    except InputError as error:
+        if not is_there(path):
+            raise
+        raise ChecksumError(str(error)) from None
+    if not checksum_holds(values):
+        raise ChecksumError(f"{path} was changed after it was written (its checksum differs): make it again.")
+    return values
+
+
+def quarantine(path: Path, why: str) -> Path:
+    """Rename a damaged file or folder, so that it can be made again, and say so; returns its new path."""
+    number, target = 1, path.with_name(f"{path.name}.damaged")
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}-{number}.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process of the same training was quicker
+        path.rename(target)
+    print(f"note: quarantined as {target.name}, to be regenerated: {why}", file=sys.stderr)
+    return target
+
+
+def read_or_quarantine(path: Path) -> dict | None:
+    """Return what ``with_checksum`` wrote; None where nothing is, or where it was damaged and is quarantined now."""
+    if not path.exists():
+        return None
+    try:
+        return read_checked(path)
+    except ChecksumError as error:
+        quarantine(path, str(error))
+        return None
+
+
+# --- one process at a time --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock while the block runs; the system frees it when the process ends, however it ends.
+
+    Args:
+        lock: the lock file; who holds it stands in a file beside it.
+        doing: what the holder does, as in "trains cft:0 in runs/mini".
+        wait: wait for the other process instead of refusing.
+
+    Raises:
+        InputError: another process holds it; its number, machine and start are told.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = lock.with_suffix(".held")
+    try:
+        with FileLock(lock, timeout=-1 if wait else 0):
+            here = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            write_text(held, json.dumps(here))
+            try:
+                yield
+            finally:
+                held.unlink(missing_ok=True)
+    except Timeout:
+        raise InputError(f"another process {doing}{_holder(held)}: wait for it, or stop it.") from None
+
+
+def _holder(held: Path) -> str:
+    """Return who holds a lock, in brackets; a holder that ends at this moment has taken its file along."""
+    try:
+        who = json.loads(held.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return ""
+    return f" (process {who['process']} on {who['machine']}, since {who['since']})"
 
 
 # --- strict configs ---------------------------------------------------------------------------------------------------

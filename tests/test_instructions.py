@@ -16,8 +16,7 @@ from ctxft.run.instruct import has_instructions, read_instruction_rows
 from ctxft.run.prepare import prepare
 from ctxft.run.rows import read_passages
 from ctxft.run.tasks import arm_folder, train_task, train_tasks
-from ctxft.seals import sealed
-from ctxft.storage import InputError, read_json, read_jsonl, write_json, write_jsonl
+from ctxft.storage import InputError, read_json, read_jsonl, with_checksum, write_json, write_jsonl
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -132,7 +131,7 @@ def test_a_second_stage_does_not_go_on_from_another_first_one(experiment):
     train_task(config, "cpt-ift", 0)
     first = arm_folder(config, "cpt", 0)
     done = read_json(first / "done.json")
-    write_json(first / "done.json", sealed(done | {"model_hash": "of another training"}))
+    write_json(first / "done.json", with_checksum(done | {"model_hash": "of another training"}))
     with pytest.raises(InputError, match=r"cpt/seed-0 was trained anew since .*cpt-ift/seed-0 went on from it"):
         train_task(config, "cpt-ift", 0)
     (arm_folder(config, "cpt-ift", 0) / "done.json").unlink()  # as if it had been killed before its end
@@ -140,7 +139,7 @@ def test_a_second_stage_does_not_go_on_from_another_first_one(experiment):
         train_task(config, "cpt-ift", 0)
     weights = first / "model" / "model.safetensors"
     save_file({name: value + 1e-3 for name, value in load_file(weights).items()}, weights, metadata={"format": "pt"})
-    write_json(first / "done.json", sealed(done | {"model_hash": model_hash(str(first / "model"))}))
+    write_json(first / "done.json", with_checksum(done | {"model_hash": model_hash(str(first / "model"))}))
     with pytest.raises(InputError, match=r"is of another training \(start was"):  # the checkpoint is of the old lineage
         train_task(config, "cpt-ift", 0)
 

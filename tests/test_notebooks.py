@@ -20,8 +20,7 @@ from ctxft.cli import main
 from ctxft.config import load_experiment
 from ctxft.course import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
 from ctxft.course import run as running
-from ctxft.locks import only_process
-from ctxft.storage import REPO_ROOT, FailedError, InputError
+from ctxft.storage import REPO_ROOT, FailedError, InputError, exclusive_lock
 
 NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
@@ -231,7 +230,7 @@ def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, cap
 def test_a_second_run_of_the_same_notebooks_is_told_who_is_at_it(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
     lock = tmp_path / "mini" / "notebooks" / ".run.lock"
-    with only_process(lock, "tests"):
+    with exclusive_lock(lock, "tests"):
         assert main(["run", "--notebook", "02_domain_text"]) == 2
     told = capsys.readouterr().err
     assert f"another process runs the notebooks of {tmp_path / 'mini'} (process {os.getpid()} on " in told
@@ -259,9 +258,9 @@ def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_kernel_and_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "99_waits.ipynb"
-    worker = "from ctxft.run.processes import end_with_parent; import time; end_with_parent(); time.sleep(600)"
-    source = "import sys\nfrom ctxft.run.processes import run_together\n"
-    source += f"run_together('train', [[sys.executable, '-c', {worker!r}]] * 2, {{}}, lambda: None)"
+    worker = "from ctxft.run.processes import die_with_parent; import time; die_with_parent(); time.sleep(600)"
+    source = "import sys\nfrom ctxft.run.processes import run_parallel\n"
+    source += f"run_parallel('train', [[sys.executable, '-c', {worker!r}]] * 2, {{}}, lambda: None)"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
     script = (
         "import sys; from pathlib import Path; from ctxft.course import execute; execute(*map(Path, sys.argv[1:]), {})"

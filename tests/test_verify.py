@@ -18,8 +18,7 @@ from ctxft.run.leaks import check_leaks
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
 from ctxft.run.verify import verify
-from ctxft.seals import sealed
-from ctxft.storage import from_mapping, write_jsonl
+from ctxft.storage import from_mapping, with_checksum, write_jsonl
 from tests.conftest import make_text
 from tests.stub_server import StubServer
 
@@ -95,7 +94,7 @@ def cut(path: Path) -> None:
 def edit_json(path: Path, change: Callable[[dict], object], seal: bool = False) -> None:
     value = json.loads(path.read_text())
     change(value)
-    path.write_text(json.dumps(sealed(value) if seal else value))
+    path.write_text(json.dumps(with_checksum(value) if seal else value))
 
 
 def edit_lines(path: Path, change: Callable[[list], object]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 
-from ctxft.storage import PACKAGE_ROOT, REPO_ROOT, InputError, whole_folder
+from ctxft.storage import PACKAGE_ROOT, REPO_ROOT, InputError, atomic_dir
 
 HIDDEN = shutil.ignore_patterns(".*", "__pycache__")
 
@@ -55,6 +55,6 @@ def copy_course(target: str | Path) -> Path:
         raise InputError(
             f"{target} exists and is not an empty folder: name another, so that nothing of yours is replaced."
         )
-    with whole_folder(target) as place:
+    with atomic_dir(target) as place:
         shutil.copytree(notebooks_folder(), place, dirs_exist_ok=True, ignore=HIDDEN)
     return target

@@ -18,13 +18,23 @@ from ctxft.config import ExperimentConfig, load_experiment, to_mapping
 from ctxft.course.execute import execute
 from ctxft.course.notebooks import list_notebooks, notebooks_folder
 from ctxft.course.pages import Line, duration, write_index
-from ctxft.locks import only_process
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.prepare import inputs_of, manifest_of, pinned, require_same
 from ctxft.run.profiles import notebook_parameters
 from ctxft.run.tasks import eval_folder, evaluate_tasks
-from ctxft.seals import read_or_set_aside, sealed
-from ctxft.storage import PACKAGE_ROOT, InputError, check_known, hash_file, nearest, sha256, versions, write_json
+from ctxft.storage import (
+    PACKAGE_ROOT,
+    InputError,
+    check_known,
+    exclusive_lock,
+    hash_file,
+    nearest,
+    read_or_quarantine,
+    sha256,
+    versions,
+    with_checksum,
+    write_json,
+)
 
 COMMON = ("profile", "run_name", "overrides")  # parameters that come from the run, to the notebooks that declare them
 
@@ -120,7 +130,7 @@ def run_notebooks(
     if manifest_of(config) is not None:
         require_same(config)
     given = {p: {key: value for key, value in (common | parameters).items() if key in declared[p]} for p in paths}
-    with only_process(config.folder / "notebooks" / ".run.lock", f"runs the notebooks of {config.folder}"):
+    with exclusive_lock(config.folder / "notebooks" / ".run.lock", f"runs the notebooks of {config.folder}"):
         Course(config, source, paths, given, inputs).run()
     return config.folder
 
@@ -132,7 +142,7 @@ class Course:
         self.config, self.profile, self.paths, self.given = config, profile, paths, given
         self.folder = config.folder / "notebooks"
         self.stamps = {path: _stamp(path, given[path], inputs) for path in paths}
-        kept = read_or_set_aside(self.folder / "stamps.json") or {}
+        kept = read_or_quarantine(self.folder / "stamps.json") or {}
         self.kept = {name: found for name, found in kept.items() if isinstance(found, dict)}  # name -> stamp, seconds
         self.lines = [Line(path, "done" if self._stamp(path) else "", self._seconds(path)) for path in list_notebooks()]
 
@@ -148,7 +158,7 @@ class Course:
 
     def _keep(self, path: Path, stamp: str, seconds: float | None) -> None:
         self.kept[path.name] = {"stamp": stamp, "seconds": seconds}
-        write_json(self.folder / "stamps.json", sealed(self.kept))
+        write_json(self.folder / "stamps.json", with_checksum(self.kept))
 
     def _say(self, path: Path, state: str) -> None:
         for line in self.lines:

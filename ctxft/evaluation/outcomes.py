@@ -11,8 +11,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from ctxft.seals import SEAL, holds, sealed
-from ctxft.storage import InputError, read_jsonl, write_jsonl
+from ctxft.storage import CHECKSUM, InputError, checksum_holds, read_jsonl, with_checksum, write_jsonl
 
 RULES = ("likelihood", "generate")
 KEYS = (
@@ -76,13 +75,13 @@ class Journal:
         self.path = Path(path)
         self.outcomes = {row["id"]: row for row in _whole_lines(self.path, key)}
         # Written anew, so that nothing is appended to half a line.
-        write_jsonl(self.path, [{"key": key}, *map(sealed, self.outcomes.values())])
+        write_jsonl(self.path, [{"key": key}, *map(with_checksum, self.outcomes.values())])
 
     def add(self, outcome: dict) -> None:
         """Append one outcome; it outlives the process from here on."""
         self.outcomes[outcome["id"]] = outcome
         with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(sealed(outcome), ensure_ascii=False) + "\n")
+            file.write(json.dumps(with_checksum(outcome), ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         """Remove the file, once the outcomes stand in a whole one."""
@@ -98,7 +97,7 @@ def _whole_lines(path: Path, key: str) -> list[dict]:
             row = json.loads(line)
         except ValueError:  # after a power cut a block of the file may be missing; what stands before it is good
             break
-        if not holds(row):  # a bit that flipped on the disk: what stands before and behind it is good
+        if not checksum_holds(row):  # a bit that flipped on the disk: what stands before and behind it is good
             continue
-        rows.append({name: value for name, value in row.items() if name != SEAL})
+        rows.append({name: value for name, value in row.items() if name != CHECKSUM})
     return rows[1:] if rows and rows[0] == {"key": key} else []

@@ -30,8 +30,16 @@ from ctxft.prompts import ContextualPrompt
 from ctxft.run.prepare import require_same
 from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder
-from ctxft.seals import read_or_set_aside, read_sealed, sealed
-from ctxft.storage import InputError, check_known, read_json, sha256, write_json
+from ctxft.storage import (
+    InputError,
+    check_known,
+    read_checked,
+    read_json,
+    read_or_quarantine,
+    sha256,
+    with_checksum,
+    write_json,
+)
 
 REVISION = 1  # raised when the same model and passages would get other numbers
 TEXTS = ("held_out", "passages", "general_held_out")
@@ -283,13 +291,13 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
     require_task(config, arm, seed)
     path, hashes = attribution_file(config, arm, seed), read_json(config.folder / "manifest.json")["hashes"]
     done = arm_folder(config, arm, seed) / "done.json"
-    model = hashes["model"] if arm == "base" else read_sealed(done)["model_hash"]
+    model = hashes["model"] if arm == "base" else read_checked(done)["model_hash"]
     prompt_sets = dict(
         zip(("strategies", "negative"), (prompt_set.hash for prompt_set in prompt_sets_of(config)), strict=True)
     )
     origin = {"arm": arm, "seed": seed, "model_hash": model, "books": prompt_sets, "hashes": hashes}
     key = sha256([REVISION, origin, limit, passages, config.train.loss])
-    if (found := read_or_set_aside(path)) and found.get("key") == key:
+    if (found := read_or_quarantine(path)) and found.get("key") == key:
         return found
     reader = open_reader(config, arm, seed)
     given = (config, arm, seed)
@@ -298,5 +306,5 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
         "prompts": prompt_losses(*given, limit=limit, reader=reader),
         "training": training_losses(*given, limit, reader) if text_stage(arm) else None,
     }
-    write_json(path, sealed(origin | {"key": key} | found))
+    write_json(path, with_checksum(origin | {"key": key} | found))
     return read_json(path)

@@ -21,7 +21,7 @@ from ctxft.prompts import check_subsets, stages_of
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.prepare import manifest_of, require_same
 from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
-from ctxft.storage import InputError, code_revision, hash_file, sha256, whole_file, write_json
+from ctxft.storage import InputError, atomic_file, code_revision, hash_file, sha256, write_json
 
 SHOWN = 10  # items that a refusal names
 NO_PAIRS = {
@@ -73,7 +73,7 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
     pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
     limits = check_limits(pairs, form)
     leaks = _require_clean(config, passages, drawn)
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.writelines(lines_of(pairs, form))
     record = {"run": config.name, "arm": arm, "seed": seed, **_counts(config, passages, drawn)}
     record |= _limits(form, limits) | {"leaks": leaks, "hashes": _hashes(config, passages, pairs, path)}

@@ -28,11 +28,10 @@ from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import write_outcomes
 from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
 from ctxft.extras.server.answers import Answers
-from ctxft.locks import only_process
 from ctxft.models import shared_tokenizer
 from ctxft.run.examine import load_benchmarks
 from ctxft.statistics import wilson
-from ctxft.storage import FailedError, InputError, sha256, write_json
+from ctxft.storage import FailedError, InputError, exclusive_lock, sha256, write_json
 
 CHARACTERS = 4  # of English text in a token, roughly; only the estimate before the first request rests on it
 TURN = 16  # tokens for the marks of a turn, likewise
@@ -286,4 +285,4 @@ def hosted_table(record: dict) -> pandas.DataFrame:
 
 def _only_process(folder: Path) -> contextlib.AbstractContextManager:
     """Let one process at a time ask for a folder, so that nothing is paid for twice."""
-    return only_process(folder / ".lock", f"asks for {folder} now")
+    return exclusive_lock(folder / ".lock", f"asks for {folder} now")

@@ -21,9 +21,8 @@ from ctxft.report.record import RunRecord, as_record
 from ctxft.report.show import save
 from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import how_to_read, overall, searched, verdicts
-from ctxft.seals import read_sealed
 from ctxft.statistics import common_seeds
-from ctxft.storage import write_text
+from ctxft.storage import read_checked, write_text
 from ctxft.world.exams import EXAMS
 
 STYLE = """
@@ -233,7 +232,7 @@ def _ablations(run: RunRecord, reference: str) -> list[str]:
 def _attributions(run: RunRecord) -> list[str]:
     found = []
     for path in sorted((run.folder / "attribution").glob("*.json")):
-        one = read_sealed(path)
+        one = read_checked(path)
         title = html.escape(f"{one['arm']}, seed {one['seed']}")
         tables = {"family by family": family_table(one), "prompt by prompt": prompt_table(one)}
         tables |= {"cosines of gradients": gradient_table(one)} if one["gradients"] else {}

@@ -14,9 +14,8 @@ from pathlib import Path
 import pandas
 
 from ctxft.prompts import check_arm, in_order
-from ctxft.seals import read_sealed
 from ctxft.statistics import Outcomes
-from ctxft.storage import InputError, check_known, hash_file, is_there, read_json, read_jsonl
+from ctxft.storage import InputError, check_known, hash_file, is_there, read_checked, read_json, read_jsonl
 
 NEEDED = {"id": str, "hash": str, "subject": str, "correct": bool}  # what the report takes from an outcome
 
@@ -71,13 +70,13 @@ def read_run(
             another form of one arm or seed than of another, or a file that cannot be read or lacks something.
     """
     folder = Path(folder)
-    manifest = read_sealed(folder / "manifest.json")
+    manifest = read_checked(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, Outcomes] = {}
     known: dict[str, None] = {}  # the benchmarks that are there, asked for or not
     forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
     for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds, arms):
-        metrics.setdefault(arm, {})[seed] = found = read_sealed(path / "metrics.json")
+        metrics.setdefault(arm, {})[seed] = found = read_checked(path / "metrics.json")
         known |= dict.fromkeys(found["benchmarks"])
         for name, measured in found["benchmarks"].items():
             if benchmarks is not None and name not in benchmarks:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ctxft.report.style import SHEET
-from ctxft.storage import InputError, whole_file, write_text
+from ctxft.storage import InputError, atomic_file, write_text
 
 DPI = 100  # of the picture in a notebook, which git keeps; the file on disk has more
 
@@ -63,7 +63,7 @@ def svg_of(figure: Figure, title: str, words: str) -> str:
 def save(figure: Figure, name: str, folder: str | Path) -> None:
     """Write a figure below a run folder: ``figures/<name>.png`` and ``.svg``."""
     place = Path(folder) / "figures"
-    with whole_file(place / f"{name}.png", binary=True) as file:
+    with atomic_file(place / f"{name}.png", binary=True) as file:
         file.write(png_of(figure, 2 * DPI))
     write_text(place / f"{name}.svg", svg_of(figure, name, figure.get_label()))
 

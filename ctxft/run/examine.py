@@ -18,13 +18,22 @@ from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import Journal, write_outcomes
 from ctxft.evaluation.probe import forgetting, probe_state
 from ctxft.evaluation.scoring import text_losses
-from ctxft.locks import only_process
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
 from ctxft.run.prepare import require_same
 from ctxft.run.rows import read_passages, rows_of
 from ctxft.run.tasks import arm_folder, eval_folder, require_trained
-from ctxft.seals import read_or_set_aside, read_sealed, sealed, set_aside
-from ctxft.storage import InputError, hash_file, read_json, sha256, write_json
+from ctxft.storage import (
+    InputError,
+    exclusive_lock,
+    hash_file,
+    quarantine,
+    read_checked,
+    read_json,
+    read_or_quarantine,
+    sha256,
+    with_checksum,
+    write_json,
+)
 from ctxft.world.exams import EXAMS
 
 SCORING_REVISION = 3  # raised when the same model and items would get other scores
@@ -75,7 +84,7 @@ def model_of(config: ExperimentConfig, arm: str, seed: int) -> str:
     require_trained(config, arm, seed)
     if arm == "base":
         return read_json(config.folder / "manifest.json")["hashes"]["model"]
-    return read_sealed(arm_folder(config, arm, seed) / "done.json")["model_hash"]
+    return read_checked(arm_folder(config, arm, seed) / "done.json")["model_hash"]
 
 
 def benchmark_key(config: ExperimentConfig, model: str, benchmark: Benchmark) -> str:
@@ -95,7 +104,7 @@ def _due(
 ) -> tuple[dict, dict[str, str], str, list[Benchmark]]:
     """Return the metrics found on disk, the key that each benchmark's must have, that of held-out text, and what is due."""
     model, folder = model_of(config, arm, seed), eval_folder(config, arm, seed)
-    found = read_or_set_aside(folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
+    found = read_or_quarantine(folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
     keys = {benchmark.name: benchmark_key(config, model, benchmark) for benchmark in benchmarks}
     due = []
     for benchmark in benchmarks:
@@ -106,10 +115,10 @@ def _due(
 
 
 def _stands(path: Path, record: dict) -> bool:
-    """Return whether outcomes are those that the metrics were computed from; a file that was changed is set aside."""
+    """Return whether outcomes are those that the metrics were computed from; a file that was changed is quarantined."""
     if not path.exists() or record.get("outcomes", hash_file(path)) == hash_file(path):
         return path.exists()
-    set_aside(path, f"{path} was cut off or changed after it was written.")
+    quarantine(path, f"{path} was cut off or changed after it was written.")
     return False
 
 
@@ -132,7 +141,7 @@ def evaluate_task(config: ExperimentConfig, arm: str, seed: int) -> dict:
     benchmarks = load_benchmarks(config)
     config = require_same(config)
     lock = eval_folder(config, arm, seed).parent / f".seed-{seed}.lock"
-    with only_process(lock, f"examines {arm}:{seed} in {config.folder}"):
+    with exclusive_lock(lock, f"examines {arm}:{seed} in {config.folder}"):
         return _evaluate(config, arm, seed, benchmarks)
 
 
@@ -147,7 +156,7 @@ def _evaluate(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Be
     found["held_out"] = measured | {"key": held_key}
     for benchmark in due:
         found["benchmarks"].pop(benchmark.name, None)  # a kill must not leave old metrics beside new outcomes
-        write_json(folder / "metrics.json", sealed(found))
+        write_json(folder / "metrics.json", with_checksum(found))
         journal = Journal(folder / f"{benchmark.name}.partial", keys[benchmark.name])
         how = {"shots": options.shots, "chat_template": options.chat_template, "rule": options.rule}
         how |= {"token_budget": options.token_budget, "journal": journal}
@@ -159,9 +168,9 @@ def _evaluate(config: ExperimentConfig, arm: str, seed: int, benchmarks: list[Be
         record |= {"key": keys[benchmark.name], "form": asked_as(config, benchmark), "rule": options.rule}
         record["outcomes"] = hash_file(folder / f"{benchmark.name}.jsonl")
         found["benchmarks"][benchmark.name] = record
-        write_json(folder / "metrics.json", sealed(found))
-    write_json(folder / "metrics.json", sealed(found))
-    return sealed(found)
+        write_json(folder / "metrics.json", with_checksum(found))
+    write_json(folder / "metrics.json", with_checksum(found))
+    return with_checksum(found)
 
 
 def trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedModel:
@@ -174,6 +183,6 @@ def trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedMo
     if arm == "base":
         return load_model(config.model, config.revision, device)
     folder = arm_folder(config, arm, seed)
-    if model_hash(str(folder / "model")) != read_sealed(folder / "done.json")["model_hash"]:
+    if model_hash(str(folder / "model")) != read_checked(folder / "done.json")["model_hash"]:
         raise InputError(f"{folder / 'model'} was changed after training: remove {folder} and train it again.")
     return load_model(str(folder / "model"), device=device)

@@ -19,8 +19,7 @@ from ctxft.run.examine import load_benchmarks
 from ctxft.run.instruct import has_instructions, read_instruction_rows
 from ctxft.run.rows import prompt_sets_of
 from ctxft.run.tasks import eval_folder, evaluate_tasks
-from ctxft.seals import read_sealed
-from ctxft.storage import InputError, from_mapping, parse_json, write_json
+from ctxft.storage import InputError, from_mapping, parse_json, read_checked, write_json
 
 
 def texts_of(config: ExperimentConfig) -> Iterator[tuple[str, str]]:
@@ -110,7 +109,7 @@ def config_of_run(folder: Path, data: str | None = None) -> ExperimentConfig:
         data: folder with benchmark files in place of the one that the run names.
     """
     config = from_mapping(
-        ExperimentConfig, read_sealed(folder / "manifest.json")["config"], str(folder / "manifest.json")
+        ExperimentConfig, read_checked(folder / "manifest.json")["config"], str(folder / "manifest.json")
     )
     config.name = folder.resolve().name
     config.evaluation.data = data or config.evaluation.data

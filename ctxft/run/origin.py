@@ -17,8 +17,7 @@ from ctxft.run.leaks import config_of_run
 from ctxft.run.prepare import pinned
 from ctxft.run.rows import longest_of, read_passages
 from ctxft.run.tasks import Lesson, lesson_of
-from ctxft.seals import read_sealed
-from ctxft.storage import InputError
+from ctxft.storage import InputError, read_checked
 
 Check = tuple[str, Callable[[], str]]  # what is looked at, and what says that it follows, or raises
 
@@ -35,7 +34,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, data: str | None = None) -> None:
-        self.folder, self.manifest = folder, read_sealed(folder / "manifest.json")
+        self.folder, self.manifest = folder, read_checked(folder / "manifest.json")
         self.config: ExperimentConfig = pinned(config_of_run(folder, data), self.manifest)
         self.hashes: dict[str, str] = self.manifest["hashes"]
         self._benchmarks: dict[str, Benchmark] = {}

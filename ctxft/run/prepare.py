@@ -24,8 +24,17 @@ from ctxft.prompts import check_subsets, in_order, require_label, stages_of
 from ctxft.prompts.arms import NO_WRITER
 from ctxft.run.instruct import has_instructions, prepare_instructions
 from ctxft.run.rows import add_arms, corpus_ledger, longest_of, prompt_sets_of
-from ctxft.seals import read_sealed, sealed
-from ctxft.storage import InputError, code_revision, read_json, sha256, versions, write_json, write_jsonl
+from ctxft.storage import (
+    InputError,
+    code_revision,
+    read_checked,
+    read_json,
+    sha256,
+    versions,
+    with_checksum,
+    write_json,
+    write_jsonl,
+)
 from ctxft.training.config import FREE
 
 # Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
@@ -102,7 +111,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     ledger |= general | (prepare_instructions(config, tokenizer) or {})
     write_json(folder / "ledger.json", add_arms(config, ledger, tokenizer))
     manifest = {"name": config.name, "config": dataclasses.asdict(wanted), "hashes": inputs, **commits}
-    write_json(folder / "manifest.json", sealed(manifest | {"versions": versions(), "code": code_revision()}))
+    write_json(folder / "manifest.json", with_checksum(manifest | {"versions": versions(), "code": code_revision()}))
     return folder
 
 
@@ -130,7 +139,7 @@ def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
 def manifest_of(config: ExperimentConfig) -> dict | None:
     """Return the manifest of the experiment's run folder, or None if it is not prepared yet."""
     path = config.folder / "manifest.json"
-    return read_sealed(path) if path.exists() else None
+    return read_checked(path) if path.exists() else None
 
 
 def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:
@@ -188,7 +197,7 @@ def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedToken
     if ledger != known:  # also where a model has written its prompts since
         write_json(config.folder / "ledger.json", ledger)
     if now != then:
-        write_json(config.folder / "manifest.json", sealed({**manifest, "config": now}))
+        write_json(config.folder / "manifest.json", with_checksum({**manifest, "config": now}))
 
 
 def check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:

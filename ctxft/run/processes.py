@@ -16,15 +16,17 @@ from typing import NoReturn
 
 from ctxft.storage import FailedError, InputError
 
-LEASH = "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose standard input is a pipe that only their parent holds open
+DIES_WITH_STDIN = (
+    "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose standard input is a pipe that only their parent holds open
+)
 
 
-def end_with_parent() -> None:
-    """In a process that ``run_together`` started: take the end of its parent, even by kill -9, as SIGTERM.
+def die_with_parent() -> None:
+    """In a process that ``run_parallel`` started: take the end of its parent, even by kill -9, as SIGTERM.
 
     A worker that went on alone would hold the locks of its tasks, and the same command would be refused until it ends.
     """
-    if os.environ.pop(LEASH, None):  # popped, since processes that this one starts are not on the leash
+    if os.environ.pop(DIES_WITH_STDIN, None):  # popped, since processes that this one starts are not on the leash
         threading.Thread(target=_wait_for_end, name="end-with-parent", daemon=True).start()
 
 
@@ -55,14 +57,14 @@ def count_workers(wanted: int | None, threads: int, device: str) -> int:
     return wanted or (max(1, cores // threads) if device == "cpu" else 1)
 
 
-def run_together(
+def run_parallel(
     verb: str, commands: list[list[str]], variables: dict[str, str], tick: Callable[[], object], every: float = 0.2
 ) -> None:
     """Run commands at the same time; when one fails, or this process is interrupted or killed, the others are stopped too.
 
     Args:
         verb: the word of `ctxft <verb>`, for messages.
-        commands: each a list of words, of programs that call ``end_with_parent``.
+        commands: each a list of words, of programs that call ``die_with_parent``.
         variables: environment variables, beside those of this process.
         tick: called again and again while commands run, for a progress bar.
         every: seconds between two calls.
@@ -78,7 +80,7 @@ def run_together(
         try:
             for command, file in zip(commands, errors, strict=True):
                 streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": file}
-                environment = {**os.environ, **variables, LEASH: "1"}
+                environment = {**os.environ, **variables, DIES_WITH_STDIN: "1"}
                 running.append(stack.enter_context(subprocess.Popen(command, env=environment, **streams)))
             while any(process.poll() is None for process in running):
                 if failed := [place for place, process in enumerate(running) if process.poll()]:
@@ -96,7 +98,7 @@ def run_together(
         for place in failed or [place for place, code in enumerate(codes) if code]:
             _raise_failure(verb, commands[place], codes[place], lines[place])
         for note in (line for one in lines for line in one if line.startswith("note: ")):
-            print(note, file=sys.stderr)  # such as a damaged file that was set aside
+            print(note, file=sys.stderr)  # such as a damaged file that was quarantined
 
 
 def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -> NoReturn:

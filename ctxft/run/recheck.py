@@ -30,8 +30,7 @@ from ctxft.run.origin import Check, Run, must_equal
 from ctxft.run.prepare import check_same
 from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder, prompt_set_files
-from ctxft.seals import read_sealed
-from ctxft.storage import InputError, hash_file, read_json, read_jsonl, read_text, sha256
+from ctxft.storage import InputError, hash_file, read_checked, read_json, read_jsonl, read_text, sha256
 from ctxft.training.config import FREE
 
 KNOWN = {"arms", "evals", "attribution", "manifest.json", "ledger.json", "leaks.json", "config.yaml"}
@@ -72,7 +71,7 @@ def checks_of_results(run: Run) -> Iterator[Check]:
 
 def _done(run: Run, arm: str, seed: int) -> str:
     folder = arm_folder(run.config, arm, seed)
-    done, lesson = read_sealed(folder / "done.json"), run.lesson(arm, seed)
+    done, lesson = read_checked(folder / "done.json"), run.lesson(arm, seed)
     recipe = {key: value for key, value in vars(lesson.recipe).items() if key not in (*FREE, "lora")}
     changed = [key for key, value in recipe.items() if done["train"].get(key) != value]
     if changed or done["seed"] != seed:
@@ -82,7 +81,7 @@ def _done(run: Run, arm: str, seed: int) -> str:
     before = stages_of(arm)[:-1]
     if (
         before
-        and read_sealed(arm_folder(run.config, "-".join(before), seed) / "done.json")["model_hash"] != done["start"]
+        and read_checked(arm_folder(run.config, "-".join(before), seed) / "done.json")["model_hash"] != done["start"]
     ):
         raise InputError(f"{folder} went on from another model than that of {'-'.join(before)}: train it again.")
     return f"{done['optimizer_steps']} steps of the run's recipe"
@@ -103,7 +102,7 @@ def _prompts(run: Run, arm: str, seed: int) -> str:
 
 def _log(run: Run, arm: str, seed: int) -> str:
     folder = arm_folder(run.config, arm, seed)
-    path, done = folder / "log.jsonl", read_sealed(folder / "done.json")
+    path, done = folder / "log.jsonl", read_checked(folder / "done.json")
     rows, order = [row for _, row in read_jsonl(path)], run.lesson(arm, seed).order
     must_equal(
         [(row["step"], row["passages"]) for row in rows], list(enumerate(order, start=1)), path, "the seed's order"
@@ -121,7 +120,7 @@ def _model(run: Run, arm: str, seed: int) -> str:
     folder = arm_folder(run.config, arm, seed)
     if not (folder / "model").is_dir():
         raise InputError(f"{folder / 'model'} is missing: train it again.")
-    if model_hash(str(folder / "model")) != read_sealed(folder / "done.json")["model_hash"]:
+    if model_hash(str(folder / "model")) != read_checked(folder / "done.json")["model_hash"]:
         raise InputError(
             f"{folder / 'model'} was cut off or changed after training: remove {folder} and train it again."
         )
@@ -150,7 +149,7 @@ def _examined(folder: Path) -> set[str]:
 
 
 def _held_out(run: Run, folder: Path, arm: str, seed: int) -> str:
-    held = read_sealed(folder / "metrics.json")["held_out"]
+    held = read_checked(folder / "metrics.json")["held_out"]
     tokens = sum(len(passage.ids) + passage.last for passage in read_passages(run.folder, "held_out"))
     if held["key"] != held_out_key(run.config, model_of(run.config, arm, seed)) or held["tokens"] != tokens:
         raise InputError(
@@ -160,7 +159,7 @@ def _held_out(run: Run, folder: Path, arm: str, seed: int) -> str:
 
 
 def _outcomes(run: Run, folder: Path, arm: str, seed: int, name: str) -> str:
-    path, records = folder / f"{name}.jsonl", read_sealed(folder / "metrics.json")["benchmarks"]
+    path, records = folder / f"{name}.jsonl", read_checked(folder / "metrics.json")["benchmarks"]
     if name not in records:
         raise InputError(f"{path}: metrics.json knows no such benchmark: evaluate again, or remove the file.")
     record, outcomes = records[name], read_outcomes(path)
@@ -230,7 +229,7 @@ def _leaks(run: Run) -> str:
 
 
 def _attribution(run: Run, path: Path) -> str:
-    found = read_sealed(path)
+    found = read_checked(path)
     prompt_sets = dict(
         zip(("strategies", "negative"), (prompt_set.hash for prompt_set in prompt_sets_of(run.config)), strict=True)
     )

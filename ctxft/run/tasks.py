@@ -21,14 +21,20 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import ExperimentConfig, to_mapping
 from ctxft.data.passages import Passage, passages_hash
-from ctxft.locks import only_process
 from ctxft.models import model_hash, shared_tokenizer
 from ctxft.prompts import stages_of
 from ctxft.run.instruct import read_instruction_rows
 from ctxft.run.prepare import manifest_of, pinned
 from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
-from ctxft.seals import read_or_set_aside
-from ctxft.storage import InputError, check_known, read_json, write_jsonl, write_text
+from ctxft.storage import (
+    InputError,
+    check_known,
+    exclusive_lock,
+    read_json,
+    read_or_quarantine,
+    write_jsonl,
+    write_text,
+)
 from ctxft.training.config import TrainConfig
 from ctxft.training.loop import targets_of, train_arm
 from ctxft.training.order import passage_order
@@ -131,7 +137,7 @@ def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True
 
 def _done(config: ExperimentConfig, arm: str, seed: int) -> dict | None:
     """Return a finished training's record, or None; where it is damaged the training goes on from what is left."""
-    return read_or_set_aside(arm_folder(config, arm, seed) / "done.json")
+    return read_or_quarantine(arm_folder(config, arm, seed) / "done.json")
 
 
 def _require_lineage(config: ExperimentConfig, arm: str, seed: int, done: dict) -> dict:
@@ -149,7 +155,7 @@ def _only_process(config: ExperimentConfig, arm: str, seed: int, wait: bool) -> 
     if os.environ.get("RANK", "0") != "0":
         return contextlib.nullcontext()
     lock = arm_folder(config, arm, seed).parent / f".seed-{seed}.lock"
-    return only_process(lock, f"trains {arm}:{seed} in {config.folder}", wait)
+    return exclusive_lock(lock, f"trains {arm}:{seed} in {config.folder}", wait)
 
 
 def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:

@@ -18,7 +18,7 @@ from ctxft.extras.written import require_written
 from ctxft.models import pick_device
 from ctxft.run.examine import is_examined, load_benchmarks
 from ctxft.run.prepare import prepare
-from ctxft.run.processes import count_workers, run_together
+from ctxft.run.processes import count_workers, run_parallel
 from ctxft.run.tasks import (
     Task,
     eval_folder,
@@ -47,12 +47,12 @@ def _run_workers(
         words = [word for arm, seed in tasks[number::workers] for word in ("--task", f"{arm}:{seed}")]
         commands.append([sys.executable, "-m", "ctxft", verb, str(path), *words])
     if tick is not None:
-        run_together(verb, commands, variables, tick)
+        run_parallel(verb, commands, variables, tick)
         return
     # seconds: a notebook keeps every state of a bar when nobody looks on, and a log file needs fewer lines still
     often = 0.1 if sys.stderr.isatty() else 1 if "ipykernel" in sys.modules else 10
     with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often) as bar:
-        run_together(verb, commands, variables, lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
+        run_parallel(verb, commands, variables, lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
 
 
 def _workers(config: ExperimentConfig, wanted: int | None) -> int:

@@ -5,13 +5,13 @@ import sys
 
 import torch
 
-from ctxft.run.processes import end_with_parent
+from ctxft.run.processes import die_with_parent
 from ctxft.storage import InputError
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.study import run_tasks
 
 if __name__ == "__main__":
-    end_with_parent()
+    die_with_parent()
     task = json.loads(sys.argv[1])
     config = SyntheticConfig(**task.pop("config"))
     torch.set_num_threads(config.threads)

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ctxft.run.processes import count_workers, run_together
+from ctxft.run.processes import count_workers, run_parallel
 from ctxft.storage import (
     InputError,
     code_revision,
@@ -179,7 +179,7 @@ def _run_workers(
 
     with tqdm(total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar:
         command = [sys.executable, "-m", "ctxft.synthetic", task]
-        run_together("synthetic", [command] * workers, variables, tick, every=0.5)
+        run_parallel("synthetic", [command] * workers, variables, tick, every=0.5)
 
 
 def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ctxft.seals import set_aside
-from ctxft.storage import InputError, hash_file, read_json, write_json, write_text
+from ctxft.storage import InputError, hash_file, quarantine, read_json, write_json, write_text
 from ctxft.synthetic.arms import squared_errors
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.metrics import alignment, examine
@@ -55,11 +54,11 @@ def points_at(config: SyntheticConfig, step: int) -> int:
 
 
 def _load(path: Path) -> dict | None:
-    """Return a checkpoint; one that cannot be read, or would run code, is set aside, and None is returned."""
+    """Return a checkpoint; one that cannot be read, or would run code, is quarantined, and None is returned."""
     try:
         return torch.load(path, weights_only=True)
     except Exception as error:  # torch raises whatever its readers raise for a damaged file
-        set_aside(path, f"{path} is no checkpoint that can be read ({type(error).__name__})")
+        quarantine(path, f"{path} is no checkpoint that can be read ({type(error).__name__})")
         return None
 
 

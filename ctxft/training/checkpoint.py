@@ -17,8 +17,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ctxft.seals import DamagedError, read_sealed, sealed
-from ctxft.storage import InputError, hash_file, read_json, whole_folder, write_json
+from ctxft.storage import (
+    ChecksumError,
+    InputError,
+    atomic_dir,
+    hash_file,
+    read_checked,
+    read_json,
+    with_checksum,
+    write_json,
+)
 
 MOMENTS = {"first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
 KEPT = 2  # checkpoints that stay
@@ -70,11 +78,11 @@ def save_checkpoint(
                 parts[part][name] = gathered
     if not first:
         return
-    with whole_folder(folder / f"checkpoint-{state['step']}") as place:
+    with atomic_dir(folder / f"checkpoint-{state['step']}") as place:
         for part, tensors in parts.items():
             save_file(tensors, place / f"{part}.safetensors")
         hashes = {part: hash_file(place / f"{part}.safetensors") for part in parts}
-        write_json(place / "state.json", sealed({**state, "hashes": hashes}))
+        write_json(place / "state.json", with_checksum({**state, "hashes": hashes}))
     for path in checkpoints(folder)[:-KEPT]:
         shutil.rmtree(path)
 
@@ -112,14 +120,14 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
 
 
 def check_whole(path: Path) -> dict:
-    """Return the state of a checkpoint; raises DamagedError if one of its files is missing, cut off or changed."""
+    """Return the state of a checkpoint; raises ChecksumError if one of its files is missing, cut off or changed."""
     try:
-        state = read_sealed(path / "state.json")
+        state = read_checked(path / "state.json")
         for part, expected in state["hashes"].items():
             if hash_file(path / f"{part}.safetensors") != expected:
-                raise DamagedError(f"{path / part}.safetensors is not what was written: it was cut off or changed.")
+                raise ChecksumError(f"{path / part}.safetensors is not what was written: it was cut off or changed.")
     except FileNotFoundError as error:
-        raise DamagedError(f"{error.filename} is missing.") from None
+        raise ChecksumError(f"{error.filename} is missing.") from None
     return state
 
 

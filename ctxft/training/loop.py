@@ -29,14 +29,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
 from ctxft.models import model_hash
-from ctxft.seals import sealed, set_aside
 from ctxft.storage import (
     InputError,
+    atomic_dir,
     hash_file,
+    quarantine,
     read_json,
     read_jsonl,
     sha256,
-    whole_folder,
+    with_checksum,
     write_json,
     write_text,
 )
@@ -239,13 +240,13 @@ def train_arm(
     training = Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
     if checkpoint:
         load_checkpoint(checkpoint, network, optimizer)
-    accelerator.wait_for_everyone()  # no process may look at a checkpoint while it is set aside
+    accelerator.wait_for_everyone()  # no process may look at a checkpoint while it is quarantined
     for path, why in damaged.items() if accelerator.is_main_process else ():
-        set_aside(path, why)
+        quarantine(path, why)
     seconds = _take_steps(training, rows, order, folder, recipe, checkpoint, quiet)
     # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
     first = accelerator.is_main_process
-    with whole_folder(folder / "model") if first else tempfile.TemporaryDirectory() as place:
+    with atomic_dir(folder / "model") if first else tempfile.TemporaryDirectory() as place:
         save_model(network, accelerator, Path(place))
         if first:
             _complete_model(Path(place), tokenizer, model if config.method == "lora" else None, files or {})
@@ -261,7 +262,7 @@ def train_arm(
             "seed": seed,
             "start": recipe["start"],
         }
-        write_json(folder / "done.json", sealed(done | {"log": hash_file(folder / "log.jsonl")}))
+        write_json(folder / "done.json", with_checksum(done | {"log": hash_file(folder / "log.jsonl")}))
     accelerator.wait_for_everyone()
     return read_json(folder / "done.json")
 

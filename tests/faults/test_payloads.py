@@ -73,7 +73,7 @@ def test_a_hostile_or_damaged_checkpoint_of_the_synthetic_study_is_set_aside(run
     folder.mkdir()
     (folder / "checkpoint.pt").write_bytes(pickle.dumps(Payload(ran)) if content == "payload" else b"PK\x03\x04 cut")
     finetune(config, "linear", "cpt", 0)
-    assert not ran.exists() and "set aside as checkpoint.pt.damaged, to be made again" in capsys.readouterr().err
+    assert not ran.exists() and "quarantined as checkpoint.pt.damaged, to be regenerated" in capsys.readouterr().err
     (again,) = run_study(config, "linear", ["cpt"], [0], workers=1)["runs"]["cpt"].values()
     assert again["log"] == straight["log"] and again["errors"] == straight["errors"]
 

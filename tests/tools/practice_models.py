@@ -31,11 +31,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from ctxft.prompts import COMMON_WORDS, SEPARATOR, control_prompt, load_prompt_set
 from ctxft.storage import (
     InputError,
+    atomic_dir,
     check_known,
     seeded,
     sha256,
     versions,
-    whole_folder,
     write_json,
     write_jsonl,
     write_text,
@@ -513,7 +513,7 @@ def build_base(out: Path, base: str, steps: int = STEPS, seed: int = 0, unprompt
     check_tokenizer(tokenizer)
     model = new_model(tokenizer, seed)
     record = pretrain(model, Rows(tokenizer, mixture, seed), steps, seed)
-    with whole_folder(out) as place:
+    with atomic_dir(out) as place:
         model.to(torch.bfloat16).save_pretrained(place)
         tokenizer.save_pretrained(place)
         # What is scored are the files: rounding to bfloat16 in memory would also round what no file holds.

@@ -12,8 +12,7 @@ import threading
 from pathlib import Path
 
 from ctxft.extras.server.client import Reply
-from ctxft.seals import holds, sealed
-from ctxft.storage import InputError, parse_json
+from ctxft.storage import InputError, checksum_holds, parse_json, with_checksum
 
 FIELDS = {"id": str, "key": str, "text": str, "tokens_in": int | None, "tokens_out": int | None, "cut": bool}
 
@@ -48,7 +47,7 @@ class Answers:
         for number, line in enumerate(self._lines(), start=1):
             row = parse_json(line, f"{self.path}, line {number}", halves=True)
             good = isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in FIELDS.items())
-            if not good or not holds(row):
+            if not good or not checksum_holds(row):
                 raise InputError(
                     f"{self.path}, line {number}: not a reply of a server, or changed since: mend or remove the line."
                 )
@@ -81,7 +80,7 @@ class Answers:
     def add(self, id: str, key: str, reply: Reply) -> None:
         """Keep a reply; when this returns it is on the disk. Outside the block it is counted in ``late`` and not kept."""
         row = {"id": id, "key": key, **vars(reply)}
-        line = (json.dumps(sealed(row), ensure_ascii=True) + "\n").encode()  # a server may send half a character
+        line = (json.dumps(with_checksum(row), ensure_ascii=True) + "\n").encode()  # a server may send half a character
         with self._lock:
             if not self._open:
                 self.late += 1

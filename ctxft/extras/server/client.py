@@ -27,8 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from ctxft.extras.server.config import ServerConfig
-from ctxft.parsing import one_line
-from ctxft.storage import FailedError, InputError
+from ctxft.storage import FailedError, InputError, one_line
 
 SEED = 0  # servers that sample in spite of temperature 0 take a seed
 LONGEST = 600.0  # seconds: a server that asks for more patience than this has failed the request

@@ -16,8 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ctxft.extras.writer.config import WriterConfig
-from ctxft.seals import holds, sealed
-from ctxft.storage import InputError, parse_json, runs_root, sha256
+from ctxft.storage import InputError, checksum_holds, parse_json, runs_root, sha256, with_checksum
 
 FOLDER = "written"
 KEYS = ("key", "text", "cut", "tokens_in", "tokens_out")
@@ -52,7 +51,7 @@ class Store:
             row = parse_json(line.decode("ascii", "backslashreplace"), f"{path}, line {number}", halves=True)
             if not isinstance(row, dict) or [key for key in KEYS if key not in row]:
                 raise InputError(f"{path}, line {number}: no text of a writer stands here: remove the line.")
-            if not holds(row):
+            if not checksum_holds(row):
                 raise InputError(f"{path}, line {number}: the text was changed after it was written: remove the line.")
             rows[row["key"]] = {key: row[key] for key in KEYS}
         return cls(path, rows)
@@ -69,7 +68,7 @@ class Store:
 
     def add(self, row: dict) -> None:
         """Append one text; it outlives the process, and the machine, from here on."""
-        line = json.dumps(sealed({key: row[key] for key in KEYS})) + "\n"
+        line = json.dumps(with_checksum({key: row[key] for key in KEYS})) + "\n"
         with open(self.path, "ab", buffering=max(1 << 16, 2 * len(line))) as file:  # one write, however long the line
             file.write(line.encode())
             file.flush()

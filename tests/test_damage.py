@@ -20,8 +20,18 @@ from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.run.leaks import check_leaks
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import arm_folder, eval_folder, train_task
-from ctxft.seals import DamagedError, holds, read_or_set_aside, read_sealed, sealed, set_aside
-from ctxft.storage import InputError, read_json, write_json, write_jsonl
+from ctxft.storage import (
+    ChecksumError,
+    InputError,
+    checksum_holds,
+    quarantine,
+    read_checked,
+    read_json,
+    read_or_quarantine,
+    with_checksum,
+    write_json,
+    write_jsonl,
+)
 from ctxft.training.checkpoint import checkpoints
 
 
@@ -36,34 +46,36 @@ def cut(path: Path) -> None:
 
 
 def test_a_checksum_holds_until_something_changes(tmp_path, capsys):
-    value = sealed({"a": (1, 2.5, None), "b": {"c": "ü"}, "d": math.nan})
+    value = with_checksum({"a": (1, 2.5, None), "b": {"c": "ü"}, "d": math.nan})
     path = write_json(tmp_path / "x.json", value)
-    again = read_sealed(path)
+    again = read_checked(path)
     assert again["a"] == [1, 2.5, None] and again["checksum"] == value["checksum"]
-    assert not holds({**sealed({"n": 1}), "n": 2}) and not holds([1]) and holds({"n": 1})  # none is asked for
+    assert (
+        not checksum_holds({**with_checksum({"n": 1}), "n": 2}) and not checksum_holds([1]) and checksum_holds({"n": 1})
+    )  # none is asked for
     with pytest.raises(InputError, match=r"no\.json does not exist"):
-        read_sealed(tmp_path / "no.json")
-    assert read_or_set_aside(tmp_path / "no.json") is None
+        read_checked(tmp_path / "no.json")
+    assert read_or_quarantine(tmp_path / "no.json") is None
     path.write_text(path.read_text().replace("2.5", "2.6"))
-    with pytest.raises(DamagedError, match=r"x\.json was changed after it was written"):
-        read_sealed(path)
-    assert read_or_set_aside(path) is None and not path.exists() and (tmp_path / "x.json.damaged").exists()
-    assert "note: set aside as x.json.damaged, to be made again: " in capsys.readouterr().err
+    with pytest.raises(ChecksumError, match=r"x\.json was changed after it was written"):
+        read_checked(path)
+    assert read_or_quarantine(path) is None and not path.exists() and (tmp_path / "x.json.damaged").exists()
+    assert "note: quarantined as x.json.damaged, to be regenerated: " in capsys.readouterr().err
     write_json(path, value)
-    assert set_aside(path, "why.").name == "x.json-2.damaged"
+    assert quarantine(path, "why.").name == "x.json-2.damaged"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(place=st.integers(0, 10**6), bit=st.integers(0, 7))
 def test_no_flipped_bit_goes_unseen(tmp_path_factory, place, bit):
-    value = sealed({"loss": 1.25, "items": ["a", "b"], "deep": {"n": 3}})
+    value = with_checksum({"loss": 1.25, "items": ["a", "b"], "deep": {"n": 3}})
     path = write_json(tmp_path_factory.mktemp("bits") / "x.json", value)
     content = bytearray(path.read_bytes())
     content[place % len(content)] ^= 1 << bit
     path.write_bytes(content)
     try:
-        found = read_sealed(path)
-    except DamagedError:
+        found = read_checked(path)
+    except ChecksumError:
         return
     # what is left: white space between values, or the word "checksum" itself
     assert {k: v for k, v in found.items() if k in value and k != "checksum"} == {
@@ -97,7 +109,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(killed, capsys, 
     assert train_task(config, "cpt", 0)["model_hash"] == done["model_hash"]
     assert (folder / "checkpoint-4.damaged").is_dir() and (folder / "checkpoint-4").is_dir()
     err = capsys.readouterr().err
-    assert "set aside as checkpoint-4.damaged" in err and file in err
+    assert "quarantined as checkpoint-4.damaged" in err and file in err
 
 
 def test_without_a_whole_checkpoint_a_training_begins_anew(killed):

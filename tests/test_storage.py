@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,27 +11,27 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ctxft import storage as runtime
-from ctxft.storage import InputError
+from ctxft import storage
+from ctxft.storage import LONGEST, InputError, is_unicode, one_line, parse_json, parse_yaml, shown
 
 # --- seeds and hashes -------------------------------------------------------------------------------------------------
 
 
 def test_hash_ignores_the_order_of_keys_and_nothing_else():
-    assert runtime.sha256({"a": 1, "b": [1, 2]}) == runtime.sha256({"b": [1, 2], "a": 1})
+    assert storage.sha256({"a": 1, "b": [1, 2]}) == storage.sha256({"b": [1, 2], "a": 1})
     values = [{"a": 1}, {"a": "1"}, {"a": 1.5}, ["a", 1], "a", b"b", {"a": [1, 2]}, {"a": [2, 1]}]
-    assert len({runtime.sha256(value) for value in values}) == len(values)
+    assert len({storage.sha256(value) for value in values}) == len(values)
 
 
 def test_draws_are_the_same_in_another_process_with_another_hash_seed():
     code = "from ctxft.storage import seeded; print(seeded(0, 'passage-7').random(), seeded('0', 'passage-7').random())"
     found = {
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(runtime.REPO_ROOT)},
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(storage.REPO_ROOT)},
                        capture_output=True, text=True, check=True).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    assert found == {f"{runtime.seeded(0, 'passage-7').random()} {runtime.seeded(0, 'passage-7').random()}\n"}
-    assert runtime.seeded(0, "passage-7").random() != runtime.seeded(0, "passage-8").random()
+    assert found == {f"{storage.seeded(0, 'passage-7').random()} {storage.seeded(0, 'passage-7').random()}\n"}
+    assert storage.seeded(0, "passage-7").random() != storage.seeded(0, "passage-8").random()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -42,24 +43,24 @@ def rows_that_fail():
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
-    path = runtime.write_jsonl(tmp_path / "rows.jsonl", [{"old": "é"}])
+    path = storage.write_jsonl(tmp_path / "rows.jsonl", [{"old": "é"}])
     with pytest.raises(KeyError):
-        runtime.write_jsonl(path, rows_that_fail())
+        storage.write_jsonl(path, rows_that_fail())
     with pytest.raises(KeyError):
-        runtime.write_jsonl(tmp_path / "new.jsonl", rows_that_fail())
+        storage.write_jsonl(tmp_path / "new.jsonl", rows_that_fail())
     assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
     assert path.read_bytes() == '{"old": "é"}\n'.encode()
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "model"
-    with runtime.whole_folder(folder) as place:
+    with storage.atomic_dir(folder) as place:
         (place / "a").write_text("1")
-    with pytest.raises(KeyError), runtime.whole_folder(folder) as place:
+    with pytest.raises(KeyError), storage.atomic_dir(folder) as place:
         (place / "b").write_text("2")
         raise KeyError
     assert [p.name for p in tmp_path.rglob("*")] == ["model", "a"]
-    with runtime.whole_folder(folder) as place:
+    with storage.atomic_dir(folder) as place:
         (place / "b").write_text("2")
     assert [p.name for p in tmp_path.rglob("*")] == ["model", "b"]
 
@@ -67,26 +68,26 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
 def test_text_is_utf8_with_or_without_a_mark(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xef\xbb\xbfGr\xc3\xbc\xc3\x9fe")
-    assert runtime.read_text(path) == "Grüße"
+    assert storage.read_text(path) == "Grüße"
     path.write_bytes(b"Gr\xfc\xdfe")
     with pytest.raises(InputError, match=re.escape(f"{path} is not UTF-8 (byte 2)")):
-        runtime.read_text(path)
+        storage.read_text(path)
 
 
 @pytest.mark.parametrize(("name", "said"), [("missing.txt", "does not exist"), (".", "is a folder")])
 def test_a_path_that_is_no_file_is_named(tmp_path, name, said):
     with pytest.raises(InputError, match=f"{re.escape(str(tmp_path / name))}.* {said}"):
-        runtime.read_text(tmp_path / name)
+        storage.read_text(tmp_path / name)
 
 
 def test_json_lines_name_the_line_of_an_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\r\n\r\n{"a": "2"}\r\n')
-    assert list(runtime.read_jsonl(path)) == [(1, {"a": 1}), (3, {"a": "2"})]
+    assert list(storage.read_jsonl(path)) == [(1, {"a": 1}), (3, {"a": "2"})]
     for line, said in (('{"a": 1', "invalid JSON"), ("[1]", "an? JSON object is needed, found list")):
         path.write_text(f'{{"a": 1}}\n\n{line}\n')
         with pytest.raises(InputError, match=f"{re.escape(str(path))}, line 3: .*{said}"):
-            list(runtime.read_jsonl(path))
+            list(storage.read_jsonl(path))
 
 
 def test_yaml_runs_no_code_and_names_the_line(tmp_path):
@@ -94,7 +95,40 @@ def test_yaml_runs_no_code_and_names_the_line(tmp_path):
     for text, line in (("a: 1\nb: !!python/object/apply:os.getcwd []\n", 2), ("a: 1\nb: [\n", 3)):
         path.write_text(text)
         with pytest.raises(InputError, match=f"{re.escape(str(path))}, line {line}: invalid YAML"):
-            runtime.read_yaml(path)
+            storage.read_yaml(path)
+
+
+# --- text that anybody may have written --------------------------------------------------------------------------------
+
+
+def test_values_come_out_as_they_are():
+    assert parse_json('{"a": [1, 2.5, null, "\\ud83d\\ude00"]}', "x") == {"a": [1, 2.5, None, "\U0001f600"]}
+    assert math.isnan(parse_json("NaN", "x"))  # a log of a training that went wrong holds it
+    assert parse_json('{"text": "\\ud83d"}', "x", halves=True) == {"text": "\ud83d"}
+    shared = "base: &base {a: 1, b: 2}\nmore:\n  <<: *base\n  b: 3\nagain: *base\n"
+    assert parse_yaml(shared, "x") == {"base": {"a": 1, "b": 2}, "more": {"a": 1, "b": 3}, "again": {"a": 1, "b": 2}}
+    assert parse_yaml("", "x") is None
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '{"b": {"a": 1, "c": 2, "a": 3}}', '[{"a": [], "a": null}]'])
+def test_a_key_that_stands_twice_is_told(text):
+    with pytest.raises(InputError, match=r"^x, line 1: the key 'a' stands twice in one object: remove one\.$"):
+        parse_json(text, "x, line 1")
+
+
+def test_errors_are_one_line_that_commands_no_terminal():
+    error = InputError("no 'a\n\x1b[2Jb\u202ec\ud800\x00' here: " + "x" * 10 * LONGEST)
+    assert str(error).isprintable() and len(str(error)) < LONGEST + 100 and is_unicode(str(error))
+    assert str(error).startswith(r"no 'a\n\x1b[2Jb\u202ec\ud800\x00' here: xxx") and str(error).endswith("xxx")
+    assert one_line("Grüße, 東京 🎉") == "Grüße, 東京 🎉"
+
+
+def test_values_are_shown_short():
+    assert shown(10**5000).startswith("a whole number of ") and len(shown(["a" * 999] * 99)) < 900
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    assert len(shown(deep)) < 100 and shown({"a": 1}) == "{'a': 1}"
 
 
 # --- strict configs ---------------------------------------------------------------------------------------------------
@@ -117,7 +151,7 @@ class Outer:
 
 def test_a_mapping_becomes_a_dataclass_with_its_defaults():
     values = {"name": "x", "limit": None, "inner": {"rate": 1, "names": ["a"]}}
-    assert runtime.from_mapping(Outer, values, "here") == Outer("x", inner=Inner(1.0, ["a"]))
+    assert storage.from_mapping(Outer, values, "here") == Outer("x", inner=Inner(1.0, ["a"]))
 
 
 @pytest.mark.parametrize(
@@ -141,13 +175,13 @@ def test_a_mapping_becomes_a_dataclass_with_its_defaults():
 )
 def test_nothing_is_converted_or_ignored_silently(values, said):
     with pytest.raises(InputError, match=said):
-        runtime.from_mapping(Outer, values, "here")
+        storage.from_mapping(Outer, values, "here")
 
 
 def test_an_unknown_word_brings_the_nearest_and_all_known():
     with pytest.raises(InputError, match=r"unknown arm 'cftt' \(did you mean 'cft'\?\); known: cpt, cft\."):
-        runtime.check_known("cftt", ("cpt", "cft"), "arm")
-    assert runtime.nearest("zzz", ("cpt", "cft")) == ""
+        storage.check_known("cftt", ("cpt", "cft"), "arm")
+    assert storage.nearest("zzz", ("cpt", "cft")) == ""
 
 
 # --- where runs live --------------------------------------------------------------------------------------------------
@@ -156,11 +190,11 @@ def test_an_unknown_word_brings_the_nearest_and_all_known():
 def test_runs_root_follows_the_variable_and_never_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CTXFT_RUNS", "here")
-    assert runtime.runs_root() == tmp_path / "here"
+    assert storage.runs_root() == tmp_path / "here"
     monkeypatch.delenv("CTXFT_RUNS")
-    assert runtime.runs_root() == runtime.REPO_ROOT / "runs"
+    assert storage.runs_root() == storage.REPO_ROOT / "runs"
 
 
 def test_versions_and_revision_are_told():
-    assert re.fullmatch(r"unknown|[0-9a-f]{40}(\+changes)?", runtime.code_revision())
-    assert runtime.versions()["torch"].startswith("2.") and json.dumps(runtime.versions())
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}(\+changes)?", storage.code_revision())
+    assert storage.versions()["torch"].startswith("2.") and json.dumps(storage.versions())
