@@ -23,9 +23,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import typing
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -425,6 +427,7 @@ def is_there(path: str | Path) -> bool:
 
 
 CHECKSUM = "checksum"
+DONE = "done.json"
 
 
 class ChecksumError(InputError):
@@ -523,6 +526,183 @@ def _holder(held: Path) -> str:
     except (OSError, json.JSONDecodeError):
         return ""
     return f" (process {who['process']} on {who['machine']}, since {who['since']})"
+
+
+# --- records and stages -----------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path) -> tuple[object, dict[str, typing.Any], list[int]]:
+    """Return the header, the records and the numbers of the damaged lines of a ``RecordLog``, without touching the file.
+
+    Half a line at the end, left by a kill, does not count; the header is None where there is none, or where it is damaged.
+    """
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    header, records, damaged = None, {}, []
+    for number, line in enumerate(lines, start=1):
+        checksum, _, body = line.partition(b" ")
+        if checksum != b"%08x" % zlib.crc32(body):
+            damaged.append(number)
+            continue
+        value = parse_json(body.decode(), f"{path}, line {number}", halves=True)
+        if number == 1:
+            header = value
+        else:
+            records[value[0]] = value[1]
+    return header, records, damaged
+
+
+class RecordLog:
+    """An append-only file of JSON values by key, for work that is paid for: what was added outlives any kill.
+
+    Every line has a CRC-32. Half a line at the end (a kill) is cut off, a damaged line is skipped, so that its record can be
+    added again; a file with another header is quarantined, and a new one begun. May be shared by threads, not by processes.
+
+    Args:
+        path: the file; its folder is made.
+        header: a JSON value on which the records depend, such as a hash of the model and the settings.
+        fsync: have each record on the disk when ``add`` returns; without it a power cut may take the last ones.
+        wait: wait for another process that has the file open, instead of refusing.
+
+    Attributes:
+        records: key -> value, those found on disk and those added since; the last one of a key counts.
+        damaged: numbers of the damaged lines.
+
+    Raises:
+        InputError: another process has the file open.
+
+    Example:
+        >>> with RecordLog(Path(tempfile.mkdtemp()) / "answers.log", header="model A") as log:
+        ...     log.add("q1", {"answer": "B"})
+        ...     log.records
+        True
+        {'q1': {'answer': 'B'}}
+    """
+
+    def __init__(self, path: Path, header: object = "", fsync: bool = True, wait: bool = False) -> None:
+        self.path, self._fsync = Path(path), fsync
+        self._guard, self._stack = threading.Lock(), contextlib.ExitStack()
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        self._stack.enter_context(exclusive_lock(lock, f"writes {self.path}", wait))
+        found, self.records, self.damaged = read_records(self.path)
+        header = json.loads(json.dumps(header))
+        if self.path.exists() and self.path.stat().st_size and found != header:
+            quarantine(self.path, f"{self.path} was damaged in its first line, or written with other settings.")
+            self.records, self.damaged = {}, []
+        self._file = self._stack.enter_context(open(self.path, "ab"))
+        self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+        if not self.path.stat().st_size:
+            self._write(header)
+
+    def __enter__(self) -> RecordLog:
+        """Return the log, which is open already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def _write(self, value: object) -> None:
+        body = json.dumps(value).encode()  # ASCII: a server may send half a character, which UTF-8 cannot hold
+        self._file.write(b"%08x %s\n" % (zlib.crc32(body), body))
+        self._file.flush()
+        if self._fsync:
+            os.fsync(self._file.fileno())
+
+    def add(self, key: str, value: object) -> bool:
+        """Append a record; returns False, and keeps nothing, after ``close``, as in a thread that outlives the block."""
+        with self._guard:
+            if self._file.closed:
+                return False
+            self._write([key, value])
+            self.records[key] = value
+            return True
+
+    def close(self) -> None:
+        """Close the file, and let other processes open it."""
+        with self._guard:
+            self._stack.close()
+
+
+@dataclasses.dataclass
+class Step:
+    """A stage that runs, or was finished before.
+
+    Attributes:
+        folder: write the files of the stage here.
+        done: they are there already, whole, and follow from the same inputs.
+        result: a JSON object to store in done.json; found there when ``done``.
+    """
+
+    folder: Path
+    done: bool
+    result: dict = dataclasses.field(default_factory=dict)
+
+
+def read_done(folder: Path) -> dict | None:
+    """Return what done.json holds: inputs, revision, files (path -> SHA-256) and result; None for an unfinished stage."""
+    return read_or_quarantine(Path(folder) / DONE)
+
+
+@contextlib.contextmanager
+def step(
+    folder: Path, inputs: dict, revision: int = 1, resume: bool = False, doing: str = "", wait: bool = False
+) -> Iterator[Step]:
+    """Run a stage once for the same inputs: lock its folder, and write done.json last, with the SHA-256 of every file.
+
+    A stage that was killed, whose inputs or revision changed, or one of whose files was changed, runs again.
+
+    Args:
+        folder: of the stage.
+        inputs: JSON values that decide what the stage writes: settings, hashes of what it reads.
+        revision: a number in the code of the stage, to be raised by hand when that writes something else.
+        resume: work in the folder itself and keep what an earlier process left there; otherwise the folder appears at the
+            end, whole, in place of an older one.
+        doing: what the stage does, for a second process, as in "trains cft:0 in runs/mini".
+        wait: wait for a process that runs the same stage, instead of refusing.
+
+    Raises:
+        InputError: another process runs the stage.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp()) / "squares"
+        >>> for _ in range(2):
+        ...     with step(folder, inputs={"n": 3}) as stage:
+        ...         if not stage.done:
+        ...             _ = write_json(stage.folder / "squares.json", [n * n for n in range(3)])
+        ...             stage.result = {"count": 3}
+        ...     print(stage.done, stage.result)
+        False {'count': 3}
+        True {'count': 3}
+    """
+    folder = Path(folder)
+    key = json.loads(json.dumps({"inputs": inputs, "revision": revision}))
+    with exclusive_lock(folder.with_name(f".{folder.name}.lock"), doing or f"works in {folder}", wait):
+        done = read_done(folder)
+        if done and all(done[name] == value for name, value in key.items()) and _is_whole(folder, done, resume):
+            yield Step(folder, True, done["result"])
+            return
+        if resume:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / DONE).unlink(missing_ok=True)
+        with contextlib.nullcontext(folder) if resume else atomic_dir(folder) as place:
+            stage = Step(place, False)
+            yield stage
+            written = [
+                path for path in sorted(place.rglob("*")) if path.is_file() and not path.name.endswith(".damaged")
+            ]
+            files = {path.relative_to(place).as_posix(): hash_file(path) for path in written}
+            write_json(place / DONE, with_checksum(key | {"files": files, "result": stage.result}))
+
+
+def _is_whole(folder: Path, done: dict, resume: bool) -> bool:
+    """Return whether the files of a stage are those that it wrote; a changed one, or its folder, is quarantined."""
+    for name, digest in done["files"].items():
+        if not (folder / name).is_file() or hash_file(folder / name) != digest:
+            damaged = folder / name if resume else folder
+            if damaged.exists():
+                quarantine(damaged, f"{folder / name} is not what was written: it was cut off, changed or removed.")
+            return False
+    return True
 
 
 # --- strict configs ---------------------------------------------------------------------------------------------------

@@ -131,6 +131,126 @@ def test_values_are_shown_short():
     assert len(shown(deep)) < 100 and shown({"a": 1}) == "{'a': 1}"
 
 
+# --- records and stages -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A closed log of four records, the last with half a character."""
+    with storage.RecordLog(tmp_path / "x.log", {"model": "A"}) as log:
+        for number in range(3):
+            assert log.add(f"q{number}", {"n": number, "text": "ü"})
+        log.add("q3", "\ud83d")
+    assert not log.add("q4", "too late")
+    return log.path
+
+
+def test_records_survive_a_kill_in_the_middle_of_a_line(log):
+    before = log.read_bytes()
+    log.write_bytes(before + b"deadbeef {half")
+    assert len(storage.read_records(log)[1]) == 4 and log.read_bytes() != before  # a look changes nothing
+    with storage.RecordLog(log, {"model": "A"}) as again:
+        assert list(again.records) == ["q0", "q1", "q2", "q3"] and again.records["q3"] == "\ud83d" and not again.damaged
+    assert log.read_bytes() == before
+
+
+def test_a_flipped_bit_costs_one_record_which_can_be_added_again(log):
+    log.write_bytes(log.read_bytes().replace(b'"q1"', b'"qX"'))
+    with storage.RecordLog(log, {"model": "A"}) as again:
+        assert list(again.records) == ["q0", "q2", "q3"] and again.damaged == [3]
+        again.add("q1", 1)
+    assert storage.read_records(log)[1]["q1"] == 1
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(b'"A"', b'"B"'), lambda text: text])
+def test_a_log_with_another_or_a_damaged_header_is_quarantined(log, change, capsys):
+    log.write_bytes(change(log.read_bytes()))
+    with storage.RecordLog(log, {"model": "B"}) as again:
+        assert not again.records and not again.damaged
+        again.add("q0", 0)
+    assert storage.read_records(log) == ({"model": "B"}, {"q0": 0}, [])
+    assert len(storage.read_records(log.with_name("x.log.damaged"))[1]) == 4
+    assert "written with other settings" in capsys.readouterr().err
+
+
+def test_a_second_writer_is_refused(log):
+    with storage.RecordLog(log, {"model": "A"}):
+        with pytest.raises(InputError, match=r"another process writes .*x\.log \(process \d+ on "):
+            storage.RecordLog(log, {"model": "A"})
+        assert len(storage.read_records(log)[1]) == 4
+
+
+def test_records_survive_kill_9(tmp_path):
+    path = tmp_path / "x.log"
+    code = f"from ctxft.storage import RecordLog\nfrom itertools import count\nlog = RecordLog({str(path)!r}, 'A')\n"
+    code += "for n in count(len(log.records)): log.add(str(n), n); print(n, flush=True)"
+    seen = -1
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+            for _ in range(20):
+                seen = int(child.stdout.readline())
+            child.kill()
+        records = storage.read_records(path)[1]
+        assert list(records.values()) == list(range(len(records))) and len(records) > seen
+
+
+def run_step(folder, calls, inputs=None, **kwargs):
+    with storage.step(folder, inputs or {"n": (1, 2)}, **kwargs) as stage:
+        if not stage.done:
+            calls.append(sorted(path.name for path in stage.folder.iterdir()))
+            storage.write_text(stage.folder / "a.txt", "a")
+            if "stop" in calls[0:1]:
+                raise KeyError("stop")
+            storage.write_text(stage.folder / "below" / "b.txt", "b")
+            stage.result = {"calls": len(calls)}
+    return stage
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_step_runs_again_only_when_something_changed(tmp_path, resume, capsys):
+    calls, folder = [], tmp_path / "stage"
+    for expected, kwargs in (
+        (1, {}),
+        (1, {}),
+        (2, {"inputs": {"n": 2}}),
+        (3, {"inputs": {"n": 2}, "revision": 2}),
+        (3, {"inputs": {"n": 2}, "revision": 2}),
+    ):
+        stage = run_step(folder, calls, resume=resume, **kwargs)
+        assert len(calls) == expected and stage.result == {"calls": expected}
+    assert (
+        stage.folder == folder and stage.done and storage.read_done(folder)["files"].keys() == {"a.txt", "below/b.txt"}
+    )
+    for damage in (lambda path: path.write_text("c"), lambda path: path.unlink()):
+        damage(folder / "below" / "b.txt")
+        stage = run_step(folder, calls, {"n": 2}, revision=2, resume=resume)
+        assert not stage.done and (folder / "below" / "b.txt").read_text() == "b"
+    assert len(calls) == 5 and "b.txt is not what was written" in capsys.readouterr().err
+    damaged = folder / "below" / "b.txt.damaged" if resume else tmp_path / "stage.damaged" / "below" / "b.txt"
+    assert damaged.read_text() == "c"
+    done = folder / "done.json"
+    done.write_text(done.read_text().replace('"calls": 5', '"calls": 6'))
+    assert storage.read_done(folder) is None and run_step(folder, calls, {"n": 2}, resume=resume).result == {"calls": 6}
+
+
+def test_a_step_that_was_stopped_leaves_the_old_folder_or_what_it_had(tmp_path):
+    for resume, left in ((False, []), (True, ["a.txt"])):
+        folder = tmp_path / f"stage-{resume}"
+        with pytest.raises(KeyError):
+            run_step(folder, calls := ["stop"], resume=resume)
+        assert not (folder / "done.json").exists()
+        calls.clear()
+        assert run_step(folder, calls, resume=resume).result == {"calls": 1} and calls == [left]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_step_is_run_by_one_process_at_a_time(tmp_path):
+    with storage.step(tmp_path / "stage", {}):
+        with pytest.raises(InputError, match=r"another process trains cft:0 \(process"):
+            with storage.step(tmp_path / "stage", {}, doing="trains cft:0"):
+                pass
+
+
 # --- strict configs ---------------------------------------------------------------------------------------------------
 
 
