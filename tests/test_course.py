@@ -14,7 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-import ctxft.report.synthetic  # noqa: F401  loaded before anything is replaced in it
+import ctxft.synthetic.figures  # noqa: F401  loaded before anything is replaced in it
 from ctxft import storage as runtime
 from ctxft.course import exercises as course
 from ctxft.course import list_notebooks, normalize, notebooks_folder

@@ -17,8 +17,8 @@ from ctxft.report.ablations import families_figure
 from ctxft.report.labels import confusion_figure, reliability_figure
 from ctxft.report.show import DPI, png_of, svg_of
 from ctxft.report.style import SHEET
-from ctxft.report.synthetic import alignment_figure, copying_figure, curves_figure, errors_figure
 from ctxft.storage import InputError, read_json
+from ctxft.synthetic.figures import alignment_figure, copying_figure, curves_figure, errors_figure
 from tests.test_report import fake_run
 
 RESULTS = notebooks_folder() / "results"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ctxft.report.figures import ARM_COLORS
-from ctxft.report.synthetic import (
+from ctxft.storage import REPO_ROOT, InputError
+from ctxft.synthetic.config import ARMS, load_config
+from ctxft.synthetic.figures import (
     COLORS,
     RECORDED,
     alignment_figure,
@@ -20,9 +22,7 @@ from ctxft.report.synthetic import (
     read_result,
     study_table,
 )
-from ctxft.storage import REPO_ROOT, InputError
-from ctxft.synthetic.config import ARMS, load_config
-from ctxft.synthetic.metrics import baselines
+from ctxft.synthetic.study import baselines
 
 FILES = sorted((REPO_ROOT / "notebooks" / "results").glob("synthetic_*.json"))
 

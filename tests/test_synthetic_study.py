@@ -10,14 +10,23 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ctxft.cli import main
-from ctxft.report.synthetic import curves_figure
 from ctxft.storage import FailedError, InputError, read_json, read_jsonl, write_text
 from ctxft.synthetic import study as module
 from ctxft.synthetic.config import SyntheticConfig
-from ctxft.synthetic.study import prepare, read_study, run_study, run_tasks
-from ctxft.synthetic.training import finetune_folder, is_done, load_network, pretrain_folder
+from ctxft.synthetic.figures import curves_figure
+from ctxft.synthetic.study import (
+    finetune_folder,
+    is_done,
+    load_network,
+    prepare,
+    pretrain_folder,
+    read_study,
+    run_study,
+    run_tasks,
+)
 
 TINY = {"dims": 2, "points": 4, "layers": 1, "width": 8, "heads": 2, "batch": 8, "start_points": 2, "test_prompts": 16}
 TINY |= {"pretrain_steps": 6, "finetune_steps": 6, "log_every": 2, "save_every": 2, "points_every": 2}
@@ -127,7 +136,8 @@ def test_two_processes_do_not_train_one_arm(runs) -> None:
     config = tiny("t")
     run_tasks(config, "relu", ["cft"], [0])
     busy = finetune_folder(config, "relu", "cpt", 0)
-    with module._lock(busy, 0):
+    busy.mkdir(parents=True)
+    with FileLock(busy / ".lock"):
         with pytest.raises(InputError, match=r"another process works in .*relu.cpt.seed-0: wait for it"):
             run_study(config, "relu", ["cft", "cpt"], [0], workers=1)
     assert run_study(config, "relu", ["cft", "cpt"], [0], workers=1)["arms"] == ["cft", "cpt"]
@@ -151,7 +161,7 @@ def test_a_worker_that_breaks_shows_the_end_of_its_output(runs, monkeypatch, tmp
         (["--size", "large"], "unknown size 'large'"),
         (["--workers", "0"], "workers must be at least 1 process, found 0."),
         (["--set", "layer=2"], "synthetic: unknown key 'layer' (did you mean 'layers'?)"),
-        (["--set", "device=cuda"], "device 'cuda' was asked for, but torch sees none"),
+        (["--set", "device=cuda"], "device is 'cuda', but torch sees none"),
     ],
 )
 def test_bad_input_is_one_sentence(runs, capsys, words: list[str], sentence: str) -> None:

@@ -42,8 +42,8 @@ def attribute(options: argparse.Namespace) -> None:
 
 def synthetic(options: argparse.Namespace) -> None:
     """Run the synthetic experiment and print its table."""
-    from ctxft.report.synthetic import study_table
     from ctxft.synthetic.config import load_config
+    from ctxft.synthetic.figures import study_table
     from ctxft.synthetic.study import run_study, write_study
 
     settings = read_settings(options.set) | ({"name": options.name} if options.name else {})

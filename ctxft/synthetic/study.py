@@ -1,26 +1,38 @@
-"""A config, a target, arms and seeds flow in; a finished study flows out, computed by as many processes as there are cores.
+"""Pre-train, fine-tune and evaluate networks: every arm and seed of a study, as one JSON value of results.
 
-    run_study -> manifest.json -> workers (python -m ctxft.synthetic) -> read_study: one JSON value with all results
+    pretrain: in-context linear regression with a curriculum of points -> pretrain/seed-<n>/
+    finetune: one arm from there on one target -> <target>/<arm>/seed-<n>/ {network.safetensors, log.jsonl, done.json}
 
-Each worker walks the whole list of trainings and takes those that are neither done nor in another's hands. On a GPU
-there is one worker.
+One loop serves both. Tasks are drawn on the device, losses stay there until a line is logged, and every checkpoint is atomic,
+so a killed training resumes with the same results: bit for bit on a CPU. Each worker walks the whole list of trainings and
+takes those that are neither done nor locked by another. On a GPU there is one worker.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy
+import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctxft.run.processes import count_workers, run_parallel
+from ctxft.run.processes import count_workers, die_with_parent, run_parallel
 from ctxft.storage import (
     InputError,
     code_revision,
+    hash_file,
+    quarantine,
     read_json,
     read_jsonl,
     versions,
@@ -28,20 +40,347 @@ from ctxft.storage import (
     write_text,
 )
 from ctxft.synthetic.config import SyntheticConfig, check_study
-from ctxft.synthetic.metrics import baselines
-from ctxft.synthetic.training import (
-    DONE,
-    LOG,
-    device_of,
-    finetune,
-    finetune_folder,
-    is_done,
-    pretrain,
-    pretrain_folder,
+from ctxft.synthetic.regression import (
+    TARGET_FUNCTIONS,
+    Draws,
+    Regressor,
+    Tasks,
+    context_of,
+    draw_chance,
+    draw_tasks,
+    make_generator,
+    make_network,
+    predict,
+    squared_errors,
 )
 
-MANIFEST = "manifest.json"
+WEIGHTS, LOG, DONE, CHECKPOINT, MANIFEST = "network.safetensors log.jsonl done.json checkpoint.pt manifest.json".split()
+FINETUNING = (
+    10_000_000  # first step of fine-tuning in the seeds of tasks, so that they differ from those of pre-training
+)
+TEST_BATCH = 160  # test sequences at a time
+TRIALS = 1000  # resamplings of a bootstrap band
+QUADRATURE = 64  # nodes of the normal distribution
+CONTEXTS = {"own": None, "fresh": "fresh", "none": "cpt"}  # what the trained network reads at the test
 WATCH_EVERY = 5.0  # seconds between two calls of a watcher
+
+
+# --- errors, baselines, alignment -------------------------------------------------------------------------------------
+
+
+def evaluation_batches(config: SyntheticConfig, target: str, device: str = "cpu") -> Iterator[tuple[Tasks, Draws]]:
+    """Yield the test tasks, the same for all arms and seeds of a study, drawn on the CPU whatever the device."""
+    for number, start in enumerate(range(0, config.test_prompts, TEST_BATCH)):
+        size = min(TEST_BATCH, config.test_prompts - start)
+        tasks = draw_tasks(make_generator("cpu", "test", number), target, size, config.points, config.dims)
+        draws = draw_chance(make_generator("cpu", "test context", number), tasks)
+        yield tasks.to(device), draws.to(device)
+
+
+def derivatives(network: nn.Module, arm: str, tasks: Tasks, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how the last prediction and the true function change with the last x; one backward pass.
+
+    Args:
+        network: as in ``predict``.
+        arm: whose context is read.
+        tasks: the batch.
+        draws: what the contexts of this batch need.
+
+    Returns:
+        Three times (batch, dims). *partial*: every copy of x moves and the context's y stay, as the authors measured.
+        *total*: the context's y move with x, as they do in the experiment. *true*: the gradient of the target function.
+    """
+    x = tasks.x.detach().requires_grad_()
+    moved = tasks.at(x)
+    true = torch.autograd.grad(moved.values(x).sum(), x)[0][:, -1]
+    context = context_of(arm, moved, draws)
+    if context is None or not context[1].requires_grad:
+        partial = torch.autograd.grad(predict(network, moved, context)[:, -1].sum(), x)[0][:, -1]
+        return partial, partial, true
+    held = context[1].detach().requires_grad_()
+    last = predict(network, moved, (context[0], held))[:, -1].sum()
+    by_x, by_y = torch.autograd.grad(last, (x, held), retain_graph=True)
+    through_y = torch.autograd.grad(context[1], x, by_y)[0]
+    return by_x[:, -1], (by_x + through_y)[:, -1], true
+
+
+def alignment(network: nn.Module, arm: str, tasks: Tasks, draws: Draws) -> dict[str, Tensor]:
+    """Return the mean cosine of the partial and of the total derivative with the true gradient, as two numbers.
+
+    Sequences whose true gradient is zero (relu left of its kink) have no direction and are left out.
+    """
+    *ours, true = derivatives(network, arm, tasks, draws)
+    cosines = (nn.functional.cosine_similarity(gradient, true, dim=1) for gradient in ours)
+    means = [torch.where(true.norm(dim=1) > 0, cosine, math.nan).nanmean() for cosine in cosines]
+    return {"partial": means[0], "total": means[1]}
+
+
+def bootstrap_band(errors: Tensor, seed: int = 0) -> dict[str, list[float]]:
+    """Return mean and 95 % bootstrap band of errors (prompts, points), resampled by prompt, as lists over points."""
+    errors = errors.double().cpu()
+    count = len(errors)
+    drawn = torch.randint(count, (TRIALS, count), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(TRIALS, count, dtype=torch.float64)
+    weights.scatter_add_(1, drawn, torch.ones(1).double().expand_as(drawn))
+    low, high = (weights @ errors / count).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return {"mean": errors.mean(0).tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+def evaluate_network(network: nn.Module, arm: str, config: SyntheticConfig, target: str, device: str = "cpu") -> dict:
+    """Return how a trained network does on the test tasks.
+
+    Args:
+        network: trained.
+        arm: what it was trained with.
+        config: sizes.
+        target: name of the target function.
+        device: where the network is.
+
+    Returns:
+        ``errors``: for its own context, a fresh one and none, mean and band by number of target pairs read before;
+        ``alignment``: partial and total, on the test tasks with its own context.
+    """
+    batches = list(evaluation_batches(config, target, device))
+    with torch.no_grad():
+        errors = {
+            name: bootstrap_band(torch.cat([squared_errors(network, other or arm, *batch) for batch in batches]))
+            for name, other in CONTEXTS.items()
+        }
+    cosines = [alignment(network, arm, *batch) for batch in batches]
+    means = {name: torch.stack([row[name] for row in cosines]).nanmean().item() for name in ("partial", "total")}
+    return {"errors": errors, "alignment": means}
+
+
+def least_squares_errors(x: Tensor, y: Tensor) -> Tensor:
+    """Return squared errors of the least-squares line of smallest norm through the pairs before each point.
+
+    Args:
+        x: (batch, points, dims).
+        y: (batch, points).
+
+    Returns:
+        (batch, points). For noiseless linear functions with normal weights no predictor has a smaller expected error.
+
+    Example:
+        >>> least_squares_errors(torch.ones(1, 2, 1), torch.tensor([[3.0, 3.0]])).round().tolist()
+        [[9.0, 0.0]]
+    """
+    errors = [y[:, 0].square().double()]
+    for seen in range(1, x.shape[1]):
+        weights = torch.linalg.pinv(x[:, :seen].double()) @ y[:, :seen, None].double()
+        guess = (x[:, seen, None].double() @ weights)[:, 0, 0]
+        errors.append((guess - y[:, seen].double()).square())
+    return torch.stack(errors, 1)
+
+
+def _mean_given_scale(target: str, scale: Tensor, scale2: Tensor) -> Tensor:
+    """Return E[f(scale z, scale2 z2)] over standard normal z, z2, for scales of shape (batch,)."""
+    nodes, weights = (torch.from_numpy(part) for part in numpy.polynomial.hermite_e.hermegauss(QUADRATURE))
+    s, s2 = (size.double().view(-1, 1, 1) * nodes.view(shape) for size, shape in ((scale, (-1, 1)), (scale2, (1, -1))))
+    values = TARGET_FUNCTIONS[target](*torch.broadcast_tensors(s, s2))
+    return torch.einsum("bij,i,j->b", values, weights, weights) / weights.sum() ** 2
+
+
+def baselines(config: SyntheticConfig, target: str) -> dict[str, list[float]]:
+    """Return the mean squared errors, by number of pairs seen, of predictors that no network should lose to.
+
+    Returns:
+        ``constant``: the best constant; ``scale``: the best guess from the lengths of w and w2 alone. For linear
+        functions also ``least_squares``: the line through the pairs before, the optimum without a context; and for
+        sumdot ``given_w``: the same for what is left when w is known. Lists over points, measured on the test tasks.
+    """
+    errors: dict[str, list[Tensor]] = defaultdict(list)
+    large = draw_tasks(make_generator("cpu", "constant"), target, 100_000, 1, config.dims)
+    constant = large.values(large.x).double().mean()
+    for tasks, _ in evaluation_batches(config, target):
+        y = tasks.values(tasks.x)
+        by_scale = _mean_given_scale(target, tasks.w.norm(dim=1), tasks.w2.norm(dim=1))
+        errors["constant"].append((y - constant).square())
+        errors["scale"].append((y - by_scale[:, None]).square())
+        if target in ("linear", "sumdot"):  # of a bent function a line is no bound, and at points == dims it is wild
+            errors["least_squares"].append(least_squares_errors(tasks.x, y))
+        if target == "sumdot":
+            errors["given_w"].append(least_squares_errors(tasks.x, y - tasks.linear(tasks.x)))
+    return {name: torch.cat(parts).mean(0).tolist() for name, parts in errors.items()}
+
+
+# --- one training -----------------------------------------------------------------------------------------------------
+
+
+def device_of(config: SyntheticConfig) -> str:
+    """Return "cpu" or "cuda"; raises InputError where the requested device is missing."""
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise InputError(f"device is '{config.device}', but torch sees none: use cpu or auto.")
+    return "cuda" if config.device == "auto" else config.device
+
+
+def learning_rate(config: SyntheticConfig, step: int, steps: int) -> float:
+    """Return the rate of an optimizer step, counted from 0: linear warm-up, constant, linear decay to a twentieth."""
+    factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if decay := config.decay_share * steps:
+        factor *= min(1.0, max(0.05, (steps - step) / decay))
+    return config.learning_rate * factor
+
+
+def points_at(config: SyntheticConfig, step: int) -> int:
+    """Return how many points a pre-training sequence has at a step: two more each ``points_every`` steps."""
+    return min(config.points, config.start_points + 2 * (step // config.points_every))
+
+
+def _load_checkpoint(path: Path) -> dict | None:
+    """Return a checkpoint, or None; one that cannot be read, or would run code, is quarantined."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises whatever its readers raise for a damaged file
+        quarantine(path, f"{path} is no checkpoint that can be read ({type(error).__name__})")
+        return None
+
+
+def _write_log(folder: Path, rows: list[dict]) -> None:
+    write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def train_network(
+    network: Regressor,
+    config: SyntheticConfig,
+    steps: int,
+    folder: Path,
+    loss_at: Callable[[nn.Module, int], Tensor],
+    measure_at: Callable[[int], dict[str, Tensor]] = lambda step: {},
+) -> list[dict]:
+    """Train a network by Adam, from the folder's checkpoint if there is one.
+
+    Args:
+        network: changed in place.
+        config: rates and intervals.
+        steps: optimizer steps in all.
+        folder: where checkpoint and log go.
+        loss_at: the loss of (network, step), a scalar.
+        measure_at: further values of a logged step, scalars on the device.
+
+    Returns:
+        The log: a row per ``log_every`` steps, with the mean loss since the row before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
+    # CUDA graphs take the launch of some hundred small kernels a step off the host; on a CPU there is nothing to win
+    fast = torch.compile(network, mode="reduce-overhead") if next(network.parameters()).is_cuda else network
+    rows, first, recent = [], 0, []
+    if state := _load_checkpoint(folder / CHECKPOINT):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows, first = state["rows"], state["step"]
+    for step in range(first, steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps)
+        loss = loss_at(fast, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        recent.append(loss.detach())
+        if (step + 1) % config.log_every == 0 or step + 1 == steps:
+            measured = {"loss": torch.stack(recent).mean(), **measure_at(step)}
+            rows.append({"step": step + 1} | {name: value.item() for name, value in measured.items()})
+            recent.clear()
+        if (step + 1) % config.save_every == 0 and step + 1 < steps:
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
+            torch.save(state | {"step": step + 1}, folder / f"{CHECKPOINT}.part")
+            os.replace(folder / f"{CHECKPOINT}.part", folder / CHECKPOINT)
+            _write_log(folder, rows)
+    _write_log(folder, rows)
+    return rows
+
+
+def pretrain_folder(config: SyntheticConfig, seed: int) -> Path:
+    """Return the folder of a seed's pre-trained network."""
+    return config.folder / "pretrain" / f"seed-{seed}"
+
+
+def finetune_folder(config: SyntheticConfig, target: str, arm: str, seed: int) -> Path:
+    """Return the folder of an arm's network and results."""
+    return config.folder / target / arm / f"seed-{seed}"
+
+
+def is_done(folder: Path) -> bool:
+    """Return whether a training is finished and its network is the one that was evaluated."""
+    if not (folder / DONE).exists() or not (folder / WEIGHTS).exists():
+        return False
+    return read_json(folder / DONE)["network"] == hash_file(folder / WEIGHTS)
+
+
+def load_network(folder: Path, config: SyntheticConfig, device: str = "cpu") -> Regressor:
+    """Return the network of a finished training; raises InputError if the folder has none."""
+    if not (folder / WEIGHTS).exists():
+        raise InputError(f"{folder} has no trained network: run `ctxft synthetic` with this arm and seed first.")
+    network = make_network(config, 0)
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network.to(device)
+
+
+def pretrain(config: SyntheticConfig, seed: int) -> dict:
+    """Pre-train a seed's network on in-context linear regression; returns the content of done.json."""
+    folder, device = pretrain_folder(config, seed), device_of(config)
+    network = make_network(config, seed).to(device)
+
+    def loss_at(network: nn.Module, step: int) -> Tensor:
+        generator = make_generator(device, seed, "tasks", step)
+        tasks = draw_tasks(generator, "linear", config.batch, points_at(config, step), config.dims)
+        y = tasks.values(tasks.x)
+        return (network(tasks.x, y) - y).square().mean()
+
+    started = time.perf_counter()
+    rows = train_network(network, config, config.pretrain_steps, folder, loss_at)
+    return _finish(folder, network, started, device, {"loss": rows[-1]["loss"]})
+
+
+def finetune(config: SyntheticConfig, target: str, arm: str, seed: int) -> dict:
+    """Fine-tune a seed's pre-trained network on a target with an arm's context, and evaluate it.
+
+    Args:
+        config: the study.
+        target: name of the target function.
+        arm: one of ARMS.
+        seed: of the pre-training and of the tasks, which are the same in every arm.
+
+    Returns:
+        The content of done.json: errors by context, alignment, seconds, device, hash of the network.
+
+    Raises:
+        InputError: the seed's network is not pre-trained, or the device is missing.
+    """
+    folder, device = finetune_folder(config, target, arm, seed), device_of(config)
+    network = load_network(pretrain_folder(config, seed), config, device)
+
+    def batch_at(step: int) -> tuple[Tasks, Draws]:
+        generator = make_generator(device, seed, "tasks", FINETUNING + step)
+        tasks = draw_tasks(generator, target, config.batch, config.points, config.dims)
+        return tasks, draw_chance(make_generator(device, seed, "context", step), tasks)
+
+    def loss_at(network: nn.Module, step: int) -> Tensor:
+        return squared_errors(network, arm, *batch_at(step)).mean()
+
+    def measure_at(step: int) -> dict[str, Tensor]:
+        return alignment(network, arm, *batch_at(step))
+
+    started = time.perf_counter()
+    train_network(network, config, config.finetune_steps, folder, loss_at, measure_at)
+    return _finish(folder, network, started, device, evaluate_network(network, arm, config, target, device))
+
+
+def _finish(folder: Path, network: Regressor, started: float, device: str, results: dict) -> dict:
+    seconds = round(time.perf_counter() - started, 1)
+    part = folder / f"{WEIGHTS}.part"
+    save_file({name: value.cpu() for name, value in network.state_dict().items()}, part)
+    os.replace(part, folder / WEIGHTS)
+    write_json(folder / DONE, results | {"device": device, "seconds": seconds, "network": hash_file(folder / WEIGHTS)})
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return read_json(folder / DONE)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
 
 
 def prepare(config: SyntheticConfig) -> Path:
@@ -63,9 +402,15 @@ def prepare(config: SyntheticConfig) -> Path:
     return config.folder
 
 
-def _lock(folder: Path, timeout: float) -> FileLock:
+def _run_task(folder: Path, train: Callable[[], object], wait: bool = False) -> None:
+    """Train unless that is done, or another process is at it (which may be waited for)."""
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".lock", timeout=timeout)
+    try:
+        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
+            if not is_done(folder):
+                train()
+    except Timeout:
+        return
 
 
 def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> None:
@@ -77,37 +422,16 @@ def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list
         arms: names of ARMS.
         seeds: each pre-trained once, for all arms.
     """
-    for wait in (0, -1):  # first the seeds that nobody has begun, then wait for those that others work on
+    for wait in (False, True):  # first the seeds that nobody has begun, then wait for those that others work on
         for seed in seeds:
-            try:
-                with _lock(pretrain_folder(config, seed), wait):
-                    if not is_done(pretrain_folder(config, seed)):
-                        pretrain(config, seed)
-            except Timeout:
-                continue
+            _run_task(pretrain_folder(config, seed), functools.partial(pretrain, config, seed), wait)
     for seed in seeds:
-        for arm in reversed(arms):  # the dearest arms stand last in ARMS; begun first, they do not keep a core waiting
-            folder = finetune_folder(config, target, arm, seed)
-            try:
-                with _lock(folder, 0):
-                    if not is_done(folder):
-                        finetune(config, target, arm, seed)
-            except Timeout:
-                continue
+        for arm in reversed(arms):  # the slowest arms are last in ARMS; begun first, they do not keep a core waiting
+            train = functools.partial(finetune, config, target, arm, seed)
+            _run_task(finetune_folder(config, target, arm, seed), train)
 
 
-def _steps_done(config: SyntheticConfig, folders: dict[Path, int]) -> int:
-    done = 0
-    for folder, steps in folders.items():
-        if (folder / DONE).exists():
-            done += steps
-        elif (folder / LOG).exists():
-            lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
-            done += json.loads(lines[-1])["step"] if lines else 0
-    return done
-
-
-def _folders(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict[Path, int]:
+def _steps_of(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict[Path, int]:
     """Return the folders of all trainings, and the optimizer steps of each."""
     before = {pretrain_folder(config, seed): config.pretrain_steps for seed in seeds}
     after = {finetune_folder(config, target, arm, seed): config.finetune_steps for seed in seeds for arm in arms}
@@ -122,7 +446,7 @@ def run_study(
     workers: int | None = None,
     watch: Callable[[dict], object] | None = None,
 ) -> dict:
-    """Pre-train, fine-tune and examine what is not done yet, and return all results.
+    """Pre-train, fine-tune and evaluate what is not done yet, and return all results.
 
     Args:
         config: sizes, steps and rates.
@@ -140,46 +464,54 @@ def run_study(
         FailedError: a worker stopped; the end of its output is shown.
 
     Example:
-        >>> from ctxft.synthetic.config import load_config
         >>> run_study(load_config("mini"), "polynomial", ["cft", "cpt"], [0])  # doctest: +SKIP
     """
     check_study(target, arms, seeds)
     workers = count_workers(workers, config.threads, device_of(config))
     prepare(config)
-    folders = _folders(config, target, arms, seeds)
-    missing = [folder for folder in folders if not is_done(folder)]
-    for folder in missing:  # results without their network, or of another one, are made again
+    steps = _steps_of(config, target, arms, seeds)
+    missing = [folder for folder in steps if not is_done(folder)]
+    for folder in missing:  # results without their network, or of another one, are computed again
         (folder / DONE).unlink(missing_ok=True)
-    if missing:
-        _run_workers(config, target, arms, seeds, min(workers, len(missing)), watch)
-    if busy := [folder for folder in folders if not is_done(folder)]:
-        raise InputError(f"another process works in {busy[0]}: wait for it, then give the command again.")
-    return read_study(config, target, arms, seeds)
-
-
-def _run_workers(
-    config: SyntheticConfig,
-    target: str,
-    arms: list[str],
-    seeds: list[int],
-    workers: int,
-    watch: Callable[[dict], object] | None,
-) -> None:
-    variables = {"OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
-    task = json.dumps({"config": vars(config), "target": target, "arms": list(arms), "seeds": list(seeds)})
-    folders = _folders(config, target, arms, seeds)
     shown = time.monotonic()
 
     def tick() -> None:
         nonlocal shown
-        bar.update(max(0, _steps_done(config, folders) - bar.n))
+        bar.update(max(0, sum(_steps_done(folder, count) for folder, count in steps.items()) - bar.n))
         if watch and time.monotonic() > shown + WATCH_EVERY:
             shown = time.monotonic()
             watch(read_progress(config, target, arms, seeds))
 
-    with tqdm(total=sum(folders.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar:
-        command = [sys.executable, "-m", "ctxft.synthetic", task]
-        run_parallel("synthetic", [command] * workers, variables, tick, every=0.5)
+    if missing:
+        task = json.dumps({"config": vars(config), "target": target, "arms": list(arms), "seeds": list(seeds)})
+        commands = [[sys.executable, "-m", "ctxft.synthetic", task]] * min(workers, len(missing))
+        variables = {"OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
+        with tqdm(total=sum(steps.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar:
+            run_parallel("synthetic", commands, variables, tick, every=0.5)
+    if busy := [folder for folder in steps if not is_done(folder)]:
+        raise InputError(f"another process works in {busy[0]}: wait for it, then give the command again.")
+    return read_study(config, target, arms, seeds)
+
+
+def work(task: str) -> None:
+    """Be a worker of ``run_study``: ``python -m ctxft.synthetic '{"config": ..., "target": ..., ...}'``."""
+    die_with_parent()
+    values = json.loads(task)
+    config = SyntheticConfig(**values.pop("config"))
+    torch.set_num_threads(config.threads)
+    try:
+        run_tasks(config, **values)
+    except InputError as error:
+        sys.exit(print(f"ctxft: {error}", file=sys.stderr) or 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _steps_done(folder: Path, steps: int) -> int:
+    if (folder / DONE).exists():
+        return steps
+    lines = (folder / LOG).read_text(encoding="utf-8").splitlines() if (folder / LOG).exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
@@ -193,13 +525,16 @@ def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: lis
         InputError: a training is not finished.
     """
     manifest = read_json(config.folder / MANIFEST)
-    for folder in _folders(config, target, arms, seeds):
+    for folder in _steps_of(config, target, arms, seeds):
         if not is_done(folder):
             raise InputError(f"{folder} is not finished: give the same `ctxft synthetic` command again.")
-    runs = {arm: {str(seed): _read_run(finetune_folder(config, target, arm, seed)) for seed in seeds} for arm in arms}
-    before = {str(seed): read_json(pretrain_folder(config, seed) / DONE) for seed in seeds}
-    found = {"target": target, "arms": list(arms), "seeds": list(seeds), **manifest}
-    return _rounded(found | {"baselines": baselines(config, target), "pretrain": before, "runs": runs})
+    runs = {arm: {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds} for arm in arms}
+    pretrained = {str(seed): read_json(pretrain_folder(config, seed) / DONE) for seed in seeds}
+    study = {"target": target, "arms": list(arms), "seeds": list(seeds), **manifest}
+    study |= {"baselines": baselines(config, target), "pretrain": pretrained}
+    for arm, folders in runs.items():
+        runs[arm] = {seed: read_json(folder / DONE) | {"log": _read_log(folder)} for seed, folder in folders.items()}
+    return _rounded(study | {"runs": runs})
 
 
 def read_progress(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
@@ -207,18 +542,14 @@ def read_progress(config: SyntheticConfig, target: str, arms: list[str], seeds: 
     runs = {}
     for arm in arms:
         folders = {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds}
-        runs[arm] = {seed: {"log": _read_log(folder)} for seed, folder in folders.items() if (folder / LOG).exists()}
-    runs = {arm: found for arm, found in runs.items() if found}
+        logs = {seed: {"log": _read_log(folder)} for seed, folder in folders.items() if (folder / LOG).exists()}
+        runs |= {arm: logs} if logs else {}
     return {"target": target, "seeds": list(seeds), "baselines": baselines(config, target), "runs": runs}
 
 
 def _read_log(folder: Path) -> dict[str, list]:
     rows = [row for _, row in read_jsonl(folder / LOG)]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"step": [], "loss": []}
-
-
-def _read_run(folder: Path) -> dict:
-    return read_json(folder / DONE) | {"log": _read_log(folder)}
 
 
 def write_study(path: Path, study: dict, command: str) -> Path:
@@ -231,7 +562,7 @@ def write_study(path: Path, study: dict, command: str) -> Path:
     return write_text(path, rest[:-2] + ',\n "runs": {\n' + ",\n".join(runs) + "\n}\n}\n")
 
 
-def _rounded(value):
+def _rounded(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):

@@ -24,11 +24,19 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
-from ctxft.synthetic.arms import context_of, squared_errors
 from ctxft.synthetic.config import PAPER_ARMS, SyntheticConfig, load_config
-from ctxft.synthetic.metrics import derivatives
-from ctxft.synthetic.network import Regressor, make_network
-from ctxft.synthetic.tasks import Draws, Tasks, draw_chance, draw_tasks, make_generator
+from ctxft.synthetic.regression import (
+    Draws,
+    Regressor,
+    Tasks,
+    context_of,
+    draw_chance,
+    draw_tasks,
+    make_generator,
+    make_network,
+    squared_errors,
+)
+from ctxft.synthetic.study import derivatives
 
 
 class Reference(nn.Module):
