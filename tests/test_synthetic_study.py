@@ -178,5 +178,5 @@ def test_a_folder_takes_one_config_only_and_says_what_is_missing(runs) -> None:
         prepare(tiny("t", width=16))
     with pytest.raises(InputError, match=r"seed-0 is not finished: give the same `ctxft synthetic` command again"):
         read_study(tiny("t"), "relu", ["cft"], [0])
-    with pytest.raises(InputError, match="holds no trained network"):
+    with pytest.raises(InputError, match="has no trained network"):
         load_network(runs / "t" / "relu", tiny("t"))
