@@ -1,248 +1,624 @@
-"""The command line: ``ctxft run | estimate | train | evaluate | compare | leaks | attribute | prompts | export | hosted | ...``.
+"""Run the ``ctxft`` command: each function is a verb, and its annotated parameters are its arguments and options.
 
-Bad input ends with one sentence on stderr and exit code 2.
+Modules that load torch or pandas are imported inside the functions, so that ``ctxft --help`` stays quick.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
+import re
+import shlex
 import signal
 import sys
+import tempfile
+import textwrap
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from typer import Argument, Option
+from typer.core import TyperGroup
 
 from ctxft import __version__
-from ctxft.commands import experiments, hosted, prompts, studies
-from ctxft.prompts.sets import PROMPT_SETS
-from ctxft.run.processes import die_with_parent
-from ctxft.storage import FailedError, InputError, explain
-from ctxft.synthetic.config import ARMS as SYNTHETIC_ARMS
 
-EXAMPLES = """examples:
-  ctxft run                                            the whole course on the practice world, offline, on a CPU
-  ctxft train mini --set name=first --set seeds=[0]    train the arms of an experiment (a profile or a YAML file)
-  ctxft evaluate mini --set name=first --set seeds=[0] examine them
-  ctxft estimate mini                                  what training takes: memory, tokens, steps
-  ctxft compare first                                  the paired table, and a report that opens offline
-  ctxft prompts show strategies                        the prompts, by family, with the idea behind each
-  ctxft leaks first                                    which benchmark items stand in the training texts
-  ctxft verify first                                   whether every result still follows from its inputs
-  ctxft export mini --set name=first --out pairs.jsonl (prompt, passage) pairs for a tuning service
-  ctxft hosted mini --server http://localhost:8000/v1 --model my-model  examine a model behind a server
-  ctxft attribute first --arm cft --seed 0             what each prompt does to a model's loss and gradient
-  ctxft synthetic --target sumdot --seeds 0            the synthetic experiment: what a context teaches
-  ctxft check                                          versions, device, and self-tests of the kit's promises
-"""
+from ctxft.prompts.files import load_prompt_set, prompt_set_path
+from ctxft.prompts.sets import PROMPT_SETS, PromptSet
+from ctxft.run.processes import end_with_parent
+from ctxft.storage import (
+    FailedError,
+    InputError,
+    explain,
+    is_there,
+    parse_yaml,
+    read_jsonl,
+    read_text,
+    runs_root,
+    versions,
+    write_json,
+    write_text,
+)
 
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ctxft",
-        description="Contextual fine-tuning of language models: matched arms, trained, examined and compared.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"ctxft {__version__}")
-    verbs = parser.add_subparsers(title="commands", dest="verb", required=True, metavar="COMMAND")
+# YAML reads 1e-4 as text; on the command line it is meant as a number.
+EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+MANY = {"default_factory": list, "show_default": False}  # an option that may be repeated
 
-    run = verbs.add_parser("run", help="run the notebooks in order and print the results table")
-    run.add_argument(
-        "--profile", default="mini", help="profile of the kit, or the path of your own YAML (default: mini)"
-    )
-    run.add_argument("--name", help="name of the run folder (default: the profile's)")
-    run.add_argument(
-        "--notebook", action="append", default=[], metavar="NN_NAME", help="only this notebook; may be repeated"
-    )
-    run.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a notebook parameter; may be repeated",
-    )
-    run.set_defaults(call=experiments.run)
-    course = verbs.add_parser("course", help="copy the notebooks into a folder of your own")
-    course.add_argument("folder", help="a new or empty folder")
-    course.set_defaults(call=experiments.course)
-
-    train = verbs.add_parser("train", help="train the arms of an experiment")
-    evaluate = verbs.add_parser("evaluate", help="examine the trained arms on the benchmarks and held-out text")
-    for verb, call in ((train, experiments.train), (evaluate, experiments.evaluate)):
-        verb.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
-        verb.add_argument(
-            "--task",
-            action="append",
-            default=[],
-            metavar="ARM:SEED|K",
-            help="only this task (or number), in this process",
-        )
-        verb.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
-        verb.set_defaults(call=call)
-    estimate = verbs.add_parser(
-        "estimate", help="say what a training takes: memory, tokens, steps; no weights are read"
-    )
-    estimate.add_argument("config", help="a profile of the kit or the path of an experiment's YAML file")
-    estimate.add_argument("--processes", type=int, default=1, help="GPUs that train one task together (default: 1)")
-    estimate.add_argument("--device", choices=["cpu", "cuda"], help="default: the recipe's, on this machine")
-    estimate.add_argument("--rate", type=float, metavar="TOKENS", help="tokens a second, as measured: gives the time")
-    estimate.add_argument("--memory", type=float, metavar="GIB", help="memory of a device: names what makes it fit")
-    estimate.set_defaults(call=experiments.estimate)
-    leaks = verbs.add_parser("leaks", help="look for benchmark items in the training texts and prompts of a run")
-    leaks.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
-    leaks.set_defaults(call=studies.leaks)
-    verify = verbs.add_parser("verify", help="say of each result of a run whether it still follows from its inputs")
-    verify.add_argument("run", help="name of a run below the run root, or its folder")
-    verify.add_argument(
-        "--data", metavar="DIR", help="folder with local benchmark files, instead of the run's or the hub"
-    )
-    verify.set_defaults(call=studies.verify)
-    attribute = verbs.add_parser("attribute", help="say what each prompt does to a model's loss and gradient")
-    attribute.add_argument("config", help="a run; or a profile or YAML file, which is prepared if it is not yet")
-    attribute.add_argument("--arm", default="cft", help="the model: base, or a trained arm (default: cft)")
-    attribute.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
-    attribute.add_argument("--limit", type=int, default=256, help="passages whose losses are taken (default: 256)")
-    attribute.add_argument(
-        "--passages", type=int, default=64, help="passages whose gradients are compared, 0 for none (default: 64)"
-    )
-    attribute.set_defaults(call=studies.attribute)
-    for verb in (run, train, evaluate, estimate, leaks, attribute, *_hosted_verbs(verbs)):
-        _config_options(verb)
-
-    _prompt_verbs(verbs)
-    compare = verbs.add_parser("compare", help="print the paired table of a run and write its report")
-    compare.add_argument("run", help="name of a run below the run root, or its folder")
-    compare.add_argument(
-        "--reference", default="cpt", metavar="ARM", help="the arm that others are compared with (default: cpt)"
-    )
-    compare.set_defaults(call=experiments.compare)
-    synthetic = verbs.add_parser("synthetic", help="run the synthetic experiment: in-context regression, arm by arm")
-    synthetic.add_argument("--size", default="mini", help="mini, for a laptop, or full, the paper's (default: mini)")
-    synthetic.add_argument("--target", default="polynomial", help="the function to learn (default: polynomial)")
-    synthetic.add_argument("--arms", nargs="+", default=list(SYNTHETIC_ARMS), metavar="ARM", help="default: all eight")
-    synthetic.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
-    synthetic.add_argument("--name", help="name of the folder below the run root (default: synthetic-<size>)")
-    synthetic.add_argument("--workers", type=int, help="processes at a time (default: one a CPU core; one on a GPU)")
-    synthetic.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a config value")
-    synthetic.add_argument("--out", type=Path, metavar="FILE", help="write the results, a small JSON file")
-    synthetic.set_defaults(call=studies.synthetic)
-    check = verbs.add_parser("check", help="print versions and device, and run the self-tests")
-    check.set_defaults(call=studies.check)
-    return parser
+Config = Annotated[str, Argument(metavar="CONFIG", help="a profile (mini), an experiment's YAML file, or a run")]
+RunName = Annotated[str, Argument(metavar="RUN", help="name of a run below the run root, or its folder")]
+SetName = Annotated[str, Argument(metavar="SET", help="a prompt set of the kit, or a YAML file")]
+Settings = Annotated[list[str], Option("--set", metavar="KEY=VALUE", help="set a config value; repeatable", **MANY)]
+Data = Annotated[str | None, Option(metavar="DIR", help="folder with local benchmark files, instead of the hub")]
+Tasks = Annotated[list[str], Option("--task", metavar="ARM:SEED|K", help="only this task, in this process", **MANY)]
+Workers = Annotated[int | None, Option(help="processes at a time (default: one per CPU core; one on a GPU)")]
+Arm = Annotated[str, Option(help="a trained arm, or base")]
+Seed = Annotated[int, Option(help="seed of the training")]
+Reference = Annotated[str, Option(metavar="ARM", help="the arm that others are compared with")]
+Out = Annotated[Path | None, Option(metavar="FILE", help="write the full result, a JSON file")]
+Model = Annotated[str | None, Option(help="count tokens with this model's tokenizer")]
+Yes = Annotated[bool, Option("--yes", help="continue without a question after the cost is shown")]
 
 
-def _hosted_verbs(verbs: argparse._SubParsersAction) -> tuple[argparse.ArgumentParser, ...]:
-    """Add what has to do with models that others host."""
-    export = verbs.add_parser("export", help="write what an arm reads as (prompt, passage) pairs for a tuning service")
-    export.add_argument("config", help="a profile or YAML file whose run is prepared, e.g. by `ctxft train`")
-    export.add_argument("--arm", default="cft", help="an arm with one stage of text (default: cft)")
-    export.add_argument("--seed", type=int, default=0, help="draws the prompts (default: 0)")
-    export.add_argument("--form", default="chat", help="chat (OpenAI), gemini (Vertex AI) or csv (AI Studio)")
-    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; a manifest goes beside it")
-    export.set_defaults(call=hosted.export)
-    ask = verbs.add_parser("hosted", help="ask a model behind an OpenAI-compatible server an experiment's benchmarks")
-    ask.add_argument("config", help="a profile of the kit (mini) or the path of an experiment's YAML file")
-    ask.add_argument("--server", required=True, metavar="URL", help="base URL, such as http://localhost:8000/v1")
-    ask.add_argument("--model", required=True, help="the model's name on that server")
-    ask.add_argument("--completions", action="store_true", help="plain text in place of a chat, for a base model")
-    ask.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the server's key")
-    ask.add_argument("--price-in", type=float, metavar="X", help="price of a million tokens read")
-    ask.add_argument("--price-out", type=float, metavar="Y", help="price of a million tokens written")
-    ask.add_argument("--parallel", type=int, default=1, help="requests under way at a time (default: 1)")
-    ask.add_argument("--yes", action="store_true", help="go on without a question after the cost is told")
-    ask.set_defaults(call=hosted.hosted)
-    return export, ask
+class Commands(TyperGroup):
+    """Turn what a command raises into one sentence and an exit code: 2 bad input, 1 failed, 128 + N stopped by signal N."""
+
+    def invoke(self, ctx: typer.Context) -> None:
+        """Run a command."""
+        try:
+            raise typer.Exit(super().invoke(ctx) or 0)
+        except typer.Exit:
+            raise
+        except BrokenPipeError:  # whoever read the output has enough, as in `ctxft compare run | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except InputError as error:
+            code, message = 2, str(error)
+        except FailedError as error:
+            code, message = 1, str(error)
+        except KeyboardInterrupt as stop:
+            code = 128 + (stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT)
+            message = "stopped; what was finished is kept, and the same command resumes there."
+        except Exception as error:
+            if (sentence := explain(error)) is None:
+                raise  # a defect of the kit: its traceback is needed
+            code, message = 1, sentence
+        print(f"ctxft: {message}", file=sys.stderr)
+        raise typer.Exit(code)
 
 
-def _prompt_verbs(verbs: argparse._SubParsersAction) -> None:
-    """Add ``ctxft prompts list | show | validate | write | adapt``."""
-    prompt_sets = verbs.add_parser("prompts", help="list, show, check and write prompt sets; let a model write prompts")
-    kinds = prompt_sets.add_subparsers(title="prompts", dest="kind", required=True, metavar="ACTION")
-    kinds.add_parser("list", help="the prompt sets of the kit").set_defaults(call=prompts.list_prompt_sets)
-    show = kinds.add_parser("show", help="a prompt set's families, the ideas behind them, and their prompts")
-    show.add_argument("prompt_set", metavar="SET", help="a prompt set of the kit, or a YAML file")
-    show.add_argument("--family", help="this family alone")
-    show.add_argument("--model", help="say how many tokens each prompt has for this model's tokenizer")
-    show.set_defaults(call=prompts.show)
-    validate = kinds.add_parser("validate", help="check a prompt set of your own: file and line of what is wrong")
-    validate.add_argument("prompt_set", metavar="SET", help="a YAML file, or a prompt set of the kit")
-    validate.add_argument("--model", help="count tokens with this model's tokenizer, in its chat template if need be")
-    validate.add_argument(
-        "--window", type=int, metavar="TOKENS", help="with --model: refuse prompts that leave too little"
-    )
-    validate.set_defaults(call=prompts.validate)
-    write = kinds.add_parser("write", help="start a prompt set of your own from one of the kit")
-    write.add_argument("file", type=Path, help="the YAML file to write; it must not exist")
-    write.add_argument(
-        "--set",
-        dest="prompt_set",
-        metavar="SET",
-        default="strategies",
-        choices=PROMPT_SETS,
-        help="the prompt set to start from (default: strategies)",
-    )
-    write.set_defaults(call=prompts.write)
-    adapt = kinds.add_parser("adapt", help="let a model write the prompt of each passage, for arm adaptive")
-    adapt.add_argument("config", help="a profile or YAML file with prompts.writer; it is prepared if it is not yet")
-    adapt.add_argument("--estimate", action="store_true", help="say what it takes, and stop")
-    adapt.add_argument("--yes", action="store_true", help="ask a server without a question after the cost is told")
-    _config_options(adapt)
-    adapt.set_defaults(call=prompts.adapt)
-
-
-def _config_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set a config value, e.g. train.epochs=3; may be repeated",
-    )
-    verb.add_argument("--data", metavar="DIR", help="folder with local benchmark files, instead of the hub")
-
-
-def _stop_on_signals() -> None:
-    """Take a scheduler's stop or a closed terminal as Ctrl-C: workers end too, and finished work is kept."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, _stop)
-
-
-def _stop(number: int, _frame: object) -> None:
-    raise KeyboardInterrupt(number)
+PLAIN = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+app = typer.Typer(cls=Commands, context_settings={"max_content_width": 120}, **PLAIN)
+prompts = typer.Typer(help="List, show, check and write prompt sets.", **PLAIN)
+app.add_typer(prompts, name="prompts")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 failed, 2 bad input, 128 + N stopped by signal N)."""
-    parser = _parser()
-    if not (sys.argv[1:] if arguments is None else arguments):
-        parser.print_help()
-        return 2
-    options = parser.parse_args(arguments)
-    options.words = sys.argv[1:] if arguments is None else arguments
-    _stop_on_signals()
-    die_with_parent()
+    """Run the command line; returns the exit code.
+
+    Example:
+        >>> main(["--version"])
+        ctxft 0.1.0
+        0
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        _stop_on_signals()
+    end_with_parent()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return options.call(options) or 0
-    except InputError as error:
-        print(f"ctxft: {error}", file=sys.stderr)
-        return 2
-    except FailedError as error:
-        print(f"ctxft: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read the output has enough, as in `ctxft compare run | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt as stop:
-        print("ctxft: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
-        return 128 + (stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT)
-    except Exception as error:
-        if (sentence := explain(error)) is None:
-            raise  # a defect of ours: its traceback is what we need
-        print(f"ctxft: {sentence}", file=sys.stderr)
-        return 1
+        typer.main.get_command(app)(arguments, prog_name="ctxft", obj=arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _stop_on_signals() -> None:
+    """Take a scheduler's stop or a closed terminal as Ctrl-C: workers end, too, and finished work is kept."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, stop)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ctxft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ctxft(version: Annotated[bool, Option("--version", is_eager=True, callback=_print_version)] = False) -> None:
+    """Contextual fine-tuning of language models: matched arms, trained, evaluated and compared.
+
+    \b
+    ctxft run                                             the whole course on the practice world, offline, on a CPU
+    ctxft train mini --set name=first --set seeds=[0]     train the arms of an experiment
+    ctxft evaluate mini --set name=first --set seeds=[0]  evaluate them
+    ctxft compare first                                   the paired table, and what the tests show
+    ctxft prompts show strategies                         the prompts, by family, with the idea behind each
+    """
+
+
+# --- the experiment of a command --------------------------------------------------------------------------------------
+
+
+def read_settings(pairs: list[str]) -> dict:
+    """Turn ["train.max_steps=3"] into {"train.max_steps": 3}; values are read as YAML."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set train.max_steps=3.")
+        try:
+            values[key] = float(value) if EXPONENT.fullmatch(value) else parse_yaml(value, "")
+        except InputError:
+            raise InputError(f"--set {pair}: '{value}' is not a YAML value; quote it or fix it.") from None
+    return values
+
+
+def _run(config: str, settings: list[str], data: str | None) -> Run:
+    from ctxft.run.run import Run
+
+    return Run(config, data=data, overrides=read_settings(settings))
+
+
+def _prepared(config: str, settings: list[str], data: str | None) -> Run:
+    """Return a run that is prepared if it was not; one that was stays as it is."""
+    run = _run(config, settings, data)
+    return run if run.manifest else run.prepare()
+
+
+def _folder(name: str) -> Path:
+    return Path(name) if is_there(Path(name, "manifest.json")) else runs_root() / name
+
+
+def _agreed(yes: bool) -> bool:
+    """Return whether the user agrees to requests that may cost money, by --yes or at the terminal."""
+    if not yes and not sys.stdin.isatty():
+        raise InputError("no request was sent: this may cost money, so add --yes to continue.")
+    return yes or typer.confirm("continue?")
+
+
+# --- course -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    *,
+    profile: Annotated[str, Option(help="a profile of the kit, or the path of a YAML file")] = "mini",
+    name: Annotated[str | None, Option(help="name of the run folder (default: the profile's)")] = None,
+    notebook: Annotated[list[str], Option(metavar="NN_NAME", help="only this notebook; repeatable", **MANY)],
+    parameter: Annotated[list[str], Option("-p", "--parameter", metavar="KEY=VALUE", help="of a notebook", **MANY)],
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Run the notebooks in order and print the results table."""
+    from ctxft.course import run_notebooks
+    from ctxft.report import write_report
+
+    overrides = read_settings(settings) | ({"evaluation.data": data} if data else {})
+    folder = run_notebooks(profile, name, notebook, read_settings(parameter), overrides)
+    if any((folder / "evals").glob("*/*/metrics.json")):
+        compare(str(folder))
+        print(f"\nreport: {write_report(folder)}")
+    else:
+        print(f"these notebooks evaluated no arm, so there is no table; they are in {folder / 'notebooks'}")
+    print(f"all pages: {folder / 'index.html'}")
+
+
+@app.command()
+def course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> None:
+    """Copy the notebooks into a folder."""
+    from ctxft.course import copy_course
+
+    print(f"the course is in {copy_course(folder)}; open it with: jupyter lab {folder}")
+
+
+# --- experiments ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
+    """Train the arms of an experiment."""
+    from ctxft.run.tasks import parse_task
+
+    run = _run(config, settings, data)
+    if not task and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        print(f"trained: {run.train(workers).folder}")
+        return
+    tasks = [parse_task(name, run.train_tasks) for name in task]
+    run.prepare()
+    for arm, seed in tasks or run.train_tasks:  # of all processes that accelerate launched together
+        done = run.train_task(arm, seed, quiet=not sys.stderr.isatty())
+        steps = f"{done['optimizer_steps']} optimizer steps, {done['target_tokens']} target tokens"
+        print(f"{arm}, seed {seed}: {steps}, {run.folder}")
+
+
+@app.command()
+def evaluate(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
+    """Evaluate the trained arms on the benchmarks and on held-out text."""
+    from ctxft.run.tasks import parse_task
+
+    run = _run(config, settings, data)
+    if not task:
+        print(f"evaluated: {run.evaluate(workers).folder}")
+    for arm, seed in [parse_task(name, run.evaluate_tasks) for name in task]:
+        for benchmark, values in run.evaluate_task(arm, seed)["benchmarks"].items():
+            items = f"{values['n']} items" + (f" ({values['note']})" if values["note"] else "")
+            silent = f", {values['unanswered']} without an answer" if values["unanswered"] else ""
+            print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {items}{silent}")
+
+
+@app.command()
+def estimate(
+    config: Config,
+    *,
+    processes: Annotated[int, Option(min=1, help="GPUs that train one task together")] = 1,
+    device: Annotated[Literal["cpu", "cuda"] | None, Option(help="default: the recipe's, on this machine")] = None,
+    rate: Annotated[float | None, Option(min=1e-3, help="measured tokens per second: gives the time")] = None,
+    memory: Annotated[float | None, Option(min=1e-3, help="GiB of a device: names what makes it fit")] = None,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Report what training takes: memory, tokens, steps; no weights are read."""
+    from ctxft.training.estimate_run import estimate_lines
+
+    print("\n".join(estimate_lines(_run(config, settings, data).wanted, processes, device, rate, memory)))
+
+
+@app.command()
+def compare(run: RunName, reference: Reference = "cpt") -> None:
+    """Print a run's paired table and what its tests show."""
+    from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts
+    from ctxft.report.verdicts import how_to_read, overall
+
+    record = read_run(_folder(run))
+    print(results_table(record, reference).to_string(index=False), "\n\nHow to read it")
+    for note in how_to_read(reference, record):
+        print(textwrap.fill(note, 118, initial_indent="  ", subsequent_indent="  "))
+    print("\nWhat the tests show\n" + "\n".join(f"  {verdict}" for verdict in verdicts(record, reference)))
+    print("\n" + textwrap.fill(overall(record, reference), 120))
+    if len(table := f1_table(record, reference)):
+        print(f"\nF1 of the classes, with 95 % intervals\n{table.to_string(index=False)}")
+    print(f"\nLoss on held-out text, nats per token\n{loss_table(record).to_string(index=False)}")
+
+
+@app.command()
+def leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
+    """Look for benchmark items in the training texts and prompts of a run."""
+    from ctxft.run.leaks import leaks_text, look_for_leaks
+
+    found = look_for_leaks(_prepared(config, settings, data).config)
+    print(leaks_text(found))
+    if out:
+        print(f"\nitem by item: {write_json(out, found)}")
+
+
+@app.command()
+def verify(run: RunName, data: Data = None) -> int:
+    """Check for each result of a run whether it still follows from its inputs."""
+    from ctxft.run.verify import verify as findings_of
+
+    findings = findings_of(_folder(run), data)
+    for finding in findings:
+        print(f"{'ok' if finding.follows else 'BAD':4}{finding.what}: {finding.said}")
+    bad = sum(not finding.follows for finding in findings)
+    print(f"\n{bad} of {len(findings)} do not follow from their inputs" if bad else f"\nall {len(findings)} follow")
+    return 1 if bad else 0
+
+
+@app.command()
+def attribute(
+    config: Config,
+    *,
+    arm: Arm = "cft",
+    seed: Seed = 0,
+    limit: Annotated[int, Option(help="passages whose losses are taken")] = 256,
+    passages: Annotated[int, Option(help="passages whose gradients are compared, 0 for none")] = 64,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Measure what each prompt does to a model's loss and gradient."""
+    from ctxft.extras.attribution import attribute, attribution_file
+    from ctxft.report.attribution import attribution_text
+
+    run = _prepared(config, settings, data)
+    print(attribution_text(attribute(run.config, arm, seed, limit, passages)))
+    print(f"\nin full: {attribution_file(run.config, arm, seed)}")
+
+
+@app.command()
+def synthetic(
+    ctx: typer.Context,
+    *,
+    size: Annotated[str, Option(help="mini, for a laptop, or full, the paper's")] = "mini",
+    target: Annotated[str, Option(help="the function to learn")] = "polynomial",
+    arms: Annotated[list[str], Option(metavar="ARM", help="repeatable (default: all eight)", **MANY)],
+    seeds: Annotated[list[int], Option(metavar="SEED", help="repeatable (default: 0, 1, 2)", **MANY)],
+    name: Annotated[str | None, Option(help="name of the folder below the run root")] = None,
+    workers: Workers = None,
+    settings: Settings,
+    out: Out = None,
+) -> None:
+    """Run the synthetic experiment: in-context regression, arm by arm."""
+    from ctxft.report.synthetic import study_table
+    from ctxft.synthetic.config import ARMS, load_config
+    from ctxft.synthetic.study import run_study, write_study
+
+    config = load_config(size, read_settings(settings) | ({"name": name} if name else {}))
+    study = run_study(config, target, arms or list(ARMS), seeds or [0, 1, 2], workers)
+    print(study_table(study).to_string(index=False))
+    print(f"\nruns: {config.folder / target}")
+    if out:
+        print(f"results: {write_study(out, study, shlex.join(['ctxft', *ctx.obj]))}")
+
+
+# --- models of others -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def export(
+    config: Config,
+    *,
+    arm: Arm = "cft",
+    seed: Seed = 0,
+    form: Annotated[str, Option(help="shape of the file")] = "chat",
+    out: Annotated[Path, Option(metavar="FILE", help="the file; its manifest is next to it")],
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Write what an arm reads as (prompt, passage) pairs for a tuning service or library."""
+    from ctxft.extras.export import export_pairs
+
+    record = export_pairs(_run(config, settings, data).wanted, arm, seed, form, out)
+    print(f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts")
+    for name, found in record["leaks"].items():
+        parts = f"{found['partial']} in part, {found['short']} short ones without an answer"
+        print(f"  {name}: no item occurs in the texts; {parts}")
+    if left := record["general_passages_left_out"]:
+        print(f"  left out: {left} passages of general text")
+    print(f"in {out}, with {out.name}.manifest.json next to it")
+
+
+@app.command()
+def hosted(
+    config: Config,
+    *,
+    server: Annotated[str, Option(metavar="URL", help="base URL, such as http://localhost:8000/v1")],
+    model: Annotated[str, Option(help="the model's name on that server")],
+    completions: Annotated[bool, Option("--completions", help="plain text instead of a chat")] = False,
+    key_variable: Annotated[str | None, Option(help="environment variable with the server's key")] = None,
+    price_in: Annotated[float | None, Option(help="price of a million input tokens")] = None,
+    price_out: Annotated[float | None, Option(help="price of a million output tokens")] = None,
+    parallel: Annotated[int, Option(help="requests at a time")] = 1,
+    yes: Yes = False,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Evaluate a model behind an OpenAI-compatible server on an experiment's benchmarks."""
+    from tqdm import tqdm
+
+    from ctxft.extras.hosted import ask_all, hosted_table, plan_of
+    from ctxft.extras.server import Server, ServerConfig
+
+    where = ServerConfig(server, model, key_variable, price_in=price_in, price_out=price_out)
+    client, plan = Server(where), plan_of(_run(config, settings, data).wanted, where, completions)
+    cost = plan.cost()
+    due = cost["items"] - cost["answered"]
+    price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
+    print(f"{cost['items']} items, {cost['answered']} of them answered already, {due} to send to {where.url}")
+    print(f"  input tokens: about {cost['tokens_in']} (4 characters each); output tokens: at most {cost['tokens_out']}")
+    print(f"  price: {price}")
+    if due and not _agreed(yes):
+        return
+    with tqdm(total=due, unit="item", disable=not sys.stderr.isatty()) as bar:
+        record = ask_all(plan, client, parallel, bar.update)
+    spent = record["requests"]
+    print(hosted_table(record).to_string(index=False))
+    print(
+        f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
+    )
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+@prompts.command("list")
+def list_prompt_sets() -> None:
+    """List the prompt sets of the kit."""
+    print(f"{'prompt set':<22}{'kind':<10}families prompts version hash")
+    for prompt_set in map(load_prompt_set, PROMPT_SETS):
+        sizes = f"{len(prompt_set.families):>8} {len(prompt_set.prompts):>7} {prompt_set.version:>7}"
+        print(f"{prompt_set.name:<22}{prompt_set.kind:<10}{sizes} {prompt_set.hash[:12]}")
+
+
+@prompts.command()
+def show(
+    name: SetName,
+    family: Annotated[str | None, Option(help="this family alone")] = None,
+    model: Model = None,
+) -> None:
+    """Show a prompt set's families, the ideas behind them, and their prompts."""
+    prompt_set = load_prompt_set(name)
+    if family and family not in prompt_set.families:
+        known = ", ".join(prompt_set.families)
+        raise InputError(f"the prompt set '{prompt_set.name}' has no family '{family}'; it has: {known}.")
+    tokens = _tokens(prompt_set, model)
+    head = f"{prompt_set.name}: kind {prompt_set.kind}, version {prompt_set.version}"
+    print(f"{head}, placement {prompt_set.placement}, hash {prompt_set.hash[:12]}")
+    for each in [family] if family else prompt_set.families:
+        print(f"\n{each}" + (f" (weight {prompt_set.weights[each]:g})" if each in prompt_set.weights else ""))
+        for note in filter(None, (prompt_set.ideas.get(each), prompt_set.references.get(each))):
+            print(textwrap.fill(note, 118, initial_indent="  ", subsequent_indent="  "))
+        for prompt in prompt_set.members[each]:
+            size = f", {tokens[prompt.id]} tokens" if tokens else ""
+            line = f"{prompt.id}{size}: {prompt.text}"
+            print(textwrap.fill(line, 118, initial_indent="  - ", subsequent_indent="    "))
+
+
+def _tokens(prompt_set: PromptSet, model: str | None) -> dict[str, int]:
+    """Return the tokens of each prompt, with what its placement puts around it; none without a model."""
+    if model is None:
+        return {}
+    from ctxft.data.rows import prompt_ids, prompt_template
+    from ctxft.models import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    template = prompt_template(tokenizer, prompt_set)
+    return {prompt.id: len(prompt_ids(tokenizer, prompt, template)) for prompt in prompt_set.prompts}
+
+
+@prompts.command()
+def validate(name: SetName, model: Model = None) -> None:
+    """Check a custom prompt set; what is wrong is reported with file and line."""
+    prompt_set = load_prompt_set(name)
+    sizes = f"{len(prompt_set.prompts)} prompts in {len(prompt_set.families)} families"
+    notes = [f"{sizes}, kind {prompt_set.kind}, hash {prompt_set.hash[:12]}"]
+    if tokens := _tokens(prompt_set, model):
+        notes.append(f"{min(tokens.values())} to {max(tokens.values())} tokens each for the tokenizer of {model}")
+    if bare := [family for family in prompt_set.families if family not in prompt_set.ideas]:
+        notes.append(f"no idea is given for {', '.join(bare)}")
+    print(f"{name}: a valid prompt set: {'; '.join(notes)}")
+
+
+@prompts.command()
+def write(
+    file: Annotated[Path, Argument(help="the YAML file to write; it must not exist")],
+    start: Annotated[
+        str, Option("--from", metavar="SET", help="the prompt set of the kit to start from")
+    ] = "strategies",
+) -> None:
+    """Start a custom prompt set from one of the kit."""
+    if file.exists():
+        raise InputError(f"{file} exists already: choose another name, or remove it.")
+    if file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{file}: a prompt set is a YAML file: give it a name that ends in .yaml.")
+    body = re.sub(r"\A(#[^\n]*\n)+", "", read_text(prompt_set_path(start)))
+    name = re.sub(r"[^\w.-]+", "-", file.stem)
+    head = f"# Started from the prompt set '{start}' of ctxft. Edit it, then: ctxft prompts validate FILE\n"
+    print(f"written: {write_text(file, head + re.sub(r'(?m)^name: .*$', f'name: {name}', body, count=1))}")
+
+
+@prompts.command()
+def adapt(
+    config: Config,
+    *,
+    estimate: Annotated[bool, Option("--estimate", help="print the cost, and stop")] = False,
+    yes: Yes = False,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Let a model write the prompt of each passage, for arm adaptive."""
+    from ctxft.extras.adaptive import adapt, estimate_adapt
+    from ctxft.extras.written import failure_of
+
+    run = _run(config, settings, data).prepare()
+    due = estimate_adapt(run.wanted)
+    for name, value in due.items():
+        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
+    if estimate or (run.config.prompts.writer.server and due["to write"] and not _agreed(yes)):
+        return
+    record = adapt(run.wanted)
+    passages, failed = record["passages"], record["failed"]
+    written = f"{record['prompts']} with a written prompt ({record['cached']} texts from before)"
+    print(f"{passages} passages: {written}, {sum(record['rejected'].values())} refused, {failed} failed")
+    for reason, number in record["rejected"].items():
+        print(f"  refused, {reason}: {number}")
+    cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
+    print(f"cost now: {cost}; in {run.folder / 'adaptive.jsonl'}")
+    if failed:
+        raise FailedError(
+            f"{failed} of {passages} prompts were not written ({failure_of(run.wanted)}): fix that and run the same "
+            "command again; only what is missing is requested."
+        )
+
+
+# --- this machine -----------------------------------------------------------------------------------------------------
+
+
+class _Interrupted(list):
+    """Rows whose reading fails after a number of them, as if the training were killed in the middle."""
+
+    left = 20
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left < 0:
+            raise InterruptedError
+        return super().__getitem__(index)
+
+
+@app.command()
+def check() -> int:
+    """Print versions and device, and check the kit's guarantees on this machine."""
+    import torch
+    from transformers import logging
+
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    for name, value in {**versions(), "device": ", ".join(gpus) or "cpu"}.items():
+        print(f"{name:<14} {value}")
+    with tempfile.TemporaryDirectory() as place:
+        checks = {**_check_training(Path(place)), "scores do not depend on the batch": _check_scores()}
+    for name, difference in checks.items():
+        print(f"{'holds' if difference <= 1e-4 else 'FAILS'}  {name} (largest difference {difference:.0e})")
+    return int(max(checks.values()) > 1e-4)
+
+
+def _check_training(folder: Path) -> dict[str, float]:
+    """Train three times for a few steps; return how far losses and gradient norms differ, relative to the first time."""
+    from ctxft.models import encode_text, load_tokenizer
+    from ctxft.training.config import TrainConfig
+    from ctxft.training.loop import train_arm
+    from ctxft.world.texts import practice_documents
+
+    tokenizer, rows = load_tokenizer("practice-aware"), []
+    for document, prompt in zip(
+        practice_documents(unreliable=0.5), load_prompt_set("strategies").prompts, strict=False
+    ):
+        masked = [tokenizer.bos_token_id, *encode_text(tokenizer, prompt.text)[0]]
+        text = encode_text(tokenizer, document["text"])[0][:64]
+        rows.append({"input_ids": masked + text, "labels": [-100] * len(masked) + text})
+
+    def log(name: str, rows: list, **changes: object) -> list[float]:
+        values = {"steps": 6, "batch_passages": 4, "micro_batch_tokens": 512, "save_every": 2, "device": "cpu"}
+        train_arm(rows, "practice-aware", tokenizer, TrainConfig(**values | changes), 0, folder / name)
+        return [row[key] for _, row in read_jsonl(folder / name / "log.jsonl") for key in ("loss", "grad_norm")]
+
+    straight, alone = log("straight", rows), log("alone", rows, pack=False, micro_batch_tokens=128)
+    with contextlib.suppress(InterruptedError):
+        log("resumed", _Interrupted(rows))
+    resumed = log("resumed", rows)
+
+    def furthest(other: list[float]) -> float:
+        return max(abs(a - b) / abs(a) for a, b in zip(straight, other, strict=True))
+
+    return {"packed equals one at a time": furthest(alone), "resumed equals straight": furthest(resumed)}
+
+
+def _check_scores() -> float:
+    """Return how far log-likelihoods differ between small and large batches."""
+    from ctxft.evaluation.benchmarks import load_benchmark, render
+    from ctxft.evaluation.scoring import score_choices
+    from ctxft.models import load_model, load_tokenizer
+
+    model, tokenizer = load_model("practice-aware"), load_tokenizer("practice-aware")
+    questions = load_benchmark("practice-mmlu", limit=24).questions
+    requests = [render(question, "options", "practice-mmlu") for question in questions]
+    small, large = (
+        [
+            value
+            for score in score_choices(model, tokenizer, requests, token_budget=budget)
+            for value in score.log_likelihoods
+        ]
+        for budget in (64, 4096)
+    )
+    return max(abs(a - b) for a, b in zip(small, large, strict=True))
