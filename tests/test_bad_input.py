@@ -14,8 +14,7 @@ import yaml
 from huggingface_hub.errors import GatedRepoError
 
 from ctxft import hub
-from ctxft.cli import main
-from ctxft.commands.experiments import read_settings
+from ctxft.cli import main, read_settings
 from ctxft.config import to_mapping
 from ctxft.storage import read_jsonl, write_jsonl, write_text
 
@@ -199,7 +198,7 @@ def test_a_run_folder_with_another_config(refuse, experiment, config_file):
 
 OFFLINE = """
 import json, sys
-from ctxft.cli import main
+from ctxft.cli import main, read_settings
 print([main(arguments) for arguments in json.loads(sys.argv[1])])
 """
 

@@ -163,7 +163,10 @@ def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp
     assert (items["1"]["verdict"], items["1"]["places"]) == ("leaked", ["prompt p1"]) and "2" not in items
     assert json.loads((config.folder / "leaks.json").read_text()) == leaks
     assert [where for where, _ in texts_of(config)][:2] == ["document d", "prompt p1"]
-    assert main(["leaks", config.name]) == 0 and "leaks.json" in capsys.readouterr().out
+    before = sorted(config.folder.rglob("*"))
+    assert main(["leaks", config.name, "--out", str(tmp_path / "leaks.json")]) == 0
+    assert "leaks.json" in capsys.readouterr().out and json.loads((tmp_path / "leaks.json").read_text()) == leaks
+    assert sorted(config.folder.rglob("*")) == before
 
 
 def test_instructions_and_general_text_are_read_too(experiment, tmp_path: Path) -> None:

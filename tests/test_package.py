@@ -19,7 +19,6 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ctxft.cli import main
 from ctxft.config import load_experiment
 from ctxft.course import list_notebooks
 from tests import refresh, speed
@@ -202,13 +201,3 @@ def test_top_level_is_what_the_ecosystem_asks_for() -> None:
     wanted |= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CITATION.cff"}
     wanted |= {".gitignore", ".ci", ".pre-commit-config.yaml"}
     assert top == wanted
-
-
-def test_help_names_every_command() -> None:
-    shown = subprocess.run([sys.executable, "-m", "ctxft", "--help"], check=True, capture_output=True, text=True).stdout
-    verbs = ("run", "train", "evaluate", "compare", "synthetic", "check")
-    assert set(verbs) <= set(re.findall(r"^    (\w+)\b", shown, flags=re.M))
-
-
-def test_bare_command_prints_the_help(capsys: pytest.CaptureFixture) -> None:
-    assert main([]) == 2 and "commands:" in capsys.readouterr().out

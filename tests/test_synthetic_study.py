@@ -50,15 +50,8 @@ def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys, monkeypatc
         "synthetic",
         "--target",
         "sumdot",
-        "--arms",
-        "cft",
-        "cpt",
-        "no-query",
-        "--seeds",
-        "0",
-        "3",
-        "--name",
-        "t",
+        *("--arms", "cft", "--arms", "cpt", "--arms", "no-query"),
+        *("--seeds", "0", "--seeds", "3", "--name", "t"),
     ]
     command += ["--out", str(out), *SETTINGS]
     assert main([*command, "--workers", "2"]) == 0
@@ -155,8 +148,8 @@ def test_a_worker_that_breaks_shows_the_end_of_its_output(runs, monkeypatch, tmp
     ("words", "sentence"),
     [
         (["--target", "polynom"], "unknown target 'polynom' (did you mean 'polynomial'?)"),
-        (["--arms", "cft", "ctp"], "unknown arm 'ctp'"),
-        (["--arms", "cft", "cft"], "give at least one arm, and each once, found ['cft', 'cft']."),
+        (["--arms", "cft", "--arms", "ctp"], "unknown arm 'ctp'"),
+        (["--arms", "cft", "--arms", "cft"], "give at least one arm, and each once, found ['cft', 'cft']."),
         (["--seeds", "-1"], "a seed is 0 or more, found -1."),
         (["--size", "large"], "unknown size 'large'"),
         (["--workers", "0"], "workers must be at least 1 process, found 0."),

@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxft.commands.experiments import read_settings
+from ctxft.cli import read_settings
 from ctxft.config import ExperimentConfig, load_experiment
 from ctxft.data.documents import CorpusConfig, Document, read_documents
 from ctxft.data.instructions import instruction_rows, read_instructions
