@@ -22,11 +22,11 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from ctxft import __version__
-
 from ctxft.prompts.files import load_prompt_set, prompt_set_path
 from ctxft.prompts.sets import PROMPT_SETS, PromptSet
-from ctxft.run.processes import end_with_parent
+from ctxft.run.processes import die_with_parent
 from ctxft.storage import (
+    KEPT,
     FailedError,
     InputError,
     explain,
@@ -81,7 +81,7 @@ class Commands(TyperGroup):
             code, message = 1, str(error)
         except KeyboardInterrupt as stop:
             code = 128 + (stop.args[0] if stop.args and isinstance(stop.args[0], int) else signal.SIGINT)
-            message = "stopped; what was finished is kept, and the same command resumes there."
+            message = f"stopped. {KEPT}"
         except Exception as error:
             if (sentence := explain(error)) is None:
                 raise  # a defect of the kit: its traceback is needed
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if threading.current_thread() is threading.main_thread():
         _stop_on_signals()
-    end_with_parent()
+    die_with_parent()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         typer.main.get_command(app)(arguments, prog_name="ctxft", obj=arguments)
@@ -118,14 +118,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _stop_on_signals() -> None:
     """Take a scheduler's stop or a closed terminal as Ctrl-C: workers end, too, and finished work is kept."""
-
-    def stop(number: int, _frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
-            signal.signal(number, stop)
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _print_version(wanted: bool) -> None:
@@ -187,8 +187,11 @@ def _folder(name: str) -> Path:
 def _agreed(yes: bool) -> bool:
     """Return whether the user agrees to requests that may cost money, by --yes or at the terminal."""
     if not yes and not sys.stdin.isatty():
-        raise InputError("no request was sent: this may cost money, so add --yes to continue.")
-    return yes or typer.confirm("continue?")
+        raise InputError("nothing was asked: this may cost money, so add --yes to continue.")
+    agreed = yes or input("continue? [y/N] ").strip().lower() in ("y", "yes")
+    if not agreed:
+        print("nothing was asked")
+    return agreed
 
 
 # --- course -----------------------------------------------------------------------------------------------------------
@@ -418,8 +421,9 @@ def hosted(
     cost = plan.cost()
     due = cost["items"] - cost["answered"]
     price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
-    print(f"{cost['items']} items, {cost['answered']} of them answered already, {due} to send to {where.url}")
-    print(f"  input tokens: about {cost['tokens_in']} (4 characters each); output tokens: at most {cost['tokens_out']}")
+    print(f"{cost['items']} items, {cost['answered']} of them answered already, {due} to ask of {where.url}")
+    tokens = f"about {cost['tokens_in']} (estimated: a token for 4 characters); out: {cost['tokens_out']} at most"
+    print(f"  tokens in: {tokens}")
     print(f"  price: {price}")
     if due and not _agreed(yes):
         return

@@ -12,7 +12,7 @@ import pytest
 
 from ctxft.cli import main
 from ctxft.prompts import PROMPT_SETS, load_prompt_set
-from ctxft.storage import write_text
+from ctxft.storage import KEPT, write_text
 
 
 def test_list_names_every_book_with_its_size(capsys):
@@ -107,9 +107,7 @@ def test_an_interrupt_ends_in_one_sentence_with_the_code_of_its_signal(monkeypat
     for stop, code in ((KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)):
         monkeypatch.setattr("ctxft.cli.load_prompt_set", Mock(side_effect=stop))
         assert main(["prompts", "show", "strategies"]) == code
-        assert capsys.readouterr().err == (
-            "ctxft: stopped; what was finished is kept, and the same command resumes there.\n"
-        )
+        assert capsys.readouterr().err == f"ctxft: stopped. {KEPT}\n"
 
 
 def test_a_pipe_that_closes_early_is_no_failure():

@@ -24,7 +24,7 @@ def test_from_the_package_to_a_table(experiment):
 
 
 def test_a_name_that_leads_nowhere_names_what_there_is(runs):
-    with pytest.raises(InputError, match=r"'minni' is no profile \(mini, paper, small\), no YAML file and no run"):
+    with pytest.raises(InputError, match=r"unknown profile 'minni' \(did you mean 'mini'\?\), and no run"):
         ctxft.Run("minni")
     with pytest.raises(InputError, match="unknown arm 'ctf'"):
         ctxft.Run("mini", arms=["ctf"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ctxft.config import ExperimentConfig, load_experiment, to_mapping
 from ctxft.run.profiles import PROFILES
-from ctxft.storage import InputError, from_mapping, is_there, runs_root
+from ctxft.storage import InputError, from_mapping, is_there, nearest, runs_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -312,8 +312,8 @@ def _config_of(source: str | Path | ExperimentConfig, settings: dict) -> Experim
     folder = next((place for place in (Path(source), runs_root() / source) if is_there(place / "manifest.json")), None)
     if folder is None:
         raise InputError(
-            f"'{source}' is no profile ({', '.join(sorted(profiles))}), no YAML file and no run (neither {Path(source)} nor "
-            f"{runs_root() / source} holds a manifest.json): check the name."
+            f"unknown profile '{source}'{nearest(str(source), profiles)}, and no run of that name: neither {Path(source)} nor "
+            f"{runs_root() / source} holds a manifest.json; the profiles are: {', '.join(sorted(profiles))}."
         )
     config = config_of_run(folder)
     return _with_settings(to_mapping(config), settings) if settings else config
