@@ -356,8 +356,8 @@ def synthetic(
     out: Out = None,
 ) -> None:
     """Run the synthetic experiment: in-context regression, arm by arm."""
-    from ctxft.report.synthetic import study_table
     from ctxft.synthetic.config import ARMS, load_config
+    from ctxft.synthetic.figures import study_table
     from ctxft.synthetic.study import run_study, write_study
 
     config = load_config(size, read_settings(settings) | ({"name": name} if name else {}))
