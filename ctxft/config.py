@@ -9,14 +9,14 @@ from pathlib import Path
 
 from ctxft.data.documents import CorpusConfig
 from ctxft.data.instructions import PRACTICE
-from ctxft.evaluation.benchmarks import FORMS, NAMES
-from ctxft.evaluation.benchmarks.catalog import LOADERS
+from ctxft.evaluation.benchmarks import FORMS, benchmark_names
 from ctxft.evaluation.outcomes import RULES
 from ctxft.extras.writer import WriterConfig
 from ctxft.prompts import PROMPT_SETS, check_arm
 from ctxft.run.profiles import path_of, values_of
 from ctxft.storage import InputError, check_known, from_mapping, is_there, nearest, runs_root
 from ctxft.training.config import TrainConfig
+from ctxft.world.exams import EXAMS
 from ctxft.world.facts import BASES
 from ctxft.world.texts import SOURCES
 
@@ -112,7 +112,7 @@ class EvaluationConfig:
         benchmarks: exams of the practice world (practice-mmlu, practice-medqa, practice-fiqa, practice-causal20,
             practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
             (mmlu-anatomy, ...), medqa, medmcqa, pubmedqa, fiqa, causal20, multifin, phrasebank-50agree, ... (all:
-            ``ctxft.evaluation.benchmarks.NAMES``), or paths of your own jsonl files.
+            ``ctxft.evaluation.benchmarks.benchmark_names``), or paths of your own jsonl files.
         form: "lettered" (options A-D shown), "options" (options not shown, their texts scored) or "labels" (the labels
             named first); pubmedqa and the financial sets are always asked in the last.
         shots: solved questions shown before each: MMLU has five a subject, your own x.jsonl those of x.dev.jsonl.
@@ -147,20 +147,21 @@ class EvaluationConfig:
             raise InputError(f"evaluation.shots must be at least 0, found {self.shots}.")
         if self.data is not None and not os.path.isdir(self.data):
             raise InputError(f"evaluation.data (--data) must be a folder with benchmark files, found '{self.data}'.")
+        known = benchmark_names()
         for name in self.benchmarks:
-            if name not in NAMES and Path(name).suffix != ".jsonl":
-                known = ", ".join(NAMES)
+            if name not in known and Path(name).suffix not in (".jsonl", ".yaml"):
                 raise InputError(
-                    f"unknown benchmark '{name}'{nearest(name, NAMES)}; known: {known}, or the path of a .jsonl file."
+                    f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, or the path of a .jsonl or"
+                    " .yaml file."
                 )
         for pair in self.revisions:
             name, _, revision = pair.partition("@")
-            if name not in self.benchmarks or name not in LOADERS or not revision:
+            if name not in self.benchmarks or name not in known or name in EXAMS or not revision:
                 raise InputError(
                     f"evaluation.revisions: '{pair}' must be NAME@COMMIT, where NAME is one of evaluation.benchmarks that "
                     "the hub has, such as medqa@1a2b3c4."
                 )
-        stems = [name if name in NAMES else Path(name).stem for name in self.benchmarks]
+        stems = [name if name in known else Path(name).stem for name in self.benchmarks]
         if twice := [stem for stem in stems if stems.count(stem) > 1]:
             raise InputError(f"evaluation.benchmarks: two benchmarks are called '{twice[0]}': rename a file.")
 
@@ -238,7 +239,7 @@ class ExperimentConfig:
         if self.prompts.writer and self.prompts.writer.server is None:
             self.prompts.writer.model = resolved(self.prompts.writer.model, tuple(BASES))
         self.evaluation.data = resolved(self.evaluation.data, ())
-        self.evaluation.benchmarks = [resolved(name, NAMES) for name in self.evaluation.benchmarks]
+        self.evaluation.benchmarks = [resolved(name, benchmark_names()) for name in self.evaluation.benchmarks]
 
     @property
     def folder(self) -> Path:

@@ -6,18 +6,26 @@ import collections
 import csv
 import json
 import os
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pytest
+from huggingface_hub import HfApi
 
-from ctxft.evaluation.benchmarks import NAMES, SUBJECTS, Question, files, load_benchmark
+from ctxft.evaluation.benchmarks import Question, benchmark_names, load_benchmark
+from ctxft.evaluation.evaluate import evaluate
+from ctxft.models import load_model, load_tokenizer
 from ctxft.storage import InputError, sha256
 
 ITEMS = [
     ("Which vessel carries blood away from the heart?", ["vein", "artery", "nerve", "duct"], 1),
     ('A "dished face", it is said,\nis a sign of', ["age", "it's, rare", "acromegaly", "10\\4"], 2),
     ("Stem with spaces? ", ["1", "2", "3", "4"], 3),
+]
+SUBJECTS = [
+    name.removeprefix("mmlu-") for name in benchmark_names() if name.startswith("mmlu-") and "medical" != name[5:]
 ]
 MEDQA_ROW = {
     "question": "A man falls.",
@@ -46,6 +54,26 @@ def write_lines(path: Path, *rows: dict | str) -> Path:
 
 def own(**changes: object) -> dict:
     return {"id": "q1", "question": "Which?", "choices": ["this", "that"], "answer": 0, **changes}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Return a function that puts a table (or an error) on the hub, and returns the list of what is then loaded."""
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: types.SimpleNamespace(sha="c0ffee"))
+
+    def put(table: datasets.Dataset | Exception) -> list:
+        calls = []
+
+        def load(*names: object, **options: object) -> datasets.Dataset:
+            calls.append((names, options))
+            if isinstance(table, Exception):
+                raise table
+            return table
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        return calls
+
+    return put
 
 
 def hub_table() -> datasets.Dataset:
@@ -94,26 +122,21 @@ def test_medqa_loads_from_its_file(tmp_path: Path) -> None:
         assert question == Question("medqa-0000", "A man falls.", ("rest", "x-ray", "cast", "ice"), 1, "medqa")
 
 
-def test_the_hub_gives_the_same_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(files, "resolve_revision", lambda repo, kind, revision, instead: revision or "c0ffee")
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or hub_table()
-    )
+def test_the_hub_gives_the_same_questions(tmp_path: Path, hub: Callable) -> None:
+    calls = hub(hub_table())
     write_csv(tmp_path / "anatomy_test.csv")
     benchmark, local = load_benchmark("mmlu-anatomy"), load_benchmark("mmlu-anatomy", tmp_path)
-    assert asked == [(("cais/mmlu", "anatomy"), {"split": "test", "revision": "c0ffee"})]
+    assert calls == [(("cais/mmlu", "anatomy"), {"split": "test", "revision": "c0ffee"})]
     assert (benchmark.source, benchmark.revision) == ("cais/mmlu", "c0ffee")
     assert [q.hash for q in benchmark.questions] == [q.hash for q in local.questions]
 
 
-def test_medqa_from_the_hub_and_a_set_with_other_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "resolve_revision", lambda *names: "c0ffee")
+def test_medqa_from_the_hub_and_a_set_with_other_columns(hub: Callable) -> None:
     table = datasets.Dataset.from_list([MEDQA_ROW])
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: table)
+    hub(table)
     assert load_benchmark("medqa").questions[0].choices[1] == "x-ray"
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: table.rename_column("answer_idx", "label"))
-    with pytest.raises(InputError, match="lacks answer_idx: columns found question, options, label, wanted question"):
+    hub(table.rename_column("answer_idx", "label"))
+    with pytest.raises(InputError, match="row 1 lacks answer_idx: columns found: question, options, label"):
         load_benchmark("medqa")
 
 
@@ -199,14 +222,14 @@ def test_missing_and_ambiguous_local_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("question,a,b,answer\nx,1,2,0\n", "lacks choice0, .*: columns found question, a, b, answer, wanted question"),
-        ("", "lacks question"),
+        ("question,a,b,answer\nx,1,2,0\n", r"line 1: 6 fields \(question, choice0, .*\) are needed, found 4"),
+        ("", "holds no question"),
         (
             "question,choice0,choice1,choice2,choice3,answer\nq,a,b,c,d,4\n",
-            "line 2: the answer '4' is none of 0, 1, 2, 3",
+            "line 2: no 'answer' can be made of the record .'4' is not in list",
         ),
-        ("question,choice0,choice1,choice2,choice3,answer\nq,a,b\n", "line 2: 6 columns are needed, found 3"),
-        ("q,a,b,c,d,A\nq,a,b,c,d,E\n", "line 2: the answer 'E' is none of A, B, C, D"),
+        ("question,choice0,choice1,choice2,choice3,answer\nq,a,b\n", r"line 2: 6 fields \(.*\) are needed, found 3"),
+        ("q,a,b,c,d,A\nq,a,b,c,d,E\n", "line 2: no 'answer' can be made of the record .'E' is not in list"),
     ],
 )
 def test_a_bad_csv_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -221,20 +244,18 @@ def test_bad_parquet_and_bad_medqa_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"anatomy-test.parquet is not a parquet file"):
         load_benchmark("mmlu-anatomy", tmp_path)
     hub_table().remove_columns("answer").to_parquet(path)
-    with pytest.raises(InputError, match="lacks answer: columns found question, subject, choices, wanted"):
+    with pytest.raises(InputError, match=r"lacks answer: columns found: .*question, subject, choices"):
         load_benchmark("mmlu-anatomy", tmp_path)
     write_lines(tmp_path / "medqa_test.jsonl", {**MEDQA_ROW, "answer_idx": "E"})
-    with pytest.raises(InputError, match=r"medqa_test.jsonl, line 1: answer_idx 'E' is none of the options' letters"):
+    with pytest.raises(
+        InputError, match=r"medqa_test.jsonl, line 1: no 'answer' can be made of the record \('E' is not in list\): fix"
+    ):
         load_benchmark("medqa", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mmlu-anatomy", "medqa"])
-def test_a_hub_out_of_reach_says_which_file_to_put_where(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*names: object, **options: object) -> None:
-        raise ConnectionError("Couldn't reach it on the Hub")
-
-    monkeypatch.setattr(files, "resolve_revision", lambda *names: None)
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+def test_a_hub_out_of_reach_says_which_file_to_put_where(name: str, hub: Callable) -> None:
+    hub(ConnectionError("Couldn't reach it on the Hub"))
     file = "anatomy_test.csv" if name == "mmlu-anatomy" else "phrases_no_exclude_test.jsonl"
     with pytest.raises(InputError, match=rf"cannot be reached .* put {file} .* --data DIR"):
         load_benchmark(name)
@@ -258,17 +279,15 @@ PUBMEDQA_ROW = {
 }
 
 
-def test_medmcqa_loads_from_the_hubs_file_and_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_medmcqa_loads_from_the_hubs_file_and_from_the_hub(tmp_path: Path, hub: Callable) -> None:
     table = datasets.Dataset.from_list([MEDMCQA_ROW, {**MEDMCQA_ROW, "cop": 0}])
     table.to_parquet(tmp_path / "medmcqa" / "data" / "validation-00000-of-00001.parquet")
     table.to_parquet(tmp_path / "medmcqa" / "data" / "train-00000-of-00001.parquet")
-    monkeypatch.setattr(files, "resolve_revision", lambda *names: "c0ffee")
-    asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: asked.append((names, options)) or table)
-    local, hub = load_benchmark("medmcqa", tmp_path), load_benchmark("medmcqa")
+    calls = hub(table)
+    local, remote = load_benchmark("medmcqa", tmp_path), load_benchmark("medmcqa")
     assert local.questions[0] == Question("medmcqa-0000", "Which?", ("w", "x", "y", "z"), 2, "Anatomy")
-    assert local.questions == hub.questions and local.note == "4183 items expected, 2 found"
-    assert asked == [(("openlifescienceai/medmcqa", None), {"split": "validation", "revision": "c0ffee"})]
+    assert local.questions == remote.questions and local.note == "4183 items expected, 2 found"
+    assert calls == [(("openlifescienceai/medmcqa", None), {"split": "validation", "revision": "c0ffee"})]
 
 
 def write_pubmedqa(folder: Path) -> dict:
@@ -285,8 +304,7 @@ def test_pubmedqa_is_its_test_half_where_that_is_known(tmp_path: Path) -> None:
     write_pubmedqa(tmp_path / "pubmedqa")
     benchmark = load_benchmark("pubmedqa", tmp_path)
     assert benchmark.note == (
-        "500 items expected, 3 found: without test_ground_truth.json the test half is unknown, so all labelled questions "
-        "are used"
+        "500 items expected, 3 found: the file that names the test items is missing, so all labeled questions are used"
     )
     truth = tmp_path / "pubmedqa" / "test_ground_truth.json"
     truth.write_text(json.dumps({"12": "no", "13": "maybe"}))
@@ -310,7 +328,7 @@ def test_pubmedqa_in_the_hubs_shape(tmp_path: Path) -> None:
     table.rename_column("final_decision", "label").to_parquet(
         tmp_path / "PubMedQA" / "pqa_labeled" / "train-00000-of-00001.parquet"
     )
-    with pytest.raises(InputError, match=r"lacks final_decision: columns found pubid, question, .* wanted pubid"):
+    with pytest.raises(InputError, match=r"lacks final_decision: columns found: .*pubid, question"):
         load_benchmark("pubmedqa", tmp_path)
 
 
@@ -318,21 +336,92 @@ def test_examples_come_from_the_dev_split(tmp_path: Path) -> None:
     write_csv(tmp_path / "anatomy_test.csv")
     write_csv(tmp_path / "dev" / "anatomy_dev.csv", items=ITEMS[:2])
     assert load_benchmark("mmlu-anatomy", tmp_path).dev == ()
-    dev = load_benchmark("mmlu-anatomy", tmp_path, shots=2).dev
+    dev = load_benchmark("mmlu-anatomy", tmp_path, num_fewshot=2).dev
     assert [q.id for q in dev] == ["anatomy-dev-000", "anatomy-dev-001"]
-    with pytest.raises(InputError, match="'mmlu-anatomy' has 2 solved questions to show, but 3 are asked for"):
-        load_benchmark("mmlu-anatomy", tmp_path, shots=3)
+    with pytest.raises(InputError, match="'mmlu-anatomy' has 2 solved examples to show, but 3 are wanted"):
+        load_benchmark("mmlu-anatomy", tmp_path, num_fewshot=3)
     write_lines(tmp_path / "medqa_test.jsonl", MEDQA_ROW)
-    with pytest.raises(InputError, match=r"'medqa' has no solved questions to show \(MedQA publishes training"):
-        load_benchmark("medqa", tmp_path, shots=1)
+    with pytest.raises(InputError, match=r"'medqa' has 0 solved examples to show, but 1 are wanted: set evaluation"):
+        load_benchmark("medqa", tmp_path, num_fewshot=1)
     path = write_lines(tmp_path / "mine.jsonl", own())
     with pytest.raises(InputError, match=r"mine.dev.jsonl does not exist: put solved questions there"):
-        load_benchmark(str(path), shots=1)
+        load_benchmark(str(path), num_fewshot=1)
     write_lines(tmp_path / "mine.dev.jsonl", own(id="d1", question="What?"))
-    assert load_benchmark(str(path), shots=1).dev[0].question == "What?"
+    assert load_benchmark(str(path), num_fewshot=1).dev[0].question == "What?"
     write_lines(tmp_path / "mine.dev.jsonl", own(id="d1"))
-    with pytest.raises(InputError, match=r"'d1' is also a question of .*mine.jsonl: a question that is asked must not"):
-        load_benchmark(str(path), shots=1)
+    with pytest.raises(
+        InputError, match=r"'d1' is also a question of .*mine.jsonl: a question that is scored must not"
+    ):
+        load_benchmark(str(path), num_fewshot=1)
+
+
+QUIZ = """
+about: A quiz whose choices are in one string
+question: "{{ stem | trim }}"
+choices: "{{ options.split('|') }}"
+answer: "{{ key }}"
+subject: "{{ topic | default('all') }}"
+files:
+  - {pattern: 'quiz[^/]*\\.jsonl$'}
+"""
+
+
+def test_a_benchmark_from_outside_is_a_short_file(tmp_path: Path) -> None:
+    assert len(QUIZ.strip().splitlines()) <= 15
+    (tmp_path / "quiz.yaml").write_text(QUIZ)
+    row = {"stem": " Which is wet? ", "options": "rain|sand|salt", "key": 0}
+    write_lines(
+        tmp_path / "data" / "quiz-1.jsonl", row, {**row, "stem": "Which is dry?", "key": "sand", "topic": "dry"}
+    )
+    by_path = load_benchmark(str(tmp_path / "quiz.yaml"))
+    by_name = load_benchmark("quiz", plugins=(tmp_path,))
+    assert by_path == by_name and by_path.name == "quiz" and by_path.note == ""
+    assert by_path.questions[0] == Question("quiz-00000", "Which is wet?", ("rain", "sand", "salt"), 0, "all")
+    assert (by_path.questions[1].answer, by_path.questions[1].subject) == (1, "dry")
+    outcomes = evaluate(load_model("practice-blind"), load_tokenizer("practice-blind"), by_path)
+    assert [outcome["choices"] for outcome in outcomes] == [3, 3]
+    write_lines(tmp_path / "data" / "quiz-1.jsonl", {**row, "key": 7})
+    with pytest.raises(
+        InputError, match=r"quiz-1.jsonl, line 1 \(id 'quiz-00000'\): the answer 7 is outside the choices"
+    ):
+        load_benchmark("quiz", tmp_path / "data", plugins=(tmp_path,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "quesion: x\nanswer: 3",
+            r"bad.yaml: answer: Input should be a valid string; quesion: Extra inputs are not permitted",
+        ),
+        ("question: '{{ a }}'\nfiles: [{pattern: x}]", "has no template for 'answer'"),
+        (
+            "question: '{{ a '\nanswer: '{{ a }}'\nfiles: [{pattern: 'x'}]",
+            "bad.yaml: question: Value error, is no Jinja template",
+        ),
+        (
+            "question: '{{ a }}'\nanswer: '{{ b }}'\nfiles: [{pattern: '('}]",
+            "the pattern '[(]' .* is no regular expression",
+        ),
+        (
+            "question: q\nanswer: '{{ a.__class__ }}'\nfiles: [{pattern: 'x'}]",
+            "access to attribute '__class__' .* unsafe",
+        ),
+        ("benchmarks: {one: {}, two: {}}\nquestion: x\nanswer: y", "declares one, two: put its folder into `plugins`"),
+        ("benchmarks: {medqa: {}}\nquestion: x\nanswer: y", "'medqa' is the name of a built-in benchmark"),
+    ],
+)
+def test_a_bad_benchmark_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    write_lines(tmp_path / "x.jsonl", {"a": "text", "choices": ["x", "y"]})
+    with pytest.raises(InputError, match=message):
+        load_benchmark(str(tmp_path / "bad.yaml"))
+
+
+def test_two_files_that_declare_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "medqa.yaml").write_text(QUIZ)
+    with pytest.raises(InputError, match=r"medqa.yaml: the benchmark 'medqa' is also in .*medqa.yaml: rename one"):
+        load_benchmark("medqa", plugins=(tmp_path,))
 
 
 def test_hashes_of_questions_stay() -> None:
@@ -352,7 +441,7 @@ PUBLISHED = {  # counted in the published files: items of each answer position, 
     "multifin": (123, 111, 34, 90, 117, 71),
     "multifin-train": None,
     "multifin-validation": None,
-    **dict.fromkeys(name for name in NAMES if name.startswith("mmlu-")),
+    **dict.fromkeys(name for name in benchmark_names() if name.startswith("mmlu-")),
 }
 
 
@@ -368,4 +457,4 @@ def test_the_published_files_hold_the_published_items(name: str) -> None:
     elif wanted:
         assert tuple(counts[n] for n in range(len(wanted))) == wanted
     if name in ("mmlu-medical", "mmlu-anatomy"):
-        assert len(load_benchmark(name, Path(os.environ["CTXFT_REAL_DATA"]), shots=5).dev) in (5, 30)
+        assert len(load_benchmark(name, Path(os.environ["CTXFT_REAL_DATA"]), num_fewshot=5).dev) in (5, 30)

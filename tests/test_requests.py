@@ -14,8 +14,7 @@ from lm_eval.tasks.medmcqa.utils_medmcqa import doc_to_text as medmcqa_text
 from lm_eval.tasks.medqa.preprocess_medqa import doc_to_text as medqa_text
 from lm_eval.tasks.pubmedqa.preprocess_pubmedqa import doc_to_text as pubmedqa_text
 
-from ctxft.evaluation.benchmarks import NAMES, SUBJECTS, Benchmark, Question, form_of, render, requests_of, style_of
-from ctxft.evaluation.benchmarks.requests import TASKS
+from ctxft.evaluation.benchmarks import Benchmark, Question, Wording, form_of, render, requests_of, style_of, wording_of
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.run.prepare import prepare
@@ -27,6 +26,14 @@ ITEMS = [
     ("Stem with spaces? ", ["1", "2", "3", "4"], 3),
 ]
 DEV = [(f"Example number {n}?", [f"{n}a", f"{n}b", f"{n}c", f"{n}d"], n % 4) for n in range(6)]
+SUBJECTS = [
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+]
 FOLDERS = {"lettered": "default", "options": "continuation"}
 
 
@@ -75,7 +82,9 @@ def mmlu(subject: str) -> Benchmark:
     questions = [Question(f"{n}", q, tuple(c), a, subject) for n, (q, c, a) in enumerate(ITEMS)]
     dev = [Question(f"d{n}", q, tuple(c), a, subject) for n, (q, c, a) in enumerate(DEV)]
     other = Question("other", "Of another subject?", ("a", "b", "c", "d"), 0, "another")
-    return Benchmark(f"mmlu-{subject}", tuple(questions), "a test", dev=(other, *dev))
+    return Benchmark(
+        f"mmlu-{subject}", tuple(questions), "a test", dev=(other, *dev), wording=wording_of(f"mmlu-{subject}")
+    )
 
 
 def flat(requests: list[tuple[str, list[str]]]) -> list[tuple[str, str]]:
@@ -86,39 +95,41 @@ def flat(requests: list[tuple[str, list[str]]]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("form", FOLDERS)
 def test_mmlu_reads_as_in_lm_evaluation_harness(tmp_path: Path, subject: str, form: str) -> None:
     assert flat(requests_of(mmlu(subject), form)) == harness_requests(form, subject, tmp_path)
-    assert requests_of(mmlu(subject), form) == [render(q, form, f"mmlu-{subject}") for q in mmlu(subject).questions]
+    assert requests_of(mmlu(subject), form) == [
+        render(q, form, wording_of("mmlu-medical")) for q in mmlu(subject).questions
+    ]
 
 
 @pytest.mark.parametrize("form", FOLDERS)
 def test_five_examples_before_the_question_as_in_lm_evaluation_harness(tmp_path: Path, form: str) -> None:
-    found = flat(requests_of(mmlu("college_biology"), form, shots=5))
+    found = flat(requests_of(mmlu("college_biology"), form, num_fewshot=5))
     assert found == harness_requests(form, "college_biology", tmp_path, shots=5)
     assert "Example number 4?" in found[0][0] and "Example number 5?" not in found[0][0]
     with pytest.raises(InputError, match="question '0' has 6 examples to show, not 7"):
-        requests_of(mmlu("college_biology"), form, shots=7)
+        requests_of(mmlu("college_biology"), form, num_fewshot=7)
 
 
 @pytest.mark.parametrize("form", FOLDERS)
 def test_a_chat_template_as_in_lm_evaluation_harness(tmp_path: Path, form: str) -> None:
     found = requests_of(mmlu("anatomy"), form, 2, ChatTokenizer())
-    about = render(mmlu("anatomy").questions[0], form, "mmlu-anatomy")[0].partition("\n\n")[0] + "\n\n"
+    about = render(mmlu("anatomy").questions[0], form, wording_of("mmlu-anatomy"))[0].partition("\n\n")[0] + "\n\n"
     bare = [(context.replace(about, ""), texts) for context, texts in found]
     assert flat(bare) == harness_requests(form, "anatomy", tmp_path, shots=2, chat=True)
     assert found[0][0].startswith(f"<user>{about}") and found[0][0].endswith("Answer:</><assistant>")
     assert not found[0][1][0].startswith(" ")
     plain = ChatTokenizer()
     plain.chat_template = None
-    with pytest.raises(InputError, match=r"has no chat template: set evaluation.chat_template to false"):
+    with pytest.raises(InputError, match=r"has no chat template: set evaluation.apply_chat_template to false"):
         requests_of(mmlu("anatomy"), form, 0, plain)
 
 
 def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
     question = Question("1", " A man\nfalls. ", ("rest", "x-ray", "cast", "ice"), 1, "medqa")
-    context, texts = render(question, "lettered", "medqa")
+    context, texts = render(question, "lettered")
     endings = {f"ending{n}": choice for n, choice in enumerate(question.choices)}
     assert context == medqa_text({"sent1": question.question, **endings})
     assert texts == [" A", " B", " C", " D"]
-    assert render(question, "options", "medqa") == (
+    assert render(question, "options", wording_of("medqa")) == (
         "Question: A man\nfalls.\nAnswer:",
         [" rest", " x-ray", " cast", " ice"],
     )
@@ -127,40 +138,41 @@ def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
 def test_medmcqa_and_pubmedqa_read_as_in_lm_evaluation_harness() -> None:
     question = Question("1", "Which of these?", ("w", "x", "y", "z"), 2, "Anatomy")
     doc = {"question": question.question, **dict(zip(("opa", "opb", "opc", "opd"), question.choices, strict=True))}
-    assert render(question, "lettered", "medmcqa") == (medmcqa_text(doc), [" A", " B", " C", " D"])
+    assert render(question, "lettered", wording_of("medmcqa")) == (medmcqa_text(doc), [" A", " B", " C", " D"])
     question = Question("1", "Does it help?", ("yes", "no", "maybe"), 0, "pubmedqa", "We asked.\nThey said.")
     doc = {"CONTEXTS": ["We asked.", "They said."], "QUESTION": question.question}
-    assert render(question, "labels", "pubmedqa") == (pubmedqa_text(doc), [" yes", " no", " maybe"])
+    assert render(question, "labels", wording_of("pubmedqa")) == (pubmedqa_text(doc), [" yes", " no", " maybe"])
 
 
 def test_own_questions_have_as_many_letters_as_choices() -> None:
-    context, texts = render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered", "mine")
+    context, texts = render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered")
     assert context == "Question: Which?\nA. x\nB. y\nC. z\nAnswer:" and texts == [" A", " B", " C"]
-    assert render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered", "mmlu-mine") == (context, texts)
+    assert wording_of("mmlu-mine") == Wording()
     with pytest.raises(InputError, match=r"unknown form 'letter' \(did you mean 'lettered'\?\)"):
-        render(Question("1", "Which?", ("x", "y"), 0, "all"), "letter", "mine")
+        render(Question("1", "Which?", ("x", "y"), 0, "all"), "letter")
 
 
 def test_labelled_texts_name_their_labels_once() -> None:
     texts = [Question(str(n), f"Shares {n}", ("positive", "neutral", "negative"), n, "fiqa") for n in range(3)]
-    benchmark = Benchmark("fiqa", tuple(texts[:2]), "a test", form="labels", dev=(texts[2],))
-    (context, labels), _ = requests_of(benchmark, "lettered", shots=1)
+    benchmark = Benchmark(
+        "fiqa", tuple(texts[:2]), "a test", form="labels", dev=(texts[2],), wording=wording_of("fiqa")
+    )
+    (context, labels), _ = requests_of(benchmark, "lettered", num_fewshot=1)
     assert context == (
         "Tell the sentiment of a financial text towards what it speaks of. Answer with positive, neutral or negative.\n\n"
         "Text: Shares 2\nAnswer: negative\n\nText: Shares 0\nAnswer:"
     )
     assert labels == [" positive", " neutral", " negative"]
-    own = render(Question("1", "Rain", ("wet", "dry"), 0, "all"), "labels", "mine")[0]
+    own = render(Question("1", "Rain", ("wet", "dry"), 0, "all"), "labels")[0]
     assert own == "Tell which label fits a text. Answer with wet or dry.\n\nText: Rain\nAnswer:"
-    assert set(TASKS) < set(NAMES)
 
 
 def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
-    found, scored = (requests_of(mmlu("anatomy"), "lettered", 2, written=written)[0] for written in (True, False))
+    found, scored = (requests_of(mmlu("anatomy"), "lettered", 2, generated=generated)[0] for generated in (True, False))
     told = "Answer with exactly one of these and nothing else: A; B; C; D\n\n"
     assert found[0].index("Example number 1?") < found[0].index(told) < found[0].index(ITEMS[0][0])
     assert (found[0].replace(told, ""), found[1]) == scored
-    in_chat = requests_of(mmlu("anatomy"), "options", 0, ChatTokenizer(), written=True)[0][0]
+    in_chat = requests_of(mmlu("anatomy"), "options", 0, ChatTokenizer(), generated=True)[0][0]
     assert in_chat.startswith("<user>The following") and "nothing else: vein; artery; nerve; duct\n\n" in in_chat
 
 
@@ -168,7 +180,7 @@ def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
     assert form_of(own, "options") == "labels" and form_of(free, "options") == "options"
     assert style_of(own, "options", 5, True) == "labels, 5-shot, chat template"
-    assert style_of(free, "options", written=True) == "options, written answers"
+    assert style_of(free, "options", generated=True) == "options, written answers"
     assert style_of(free, "options") == "options"  # as in metrics.json of older runs
 
 

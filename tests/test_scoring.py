@@ -112,7 +112,7 @@ def make_requests(form: str, count: int, words: int = 12) -> list[tuple[str, lis
     for number in range(count):
         choices = tuple(make_text(rng, rng.randint(1, 5)) for _ in range(4))
         question = Question(str(number), make_text(rng, rng.randint(3, words)) + "?", choices, 0, "all")
-        requests.append(render(question, form, "own"))
+        requests.append(render(question, form))
     return requests
 
 

@@ -112,9 +112,9 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
     tokenizer = shared_tokenizer(config.model, config.revision)
     benchmarks, styles, requests = load_benchmarks(config), {}, []
     for benchmark in benchmarks:
-        written = requests_of(benchmark, options.form, options.shots, written=True)
+        written = requests_of(benchmark, options.form, options.shots, generated=True)
         room = answer_room(tokenizer, written)
-        styles[benchmark.name] = style_of(benchmark, options.form, options.shots, not completions, written=True)
+        styles[benchmark.name] = style_of(benchmark, options.form, options.shots, not completions, generated=True)
         for question, (context, continuations) in zip(benchmark.questions, written, strict=True):
             key = sha256([server.url, server.model, completions, room, context])
             id = f"{benchmark.name}/{question.id}"

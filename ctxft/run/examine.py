@@ -68,8 +68,8 @@ def load_benchmarks(config: ExperimentConfig, local: bool = False) -> list[Bench
     """
     options = config.evaluation
     data = Path(options.data) if options.data else None
-    here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix == ".jsonl"]
-    how = {"data": data, "limit": options.limit, "shots": options.shots}
+    here = [n for n in options.benchmarks if not local or data or n in EXAMS or Path(n).suffix in (".jsonl", ".yaml")]
+    how = {"data": data, "limit": options.limit, "num_fewshot": options.shots}
     return [load_benchmark(name, revision=options.revision_of(name), **how) for name in here]
 
 

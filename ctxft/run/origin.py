@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ctxft.config import ExperimentConfig
 from ctxft.data.passages import Passage, passages_of
 from ctxft.data.rows import text_budget
-from ctxft.evaluation.benchmarks import NAMES, Benchmark, load_benchmark
+from ctxft.evaluation.benchmarks import Benchmark, benchmark_names, load_benchmark
 from ctxft.models import shared_tokenizer
 from ctxft.run.leaks import config_of_run
 from ctxft.run.prepare import pinned
@@ -71,9 +71,9 @@ class Run:
         """Load a benchmark that was examined, in the revision and from the file that its record names."""
         if name not in self._benchmarks:
             options = self.config.evaluation
-            own = [path for path in options.benchmarks if path not in NAMES and Path(path).stem == name]
-            source = name if name in NAMES else (own or [record["source"]])[0]
-            how = {"data": options.data, "limit": options.limit, "shots": options.shots}
+            own = [path for path in options.benchmarks if path not in benchmark_names() and Path(path).stem == name]
+            source = name if name in benchmark_names() else (own or [record["source"]])[0]
+            how = {"data": options.data, "limit": options.limit, "num_fewshot": options.shots}
             self._benchmarks[name] = load_benchmark(source, revision=record["revision"], **how)
         return self._benchmarks[name]
 

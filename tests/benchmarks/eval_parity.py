@@ -60,7 +60,7 @@ def compare(
 ) -> bool:
     """Compare one benchmark in one form; print a line, and the predictions that rounding may turn; return whether all agree."""
     benchmark = load_benchmark(name, data=Path(options.data), limit=options.limit)
-    requests = [render(question, form, benchmark.name) for question in benchmark.questions]
+    requests = [render(question, form, benchmark.wording) for question in benchmark.questions]
     pairs = [(context, text) for context, texts in requests for text in texts]
     encoded = [pair for request in encode_requests(tokenizer, requests) for pair in request]
     ids = sum(tuple(harness._encode_pair(*pair)) == found for pair, found in zip(pairs, encoded, strict=True))

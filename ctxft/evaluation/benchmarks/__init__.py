@@ -1,19 +1,19 @@
-"""Benchmarks: from published files, the hub or the practice world to checked questions, and to the texts a model reads."""
+"""Benchmarks: published and custom question sets as checked questions, and the prompts in which a model reads them."""
 
-from ctxft.evaluation.benchmarks.catalog import NAMES, load_benchmark
-from ctxft.evaluation.benchmarks.medical import SUBJECTS
-from ctxft.evaluation.benchmarks.records import Benchmark, Question
+from ctxft.evaluation.benchmarks.loading import benchmark_names, load_benchmark, wording_of
+from ctxft.evaluation.benchmarks.records import Benchmark, Question, Wording
 from ctxft.evaluation.benchmarks.requests import FORMS, form_of, render, requests_of, style_of
 
 __all__ = [
     "FORMS",
-    "NAMES",
-    "SUBJECTS",
     "Benchmark",
     "Question",
+    "Wording",
+    "benchmark_names",
     "form_of",
     "load_benchmark",
     "render",
     "requests_of",
     "style_of",
+    "wording_of",
 ]

@@ -1,4 +1,4 @@
-"""Raw records go in, each with the place where it stands; ``Question`` records, checked one by one, come out."""
+"""Define questions and benchmarks, and check records one by one, so that no bad item is ever scored."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import dataclasses
 import string
 from collections.abc import Collection, Iterable, Iterator
 
+import pydantic
+
 from ctxft.storage import InputError, sha256, shown
 
 LETTERS = string.ascii_uppercase
-Rows = Iterator[tuple[str, dict]]  # (where it stands, the record as found)
+Rows = Iterator[tuple[str, dict]]  # (where it is, the record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,27 @@ class Question:
         return sha256([self.question, list(self.choices), self.answer, *([self.context] if self.context else [])])
 
 
+class Wording(pydantic.BaseModel):
+    """How the questions of a benchmark read, where that differs from the default (see ``requests.DESCRIPTION``).
+
+    Attributes:
+        task: what the labels say, a clause before "Answer with ...".
+        description: form -> Jinja template of what is written once before all examples and the question.
+        question: form -> Jinja template of the question up to "Answer:".
+        fewshot_by_subject: show examples of the question's own subject only.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    task: str = "Tell which label fits a text"
+    description: dict[str, str] = {}
+    question: dict[str, str] = {}
+    fewshot_by_subject: bool = False
+
+
+DEFAULT_WORDING = Wording()
+
+
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
     """Questions under one name, where they came from, and a note where their number is not the published one.
@@ -43,8 +66,9 @@ class Benchmark:
         source: file or hub id.
         revision: the hub commit; None for files.
         note: both numbers where the source does not hold the published number of items, else "".
-        form: the form in which these questions are always asked; None leaves it to the experiment.
-        dev: solved questions that may be shown before the one asked (few-shot); empty unless asked for.
+        form: the form that these questions always have; None leaves it to the experiment.
+        dev: solved examples that may be shown before a question (few-shot); empty unless wanted.
+        wording: how the questions read.
     """
 
     name: str
@@ -54,6 +78,7 @@ class Benchmark:
     note: str = ""
     form: str | None = None
     dev: tuple[Question, ...] = ()
+    wording: Wording = DEFAULT_WORDING
 
     @property
     def chance(self) -> float:
@@ -68,17 +93,12 @@ class Benchmark:
     @property
     def labels(self) -> tuple[str, ...] | None:
         """The classes, where every question has the same choices in the same order; None where each has its own."""
-        found = {question.choices for question in self.questions}
-        return found.pop() if len(found) == 1 and len(self.questions) > 1 else None
+        choices = {question.choices for question in self.questions}
+        return choices.pop() if len(choices) == 1 and len(self.questions) > 1 else None
 
     def only(self, ids: Collection[str]) -> Benchmark:
         """Return the benchmark with only the questions of these ids, in their old order."""
         return dataclasses.replace(self, questions=tuple(q for q in self.questions if q.id in ids))
-
-
-def note_of(expected: int, found: int, more: str = "") -> str:
-    """Say both numbers where a source does not hold the published number of items."""
-    return "" if found == expected else f"{expected} items expected, {found} found{more}"
 
 
 def in_turn(questions: tuple[Question, ...], limit: int | None) -> tuple[Question, ...]:
@@ -102,8 +122,8 @@ def questions_of(rows: Iterable[tuple[str, dict]], source: str, blank: bool = Fa
     """Check records one by one.
 
     Args:
-        rows: (where it stands, {"id", "question", "choices", "answer" and perhaps "subject", "context"}).
-        source: stands in the error if there is no record.
+        rows: (where it is, {"id", "question", "choices", "answer" and perhaps "subject", "context"}).
+        source: named in the error if there is no record.
         blank: accept a question without text, for published sets that hold some.
 
     Raises:
@@ -129,30 +149,19 @@ def _question(row: dict, where: str, blank: bool) -> Question:
     where = f"{where} (id '{id_}')"
     if not isinstance(text, str) or not (blank or text.strip()):
         raise InputError(f"{where}: the record has no 'question': add its text.")
-    good = isinstance(choices, (list, tuple)) and all(isinstance(c, str) and c.strip() for c in choices)
-    if not good or not 2 <= len(choices) <= len(LETTERS):
+    choices = list(choices) if isinstance(choices, (list, tuple)) else []
+    texts = all(isinstance(choice, str) and choice.strip() for choice in choices)
+    if not texts or not 2 <= len(choices) <= len(LETTERS):
         raise InputError(f"{where}: 'choices' must be a list of 2 to {len(LETTERS)} texts that are not empty.")
     if isinstance(answer, str):
-        if list(choices).count(answer) != 1:
+        if choices.count(answer) != 1:
             raise InputError(
                 f"{where}: the answer {shown(answer)} must be the text of exactly one choice, or an index from 0."
             )
-        answer = list(choices).index(answer)
+        answer = choices.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise InputError(f"{where}: the answer {shown(answer)} is outside the choices 0 to {len(choices) - 1}.")
     context = row.get("context") or ""
     if not isinstance(context, str):
         raise InputError(f"{where}: 'context' must be a text, found {type(context).__name__}.")
     return Question(str(id_), text, tuple(choices), answer, str(row.get("subject") or "all"), context)
-
-
-def labelled(id_: object, text: object, label: object, labels: tuple[str, ...], where: str) -> dict:
-    """Turn a text and its label into a record whose choices are the labels; white space around the text goes.
-
-    Raises:
-        InputError: the label is none of the labels.
-    """
-    if label not in labels:
-        raise InputError(f"{where}: the label {shown(label)} is none of {', '.join(labels)}: mend the record.")
-    text = text.strip() if isinstance(text, str) else text
-    return {"id": id_, "question": text, "choices": labels, "answer": labels.index(label)}
