@@ -210,12 +210,13 @@ def run(
     """Run the notebooks in order and print the results table."""
     from ctxft.course import run_notebooks
     from ctxft.report import write_report
+    from ctxft.report.attribution import report_sections
 
     overrides = read_settings(settings) | ({"evaluation.data": data} if data else {})
     folder = run_notebooks(profile, name, notebook, read_settings(parameter), overrides)
     if any((folder / "evals").glob("*/*/metrics.json")):
         compare(str(folder))
-        print(f"\nreport: {write_report(folder)}")
+        print(f"\nreport: {write_report(folder, more=report_sections(folder))}")
     else:
         print(f"these notebooks evaluated no arm, so there is no table; they are in {folder / 'notebooks'}")
     print(f"all pages: {folder / 'index.html'}")

@@ -44,8 +44,7 @@ def study_config():
 
 def write_results(folder: Path) -> Path:
     """Write the differences of all arms to the reference, one family for Holm's correction."""
-    from ctxft.report import read_run
-    from ctxft.report.ablations import ablation_rows
+    from ctxft.report import ablation_rows, read_run
     from ctxft.storage import write_json
 
     run = read_run(folder)

@@ -12,21 +12,17 @@ import pytest
 from matplotlib.colors import same_color
 
 from ctxft.prompts import load_prompt_set
-from ctxft.report import (
-    RunRecord,
-    ablation_figure,
-    ablation_table,
-    arm_color,
+from ctxft.report import RunRecord, ablation_figure, ablation_rows, ablation_table, arm_color, read_run, write_report
+from ctxft.report.attribution import (
+    attribution_text,
     family_table,
     gradient_table,
     prompt_figure,
     prompt_table,
-    read_run,
+    report_sections,
     training_table,
-    write_report,
 )
-from ctxft.report.ablations import ablated, ablation_rows, part_of
-from ctxft.report.attribution import attribution_text
+from ctxft.report.verdicts import ablations, part_of
 from ctxft.run.examine import evaluate_task
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import train_task
@@ -124,7 +120,7 @@ def test_rows_of_several_seeds_are_those_of_compare():
 
 def test_several_benchmarks_are_one_family_and_those_without_parts_are_left_out():
     run = record(PARTS, second=PARTS, plain={"cft": PARTS["cft"], "cpt": PARTS["cpt"]})
-    assert ablated(run, "cft") == ["exam", "second"] and ablated(run, "neg-ift") == ["exam", "second"]
+    assert list(ablations(run, "cft")) == list(ablations(run, "neg-ift")) == ["exam", "second"]
     table = ablation_table(run, "cft")
     assert set(table["benchmark"]) == {"exam", "second"}
     assert {row["family"] for rows in ablation_rows(run, "cft").values() for row in rows if row["arm"] != "cft"} == {16}
@@ -157,7 +153,7 @@ def test_the_figure_shows_every_arm_where_the_table_has_it():
     assert [marker for _, marker in shown].count("o") == 2 and [marker for _, marker in shown].count("s") == 1
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["control-shuffled", "neg", "cpt", "count-10", "count-2", "key-concepts", "application"]
-    assert "points of accuracy minus cft" in axes.get_xlabel()
+    assert "accuracy minus cft (pp)" in axes.get_xlabel()
     neg = next(line for line in marks(axes) if line.get_xdata()[0] == pytest.approx(-50))
     assert same_color(neg.get_color(), arm_color("neg"))
     words = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -301,11 +297,11 @@ def test_the_page_shows_attributions_of_its_run(tmp_path, attribution):
     plain = write_report(folder).read_text(encoding="utf-8")
     assert "What a prompt does to the loss" not in plain and "Which prompts matter" not in plain
     write_json(folder / "attribution" / "cft-seed-1.json", attribution)
-    page = write_report(folder).read_text(encoding="utf-8")
+    page = write_report(folder, more=report_sections(folder)).read_text(encoding="utf-8")
     assert 'alt="What prompts change in the loss of held-out passages' in page
     assert "key-concepts-2" in page and "cosines of gradients" in page
     shutil.rmtree(folder / "attribution")
-    assert write_report(folder).read_text(encoding="utf-8") == plain
+    assert write_report(folder, more=report_sections(folder)).read_text(encoding="utf-8") == plain
 
 
 def test_trained_arms_come_to_the_page(experiment):

@@ -13,10 +13,7 @@ from matplotlib.figure import Figure
 from ctxft.course import notebooks_folder
 from ctxft.evaluation.metrics import calibration
 from ctxft.report import differences_figure, loss_figure, results_figure, show
-from ctxft.report.ablations import families_figure
-from ctxft.report.labels import confusion_figure, reliability_figure
-from ctxft.report.show import DPI, png_of, svg_of
-from ctxft.report.style import SHEET
+from ctxft.report.figures import SHEET, confusion_figure, families_figure, picture, reliability_figure, save
 from ctxft.storage import InputError, read_json
 from ctxft.synthetic.figures import alignment_figure, copying_figure, curves_figure, errors_figure
 from tests.test_report import fake_run
@@ -53,14 +50,17 @@ FIGURES: dict[str, tuple[Callable[[Path], Figure], str]] = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_has_words_with_its_numbers_and_is_the_same_in_every_run(run: Path, name: str) -> None:
+def test_a_figure_has_words_with_its_numbers_and_is_the_same_in_every_run(run: Path, tmp_path: Path, name: str) -> None:
     draw, said = FIGURES[name]
     before = copy.deepcopy(dict(matplotlib.rcParams))
     figures = [draw(run), draw(run)]
     words = figures[0].get_label()
     assert said in words and words.endswith(".") and "nan" not in words
-    assert png_of(figures[0], DPI) == png_of(figures[1], DPI)
-    assert svg_of(figures[0], name, words) == svg_of(figures[1], name, words)
+    files = []
+    for number, figure in enumerate(figures):
+        save(figure, name, tmp_path / str(number))
+        files.append([(tmp_path / str(number) / "figures" / f"{name}.{end}").read_bytes() for end in ("png", "svg")])
+    assert files[0] == files[1] and picture(figures[0]) == picture(figures[1])
     assert dict(matplotlib.rcParams) == before, "the settings of the session have changed"
 
 

@@ -6,8 +6,8 @@ import numpy
 import pytest
 
 from ctxft.evaluation.benchmarks import Benchmark, Question
-from ctxft.evaluation.metrics import calibration
-from ctxft.report.labels import confusion_figure, label_metrics_of, label_table, reliability_figure
+from ctxft.evaluation.metrics import calibration, metrics
+from ctxft.report import confusion_figure, label_table, reliability_figure
 from ctxft.report.record import RunRecord
 
 LABELS = ("causal", "noise")
@@ -29,11 +29,15 @@ def outcomes(said: list[int]) -> list[dict]:
 @pytest.fixture
 def run(tmp_path) -> RunRecord:
     arms = {"base": {0: outcomes([1, 1, 1, 1])}, "cft": {0: outcomes(RIGHT), 1: outcomes([1, 1, 1, 1])}}
-    return RunRecord(tmp_path, {}, {}, {}, {"texts": arms}, None)
+    measured = {
+        arm: {seed: {"benchmarks": {"texts": metrics(items, BENCHMARK)}} for seed, items in seeds.items()}
+        for arm, seeds in arms.items()
+    }
+    return RunRecord(tmp_path, {}, {}, measured, {"texts": arms}, None)
 
 
 def test_the_table_sets_the_lines_beside_the_arms(run: RunRecord) -> None:
-    table = label_table(run, [BENCHMARK]).set_index("who")
+    table = label_table(run, ["texts"]).set_index("who")
     assert list(table.index) == ["majority", "chance", "base", "cft"] and list(table["seeds"]) == [0, 0, 1, 2]
     # Always "noise": F1 of noise is 2 * 3 / (3 + 4), that of causal 0.
     for who in ("majority", "base"):
@@ -43,13 +47,13 @@ def test_the_table_sets_the_lines_beside_the_arms(run: RunRecord) -> None:
 
 
 def test_the_figures_show_the_counts_and_the_error(run: RunRecord) -> None:
-    measured = label_metrics_of(run, BENCHMARK)["cft"]
+    measured = run.metrics_of("texts", "cft")
     table = numpy.sum([one["confusion"] for one in measured], axis=0)
     figure = confusion_figure({"cft": table, "base": [[0, 1], [0, 3]]}, LABELS)
     cells = [[text.get_text() for text in axes.texts] for axes in figure.axes]
     assert cells == [["1", "1", "0", "6"], ["0", "1", "0", "3"]]
     found = calibration(run.outcomes["texts"]["base"][0])
     (axes,) = reliability_figure({"base": found}).axes
-    assert axes.get_title(loc="left") == f"base, error {found['ece']:.3f}"
+    assert axes.get_title(loc="left") == f"base, ECE {found['ece']:.3f}"
     (x, y), *_ = axes.collections[0].get_offsets()
     assert (x, y) == (pytest.approx(1 / (1 + numpy.exp(-3))), 0.75)

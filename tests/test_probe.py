@@ -60,7 +60,7 @@ def test_base_and_arms_are_probed_and_instructions_teach_the_form(runs):
         "arm",
         "seeds",
         "held-out loss",
-        "behind a prompt",
+        "with a prompt",
         "general loss",
         "ends %",
         "in form %",

@@ -1,19 +1,27 @@
-"""Report: from a run folder to tables, figures and one HTML file; no model is loaded and torch is not imported."""
-
-from ctxft.report.ablations import ablation_figure, ablation_table
-from ctxft.report.attribution import family_table, gradient_table, prompt_figure, prompt_table, training_table
-from ctxft.report.claims import claims
-from ctxft.report.figures import arm_color, differences_figure, loss_figure, results_figure
-from ctxft.report.markup import Table, show_table
-from ctxft.report.page import write_report
-from ctxft.report.record import RunRecord, read_run
-from ctxft.report.show import Picture, show
-from ctxft.report.tables import f1_table, loss_table, results_table, subject_table
-from ctxft.report.verdicts import verdicts
+"""Report: from a run folder to tables, figures and one HTML page; no model is loaded and torch is not imported."""
 
 # fmt: off
+from ctxft.report.figures import (
+    Picture,
+    ablation_figure,
+    arm_color,
+    confusion_figure,
+    differences_figure,
+    families_figure,
+    loss_figure,
+    reliability_figure,
+    results_figure,
+    show,
+    styled,
+)
+from ctxft.report.page import Table, render, show_table, write_report
+from ctxft.report.record import RunRecord, read_run
+from ctxft.report.tables import ablation_table, f1_table, label_table, loss_table, results_table, subject_table
+from ctxft.report.verdicts import ablation_rows, claims, how_to_read, overall, verdicts
+
 __all__ = [
-    "Picture", "RunRecord", "Table", "ablation_figure", "ablation_table", "arm_color", "claims", "differences_figure", "f1_table",
-    "family_table", "gradient_table", "loss_figure", "loss_table", "prompt_figure", "prompt_table", "read_run", "results_figure",
-    "results_table", "show", "show_table", "subject_table", "training_table", "verdicts", "write_report",
+    "Picture", "RunRecord", "Table", "ablation_figure", "ablation_rows", "ablation_table", "arm_color", "claims",
+    "confusion_figure", "differences_figure", "f1_table", "families_figure", "how_to_read", "label_table", "loss_figure",
+    "loss_table", "overall", "read_run", "reliability_figure", "render", "results_figure", "results_table", "show",
+    "show_table", "styled", "subject_table", "verdicts", "write_report",
 ]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ctxft.report.figures import arm_color
-from ctxft.report.forest import finish, legend, mark
-from ctxft.report.style import styled
-from ctxft.storage import InputError
+from ctxft.report.figures import arm_color, finish, legend, mark, save, styled
+from ctxft.report.page import render
+from ctxft.storage import InputError, read_checked
 
 LOOKS = {
     "strategy": (arm_color("cft"), "o", "strategy prompt"),
     "negative": (arm_color("neg"), "s", "negative prompt"),
-    "control": (arm_color("control"), "D", "meaningless words"),
+    "control": (arm_color("control"), "D", "random words"),
 }
 CHANGES = ("minus no prompt", "95 % interval", "minus as many words", "95 % interval of that")
 BAND = "#f3f3f3"
@@ -25,13 +27,13 @@ GAP = 0.8  # lines between two families
 
 
 def prompt_table(attribution: dict) -> pandas.DataFrame:
-    """Return a row for each prompt: what it changes in the loss of the passages behind it.
+    """Return a row for each prompt: what it changes in the loss of the passages after it.
 
     Args:
         attribution: from ``experiment.attribution.attribute``.
 
     Returns:
-        Columns prompt, family, kind, tokens, "minus no prompt" and "minus as many words" (meaningless ones), both in nats a
+        Columns prompt, family, kind, tokens, "minus no prompt" and "minus as many words" (random ones), both in nats a
         token with a 95 % interval over documents; below 0 the prompt helps. "" where there is nothing.
     """
     rows = [
@@ -62,7 +64,7 @@ def _cells(change: dict | None) -> tuple[str, str]:
 
 
 def training_table(attribution: dict) -> pandas.DataFrame:
-    """Return a row for each family: the loss of the passages of training, behind the prompts that they were read with.
+    """Return a row for each family: the loss of the passages of training, after the prompts that they were read with.
 
     Columns: family, kind, passages, documents, tokens, loss (nats a token) and its 95 % interval.
     """
@@ -95,7 +97,7 @@ def gradient_table(attribution: dict) -> pandas.DataFrame:
 def prompt_figure(attribution: dict) -> Figure:
     """Return a forest plot of what each prompt changes in the loss of held-out passages: left of 0 it helps.
 
-    The left panel compares with no prompt, the right one with as many meaningless words. A line is a prompt; the lines of a
+    The left panel compares with no prompt, the right one with as many random words. A line is a prompt; the lines of a
     family stand together, and their order is that of ``prompt_table``.
 
     Args:
@@ -108,7 +110,7 @@ def prompt_figure(attribution: dict) -> Figure:
     figure = Figure(figsize=(7.3, 1.3 + 0.15 * lines))
     panels = figure.subplots(1, 2, sharey=True)
     places = _draw(panels, families, lines)
-    for axes, title in zip(panels, ("minus no prompt", "minus as many meaningless words"), strict=True):
+    for axes, title in zip(panels, ("minus no prompt", "minus as many random words"), strict=True):
         finish(axes, list(places.values()), list(places), lines)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("nats a token, 95 % intervals")
@@ -125,7 +127,7 @@ def prompt_figure(attribution: dict) -> Figure:
 
 
 def _draw(panels: Sequence[Axes], families: dict[str, list[dict]], lines: float) -> dict[str, float]:
-    """Draw the families from the top, with a band behind every second; returns where each one's name belongs."""
+    """Draw the families from the top, with a band over every second; returns where each one's name belongs."""
     places, y = {}, lines - 1
     for number, (family, rows) in enumerate(families.items()):
         places[family] = y - (len(rows) - 1) / 2
@@ -140,6 +142,21 @@ def _draw(panels: Sequence[Axes], families: dict[str, list[dict]], lines: float)
     return places
 
 
+def report_sections(folder: str | os.PathLike) -> list[Markup]:
+    """Return the section of the report (``write_report(..., more=...)``) that shows a run's attributions; none where it has none.
+
+    Its figures are also written into the run folder.
+    """
+    parts = []
+    for path in sorted((Path(folder) / "attribution").glob("*.json")):
+        attribution, figure = read_checked(path), f"report-prompts-{path.stem}"
+        tables = {"family by family": family_table(attribution), "prompt by prompt": prompt_table(attribution)}
+        tables |= {"cosines of gradients": gradient_table(attribution)} if attribution["gradients"] else {}
+        title = f"{attribution['arm']}, seed {attribution['seed']}"
+        parts.append((title, save(prompt_figure(attribution), figure, folder), tables))
+    return [render("attribution.html", parts=parts)] if parts else []
+
+
 def attribution_text(attribution: dict) -> str:
     """Return the tables of an attribution as text, with what they are about."""
     losses, training = attribution["prompts"], attribution["training"]
@@ -152,7 +169,7 @@ def attribution_text(attribution: dict) -> str:
     parts = [textwrap.fill(said, 118)]
     parts += [table(attribution).to_string(index=False) for table in (family_table, prompt_table)]
     if training:
-        said = f"Behind the prompts of training: {size.format(**training | {'which': 'training'})}"
+        said = f"After the prompts of training: {size.format(**training | {'which': 'training'})}"
         parts += [said, training_table(attribution).to_string(index=False)]
     if attribution["gradients"]:
         said = "Gradients of {passages} training passages ({weights} weights): norm and cosines"

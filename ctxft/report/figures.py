@@ -1,27 +1,37 @@
-"""A run folder goes in; figures come out, in which an arm has the same colour everywhere.
+"""Draw the figures of a run, in which an arm has one color everywhere, and show them in a notebook, in a page and on disk.
 
-They are plain ``Figure`` objects without pyplot's state; a notebook shows them after ``%matplotlib inline``.
+All figures are plain ``Figure`` objects without pyplot's state. Each carries its numbers in words (``figure.get_label()``) for
+readers who cannot see it.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec
 
+import matplotlib
+import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
 
 from ctxft.prompts import in_order
 from ctxft.prompts.arms import kind_of
-from ctxft.report.record import RunRecord, as_record
-from ctxft.report.style import interval, styled
-from ctxft.report.tables import lines_of
+from ctxft.report.record import Source, as_record
+from ctxft.report.verdicts import ablation_rows
 from ctxft.statistics import Outcomes, common_seeds, wilson
-from ctxft.storage import InputError
+from ctxft.storage import InputError, atomic_file, write_text
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; further arms have darker or lighter shades of their kin.
+# Okabe and Ito's palette, which color-blind readers can tell apart; further arms have darker or lighter shades of their kin.
 ARM_COLORS = {
     "base": "#999999",
     "cpt": "#0072B2",
@@ -41,104 +51,103 @@ ARM_COLORS = {
     "count": "#A34800",
 }
 INK = "#333333"
-MARKERS = "osD^vP*X<>"  # beside the colours, for those who cannot tell these apart
-LABEL = {"fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
+MARKERS = "osD^vP*X<>"  # in addition to the colors, for those who cannot tell these apart
+SHEET = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("ctxft.mplstyle"), fail_on_error=True, use_default_template=False
+)
+DPI = 100  # of the picture in a notebook, which git keeps; the file on disk has twice as many
+Args = ParamSpec("Args")
+Look = tuple[str, str, str]  # color, marker, and the words of the legend: shapes tell apart what colors may not
 
 
 def arm_color(arm: str) -> str:
-    """Return an arm's colour: with a second stage that of the first, for a part of the prompt set that of its kind of part.
+    """Return an arm's color: with a second stage that of the first.
 
     Example:
-        >>> arm_color("cft-ift") == arm_color("cft"), arm_color("only-critical") == ARM_COLORS["only"]
-        (True, True)
+        >>> arm_color("cft-ift") == arm_color("cft")
+        True
     """
     return ARM_COLORS[kind_of(arm)]
 
 
+def styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
+    """Let a function draw its figure in the kit's style sheet; the session's own settings stay as they are.
+
+    Example:
+        >>> @styled
+        ... def empty() -> Figure:
+        ...     return Figure()
+    """
+
+    @functools.wraps(draw)
+    def in_style(*args: Args.args, **kwargs: Args.kwargs) -> Figure:
+        with matplotlib.rc_context(SHEET):
+            return draw(*args, **kwargs)
+
+    return in_style
+
+
+def interval_text(low: float | None, high: float | None, form: str = "+.1f") -> str:
+    """Return the ends of an interval in parentheses, or "" where there are none."""
+    return "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
+
+
+def _differences_text(rows: Iterable[Mapping]) -> str:
+    return ", ".join(
+        f"{row['arm']} {row['difference']:+.1f}{interval_text(row['difference_low'], row['difference_high'])}"
+        for row in rows
+    )
+
+
+# --- accuracy and loss ------------------------------------------------------------------------------------------------
+
+
 @styled
-def results_figure(run: RunRecord | str | Path) -> Figure:
+def results_figure(run: Source) -> Figure:
     """Return a figure of accuracy (%) per arm with 95 % intervals, a panel per benchmark, chance and majority lines."""
-    run = as_record(run)
+    run, words = as_record(run), []
     columns = min(3, len(run.outcomes))
     rows = math.ceil(len(run.outcomes) / columns)
     figure = Figure(figsize=(1.2 + 3.5 * columns, 3.5 * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    told = []
     for axes, (name, arms) in zip(panels, run.outcomes.items(), strict=False):
-        bars = _accuracy_panel(axes, common_seeds(arms), lines_of(run, name))
+        words.append(f"{name}: {_accuracy_panel(axes, common_seeds(arms), run.baselines(name))}.")
         axes.set_title(name)
-        told.append(f"{name}: {bars}.")
     for axes in panels[len(run.outcomes) :]:
         axes.set_visible(False)
     panels[0].set_ylim(0, 1.06 * panels[0].get_ylim()[1])  # room for the number above the tallest bar; shared by all
     for axes in panels[::columns]:
         axes.set_ylabel("accuracy (%), 95 % interval over items")
-    figure.set_label(f"Bars of accuracy in per cent, with 95 % intervals over items. {' '.join(told)}")
+    figure.set_label(f"Bars of accuracy in percent, with 95 % intervals over items. {' '.join(words)}")
     return figure
 
 
-def _accuracy_panel(axes: Axes, arms: Outcomes, lines: dict[str, float]) -> str:
+def _accuracy_panel(axes: Axes, arms: Outcomes, baselines: dict[str, float]) -> str:
     """Draw the bars of a benchmark, and return them in words."""
-    told = []
-    for position, (arm, seeds) in enumerate(arms.items()):
-        values = [sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
+    words = []
+    for x, (arm, seeds) in enumerate(arms.items()):
+        values = [100 * sum(item["correct"] for item in items) / len(items) for items in seeds.values()]
         n, mean = len(next(iter(seeds.values()))), math.fsum(values) / len(values)
-        low, high = wilson(mean * n, n)
-        told.append(f"{arm} {100 * mean:.1f}{interval(100 * low, 100 * high, '.1f')}")
-        axes.bar(position, 100 * mean, width=0.66, color=arm_color(arm), alpha=0.85)
-        bars = [[100 * (mean - low)], [100 * (high - mean)]]
-        axes.errorbar(position, 100 * mean, yerr=bars, color=INK, capsize=4, linewidth=1.2)
+        low, high = (100 * end for end in wilson(mean / 100 * n, n))
+        words.append(f"{arm} {mean:.1f}{interval_text(low, high, '.1f')}")
+        axes.bar(x, mean, width=0.66, color=arm_color(arm), alpha=0.85)
+        axes.errorbar(x, mean, yerr=[[mean - low], [high - mean]], color=INK, capsize=4, linewidth=1.2)
         if len(values) > 1:
-            axes.plot([position] * len(values), [100 * v for v in values], "o", color="white", mec=INK, ms=4, zorder=3)
-        axes.annotate(f"{100 * mean:.1f}", (position, 100 * high), (0, 3), textcoords="offset points", ha="center")
-    for (label, share), side in zip(sorted(lines.items(), key=lambda line: line[1]), ("top", "bottom"), strict=True):
-        axes.axhline(100 * share, color=INK, linewidth=1, linestyle={"chance": "--", "majority": ":"}[label])
-        text = f" {label} {100 * share:.1f}"
-        axes.annotate(
-            text, (1, 100 * share), xycoords=("axes fraction", "data"), va=side, fontsize=8, annotation_clip=False
-        )
+            axes.plot([x] * len(values), values, "o", color="white", mec=INK, ms=4, zorder=3)
+        axes.annotate(f"{mean:.1f}", (x, high), (0, 3), textcoords="offset points", ha="center")
+    for (name, share), side in zip(sorted(baselines.items(), key=lambda line: line[1]), ("top", "bottom"), strict=True):
+        axes.axhline(100 * share, color=INK, linewidth=1, linestyle={"chance": "--", "majority": ":"}[name])
+        place = {"xy": (1, 100 * share), "xycoords": ("axes fraction", "data"), "annotation_clip": False}
+        axes.annotate(f" {name} {100 * share:.1f}", va=side, fontsize=8, **place)
     axes.set_xticks(range(len(arms)), arms)
     if len(arms) > 5:  # level names would touch
         axes.tick_params(axis="x", rotation=30)
     axes.set_xlabel("arm")
     axes.set_xlim(-0.6, len(arms) - 0.4)
-    return ", ".join(told + [f"{label} {100 * share:.1f}" for label, share in lines.items()])
+    return ", ".join(words + [f"{name} {100 * share:.1f}" for name, share in baselines.items()])
 
 
-@styled
-def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str = "cpt") -> Figure:
-    """Return a figure of differences to the reference arm in points of accuracy, with 95 % intervals, a panel per title.
-
-    Args:
-        panels: title -> rows as from ``statistics.compare`` (arm, difference, difference_low, difference_high); rows
-            without a difference, such as the reference itself, and the base model are left out.
-        reference: the arm that the differences are taken to.
-    """
-    figure, told = Figure(figsize=(1.4 + 3.1 * len(panels), 3.0)), []
-    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
-    for axes, (title, rows) in zip(grid, panels.items(), strict=True):
-        shown = [row for row in rows if row["arm"] != "base" and not math.isnan(row.get("difference", math.nan))]
-        for place, row in enumerate(reversed(shown)):
-            value, color = row["difference"], arm_color(row["arm"])
-            ends = [[value - row["difference_low"]], [row["difference_high"] - value]]
-            axes.errorbar(value, place, xerr=ends, fmt="o", color=color, capsize=4, linewidth=1.8, markersize=7)
-            axes.annotate(f"{value:+.1f}", (value, place), (0, 8), textcoords="offset points", ha="center", **LABEL)
-        axes.axvline(0, color=INK, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(shown)), [row["arm"] for row in reversed(shown)])
-        axes.set_ylim(-0.6, len(shown) - 0.3)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel(f"points of accuracy minus {reference}")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        values = (
-            f"{r['arm']} {r['difference']:+.1f}{interval(r['difference_low'], r['difference_high'])}" for r in shown
-        )
-        told.append(f"{title}: {', '.join(values)}.")
-    figure.set_label(f"Points of accuracy minus {reference}, with 95 % intervals. {' '.join(told)}")
-    return figure
-
-
-def loss_figure(run: RunRecord | str | Path) -> Figure:
+def loss_figure(run: Source) -> Figure:
     """Return a figure of training loss over optimizer steps: the mean over seeds per arm, thin lines for the seeds.
 
     Raises:
@@ -157,27 +166,293 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
     Args:
         logs: arm, seed, step and loss (nats per target token) of optimizer steps.
     """
-    figure, told = Figure(figsize=(7.6, 3.8)), []
+    figure, words = Figure(figsize=(7.6, 3.8)), []
     axes = figure.subplots()
     arms = in_order(set(logs["arm"]))
     for place, arm in enumerate(arms):
-        log = logs[logs["arm"] == arm]
+        log, color = logs[logs["arm"] == arm], arm_color(arm)
         seeds = log["seed"].nunique()
         for _, one in log.groupby("seed"):
-            axes.plot(one["step"], one["loss"], color=arm_color(arm), linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
+            axes.plot(one["step"], one["loss"], color=color, linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
         steps = log.groupby("step")["loss"]
         mean = steps.mean()[steps.count() == seeds]
         label = f"{arm}, mean of {seeds} seeds" if seeds > 1 else f"{arm}, 1 seed"
-        width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often lie on each other: the first shows as a rim
+        width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often coincide: the first shows as a rim
         shape = {"marker": MARKERS[place % len(MARKERS)], "markevery": max(1, len(mean) // 8), "mec": INK, "ms": 5}
-        axes.plot(mean.index, mean, color=arm_color(arm), linewidth=width, label=label, mew=0.6, **shape)
+        axes.plot(mean.index, mean, color=color, linewidth=width, label=label, mew=0.6, **shape)
         if len(mean):
-            told.append(
-                f"{label}: {mean.iloc[0]:.3f} at step {mean.index[0]}, {mean.iloc[-1]:.3f} at step {mean.index[-1]}"
-            )
+            first, last = (f"{mean.iloc[end]:.3f} at step {mean.index[end]}" for end in (0, -1))
+            words.append(f"{label}: {first}, {last}")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per target token)")
     if arms:
         axes.legend()
-    figure.set_label(f"Training loss in nats per target token over optimizer steps. {'; '.join(told)}.")
+    figure.set_label(f"Training loss in nats per target token over optimizer steps. {'; '.join(words)}.")
     return figure
+
+
+# --- forest plots: values with their intervals ------------------------------------------------------------------------
+
+
+def mark(
+    axes: Axes, y: float, values: tuple[float, float | None, float | None], look: Look, filled: bool = True
+) -> None:
+    """Draw a value and its interval (None where it has none) at height ``y``, with a full marker or an open one."""
+    (value, *ends), (color, marker, _) = values, look
+    if None not in ends:
+        axes.plot(ends, [y, y], color=color, linewidth=1.5, solid_capstyle="butt")
+    face = color if filled else "white"
+    axes.plot([value], [y], marker, color=color, markerfacecolor=face, markersize=6, markeredgewidth=1.5, zorder=3)
+
+
+def finish(axes: Axes, places: Sequence[float], labels: Sequence[str], top: float) -> None:
+    """Draw the line of no difference and name the others, from y = 0 upwards to ``top``."""
+    axes.axvline(0, color=INK, linewidth=1, linestyle="--", zorder=0.5)
+    axes.set_yticks(places, labels)
+    axes.set_ylim(-0.6, top - 0.4)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def legend(figure: Figure, looks: Sequence[Look], open_words: str = "") -> None:
+    """Put a legend below a figure; ``open_words`` say what an open marker means, where there are any."""
+    marks = [Line2D([], [], color=color, marker=marker, markersize=6, label=words) for color, marker, words in looks]
+    if open_words:
+        plain = {"linestyle": "", "marker": "o", "color": INK, "markerfacecolor": "white"}
+        marks.append(Line2D([], [], label=open_words, **plain))
+    figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)))
+
+
+def _values(row: Mapping) -> tuple[float, float, float]:
+    return row["difference"], row["difference_low"], row["difference_high"]
+
+
+@styled
+def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str = "cpt") -> Figure:
+    """Return a figure of differences from the reference arm in percentage points, with 95 % intervals, a panel per title.
+
+    Args:
+        panels: title -> rows as from ``statistics.compare`` (arm, difference, difference_low, difference_high); rows
+            without a difference, such as the reference itself, and the base model are left out.
+        reference: the arm that is subtracted.
+    """
+    figure, words = Figure(figsize=(1.4 + 3.1 * len(panels), 3.0)), []
+    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
+    for axes, (title, rows) in zip(grid, panels.items(), strict=True):
+        shown = [row for row in rows if row["arm"] != "base" and not math.isnan(row.get("difference", math.nan))]
+        for y, row in enumerate(reversed(shown)):
+            mark(axes, y, _values(row), (arm_color(row["arm"]), "o", ""))
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+            place = {"xy": (row["difference"], y), "xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(f"{row['difference']:+.1f}", fontsize=9, bbox=box, **place)
+        finish(axes, range(len(shown)), [row["arm"] for row in reversed(shown)], len(shown) + 0.1)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(f"accuracy minus {reference} (pp)")
+        words.append(f"{title}: {_differences_text(shown)}.")
+    figure.set_label(f"Accuracy minus {reference} in percentage points, with 95 % intervals. {' '.join(words)}")
+    return figure
+
+
+SIDES = {"only": 0.16, "without": -0.16}  # above and below the line of their family
+LOOKS = {
+    "only": (ARM_COLORS["only"], "o", "this family only"),
+    "without": (ARM_COLORS["without"], "s", "all families but this"),
+}
+
+
+def ablation_figure(run: Source, reference: str = "cft", benchmark: str | None = None) -> Figure:
+    """Return a forest plot of which family of prompts matters: each arm of an ablation minus the reference.
+
+    A family has one line with two markers: trained with it alone, and with all but it. The most helpful family is on top,
+    other arms are at the bottom. A marker is filled if the difference stands after Holm's correction.
+
+    Args:
+        run: a run folder, a Run, or a run that is read already.
+        reference: the arm that is subtracted.
+        benchmark: one of the run's; None takes the only one.
+
+    Raises:
+        InputError: as ``ablation_rows``, or no benchmark is named and several have such arms.
+    """
+    run = as_record(run)
+    (name, rows), *more = ablation_rows(run, reference, benchmark).items()
+    if more:
+        raise InputError(f"the figure shows one benchmark: name one of {', '.join(run.outcomes)}.")
+    return families_figure(rows, f"{name}: which family matters?", reference)
+
+
+@styled
+def families_figure(rows: Sequence[dict], title: str, reference: str = "cft") -> Figure:
+    """Return the forest plot of ``ablation_figure`` for given rows, such as those of a committed study.
+
+    Args:
+        rows: of one benchmark, as from ``ablation_rows``.
+        title: of the figure.
+        reference: the arm that was subtracted.
+    """
+    shown = [row for row in rows if row["arm"] != reference]
+    lines = _family_lines(shown)
+    figure = Figure(figsize=(7.3, 1.5 + 0.36 * len(lines)))
+    axes = figure.subplots()
+    for y, line in enumerate(reversed(lines.values())):
+        for row in line:
+            look = LOOKS.get(row["kind"]) or (arm_color(row["arm"]), "D", "")
+            shift = SIDES[row["kind"]] if len(line) > 1 else 0.0
+            mark(axes, y + shift, _values(row), look, filled=row["word"] in ("higher", "lower"))
+    whole = sum(row["kind"] not in SIDES for row in shown)
+    if 0 < whole < len(lines):
+        axes.axhline(whole - 0.5, color=INK, linewidth=0.6)
+    finish(axes, range(len(lines)), list(reversed(lines)), len(lines))
+    axes.set_xlabel(f"accuracy minus {reference} (pp), with 95 % intervals")
+    axes.set_title(title)
+    about = f"Accuracy minus {reference} in percentage points, with 95 % intervals"
+    figure.set_label(f"{title} {about}: {_differences_text(shown)}.")
+    kinds = {row["kind"] for row in shown}
+    legend(figure, [LOOKS[kind] for kind in SIDES if kind in kinds], "open: not shown after Holm")
+    return figure
+
+
+def _family_lines(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """Return label -> rows of each line of the plot, from the top."""
+    families: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["kind"] in SIDES:
+            families.setdefault(row["part"], []).append(row)
+
+    def gain(family: str) -> float:  # of the family alone, or, where that was not tried, what is lost without it
+        gains = {row["kind"]: row["difference"] for row in families[family]}
+        return gains.get("only", -gains.get("without", 0.0))
+
+    ranked = sorted(families, key=gain, reverse=True)
+    return {name: families[name] for name in ranked} | {r["arm"]: [r] for r in rows if r["kind"] not in SIDES}
+
+
+# --- labeled texts ----------------------------------------------------------------------------------------------------
+
+
+@styled
+def confusion_figure(tables: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> Figure:
+    """Return a figure of confusion matrices, a panel per title: rows are true labels, columns predictions, cells counts.
+
+    Args:
+        tables: title -> matrix as in ``metrics(...)["confusion"]``; those of several seeds may be summed.
+        labels: in the order of the matrices.
+    """
+    size, words = 1.4 + 0.5 * len(labels), []
+    figure = Figure(figsize=(1.6 + size * len(tables), size))
+    grid = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
+    for axes, (title, table) in zip(grid, tables.items(), strict=True):
+        counts = numpy.asarray(table)
+        shares = counts / numpy.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in numpy.ndenumerate(counts):
+            color = "white" if shares[row, column] > 0.6 else INK
+            axes.annotate(str(count), (column, row), ha="center", va="center", color=color, fontsize=9)
+        axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_title(title)
+        axes.set_xlabel("predicted")
+        right = int(numpy.trace(counts))
+        words.append(f"{title}: {right} of {int(counts.sum())} on the diagonal, rows {counts.tolist()}.")
+    grid[0].set_ylabel("true")
+    figure.set_label(
+        f"Items by true label (rows) and predicted label (columns): {', '.join(labels)}. {' '.join(words)}"
+    )
+    return figure
+
+
+@styled
+def reliability_figure(calibrations: Mapping[str, dict]) -> Figure:
+    """Return a figure of accuracy over confidence, a panel per arm; on the diagonal a model is as often right as it is sure.
+
+    Args:
+        calibrations: arm -> what ``ctxft.evaluation.metrics.calibration`` returns.
+    """
+    figure, words = Figure(figsize=(1.0 + 2.9 * len(calibrations), 3.1)), []
+    grid = figure.subplots(1, len(calibrations), squeeze=False, sharey=True)[0]
+    for axes, (arm, values) in zip(grid, calibrations.items(), strict=True):
+        confidence, accuracy, sizes = ([bin[key] for bin in values["bins"]] for key in ("confidence", "accuracy", "n"))
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--")
+        areas = [20 + 180 * n / max(sizes) for n in sizes]
+        axes.scatter(confidence, accuracy, s=areas, color=arm_color(arm), alpha=0.8)
+        axes.set_title(f"{arm}, ECE {values['ece']:.3f}")
+        dots = ", ".join(f"{c:.2f}/{a:.2f}" for c, a in zip(confidence, accuracy, strict=True))
+        words.append(f"{arm}: {dots}; expected calibration error {values['ece']:.3f}.")
+        axes.set_xlabel("confidence")
+        axes.set_xlim(0, 1.05)
+        axes.set_ylim(-0.05, 1.1)
+    grid[0].set_ylabel("accuracy")
+    figure.set_label(f"Accuracy over confidence, a dot a bin (confidence/accuracy). {' '.join(words)}")
+    return figure
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a notebook shows it: a PNG, and its words where pictures are not seen.
+
+    Attributes:
+        png: the picture.
+        alt: what it shows, in words.
+        width: in CSS pixels.
+    """
+
+    png: bytes
+    alt: str
+    width: int
+
+    @property
+    def data(self) -> str:
+        """The picture in base64."""
+        return base64.b64encode(self.png).decode()
+
+    def _repr_mimebundle_(self, **_options: object) -> tuple[dict, dict]:
+        data = {"image/png": self.data, "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt, "width": self.width}}
+
+
+def picture(figure: Figure, dpi: int = DPI, colors: int | None = None) -> Picture:
+    """Return a figure as a picture, the same bytes in every run; fewer ``colors`` make fewer bytes."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(SHEET):
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    if colors is not None:
+        image, file = Image.open(file).convert("RGB").quantize(colors), io.BytesIO()
+        image.save(file, format="png", optimize=True)
+    return Picture(file.getvalue(), figure.get_label(), round(figure.get_figwidth() * 96))
+
+
+def save(figure: Figure, name: str, folder: str | os.PathLike) -> Picture:
+    """Write ``figures/<name>.png`` and ``.svg``, whose words a screen reader finds, below a run folder; returns the picture."""
+    png, place, svg = picture(figure, 2 * DPI), Path(folder) / "figures", io.StringIO()
+    with atomic_file(place / f"{name}.png", binary=True) as file:
+        file.write(png.png)
+    about = {"Date": None, "Creator": None, "Title": name, "Description": figure.get_label()}
+    with matplotlib.rc_context(SHEET):
+        figure.savefig(svg, format="svg", metadata=about)
+    write_text(place / f"{name}.svg", svg.getvalue())
+    return png
+
+
+def show(figure: Figure, name: str, folder: str | os.PathLike, alt: str = "") -> Picture:
+    """Show a figure in a notebook, and write it to disk as PNG and SVG.
+
+    Args:
+        figure: from ``ctxft.report``, or your own.
+        name: of the files, as in "04-losses".
+        folder: the run folder, or a Run; the files go into its ``figures/``.
+        alt: what the figure shows, in words; figures of ``ctxft.report`` bring theirs along (``figure.get_label()``).
+
+    Returns:
+        The picture, to be the last line of a cell.
+
+    Raises:
+        InputError: the figure has no words.
+    """
+    figure.set_label(alt or figure.get_label())
+    if not figure.get_label():
+        raise InputError(f"figure '{name}' has no words for those who cannot see it: give alt.")
+    save(figure, name, folder)
+    return picture(figure, colors=128)  # git keeps notebooks: a third of the bytes, and no eye sees it

@@ -1,20 +1,20 @@
-"""A run folder goes in; one record of what its files say comes out.
+"""Read a run folder into one record, from which every table, figure and page is made; no model is loaded.
 
-Read are manifest.json, ledger.json, arms/<arm>/seed-<n>/log.jsonl, and evals/<arm>/seed-<n>/ with metrics.json and one
+It holds manifest.json, ledger.json, arms/<arm>/seed-<n>/log.jsonl, and evals/<arm>/seed-<n>/ with metrics.json and one
 <benchmark>.jsonl of outcomes per benchmark.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas
 
 from ctxft.prompts import check_arm, in_order
-from ctxft.statistics import Outcomes
+from ctxft.statistics import Outcomes, common_seeds
 from ctxft.storage import InputError, check_known, hash_file, is_there, read_checked, read_json, read_jsonl
 
 NEEDED = {"id": str, "hash": str, "subject": str, "correct": bool}  # what the report takes from an outcome
@@ -22,7 +22,7 @@ NEEDED = {"id": str, "hash": str, "subject": str, "correct": bool}  # what the r
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder says.
+    """What a run folder holds.
 
     Args:
         folder: the run folder.
@@ -40,14 +40,24 @@ class RunRecord:
     outcomes: dict[str, Outcomes]
     logs: pandas.DataFrame
 
-    def metrics_of(self, benchmark: str) -> list[dict]:
-        """Return the metrics of a benchmark, of every arm and seed that was evaluated on it."""
+    def metrics_of(self, benchmark: str, arm: str | None = None) -> list[dict]:
+        """Return a benchmark's metrics of every arm and seed, or of one arm in the seeds that all trained arms have."""
+        if arm is not None:
+            common = common_seeds(self.outcomes[benchmark])[arm]
+            return [self.metrics[arm][seed]["benchmarks"][benchmark] for seed in common]
         every = [found["benchmarks"] for seeds in self.metrics.values() for found in seeds.values()]
         return [found[benchmark] for found in every if benchmark in found]
 
+    def baselines(self, benchmark: str) -> dict[str, float]:
+        """Return the accuracy (0 to 1) of guessing, and of always giving the most common answer."""
+        return {name: self.metrics_of(benchmark)[0][name] for name in ("chance", "majority")}
 
-def as_record(run: RunRecord | str | os.PathLike) -> RunRecord:
-    """Return a run that is read already as it is, and read a folder."""
+
+Source = RunRecord | str | os.PathLike  # a run that is read already, a run folder, or a Run
+
+
+def as_record(run: Source) -> RunRecord:
+    """Return a run that is read already as it is, and read a folder or a Run."""
     return run if isinstance(run, RunRecord) else read_run(run)
 
 
@@ -66,29 +76,27 @@ def read_run(
         arms: only these arms; None reads all.
 
     Raises:
-        InputError: the folder has no manifest or no evaluation, an unknown arm or benchmark, a benchmark that was asked in
-            another form of one arm or seed than of another, or a file that cannot be read or lacks something.
+        InputError: the folder has no manifest or no evaluation, an unknown arm or benchmark, a benchmark that has another
+            form for one arm or seed than for another, or a file that cannot be read or lacks something.
     """
     folder = Path(folder)
     manifest = read_checked(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, Outcomes] = {}
-    known: dict[str, None] = {}  # the benchmarks that are there, asked for or not
     forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
     for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds, arms):
-        metrics.setdefault(arm, {})[seed] = found = read_checked(path / "metrics.json")
-        known |= dict.fromkeys(found["benchmarks"])
-        for name, measured in found["benchmarks"].items():
-            if benchmarks is not None and name not in benchmarks:
-                continue
-            _check_form(forms, name, f"{arm}, seed {seed}", measured.get("form"))
-            outcomes.setdefault(name, {}).setdefault(arm, {})[seed] = _outcomes(path / f"{name}.jsonl", measured)
+        metrics.setdefault(arm, {})[seed] = read_checked(path / "metrics.json")
+        for name, values in metrics[arm][seed]["benchmarks"].items():
+            outcomes.setdefault(name, {}).setdefault(arm, {})
+            if benchmarks is None or name in benchmarks:
+                _check_form(forms, name, f"{arm}, seed {seed}", values.get("form"))
+                outcomes[name][arm][seed] = _read_outcomes(path / f"{name}.jsonl", values)
     if not metrics:
         raise InputError(
             f"{folder} holds no evaluation (evals/<arm>/seed-<n>/metrics.json): run `ctxft evaluate` first."
         )
     if benchmarks is not None:
-        outcomes = {check_known(name, known, f"benchmark in {folder}:"): outcomes[name] for name in benchmarks}
+        outcomes = {check_known(name, outcomes, f"benchmark in {folder}:"): outcomes[name] for name in benchmarks}
     logs = [
         {"arm": arm, "seed": seed, **row}
         for arm, seed, path in _seed_folders(folder / "arms", "log.jsonl", seeds, arms)
@@ -101,7 +109,7 @@ def read_run(
 def _check_form(forms: dict[str, tuple[str, str]], benchmark: str, task: str, form: str | None) -> None:
     """Refuse a task whose form is unknown, or not that of the benchmark's first task."""
     if form is None:
-        raise InputError(f"benchmark '{benchmark}', {task}: metrics.json says no form: evaluate again.")
+        raise InputError(f"benchmark '{benchmark}', {task}: metrics.json names no form: evaluate again.")
     first, expected = forms.setdefault(benchmark, (task, form))
     if form != expected:
         raise InputError(
@@ -110,9 +118,9 @@ def _check_form(forms: dict[str, tuple[str, str]], benchmark: str, task: str, fo
         )
 
 
-def _outcomes(path: Path, measured: dict) -> list[dict]:
+def _read_outcomes(path: Path, metrics: dict) -> list[dict]:
     rows = []
-    if is_there(path) and measured.get("outcomes", hash_file(path)) != hash_file(path):
+    if is_there(path) and metrics.get("outcomes", hash_file(path)) != hash_file(path):
         raise InputError(f"{path} was cut off or changed after it was written: evaluate again.")
     for number, row in read_jsonl(path):
         if wrong := [key for key, kind in NEEDED.items() if not isinstance(row.get(key), kind)]:
@@ -122,17 +130,17 @@ def _outcomes(path: Path, measured: dict) -> list[dict]:
 
 
 def _seed_folders(
-    parent: Path, needed: str, seeds: Collection[int] | None, arms: Collection[str] | None
-) -> list[tuple[str, int, Path]]:
-    """List (arm, seed, folder) in the order of all tables for the folders that hold the needed file."""
-    found = []
-    for path in parent.glob(f"*/seed-*/{needed}"):
+    parent: Path, file: str, seeds: Collection[int] | None, arms: Collection[str] | None
+) -> Iterator[tuple[str, int, Path]]:
+    """Yield (arm, seed, folder) of the folders that hold the file, arms in the order of all tables."""
+    folders: dict[str, dict[int, Path]] = {}
+    for path in parent.glob(f"*/seed-*/{file}"):
         arm, seed = path.parts[-3], path.parts[-2].removeprefix("seed-")
         check_arm(arm, f"{parent}: ")
         if not seed.isdecimal():
             raise InputError(f"{path.parent}: a folder seed-<whole number> is needed here; rename or remove it.")
-        wanted = seeds is None or arm == "base" or int(seed) in seeds
-        if wanted and (arms is None or arm in arms):
-            found.append((arm, int(seed), path.parent))
-    order = in_order(arm for arm, _, _ in found)
-    return sorted(found, key=lambda row: (order.index(row[0]), row[1]))
+        if (seeds is None or arm == "base" or int(seed) in seeds) and (arms is None or arm in arms):
+            folders.setdefault(arm, {})[int(seed)] = path.parent
+    for arm in in_order(folders):
+        for seed in sorted(folders[arm]):
+            yield arm, seed, folders[arm][seed]

@@ -1,15 +1,15 @@
-"""A run flows in; what its tests say, in words, and how to read its tables flow out, the same for page and terminal."""
+"""Say in words what a run's paired tests show, the same for the page, the terminal and a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import pandas
 
 from ctxft.prompts import check_arm
-from ctxft.prompts.arms import SUBSETS, kind_of
-from ctxft.report.record import RunRecord, as_record
+from ctxft.prompts.arms import IFT, SUBSETS, kind_of, subset_of
+from ctxft.report.record import RunRecord, Source, as_record
 from ctxft.statistics import compare, corrected
-from ctxft.storage import InputError
+from ctxft.storage import InputError, check_known
+from ctxft.world.exams import EXAMS
 
 
 def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
@@ -18,7 +18,7 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
     Where a run tries parts of the prompts (only-FAMILY ...), all of its comparisons are one family.
 
     Raises:
-        InputError: the reference was not evaluated, or the arms were asked different items.
+        InputError: the reference was not evaluated, or the arms have different items.
     """
     check_arm(reference, "the reference: ")
     for name, arms in run.outcomes.items():
@@ -36,19 +36,19 @@ def searched(run: RunRecord) -> bool:
     return any(kind_of(arm) in SUBSETS for arms in run.outcomes.values() for arm in arms)
 
 
-def verdicts(run: RunRecord | str | Path, reference: str = "cpt") -> list[str]:
+def verdicts(run: Source, reference: str = "cpt") -> list[str]:
     """Return one sentence for each benchmark and arm: what is shown, and whether it stands after Holm's correction.
 
     Args:
-        run: a run folder, or a run that is read already.
-        reference: the arm that differences are taken to.
+        run: a run folder, a Run, or a run that is read already.
+        reference: the arm that is subtracted.
 
     Raises:
         InputError: as ``results_table``.
 
     Example:
         >>> verdicts("runs/mini")[0]  # doctest: +SKIP
-        'practice-mmlu, base: lower than cpt by 40.1 points (95 % interval -46.7 to -32.7), ...'
+        'practice-mmlu, base: lower than cpt by 40.1 pp (95 % interval -46.7 to -32.7), ...'
     """
     rows = [(name, row) for name, found in compared(as_record(run), reference).items() for row in found]
     return [f"{name}, {row['arm']}: {_sentence(row)}." for name, row in rows if row["arm"] != reference]
@@ -58,8 +58,8 @@ def _sentence(row: dict) -> str:
     if not row["shown"] or row["family"] == 1:
         return row["verdict"]
     if row["word"] == "not after Holm":
-        corrected_p = f"{row['family']} comparisons (Holm p {p_value(row['holm'])})"
-        return f"{row['verdict']}, but not shown once corrected for {corrected_p}"
+        comparisons = f"{row['family']} comparisons (Holm p {p_value(row['holm'])})"
+        return f"{row['verdict']}, but not shown once corrected for {comparisons}"
     return f"{row['verdict']}, also after Holm's correction (p {p_value(row['holm'])})"
 
 
@@ -70,14 +70,15 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def overall(run: RunRecord | str | Path, reference: str = "cpt") -> str:
+def overall(run: Source, reference: str = "cpt") -> str:
     """Return a sentence about all comparisons of a run as one family: which arms differ even then."""
-    run = as_record(run)
-    tables = corrected(compared(run, reference), "all")
-    found = [(name, row) for name, rows in tables.items() for row in rows if row["arm"] != reference]
-    kept = [f"{row['arm']} on {name} ({row['word']})" for name, row in found if row["word"] in ("higher", "lower")]
-    listed = ", ".join(kept) if kept else "none"
-    return f"Corrected by Holm over all {len(found)} comparisons at once, these differences to {reference} stand: {listed}."
+    tables = corrected(compared(as_record(run), reference), "all")
+    rows = [(name, row) for name, rows in tables.items() for row in rows if row["arm"] != reference]
+    kept = [f"{row['arm']} on {name} ({row['word']})" for name, row in rows if row["word"] in ("higher", "lower")]
+    return (
+        f"Corrected by Holm over all {len(rows)} comparisons at once, these differences from {reference} remain: "
+        f"{', '.join(kept) or 'none'}."
+    )
 
 
 PARTS = {
@@ -86,22 +87,15 @@ PARTS = {
     "control-family": "control-family a prompt of another family than cft's",
     "control-adaptive": "control-adaptive the prompt that a model wrote for another passage",
     "cft-learned": "cft-learned cft's prompt, which it learns too",
-    "reading": "reading no prompt, but exercises about the text behind it",
+    "reading": "reading no prompt, but exercises about the text after it",
     "only": "only-FAMILY prompts of one family",
     "without": "without-FAMILY those of all families but one",
-    "count": "count-N some N prompts of the prompt set",
+    "count": "count-N some N prompts of the set",
 }
-
-
-def _parts_told(arms: Iterable[str]) -> list[str]:
-    """Return a sentence about those of an experiment's arms that take a prompt apart."""
-    kinds = {kind_of(arm) for arm in arms}
-    told = [words for kind, words in PARTS.items() if kind in kinds]
-    return [f"Further arms read: {'; '.join(told)}."] if told else []
-
-
 ORACLE = "the prompt of cft or of neg, as an oracle that knows which texts are true chooses"
-WRITER = "a prompt that a language model wrote for that text, once for all seeds (cft's, where it wrote none that could be taken)"
+WRITER = (
+    "a prompt that a language model wrote for that text, once for all seeds (cft's, where what it wrote was rejected)"
+)
 BY_ARM = "Holm p corrects p for the number of benchmarks on which this arm was compared."
 BY_ALL = "Holm p corrects p for all comparisons of the run at once, since it looks for the best of many prompts."
 
@@ -110,24 +104,143 @@ def how_to_read(reference: str = "cpt", run: RunRecord | None = None) -> list[st
     """Return sentences that explain the columns and verdicts of ``results_table``.
 
     Args:
-        reference: the arm that differences are taken to.
+        reference: the arm that is subtracted.
         run: whose arms are explained; None explains those that every run may have.
     """
-    arms = list(run.metrics) if run else []
-    written = bool(run and run.manifest["config"].get("prompts", {}).get("writer"))
+    kinds = {kind_of(arm) for arm in run.metrics} if run else set()
+    written = run is not None and run.manifest["config"].get("prompts", {}).get("writer")
+    further = "; ".join(words for kind, words in PARTS.items() if kind in kinds)
     return [
         "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
-        "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control meaningless "
+        "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control random "
         f"words, and adaptive {WRITER if written else ORACLE}. An arm that ends in -ift was trained further on instructions, "
         "the arm ift on these alone.",
-        *_parts_told(arms),
+        *([f"Further arms read: {further}."] if further else []),
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
-        "giving the commonest answer position, or label.",
-        f"minus {reference} is the difference to {reference} in points of accuracy, on the same items and the same seeds. "
-        "With one seed its interval is over items (Agresti and Min) and p is McNemar's exact test; with several, interval "
-        "and p are over other items and other seeds at once, and a few seeds make them wide.",
+        "giving the most common answer position, or label.",
+        f"minus {reference} is the difference from {reference} in percentage points (pp), on the same items and the same "
+        "seeds. With one seed its interval is over items (Agresti and Min) and p is McNemar's exact test; with several, "
+        "interval and p are over other items and other seeds at once, and a few seeds make them wide.",
         f"{BY_ALL if run and searched(run) else BY_ARM} Verdict: higher or lower is shown "
         'after that; "not after Holm" is shown by this comparison alone; "not shown" is not a proof of equality.',
-        '"Could have seen" is the smallest true difference that this comparison, with its items and its seeds, would show '
-        "(before Holm) in four of five repetitions.",
+        "The minimum detectable effect is the smallest true difference that this comparison, with its items and its seeds, "
+        "would show (before Holm) with 80 % power.",
     ]
+
+
+# --- ablations: which family of prompts matters? ----------------------------------------------------------------------
+
+
+def part_of(arm: str) -> tuple[str, str] | None:
+    """Return the kind of an arm among ablations and its family or number; None for an arm that is none of them.
+
+    Example:
+        >>> part_of("only-key-concepts-ift"), part_of("count-3"), part_of("neg"), part_of("base")
+        (('only', 'key-concepts'), ('count', '3'), ('arm', ''), None)
+    """
+    stage = arm.removesuffix(IFT)
+    whole = stage in ("cpt", "cft", "neg", "cft-learned") or stage.startswith("control")
+    return subset_of(stage) or (("arm", "") if whole else None)
+
+
+def ablations(run: RunRecord, reference: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return benchmark -> arm -> its kind and part, where parts of the prompts were tried; of the reference's last stage."""
+    tried = {}
+    for name, arms in run.outcomes.items():
+        parts = {arm: part for arm in arms if arm.endswith(IFT) == reference.endswith(IFT) and (part := part_of(arm))}
+        if any(kind != "arm" for kind, _ in parts.values()):
+            tried[name] = parts
+    return tried
+
+
+def ablation_rows(run: Source, reference: str, benchmark: str | None = None) -> dict[str, list[dict]]:
+    """Compare the arms of an ablation with a reference; all comparisons together are one family for Holm's correction.
+
+    Compared are the arms with the reference's last stage: with ``cft-ift`` those that end in ``-ift``, else the others. Arms
+    of other questions (base, adaptive, ...) are left out, so that they cost no power.
+
+    Args:
+        run: a run folder, a Run, or a run that is read already.
+        reference: the arm that is subtracted, such as cft.
+        benchmark: one, or None for all on which parts of the prompts were tried.
+
+    Returns:
+        Benchmark -> rows as from ``statistics.compare`` and ``corrected``, with kind ("only", "without", "count", "arm") and
+        part (family or number). The reference is among them if it is such an arm.
+
+    Raises:
+        InputError: the benchmark or the reference was not evaluated, there is no arm of a part, or as ``compare``.
+    """
+    run = as_record(run)
+    tried, names = ablations(run, reference), list(run.outcomes)
+    if benchmark is not None:
+        names = [check_known(benchmark, run.outcomes, f"benchmark in {run.folder}:")]
+    if not tried.keys() & set(names):
+        raise InputError(
+            f"{run.folder} has no arm to compare with {reference} such as only-<family>, without-<family> or count-<n>"
+            f"{f' on {benchmark}' if benchmark else ''}: train and evaluate some."
+        )
+    tables = {}
+    for name in (name for name in names if name in tried):
+        check_known(reference, run.outcomes[name], f"reference arm for {name}:")
+        rows = compare({arm: run.outcomes[name][arm] for arm in {*tried[name], reference}}, reference)
+        parts = [row | dict(zip(("kind", "part"), tried[name].get(row["arm"], ()), strict=False)) for row in rows]
+        known = [row for row in parts if "kind" in row]
+        tables[name] = sorted(known, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))
+    return corrected(tables, "all")
+
+
+# --- the paper's claims -----------------------------------------------------------------------------------------------
+
+# Choi et al., ICLR 2025, abstract: in the medical and in the financial domain. The last needs arms with a second stage.
+CLAIMS = (
+    ("contextual prompts beat plain text (CFT above CPT)", "cft", "cpt", "higher"),
+    ("negative prompts end below contextual ones (NEG-CFT below CFT)", "neg", "cft", "lower"),
+    ("precondition: training teaches the text (CPT above the base model)", "cpt", "base", "higher"),
+    ("CFT then instruction tuning beats CPT then instruction tuning", "cft-ift", "cpt-ift", "higher"),
+)
+UNTESTED = "it holds in the medical and in the financial domain, each on its own"
+# Practice exams about what the base model could do before training; no claim of the paper is about them.
+FORGETTING = tuple(
+    name for name, exam in EXAMS.items() if exam.split not in ("new", "tuning") or exam.kind == "two-hop"
+)
+
+
+def claims(run: Source) -> pandas.DataFrame:
+    """Compare the paper's claims with a run.
+
+    Args:
+        run: a run folder, a Run, or a run that is read already.
+
+    Returns:
+        Columns claim, benchmark, here ("shown", "not shown", "the contrary" or "not tested") and verdict. "Shown" is that
+        of ``statistics.compare``, and must remain after Holm's correction over the benchmarks.
+
+    Example:
+        >>> claims("runs/mini")  # doctest: +SKIP
+    """
+    learned = {name: arms for name, arms in as_record(run).outcomes.items() if name not in FORGETTING}
+    rows, untested = [], []
+    for claim, arm, reference, expected in CLAIMS:
+        both = {name: arms for name, arms in learned.items() if arm in arms and reference in arms}
+        if not both and arm.endswith(IFT):
+            untested.append((claim, "", "not tested", "no such arms in this run"))
+            continue
+        pairs = {name: compare({a: arms[a] for a in (arm, reference)}, reference) for name, arms in both.items()}
+        tables = corrected(pairs)
+        for name in learned:
+            if name not in tables:
+                rows.append((claim, name, "not tested", f"arm {arm} or {reference} is missing"))
+                continue
+            row = next(row for row in tables[name] if row["arm"] == arm)
+            here = (
+                "shown"
+                if row["word"] == expected
+                else "the contrary"
+                if row["word"] in ("higher", "lower")
+                else "not shown"
+            )
+            holm = f", Holm p {p_value(row['holm'])}" if row["shown"] else ""
+            rows.append((claim, name, here, row["verdict"] + holm))
+    rows += [*untested, (UNTESTED, "", "not tested", "one corpus in this run")]
+    return pandas.DataFrame(rows, columns=["claim", "benchmark", "here", "verdict"])

@@ -16,8 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ctxft.report.figures import ARM_COLORS, INK
-from ctxft.report.style import styled
+from ctxft.report.figures import ARM_COLORS, INK, styled
 from ctxft.storage import InputError, read_json
 
 # cpt, cft and neg as everywhere; the rest of Okabe and Ito's palette for our own arms.

@@ -12,19 +12,12 @@ from collections.abc import Sequence
 
 import ipywidgets
 
+from ctxft.report.page import PAGES
 from ctxft.storage import InputError
 
 WIDE = {"description_width": "initial"}  # a label is as wide as its words
-STYLE = (
-    "<style>.ctxft-view{line-height:1.5} .ctxft-view p,.ctxft-view h4,.ctxft-view h5{margin:.35em 0}"
-    ".ctxft-view ul{margin:.2em 0} .widget-html-content:has(.ctxft-view){min-width:0}"  # a wide table scrolls by itself
-    ".ctxft-view table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4em 0}"
-    ".ctxft-view th,.ctxft-view td{padding:.15em .6em;text-align:right;white-space:nowrap;border-bottom:1px solid #8885}"
-    ".ctxft-view td:first-child,.ctxft-view th:first-child,.ctxft-view .arm{text-align:left}"
-    ".ctxft-view .line{font-style:italic} .ctxft-view .first td{border-top:1px solid #888}"
-    ".ctxft-view .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}"
-    ".ctxft-view .wide{overflow-x:auto} .ctxft-view img{background:#fff;max-width:100%}</style>"
-)
+CSS = PAGES.get_template("style.css").render()
+STYLE = f"<style>{CSS}.widget-html-content:has(.ctxft) {{ min-width: 0; }}</style>"  # a wide table scrolls by itself
 LINE = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 
 
@@ -40,7 +33,7 @@ def labelled(
 
 def framed(*parts: str) -> str:
     """Return pieces of HTML as one, in the look that all views share."""
-    return f'<div class="ctxft-view">{STYLE}{"".join(parts)}</div>'
+    return f'<div class="ctxft">{STYLE}{"".join(parts)}</div>'
 
 
 class Explorer(ipywidgets.VBox):

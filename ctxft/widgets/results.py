@@ -9,7 +9,8 @@ from pathlib import Path
 import ipywidgets
 
 from ctxft.report.choice import Comparison, references_of
-from ctxft.report.markup import image_html, results_html
+from ctxft.report.figures import picture
+from ctxft.report.page import MACROS
 from ctxft.report.record import RunRecord, as_record
 from ctxft.storage import InputError
 from ctxft.widgets.base import Explorer, framed, labelled
@@ -62,7 +63,7 @@ class ResultsExplorer(Explorer):
     @property
     def html(self) -> str:
         """The rows and the differences that are shown, as HTML."""
-        table = results_html(self.comparison.rows(*self.chosen))
+        table = MACROS.frame(self.comparison.rows(*self.chosen))
         said = "".join(f"<p>{html.escape(line)}</p>" for line in (NOTE, self.comparison.said))
         return framed(table, self._figures(*self.chosen), said)
 
@@ -71,4 +72,4 @@ class ResultsExplorer(Explorer):
         if not set(arms) - {reference, "base"}:
             return "<p>No arm is chosen whose difference could be drawn.</p>"
         figures = (self.comparison.figure([name], arms) for name in benchmarks)
-        return "".join(image_html(figure, dpi=110) for figure in figures)
+        return "".join(MACROS.image(picture(figure, dpi=110)) for figure in figures)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ipywidgets
+import pandas
 
-from ctxft.report.figures import loss_curves
-from ctxft.report.markup import image_html, table_html
+from ctxft.report.figures import loss_curves, picture
+from ctxft.report.page import MACROS
 from ctxft.run.progress import Follower, Pace, Progress
 from ctxft.run.workers import train_all
 from ctxft.storage import FailedError, InputError
@@ -171,8 +172,8 @@ class TrainingMonitor(Explorer):
         """State, progress of every task and the curves of their losses, as HTML."""
         found = self.follower.read()
         state = f'<p role="status"><b>{html.escape(self._state(found))}</b></p>'
-        table, logs = table_html(COLUMNS, map(_cells, found)), self.follower.curves()
-        figure = "" if logs.empty else image_html(loss_curves(logs), dpi=96)
+        table, logs = MACROS.frame(pandas.DataFrame(map(_cells, found), columns=COLUMNS)), self.follower.curves()
+        figure = "" if logs.empty else MACROS.image(picture(loss_curves(logs), dpi=96))
         return framed(state, table, figure)
 
 
