@@ -614,7 +614,7 @@ def _check_scores() -> float:
 
     model, tokenizer = load_model("practice-aware"), load_tokenizer("practice-aware")
     questions = load_benchmark("practice-mmlu", limit=24).questions
-    requests = [render(question, "options", "practice-mmlu") for question in questions]
+    requests = [render(question, "options") for question in questions]
 
     def likelihoods(budget: int) -> list[float]:
         scores = score_choices(model, tokenizer, requests, token_budget=budget)
