@@ -17,15 +17,19 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ctxft.training import loss
-from ctxft.training.attention import set_attention
-from ctxft.training.checkpoint import load_checkpoint, plain_name, save_checkpoint, trained, whole
-from ctxft.training.config import LoraSettings, TrainConfig
-from ctxft.training.loss import read_for_loss
-from ctxft.training.network import wrap_lora
-from ctxft.training.packing import micro_batches, share_out
+from ctxft.training.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
+from ctxft.training.config import LoraSettings
+from ctxft.training.loss import patch_loss_forward
+from ctxft.training.model import add_adapters
+from ctxft.training.packing import micro_batches, set_attention, shard_batches
 from tests.test_packing import WINDOW, llama, make_rows
+
+
+def gather_full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def accumulate(model, batches, targets: int, processes: int) -> float:
@@ -52,11 +56,11 @@ def main(mode: str, folder: Path) -> None:
     loss.LOGITS_AT_ONCE = 7 * 61  # several chunks
     torch.distributed.init_process_group("gloo")
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    model = read_for_loss(llama())
-    set_attention(model, "segments", WINDOW)
+    model = patch_loss_forward(llama())
+    set_attention(model, "segments")
     if mode == "lora":
         torch.manual_seed(1)
-        model = wrap_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.0), "practice-blind", None)
+        model = add_adapters(model, LoraSettings(rank=2, alpha=4, dropout=0.0))
     alone = copy.deepcopy(model)
     inner = model.get_base_model() if mode == "lora" else model
     if mode == "accelerate":  # as accelerate shards: the norm with the output layer, hooks on both
@@ -66,17 +70,17 @@ def main(mode: str, folder: Path) -> None:
         for layer in inner.model.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
-    batches = micro_batches(make_rows(3, 9), TrainConfig(window=WINDOW, micro_batch_tokens=WINDOW), "segments", 0)
+    batches = micro_batches(make_rows(3, 9), "segments", WINDOW, 0)
     targets = sum(len(batch.targets) for batch in batches)
-    mine = share_out(batches, rank, processes)
+    mine = shard_batches(batches, rank, processes)
     assert len(batches) % processes, "one process should have had a batch less"
     part = torch.tensor(accumulate(model, mine, targets, processes))
     torch.distributed.all_reduce(part)
     expected = accumulate(alone, batches, targets, 1)
     assert abs(part.item() - expected) <= 1e-5 * expected, (part.item(), expected)
-    theirs = {plain_name(name): p.grad for name, p in alone.named_parameters() if p.requires_grad}
-    for name, parameter in trained(model).items():
-        ours = whole(parameter.grad)
+    theirs = {name: p.grad for name, p in trainable_parameters(alone).items()}
+    for name, parameter in trainable_parameters(model).items():
+        ours = gather_full_tensor(parameter.grad)
         off = (ours - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-12)
         assert off <= 1e-5 or theirs[name].norm() < 1e-12, (name, off)
     optimizers = [torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2) for m in (model, alone)]
@@ -85,20 +89,23 @@ def main(mode: str, folder: Path) -> None:
     save_checkpoint(folder, model, optimizers[0], {"step": 1}, rank == 0)
     torch.distributed.barrier()
     fresh = torch.optim.AdamW([p for p in alone.parameters() if p.requires_grad], lr=1e-2)
-    stepped = {name: p.detach().clone() for name, p in trained(alone).items()}
+    stepped = {name: p.detach().clone() for name, p in trainable_parameters(alone).items()}
     load_checkpoint(folder / "checkpoint-1", alone, fresh)  # the whole model reads what the sharded one wrote
-    for name, parameter in trained(alone).items():
+    for name, parameter in trainable_parameters(alone).items():
         assert (parameter - stepped[name]).abs().max() < 1e-5, name
         moment = fresh.state[parameter]["exp_avg"] - optimizers[1].state[parameter]["exp_avg"]
         assert moment.abs().max() < 1e-5, name
     again = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     with torch.no_grad():
-        for parameter in trained(model).values():
+        for parameter in trainable_parameters(model).values():
             parameter.zero_()
     load_checkpoint(folder / "checkpoint-1", model, again)  # and the sharded one its own
-    for name, parameter in trained(model).items():
-        assert torch.equal(whole(parameter), trained(alone)[name].detach()), name
-        assert torch.equal(whole(again.state[parameter]["exp_avg"]), fresh.state[trained(alone)[name]]["exp_avg"])
+    for name, parameter in trainable_parameters(model).items():
+        assert torch.equal(gather_full_tensor(parameter), trainable_parameters(alone)[name].detach()), name
+        assert torch.equal(
+            gather_full_tensor(again.state[parameter]["exp_avg"]),
+            fresh.state[trainable_parameters(alone)[name]]["exp_avg"],
+        )
     torch.distributed.barrier()
     if rank == 0:
         print("sharded equals whole")

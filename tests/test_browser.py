@@ -144,7 +144,7 @@ from ctxft.config import load_experiment
 from ctxft.run.prepare import prepare
 from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.models import load_tokenizer
-from ctxft.training.order import passage_order
+from ctxft.training.schedule import passage_order
 from ctxft.widgets import *
 config = load_experiment({path!r}, {{"name": {name!r}}})
 passages = read_passages(prepare(config))

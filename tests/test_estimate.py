@@ -18,7 +18,7 @@ from ctxft.storage import InputError, read_json
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes, model_config
 from ctxft.training.estimate_run import count_tokens_and_steps
-from ctxft.training.network import build_network
+from ctxft.training.model import trainable_model
 from ctxft.world.facts import model_folder
 
 RECIPE = TrainConfig(window=96, micro_batch_tokens=1024)
@@ -28,7 +28,7 @@ def test_parameters_are_those_of_the_real_model_full_and_lora():
     config = model_config("practice-blind")
     for method in ("full", "lora"):
         recipe = dataclasses.replace(RECIPE, method=method, device="cpu")
-        network = build_network("practice-blind", None, recipe, "segments")
+        network = trainable_model("practice-blind", None, recipe, "segments")
         assert isinstance(network, PeftModel) == (method == "lora")
         found = estimate(config, recipe)
         assert found.parameters == sum(p.numel() for p in network.parameters())

@@ -13,14 +13,19 @@ from transformers.models.cohere import CohereConfig, CohereForCausalLM
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.storage import InputError
 from ctxft.training import loss as losses
-from ctxft.training.attention import choose_attention, set_attention
-from ctxft.training.config import TrainConfig
-from ctxft.training.loss import chunked_loss, read_for_loss
-from ctxft.training.network import probe
-from ctxft.training.packing import best_fit, in_order, micro_batches, segment_mask, share_out
+from ctxft.training.loss import chunked_loss, patch_loss_forward
+from ctxft.training.model import check_packed_loss
+from ctxft.training.packing import (
+    batch_by_length,
+    best_fit,
+    choose_attention,
+    micro_batches,
+    set_attention,
+    shard_batches,
+)
 
 VOCABULARY, WINDOW = 61, 40
-LAYOUTS = [("segments", True), ("sdpa", True), ("eager", True), ("sdpa", False), ("eager", False)]
+LAYOUTS = ["segments", "sdpa", "eager"]
 
 
 def make_rows(seed: int, number: int, longest: int = WINDOW) -> list[dict]:
@@ -43,8 +48,8 @@ def llama(**values) -> LlamaForCausalLM:
 
 def network(model, attention: str, loss: str = "chunked"):
     model = copy.deepcopy(model)
-    set_attention(model, attention, WINDOW)
-    return read_for_loss(model, loss)
+    set_attention(model, attention)
+    return patch_loss_forward(model, loss)
 
 
 def one_by_one(model, rows) -> tuple[float, list[torch.Tensor]]:
@@ -91,18 +96,17 @@ def test_best_fit_takes_the_fullest_bin_that_has_room():
 
 
 def test_groups_for_padding_keep_the_order():
-    groups = in_order([5, 9, 2, 2, 2, 10], 20)
+    groups = batch_by_length([5, 9, 2, 2, 2, 10], 20)
     assert groups == [[0, 1], [2, 3, 4], [5]]
 
 
 # --- layout -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("attention", "pack"), LAYOUTS)
-def test_every_token_is_laid_out_once_with_its_own_position_and_target(attention, pack):
+@pytest.mark.parametrize("attention", LAYOUTS)
+def test_every_token_is_laid_out_once_with_its_own_position_and_target(attention):
     rows = make_rows(2, 12)
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=90, pack=pack)
-    batches = micro_batches(rows, config, attention, pad=0)
+    batches = micro_batches(rows, attention, 90, pad=0)
     assert sorted(n for batch in batches for n in batch.rows) == list(range(12))
     for batch in batches:
         assert batch.input_ids.numel() <= 90
@@ -116,28 +120,22 @@ def test_every_token_is_laid_out_once_with_its_own_position_and_target(attention
 
 def test_the_first_label_of_a_row_is_nobodys_target():
     row = {"input_ids": [5, 6, 7], "labels": [5, 6, 7]}
-    (batch,) = micro_batches([row, row], TrainConfig(window=8, micro_batch_tokens=8), "segments", pad=0)
+    (batch,) = micro_batches([row, row], "segments", 8, pad=0)
     assert batch.targets.tolist() == [6, 7, 6, 7] and batch.target_positions.tolist() == [0, 1, 3, 4]
 
 
 def test_padding_is_told_by_length_even_where_pad_is_eos():
     rows = [{"input_ids": [2, 7, 8, 2], "labels": [-100, 7, 8, 2]}, {"input_ids": [2, 9], "labels": [-100, 9]}]
-    (batch,) = micro_batches(rows, TrainConfig(window=8, micro_batch_tokens=8, pack=False), "sdpa", pad=2)
+    (batch,) = micro_batches(rows, "sdpa", 8, pad=2)
     assert batch.input_ids.tolist() == [[2, 7, 8, 2], [2, 9, 2, 2]]
     assert batch.targets.tolist() == [7, 8, 2, 9] and batch.target_positions.tolist() == [0, 1, 2, 4]
-    assert batch.attention["attention_mask"][1, 0, 1].tolist() == [True, True, False, False]
-
-
-def test_the_mask_is_causal_inside_a_row_and_empty_outside():
-    lines = [[{"input_ids": [1, 1]}, {"input_ids": [1]}]]
-    allowed = segment_mask(lines, 4)[0, 0].int().tolist()
-    assert allowed == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert batch.attention["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
 
 
 def test_processes_share_a_step_and_keep_in_step():
-    batches = micro_batches(make_rows(3, 9), TrainConfig(window=WINDOW, micro_batch_tokens=WINDOW), "segments", 0)
+    batches = micro_batches(make_rows(3, 9), "segments", WINDOW, 0)
     for processes in (1, 2, 3, 4):
-        parts = [share_out(batches, rank, processes) for rank in range(processes)]
+        parts = [shard_batches(batches, rank, processes) for rank in range(processes)]
         assert len({len(part) for part in parts}) == 1
         assert sorted(n for part in parts for batch in part for n in batch.rows) == list(range(9))
         assert all(batch.weight == bool(batch.rows) for part in parts for batch in part)
@@ -146,39 +144,40 @@ def test_processes_share_a_step_and_keep_in_step():
 # --- exactness --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("attention", "pack"), LAYOUTS)
+@pytest.mark.parametrize("attention", LAYOUTS)
 @pytest.mark.parametrize("seed", range(5))
-def test_packed_loss_and_gradients_are_those_of_the_rows_one_at_a_time(attention, pack, seed):
+def test_packed_loss_and_gradients_are_those_of_the_rows_one_at_a_time(attention, seed):
     rows, model = make_rows(seed, 10), llama()
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=100, pack=pack)
     loss, gradients = one_by_one(model, rows)
-    found, others = laid_out(network(model, attention), micro_batches(rows, config, attention, 0))
+    found, others = laid_out(network(model, attention), micro_batches(rows, attention, 100, 0))
     assert found == pytest.approx(loss, rel=1e-5) and distance(others, gradients) < 1e-5
 
 
-@pytest.mark.parametrize("attention", ["segments", "sdpa", "eager"])
+@pytest.mark.parametrize("attention", LAYOUTS)
 def test_the_gradient_to_another_rows_embeddings_is_exactly_zero(attention):
     rows = make_rows(7, 3, longest=13)
     for row in rows[:2]:
         row["labels"] = [IGNORE_INDEX] * len(row["labels"])
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=WINDOW)
-    (batch,) = micro_batches(rows, config, attention, 0)
+    (batch,) = micro_batches(rows, attention, 3 * WINDOW, 0)
     model, seen = network(llama(), attention), []
     model.get_input_embeddings().register_forward_hook(lambda module, given, out: seen.append(out))
     (gradient,) = torch.autograd.grad(model(**batch.inputs("cpu")).loss, seen[0])
-    size, own = gradient.abs().sum(-1)[0], len(rows[2]["input_ids"])
-    begin = sum(len(rows[n]["input_ids"]) for n in batch.rows[: batch.rows.index(2)])
+    size, own = gradient.abs().sum(-1).flatten(), len(rows[2]["input_ids"])
+    begin = (
+        int((batch.position_ids.flatten() == 0).nonzero()[batch.rows.index(2)])
+        if attention == "segments"
+        else 2 * (batch.input_ids.shape[1])
+    )
     assert size[begin : begin + own - 1].min() > 0
     assert size[:begin].sum() == 0 and size[begin + own - 1 :].sum() == 0
 
 
 def test_batch_times_accumulation_changes_nothing():
     rows, model = make_rows(11, 16), network(llama(), "segments")
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=16 * WINDOW)
     found = {}
     for size in (16, 4, 8, 2, 1):
         parts = [rows[i : i + size] for i in range(0, 16, size)]
-        batches = [batch for part in parts for batch in micro_batches(part, config, "segments", 0)]
+        batches = [batch for part in parts for batch in micro_batches(part, "segments", 16 * WINDOW, 0)]
         assert len(batches) == 16 // size
         loss, gradients = laid_out(model, batches)
         found[size] = loss, [g.clone() for g in gradients]
@@ -200,29 +199,27 @@ def kinds() -> dict:
     }
 
 
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
 @pytest.mark.parametrize("kind", ["tied", "gpt2", "sliding"])
-def test_other_kinds_of_models_are_exact_too(kind):
+def test_other_kinds_of_models_are_exact_too(kind, attention):
     rows, model = make_rows(5, 8), kinds()[kind]
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=100)
     loss, gradients = one_by_one(model, rows)
-    found, others = laid_out(network(model, "segments"), micro_batches(rows, config, "segments", 0))
-    assert found == pytest.approx(loss, rel=1e-5) and distance(others, gradients) < 1e-5
+    result, others = laid_out(network(model, attention), micro_batches(rows, attention, 100, 0))
+    assert result == pytest.approx(loss, rel=1e-5) and distance(others, gradients) < 1e-5
 
 
 def test_a_model_that_changes_its_logits_is_refused_until_all_logits_are_asked_for():
     rows, model = make_rows(5, 8), kinds()["cohere"]
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=100)
     with pytest.raises(InputError, match=r"changes its logits after the output layer \(set train.loss to full\)"):
-        probe(network(model, "segments"), rows[0], config, "segments", 0, "cpu")
+        check_packed_loss(network(model, "segments"), rows[0], "segments", 0, "cpu")
     whole = network(model, "segments", "full")
-    probe(whole, rows[0], config, "segments", 0, "cpu")
+    check_packed_loss(whole, rows[0], "segments", 0, "cpu")
     loss, gradients = one_by_one(model, rows)
-    found, others = laid_out(whole, micro_batches(rows, config, "segments", 0))
+    found, others = laid_out(whole, micro_batches(rows, "segments", 100, 0))
     assert found == pytest.approx(loss, rel=1e-5) and distance(others, gradients) < 1e-5
 
 
 def test_the_probe_finds_a_leak():
-    config = TrainConfig(window=WINDOW, micro_batch_tokens=100)
     model = network(llama(), "segments")
     inner = model.forward
 
@@ -231,24 +228,20 @@ def test_the_probe_finds_a_leak():
 
     model.forward = leaky
     with pytest.raises(InputError, match="lets one passage see another"):
-        probe(model, make_rows(1, 1)[0], config, "segments", 0, "cpu")
+        check_packed_loss(model, make_rows(1, 1)[0], "segments", 0, "cpu")
 
 
 def test_attention_that_is_not_told_the_rows_refuses():
     model = network(llama(), "segments")
-    with pytest.raises(InputError, match="does not tell its attention where rows begin"):
+    with pytest.raises(InputError, match="does not pass on to its attention where rows begin"):
         model(input_ids=torch.ones(1, 4, dtype=torch.long))
-
-
-def test_a_mask_may_not_overrule_a_sliding_window():
-    with pytest.raises(InputError, match="attends to 9 tokens at most"):
-        set_attention(kinds()["sliding"], "sdpa", WINDOW)
 
 
 @pytest.mark.parametrize(
     ("wanted", "pack", "device", "said"),
     [
-        ("segments", False, "cpu", "set train.pack to true"),
+        ("segments", False, "cpu", "packs rows: set train.pack to true"),
+        ("sdpa", True, "cpu", "pads rows: set train.pack to false"),
         ("varlen", True, "cpu", "needs a GPU"),
     ],
 )
@@ -281,9 +274,22 @@ def test_chunks_give_the_loss_and_gradients_of_all_logits(chunk, frozen):
 
 
 def test_prompts_and_padding_cost_no_logits(monkeypatch):
-    model, seen, plain = network(llama(), "segments"), [], losses.linear
-    monkeypatch.setattr(losses, "linear", lambda piece, *given: seen.append(len(piece)) or plain(piece, *given))
+    model, seen, plain = network(llama(), "segments"), [], losses.linear_cross_entropy
+    monkeypatch.setattr(losses, "linear_cross_entropy", lambda h, *a, **k: seen.append(len(h)) or plain(h, *a, **k))
     rows = make_rows(4, 6)
-    for batch in micro_batches(rows, TrainConfig(window=WINDOW, micro_batch_tokens=80), "segments", 0):
+    for batch in micro_batches(rows, "segments", 80, 0):
         model(**batch.inputs("cpu")).loss.backward()
     assert sum(seen) == sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
+
+
+def test_half_precision_adds_the_loss_up_in_float32():
+    """As on a GPU: hidden states in bfloat16, the head in float32 under autocast, or in bfloat16 as FSDP lends it."""
+    torch.manual_seed(0)
+    head, hidden, targets = torch.nn.Linear(8, 50), torch.randn(400, 8).bfloat16(), torch.randint(50, (400,))
+    exact = torch.nn.functional.cross_entropy(head(hidden.float()), targets, reduction="sum").item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = chunked_loss(head, hidden.requires_grad_(), targets, 7)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact, rel=1e-6)
+    assert hidden.grad.dtype == torch.bfloat16 and head.weight.grad.dtype == torch.float32
+    assert chunked_loss(head.bfloat16(), hidden, targets, 7).item() == pytest.approx(exact, rel=1e-3)

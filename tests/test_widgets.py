@@ -29,7 +29,7 @@ from ctxft.run.progress import Follower, Pace, Progress, Tail, count_steps, foll
 from ctxft.run.rows import prompt_sets_of, rows_of
 from ctxft.run.tasks import train_task, train_tasks
 from ctxft.storage import FailedError, InputError, write_jsonl, write_text
-from ctxft.training.order import passage_order
+from ctxft.training.schedule import passage_order
 from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer, TrainingMonitor
 from ctxft.widgets.training import _speed
 from tests.test_report import fake_run

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.scoring.texts import budget_of, pad
 from ctxft.storage import InputError
-from ctxft.training.checkpoint import trained
-from ctxft.training.loss import read_for_loss
-from ctxft.training.packing import Row, in_order
+from ctxft.training.checkpoint import trainable_parameters
+from ctxft.training.loss import patch_loss_forward
+from ctxft.training.packing import Row, batch_by_length
 
 GIB = 2**30
 
@@ -26,17 +26,17 @@ def let_learn(model: PreTrainedModel | PeftModel, loss: str = "chunked") -> int:
 
     Args:
         model: as from ``ctxft.models.load_model``, in evaluation mode; it is changed.
-        loss: as for ``ctxft.training.loss.read_for_loss``.
+        loss: as for ``ctxft.training.loss.patch_loss_forward``.
 
     Returns:
         How many weights these are: the adapter's, or all of a model without one.
     """
     if isinstance(model, PeftModel):
         model.set_requires_grad(model.active_adapters)
-        read_for_loss(model.get_base_model(), loss)
+        patch_loss_forward(model.get_base_model(), loss)
     else:
-        read_for_loss(model.requires_grad_(True), loss)
-    return sum(parameter.numel() for parameter in trained(model).values())
+        patch_loss_forward(model.requires_grad_(True), loss)
+    return sum(parameter.numel() for parameter in trainable_parameters(model).values())
 
 
 def require_memory(vectors: int, weights: int, memory: float) -> None:
@@ -73,14 +73,14 @@ def mean_gradient(
     model.zero_grad(set_to_none=True)
     for batch in _batches(ordered, budget_of(model, token_budget)):
         (_summed_loss(model, batch) / targets).backward()
-    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained(model).values()]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable_parameters(model).values()]
     found = torch.cat([grad.flatten().float().cpu() for grad in grads])
     model.zero_grad(set_to_none=True)
     return found
 
 
 def _batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    for group in in_order([len(row["input_ids"]) for row in rows], budget):
+    for group in batch_by_length([len(row["input_ids"]) for row in rows], budget):
         yield [rows[number] for number in group]
 
 

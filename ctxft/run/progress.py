@@ -23,7 +23,7 @@ from ctxft.run.tasks import Task, arm_folder, is_trained, train_tasks
 from ctxft.storage import read_json
 from ctxft.training.checkpoint import checkpoints
 from ctxft.training.loop import targets_of
-from ctxft.training.order import passage_order
+from ctxft.training.schedule import passage_order
 
 LAST = 10  # optimizer steps whose mean loss is told
 MEMORY = 30.0  # seconds over which speed is measured

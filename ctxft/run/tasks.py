@@ -37,7 +37,7 @@ from ctxft.storage import (
 )
 from ctxft.training.config import TrainConfig
 from ctxft.training.loop import targets_of, train_arm
-from ctxft.training.order import passage_order
+from ctxft.training.schedule import passage_order
 
 Task = tuple[str, int]  # (arm, seed)
 
@@ -178,7 +178,8 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
     if start and model_hash(str(start)) != read_json(start.parent / "done.json")["model_hash"]:
         raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
     given = (rows, config.model, tokenizer, recipe, seed, folder, config.revision, files, quiet)
-    return train_arm(*given, start=start, order=order)
+    train_arm(*given, start=start, order=order)
+    return read_json(folder / "done.json")
 
 
 class Lesson(NamedTuple):

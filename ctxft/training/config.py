@@ -135,27 +135,3 @@ class TrainConfig:
                 f"train.micro_batch_tokens ({self.micro_batch_tokens}) must hold at least one row: train.window is "
                 f"{self.window} tokens."
             )
-
-
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Return the learning rate of an optimizer step: linear warm-up, then the schedule down to 0 (or constant).
-
-    Args:
-        config: the recipe.
-        step: number of the optimizer step, from 1.
-        steps: optimizer steps of the whole training.
-
-    Source:
-        the schedules "linear", "cosine" and "constant_with_warmup" of transformers.
-
-    Example:
-        >>> learning_rate(TrainConfig(learning_rate=1.0, warmup=0.0), step=6, steps=10)
-        0.5
-    """
-    done, rise = step - 1, round(config.warmup * steps)
-    if done < rise:
-        return config.learning_rate * done / rise
-    if config.schedule == "constant":
-        return config.learning_rate
-    share = (done - rise) / max(1, steps - rise)
-    return config.learning_rate * (0.5 * (1 + math.cos(math.pi * share)) if config.schedule == "cosine" else 1 - share)

@@ -1,4 +1,4 @@
-"""A network flows in; it flows out spread over the processes that accelerate launched: one, DDP, or FSDP of version 2."""
+"""Distribute a model over the processes that accelerate launched: one, DDP, or FSDP of version 2."""
 
 from __future__ import annotations
 
@@ -20,18 +20,7 @@ LARGE = 20_000_000  # parameters from which the memory of freed tensors is given
 M_MMAP_THRESHOLD, BLOCK = -3, 4 * 2**20
 
 
-def _give_memory_back(network: torch.nn.Module) -> None:
-    """Let glibc return large freed blocks to the system, instead of keeping holes that a third of the memory may lie in.
-
-    Left alone it learns to keep blocks of up to 32 MB. Small models are faster so, and need little.
-    """
-    if sys.platform == "linux" and sum(p.numel() for p in network.parameters()) >= LARGE:
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(M_MMAP_THRESHOLD, BLOCK)
-
-
-def device_of(config: TrainConfig) -> str:
+def training_device(config: TrainConfig) -> str:
     """Return "cpu" or "cuda": what the recipe says, or the CPU under `accelerate launch --cpu`, though a GPU is there.
 
     Raises:
@@ -41,34 +30,35 @@ def device_of(config: TrainConfig) -> str:
     return "cpu" if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") else device
 
 
-def start_training(
-    network: torch.nn.Module, config: TrainConfig, device: str
+def distribute(
+    model: torch.nn.Module, config: TrainConfig, device: str, **kwargs
 ) -> tuple[Accelerator, torch.nn.Module, torch.optim.Optimizer]:
-    """Spread a network over the processes that were launched together, with an AdamW over what is trained.
+    """Distribute a model over the processes that were launched together, with an AdamW over what is trained.
 
     Args:
-        network: with adapters or not.
+        model: with adapters or not.
         config: the recipe.
         device: "cpu" (float32) or "cuda" (bfloat16 over float32 weights).
+        kwargs: further arguments of accelerate's ``Accelerator``.
 
     Returns:
-        (accelerator, wrapped network, its AdamW itself: accelerate's wrapper would only skip steps for loss scaling).
+        (accelerator, wrapped model, its AdamW itself: accelerate's wrapper would only skip steps for loss scaling).
 
     Raises:
-        InputError: they were launched in a way that is not known here.
+        InputError: they were launched in a way that is not supported.
     """
     if device == "cpu":
-        _give_memory_back(network)
+        _return_freed_memory(model)
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier training here may have used another device
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=4))  # others wait while one writes a checkpoint
     precision = "no" if device == "cpu" else "bf16"
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
-    _check_spread(accelerator)
-    learned = [p for p in network.parameters() if p.requires_grad]
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[patience], **kwargs)
+    _check_strategy(accelerator)
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0},  # norms and biases
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},  # norms and biases
     ]
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -77,20 +67,31 @@ def start_training(
         eps=config.epsilon,
         fused=True,
     )
-    network, wrapped = accelerator.prepare(network, optimizer)
-    return accelerator, network, wrapped.optimizer
+    model, wrapped = accelerator.prepare(model, optimizer)
+    return accelerator, model, wrapped.optimizer
 
 
-def _check_spread(accelerator: Accelerator) -> None:
-    """Refuse ways of spreading a training that it does not know, and let FSDP add gradients up in float32."""
+def _check_strategy(accelerator: Accelerator) -> None:
+    """Refuse strategies that are not supported, and let FSDP add gradients up in float32."""
     kind, plugin = accelerator.distributed_type, getattr(accelerator.state, "fsdp_plugin", None)
     known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
     if kind not in known or (kind == DistributedType.FSDP and plugin.fsdp_version != 2):
         raise InputError(
-            f"training cannot be spread by {kind.value}{' version 1' if kind == DistributedType.FSDP else ''}: use "
+            f"training cannot be distributed by {kind.value}{' version 1' if kind == DistributedType.FSDP else ''}: use "
             "`accelerate launch --use_fsdp --fsdp_version 2`, or plain `accelerate launch` for DDP."
         )
     if kind == DistributedType.FSDP and accelerator.mixed_precision == "bf16":
         plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )
+
+
+def _return_freed_memory(model: torch.nn.Module) -> None:
+    """Let glibc return large freed blocks to the system, instead of keeping holes that a third of the memory may lie in.
+
+    Left alone it learns to keep blocks of up to 32 MB. Small models are faster so, and need little.
+    """
+    if sys.platform == "linux" and sum(p.numel() for p in model.parameters()) >= LARGE:
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):
+            library.mallopt(M_MMAP_THRESHOLD, BLOCK)

@@ -1,4 +1,4 @@
-"""A recipe and a model's config flow in; memory, tokens, steps and time flow out, before any weights are read.
+"""Estimate the memory of a training from its recipe and the model's config, before any weights are read.
 
 Parameters are counted on the real architecture, and so is what its layers keep for the backward pass: a model of one and of two
 layers is built without memory (torch's meta device), reads one micro-batch, and the tensors that autograd saves are summed up.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import warnings
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from ctxft.hub import hub_errors
@@ -20,20 +18,21 @@ from ctxft.models import WHERE_TO_PUT, resolve_model
 from ctxft.storage import InputError
 from ctxft.training.config import TrainConfig
 from ctxft.training.loss import LOGITS_AT_ONCE
+from ctxft.training.model import add_adapters
 
 
-def _attention(module, query, key, value, attention_mask, **_):
+def _estimate_attention(module, query, key, value, attention_mask, **_):
     """Attend with the kernel that attention inside one row has on a CPU; those of GPUs keep the same tensors."""
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return kernel(query, key, value, 0.0, True)[0].transpose(1, 2), None
 
 
-AttentionInterface.register("ctxft_estimate", _attention)
+AttentionInterface.register("ctxft_estimate", _estimate_attention)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on each device, and what a training of one arm reads.
+    """Bytes on each device, and how many parameters there are.
 
     Attributes:
         parameters, trained: number of all parameters, and of those that are trained.
@@ -89,19 +88,7 @@ def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | Non
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="ctxft_estimate")
         if recipe.method == "lora":
-            lora = recipe.lora
-            targets = "all-linear" if lora.targets == ["all-linear"] else lora.targets
-            options = {
-                "r": lora.rank,
-                "lora_alpha": lora.alpha,
-                "lora_dropout": lora.dropout,
-                "target_modules": targets,
-            }
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", FutureWarning
-                )  # peft asks transformers by a name that is to be replaced
-                model = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM"), low_cpu_mem_usage=True)
+            model = add_adapters(model, recipe.lora, low_cpu_mem_usage=True)
     return model.train()
 
 
@@ -113,14 +100,12 @@ def kept_bytes(model: torch.nn.Module, tokens: int) -> int:
         tokens: of the micro-batch.
     """
     own = {p.untyped_storage()._cdata for p in model.parameters()}
-    seen: dict[int, int] = {}
-    alive = []  # a storage that is freed might lend its address to another
+    saved: dict[int, torch.UntypedStorage] = {}  # kept alive: a storage that is freed might lend its address to another
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            seen[storage._cdata] = storage.nbytes()
-            alive.append(storage)
+            saved[storage._cdata] = storage
         return tensor
 
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -128,38 +113,36 @@ def kept_bytes(model: torch.nn.Module, tokens: int) -> int:
         ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
         output = inner.get_decoder()(input_ids=ids, position_ids=ids, use_cache=False)
     del output
-    return sum(seen.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def activation_bytes(config: PreTrainedConfig, recipe: TrainConfig, compute: torch.dtype) -> int:
     """Return the bytes that one micro-batch keeps for its backward pass, in a model of the real number of layers.
 
-    With checkpointing each layer keeps its input alone, and one layer at a time is computed anew.
+    With checkpointing each layer keeps its input alone, and one layer at a time is computed again.
     """
     text, tokens = config.get_text_config(), recipe.micro_batch_tokens
-    plain = dataclasses.replace(recipe, gradient_checkpointing=False)
-    one, two = (kept_bytes(empty_model(config, plain, layers, compute), tokens) for layers in (1, 2))
-    layer = two - one
+    one, two = (kept_bytes(empty_model(config, recipe, layers, compute), tokens) for layers in (1, 2))
+    layer, rest = two - one, 2 * one - two
     size = torch.empty((), dtype=compute).element_size()
     # the widest gradients while a layer is left: of the feed-forward part's three products
-    width = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    passing = 3 * tokens * width * size
-    if not recipe.gradient_checkpointing:
-        return one - layer + text.num_hidden_layers * layer + passing
-    return one - layer + text.num_hidden_layers * tokens * text.hidden_size * size + layer + passing
+    passing = 3 * tokens * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * size
+    if recipe.gradient_checkpointing:
+        return rest + text.num_hidden_layers * tokens * text.hidden_size * size + layer + passing
+    return rest + text.num_hidden_layers * layer + passing
 
 
 def estimate(
     config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", processes: int = 1, mode: str = "single"
 ) -> Estimate:
-    """Say what training takes, from the config alone.
+    """Estimate what training takes from the config alone.
 
     Args:
         config: the model's config.
         recipe: how it is trained.
         device: "cpu" (computes in float32) or "cuda" (bfloat16 over float32 weights).
         processes: GPUs or processes.
-        mode: "single", "ddp" (each process holds everything) or "fsdp" (weights, gradients and optimizer state are shared out).
+        mode: "single", "ddp" (each process holds everything) or "fsdp" (weights, gradients and optimizer state are sharded).
 
     Returns:
         Bytes per device.
@@ -169,28 +152,24 @@ def estimate(
         >>> estimate(model_config("practice-blind"), TrainConfig()).parameters > 100_000
         True
     """
-    model = empty_model(config, recipe)
-    everything = sum(p.numel() for p in model.parameters())
+    model, text = empty_model(config, recipe), config.get_text_config()
+    parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    compute = torch.float32 if device == "cpu" else torch.bfloat16
-    share = processes if mode == "fsdp" else 1
-    weights = 4 * everything // share
-    text = config.get_text_config()
     head = text.vocab_size * text.hidden_size
+    shards = processes if mode == "fsdp" else 1
+    weights = 4 * parameters // shards
     if device != "cpu":  # copies of the weights in bfloat16: of all, or with fsdp of the layers at work
-        weights += (
-            2 * everything if share == 1 else 2 * (2 * head + 2 * (everything - 2 * head) // text.num_hidden_layers)
-        )
+        at_work = 2 * head + 2 * (parameters - 2 * head) // text.num_hidden_layers
+        weights += 2 * (parameters if shards == 1 else at_work)
     rows = min(recipe.micro_batch_tokens, max(1, LOGITS_AT_ONCE // text.vocab_size))
-    logits = 3 * 4 * rows * text.vocab_size + (2 * 4 * head if trained == everything else 0)
     return Estimate(
-        everything,
-        trained,
-        weights,
-        4 * trained // share,
-        8 * trained // share,
-        activation_bytes(config, recipe, compute),
-        logits,
+        parameters=parameters,
+        trained=trained,
+        weights=weights,
+        gradients=4 * trained // shards,
+        optimizer=8 * trained // shards,
+        activations=activation_bytes(config, recipe, torch.float32 if device == "cpu" else torch.bfloat16),
+        logits=4 * rows * text.vocab_size + (4 * head if trained == parameters else 0),
     )
 
 
@@ -199,25 +178,25 @@ def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes
 
     Tried in order: smaller micro-batches, gradient checkpointing, both, adapters, more processes; each with what it gives.
     """
-    least = dataclasses.replace(recipe, micro_batch_tokens=recipe.window)
-    light = dataclasses.replace(least, gradient_checkpointing=True)
+    small = {"micro_batch_tokens": recipe.window}
+    again = {"gradient_checkpointing": True}
     changes = [
-        (f"train.micro_batch_tokens: {recipe.window}", least, processes, mode),
+        (f"train.micro_batch_tokens: {recipe.window}", small, processes, mode),
+        ("train.gradient_checkpointing: true", again, processes, mode),
         (
-            "train.gradient_checkpointing: true",
-            dataclasses.replace(recipe, gradient_checkpointing=True),
+            f"train.gradient_checkpointing: true and train.micro_batch_tokens: {recipe.window}",
+            small | again,
             processes,
             mode,
         ),
-        (f"train.gradient_checkpointing: true and train.micro_batch_tokens: {recipe.window}", light, processes, mode),
-        ("the two and train.method: lora", dataclasses.replace(light, method="lora"), processes, mode),
+        ("the two and train.method: lora", small | again | {"method": "lora"}, processes, mode),
     ]
     for number in (2, 4, 8, 16, 32, 64):
         if number > processes and device != "cpu":
-            changes.append((f"the first two and {number} GPUs with FSDP", light, number, "fsdp"))
+            changes.append((f"the first two and {number} GPUs with FSDP", small | again, number, "fsdp"))
     tried = []
-    for words, changed, number, how in changes:
-        total = estimate(config, changed, device, number, how).total
+    for words, values, number, kind in changes:
+        total = estimate(config, dataclasses.replace(recipe, **values), device, number, kind).total
         tried.append(f"{words} gives {total / 2**30:.2f} GiB")
         if total <= memory:
             return f"what makes it fit: {words} ({total / 2**30:.2f} GiB)"

@@ -14,7 +14,7 @@ from ctxft.run.rows import longest_of, read_passages, rows_of
 from ctxft.run.tasks import train_tasks
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import Estimate, advice, estimate, model_config
-from ctxft.training.order import passage_order
+from ctxft.training.schedule import passage_order
 
 SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 

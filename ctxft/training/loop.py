@@ -1,23 +1,26 @@
-"""Rows of one arm flow in; a fine-tuned model folder flows out, with a log line for every optimizer step.
+"""Train one arm: for each optimizer step batch, loss, backward, step, and a line of the log.
 
     rows -> passage_order(seed): which passages make each optimizer step, the same in every arm
-         -> micro_batches: a step's rows laid out side by side -> loss over all target tokens of the step, on all processes
+         -> micro_batches: a step's rows packed -> loss over all target tokens of the step, on all processes
          -> AdamW -> checkpoint-*/ -> model/ (safetensors), log.jsonl, done.json
 
-A killed training goes on from its last checkpoint, on a CPU bit for bit as if it had not been interrupted.
+A killed training resumes from its last checkpoint, on a CPU bit for bit as if it had not been interrupted: nothing random
+outlives a step. ``CTXFT_CRASH_AFTER=step:5`` in the environment stops a training after its fifth step, to try that out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -41,115 +44,221 @@ from ctxft.storage import (
     write_json,
     write_text,
 )
-from ctxft.training.attention import choose_attention
-from ctxft.training.checkpoint import load_checkpoint, resume_point, save_checkpoint, trained, whole
-from ctxft.training.config import FREE, TrainConfig, learning_rate
-from ctxft.training.distributed import device_of, start_training
-from ctxft.training.network import build_network, check_rows, probe
-from ctxft.training.order import passage_order
-from ctxft.training.packing import MicroBatch, Row, micro_batches, share_out
+from ctxft.training.checkpoint import gather_weights, latest_checkpoint, load_checkpoint, save_checkpoint
+from ctxft.training.config import FREE, TrainConfig
+from ctxft.training.distributed import distribute, training_device
+from ctxft.training.model import check_packed_loss, check_row_lengths, trainable_model
+from ctxft.training.packing import Row, choose_attention, micro_batches, shard_batches
+from ctxft.training.schedule import learning_rate, passage_order
+
+PROJECT = "ctxft"  # of the trackers
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A line of log.jsonl.
+
+    Attributes:
+        step: number of the optimizer step, from 1.
+        loss: nats per target token, before the step.
+        learning_rate, grad_norm: of the step; the norm before it is clipped.
+        target_tokens, tokens: tokens that are learned, and that are read.
+        fill: fraction of the micro-batches that is not padding.
+        passages: indices of the rows.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    target_tokens: int
+    tokens: int
+    fill: float
+    passages: list[int]
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """What done.json holds.
+
+    Attributes:
+        optimizer_steps, passages, target_tokens: taken, given (each may be read more than once), and learned in all steps.
+        seconds: that the steps took, since the last resume.
+        model_hash: of the folder model/.
+        train, seed: the recipe.
+        start: hash of the earlier stage's model, or None.
+        log: SHA-256 of log.jsonl.
+    """
+
+    optimizer_steps: int
+    passages: int
+    target_tokens: int
+    seconds: float
+    model_hash: str
+    train: dict
+    seed: int
+    start: str | None
+    log: str
 
 
 @dataclass
 class Training:
     """What the optimizer steps of one training share."""
 
-    network: torch.nn.Module
+    model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     config: TrainConfig
+    rows: Sequence[Row]
+    order: list[list[int]]
     attention: str
     pad: int
-    steps: int
     seed: int
 
-    def step(self, number: int, rows: Sequence[Row]) -> dict:
-        """Take one optimizer step and return what the log says of it."""
-        batches = micro_batches(rows, self.config, self.attention, self.pad)
-        targets = sum(len(batch.targets) for batch in batches)
+    def step(self, number: int) -> StepRecord:
+        """Take one optimizer step, counted from 1."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        mine = share_out(batches, rank, processes)
+        passages = self.order[number - 1]
+        rows = [self.rows[index] for index in passages]
+        batches = micro_batches(rows, self.attention, self.config.micro_batch_tokens, self.pad)
+        targets = sum(len(batch.targets) for batch in batches)
         # Dropout must not depend on what was drawn before, or a resumed training would have to know it.
         torch.manual_seed(int(sha256([self.seed, number, rank])[:15], 16))
-        rate = learning_rate(self.config, number, self.steps)
+        rate = learning_rate(self.config, number, len(self.order))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for place, batch in enumerate(mine):
-            last = place == len(mine) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
-                total += self._backward(batch, targets)
-        norm = self._clip()
+        shard = shard_batches(batches, rank, processes)
+        for batch in shard:
+            last = batch is shard[-1]
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.model(**batch.inputs(self.accelerator.device)).loss * (batch.weight / max(1, targets))
+                self.accelerator.backward(loss * processes)  # gradients are averaged over processes
+                total += loss.detach()
+        norm = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {
-            "step": number,
-            "loss": self.accelerator.reduce(total, "sum").item(),
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "target_tokens": targets,
-            "tokens": sum(batch.tokens for batch in batches),
-            "fill": round(
-                sum(batch.tokens for batch in batches) / sum(batch.input_ids.numel() for batch in batches), 4
-            ),
-        }
-
-    def _backward(self, batch: MicroBatch, targets: int) -> torch.Tensor:
-        """Add a micro-batch's share of the step's gradient; gradients are averaged over processes, so each weighs more."""
-        loss = self.network(**batch.inputs(self.accelerator.device)).loss * (batch.weight / max(1, targets))
-        self.accelerator.backward(loss * self.accelerator.num_processes)
-        return loss.detach().double()
-
-    def _clip(self) -> float:
-        parameters = trained(self.network).values()
-        return whole(self.accelerator.clip_grad_norm_(list(parameters), self.config.clip or math.inf)).item()
-
-
-def _recipe(config: TrainConfig, seed: int, rows: int, start: Path | None) -> dict:
-    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
-    return {**values, "seed": seed, "rows": rows, "start": model_hash(str(start)) if start else None}
-
-
-def _keep_lines(path: Path, steps: int) -> None:
-    """Forget log lines of steps after a checkpoint, which are taken again, and what a kill left half-written."""
-    for left in path.parent.glob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    lines = path.read_bytes().split(b"\n")[:steps] if path.exists() else []
-    write_text(path, "".join(line.decode("utf-8", "replace") + "\n" for line in lines))
-    taken = [row.get("step") for _, row in read_jsonl(path)]
-    if taken != list(range(1, steps + 1)):  # a kill can take what is behind a checkpoint only
-        raise InputError(
-            f"{path} lacks steps of 1 to {steps}, or was changed: remove {path.parent} and train it again."
+        tokens = sum(batch.tokens for batch in batches)
+        return StepRecord(
+            step=number,
+            loss=self.accelerator.reduce(total, "sum").item(),
+            learning_rate=rate,
+            grad_norm=norm,
+            target_tokens=targets,
+            tokens=tokens,
+            fill=round(tokens / sum(batch.input_ids.numel() for batch in batches), 4),
+            passages=passages,
         )
 
+    def _clip_gradients(self) -> float:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(trained, self.config.clip or math.inf)
+        return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
 
-@contextlib.contextmanager
-def _log(folder: Path, tensorboard: bool, first: bool) -> Iterator:
-    """Give a function that writes a line of log.jsonl (and TensorBoard events where they are wanted)."""
-    if not first:
-        yield lambda entry: None
-        return
-    events = None
-    if tensorboard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError("train.tensorboard needs the package tensorboard: pip install tensorboard.") from None
-        events = SummaryWriter(str(folder / "tensorboard"))
 
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
+def train_arm(
+    rows: Sequence[Row],
+    model: str,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+    seed: int,
+    folder: Path,
+    revision: str | None = None,
+    files: dict[str, str] | None = None,
+    quiet: bool = True,
+    start: Path | None = None,
+    order: list[list[int]] | None = None,
+) -> TrainRecord:
+    """Fine-tune a model on one arm's rows, or resume a training that was killed.
 
-        def write(entry: dict) -> None:
-            file.write(json.dumps(entry) + "\n")
+    Args:
+        rows: a row per passage, with ``input_ids`` and ``labels`` (see ``ctxft.data.rows.build_row``); read step by step.
+        model: the base model: a practice model, a folder or a hub id.
+        tokenizer: saved next to the model.
+        config: the recipe.
+        seed: of order, LoRA initialisation and dropout.
+        folder: where log.jsonl, checkpoints, model/ and done.json go.
+        revision: the base model's hub revision.
+        files: further text files for the model folder (name -> text): prompt set, model card.
+        quiet: show no progress bar.
+        start: model folder of an earlier stage that is trained further.
+        order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.
+
+    Raises:
+        InputError: a row is longer than the model's or the config's window, the device is missing, the model cannot be
+            packed, or a checkpoint is of another recipe.
+    """
+    set_seed(seed)
+    device = training_device(config)  # reported before any weights are read
+    trackers = _check_trackers(config)
+    attention = choose_attention(config.attention, config.pack, device)
+    order = passage_order(targets_of(rows), config, seed) if order is None else order
+    network = trainable_model(model, revision, config, attention, start)
+    check_row_lengths(rows, network, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {key: value for key, value in asdict(config).items() if key not in FREE}
+    recipe |= {"seed": seed, "rows": len(rows), "start": model_hash(str(start)) if start else None}
+    checkpoint, damaged = latest_checkpoint(folder, recipe)
+    tracking = {"log_with": trackers, "project_dir": str(folder / "tensorboard")} if trackers else {}
+    accelerator, network, optimizer = distribute(network, config, device, **tracking)
+    pad, main = special_tokens(tokenizer).pad, accelerator.is_main_process
+    check_packed_loss(network, rows[order[0][0]], attention, pad, accelerator.device.type)
+    training = Training(network, optimizer, accelerator, config, rows, order, attention, pad, seed)
+    if checkpoint:
+        load_checkpoint(checkpoint, network, optimizer)
+    accelerator.wait_for_everyone()  # no process may look at a checkpoint while it is renamed
+    for path, why in damaged.items() if main else ():
+        quarantine(path, why)
+    seconds = _take_steps(training, folder, recipe, checkpoint, quiet)
+    # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
+    with atomic_dir(folder / "model") if main else tempfile.TemporaryDirectory() as place:
+        save_model(network, accelerator, Path(place))
+        if main:
+            _complete_model(Path(place), tokenizer, model if config.method == "lora" else None, files or {})
+    if main:
+        targets = targets_of(rows)
+        record = TrainRecord(
+            optimizer_steps=len(order),
+            passages=len(rows),
+            target_tokens=sum(targets[index] for step in order for index in step),
+            seconds=round(seconds, 2),
+            model_hash=model_hash(str(folder / "model")),
+            train=asdict(config),
+            seed=seed,
+            start=recipe["start"],
+            log=hash_file(folder / "log.jsonl"),
+        )
+        write_json(folder / "done.json", with_checksum(asdict(record)))
+    accelerator.wait_for_everyone()
+    return read_train_record(folder)
+
+
+def _take_steps(training: Training, folder: Path, recipe: dict, checkpoint: Path | None, quiet: bool) -> float:
+    """Take all optimizer steps that a checkpoint has not seen; log and save them; returns the seconds they took."""
+    config, accelerator, steps = training.config, training.accelerator, len(training.order)
+    done = read_json(checkpoint / "state.json")["step"] if checkpoint else 0
+    log, main = folder / "log.jsonl", accelerator.is_main_process
+    if main:
+        _truncate_log(log, done)
+    started, tokens = time.perf_counter(), 0
+    bar = tqdm(total=steps, initial=done, disable=quiet or not main, unit="step", desc=folder.parent.name)
+    with bar, _tracked(accelerator, folder, done), open(log if main else os.devnull, "a", encoding="utf-8") as file:
+        for number in range(done + 1, steps + 1):
+            record = training.step(number)
+            file.write(json.dumps(asdict(record)) + "\n")
             file.flush()
-            for name in ("loss", "learning_rate", "grad_norm") if events else ():
-                events.add_scalar(name, entry[name], entry["step"])
-
-        try:
-            yield write
-        finally:
-            if events:
-                events.close()
+            accelerator.log(
+                {name: getattr(record, name) for name in ("loss", "learning_rate", "grad_norm")}, step=number
+            )
+            tokens += record.tokens
+            bar.set_postfix(loss=f"{record.loss:.3f}", tokens_per_s=round(tokens / (time.perf_counter() - started)))
+            bar.update()
+            if config.save_every and number % config.save_every == 0 and number < steps:
+                state = {"step": number, "recipe": recipe}
+                save_checkpoint(folder, training.model, training.optimizer, state, main)
+            if os.environ.get("CTXFT_CRASH_AFTER") == f"step:{number}":
+                raise RuntimeError(f"stopped after optimizer step {number}, since CTXFT_CRASH_AFTER is step:{number}.")
+    return time.perf_counter() - started
 
 
 def targets_of(rows: Sequence[Row]) -> list[int]:
@@ -165,132 +274,74 @@ def targets_of(rows: Sequence[Row]) -> list[int]:
     return [sum(label != IGNORE_INDEX for label in row["labels"][1:]) for row in rows]
 
 
-def save_model(network: torch.nn.Module, accelerator: Accelerator, folder: Path) -> None:
-    """Write a trained network as safetensors, gathered from all processes; only the first process's folder is kept."""
-    state = {}
-    for name, value in trained(network).items():
-        gathered = whole(value)
-        if accelerator.is_main_process:
-            state[name] = gathered
-    model = accelerator.unwrap_model(network)
-    if not isinstance(model, PeftModel):  # buffers that belong to the weights, of some kinds of models
-        kept = model.state_dict().keys()
-        state |= {name: whole(value) for name, value in model.named_buffers() if name in kept}
-    if accelerator.is_main_process:
-        model.save_pretrained(folder, state_dict=state)
+def read_train_record(folder: Path) -> TrainRecord:
+    """Read done.json of a finished training."""
+    values = read_json(folder / "done.json")
+    return TrainRecord(**{field.name: values[field.name] for field in dataclasses.fields(TrainRecord)})
+
+
+# --- log and trackers -------------------------------------------------------------------------------------------------
+
+
+def _truncate_log(path: Path, steps: int) -> None:
+    """Drop log lines of steps after a checkpoint, which are taken again, and what a kill left half-written."""
+    for left in path.parent.glob(".*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    lines = path.read_bytes().split(b"\n")[:steps] if path.exists() else []
+    write_text(path, "".join(line.decode("utf-8", "replace") + "\n" for line in lines))
+    taken = [row.get("step") for _, row in read_jsonl(path)]
+    if taken != list(range(1, steps + 1)):  # a kill can only take what is after a checkpoint
+        raise InputError(
+            f"{path} lacks steps of 1 to {steps}, or was changed: remove {path.parent} and train it again."
+        )
+
+
+def _check_trackers(config: TrainConfig) -> list[str]:
+    """Return the names of the trackers; raises InputError where the package of one is missing."""
+    trackers = ["tensorboard"] if config.tensorboard else []
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"train.report_to: {name} needs the package {name}: pip install {name}.")
+    return trackers
+
+
+@contextlib.contextmanager
+def _tracked(accelerator: Accelerator, folder: Path, done: int):
+    """Start the trackers of a training, on the first process; a resumed training continues where it was."""
+    run = "-".join(folder.parts[-4:])  # such as mini-arms-cft-seed-0
+    kwargs = {
+        "tensorboard": {"purge_step": done + 1},
+        "wandb": {"name": run, "id": sha256(str(folder.resolve()))[:16], "resume": "allow", "dir": str(folder)},
+        "trackio": {"name": run, "resume": "allow"},
+        "mlflow": {"run_name": run},
+    }
+    accelerator.init_trackers(PROJECT, init_kwargs=kwargs)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+# --- what is saved ----------------------------------------------------------------------------------------------------
+
+
+def save_model(model: torch.nn.Module, accelerator: Accelerator, folder: Path) -> None:
+    """Write a trained model as safetensors, gathered from all processes; only the first process's folder is kept."""
+    weights, inner = gather_weights(model), accelerator.unwrap_model(model)
+    if not accelerator.is_main_process:
+        return
+    if not isinstance(inner, PeftModel):  # buffers that belong to the weights, of some kinds of models
+        kept = inner.state_dict().keys()
+        weights |= {name: value.cpu() for name, value in inner.named_buffers() if name in kept}
+    inner.save_pretrained(folder, state_dict=weights)
 
 
 def _complete_model(folder: Path, tokenizer: PreTrainedTokenizerBase, base: str | None, files: dict[str, str]) -> None:
-    """Put tokenizer and texts beside saved weights; ``base`` is the base model's name where they are an adapter."""
+    """Put tokenizer and texts next to saved weights; ``base`` is the base model's name where they are an adapter."""
     tokenizer.save_pretrained(folder)
     if base is not None:  # its name, and not the folder that it was loaded from on this machine
         path = folder / "adapter_config.json"
         write_json(path, read_json(path) | {"base_model_name_or_path": base})
     for name, text in files.items():
         write_text(folder / name, text)
-
-
-def train_arm(
-    rows: Sequence[Row],
-    model: str,
-    tokenizer: PreTrainedTokenizerBase,
-    config: TrainConfig,
-    seed: int,
-    folder: Path,
-    revision: str | None = None,
-    files: dict[str, str] | None = None,
-    quiet: bool = True,
-    start: Path | None = None,
-    order: list[list[int]] | None = None,
-) -> dict:
-    """Fine-tune a model on one arm's rows, or go on where a killed training stopped.
-
-    Args:
-        rows: a row per passage, with ``input_ids`` and ``labels`` (see ``examples.build_row``); read step by step.
-        model: the base model: a practice model, a folder or a hub id.
-        tokenizer: saved beside the model.
-        config: the recipe.
-        seed: of order, LoRA initialisation and dropout.
-        folder: where log.jsonl, checkpoints, model/ and done.json go.
-        revision: the base model's hub revision.
-        files: further text files for the model folder (name -> text): prompt set, model card.
-        quiet: show no progress bar.
-        start: model folder of an earlier stage that is trained on.
-        order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.
-
-    Returns:
-        What done.json holds: optimizer steps, passages, target tokens, seconds, hash of the model folder.
-
-    Raises:
-        InputError: a row is longer than the model's or the config's window, the device is not there, the model cannot be
-            packed, or a checkpoint is of another recipe.
-    """
-    set_seed(seed)
-    device = device_of(config)  # told before any weights are read
-    attention = choose_attention(config.attention, config.pack, device)
-    order = passage_order(targets_of(rows), config, seed) if order is None else order
-    network = build_network(model, revision, config, attention, start)
-    check_rows(rows, network, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = _recipe(config, seed, len(rows), start)
-    checkpoint, damaged = resume_point(folder, recipe)
-    accelerator, network, optimizer = start_training(network, config, device)
-    pad = special_tokens(tokenizer).pad
-    probe(network, rows[order[0][0]], config, attention, pad, accelerator.device.type)
-    training = Training(network, optimizer, accelerator, config, attention, pad, len(order), seed)
-    if checkpoint:
-        load_checkpoint(checkpoint, network, optimizer)
-    accelerator.wait_for_everyone()  # no process may look at a checkpoint while it is quarantined
-    for path, why in damaged.items() if accelerator.is_main_process else ():
-        quarantine(path, why)
-    seconds = _take_steps(training, rows, order, folder, recipe, checkpoint, quiet)
-    # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
-    first = accelerator.is_main_process
-    with atomic_dir(folder / "model") if first else tempfile.TemporaryDirectory() as place:
-        save_model(network, accelerator, Path(place))
-        if first:
-            _complete_model(Path(place), tokenizer, model if config.method == "lora" else None, files or {})
-    if first:
-        targets = targets_of(rows)
-        done = {
-            "optimizer_steps": len(order),
-            "passages": len(rows),
-            "target_tokens": sum(targets[i] for step in order for i in step),
-            "seconds": round(seconds, 2),
-            "model_hash": model_hash(str(folder / "model")),
-            "train": dataclasses.asdict(config),
-            "seed": seed,
-            "start": recipe["start"],
-        }
-        write_json(folder / "done.json", with_checksum(done | {"log": hash_file(folder / "log.jsonl")}))
-    accelerator.wait_for_everyone()
-    return read_json(folder / "done.json")
-
-
-def _take_steps(
-    training: Training,
-    rows: Sequence[Row],
-    order: list[list[int]],
-    folder: Path,
-    recipe: dict,
-    checkpoint: Path | None,
-    quiet: bool,
-) -> float:
-    """Take all optimizer steps that a checkpoint has not seen; log and save them; returns the seconds they took."""
-    config, first = training.config, training.accelerator.is_main_process
-    done = read_json(checkpoint / "state.json")["step"] if checkpoint else 0
-    if first:
-        _keep_lines(folder / "log.jsonl", done)
-    started, read = time.perf_counter(), 0
-    bar = tqdm(total=len(order), initial=done, disable=quiet or not first, unit="step", desc=folder.parent.name)
-    with _log(folder, config.tensorboard, first) as write, bar:
-        for number in range(done + 1, len(order) + 1):
-            entry = training.step(number, [rows[index] for index in order[number - 1]])
-            write(entry | {"passages": order[number - 1]})
-            read += entry["tokens"]
-            bar.set_postfix(loss=f"{entry['loss']:.3f}", tokens_per_s=round(read / (time.perf_counter() - started)))
-            bar.update()
-            if config.save_every and number % config.save_every == 0 and number < len(order):
-                state = {"step": number, "recipe": recipe}
-                save_checkpoint(folder, training.network, training.optimizer, state, first)
-    return time.perf_counter() - started

@@ -1,23 +1,35 @@
-"""The rows of one optimizer step flow in; micro-batches flow out, in which no row can see another.
+"""Lay the passages of an optimizer step out as micro-batches in which none can see another.
 
-    rows of a step -> best-fit bins of tokens -> MicroBatch(input ids, positions, targets, and who may attend to whom)
+    segments   CPU: rows end to end in one line, one causal scaled-dot-product call for each; no mask, no work between rows
+    varlen     GPU: the same line under torch's variable-length flash attention (bfloat16)
+    sdpa       rows padded to the longest beside them, under the model's own mask; so is "eager"
 
-Packing only lays a step's rows out. A row keeps its own positions from 0, attends to itself alone, and its first token is
-nobody's target, so that loss and gradients are those of the rows one at a time.
+A row keeps its own positions from 0, attends to itself alone, and nothing predicts its first token, so that loss and gradients
+are those of the rows one at a time. Transformers can guess rows from position ids, but only where neither a mask nor a cache
+is there, and is silent when it does not: here the bounds of the rows are always passed, and a kernel that gets none refuses.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
 
 from ctxft.data.rows import IGNORE_INDEX
-from ctxft.training.config import TrainConfig
+from ctxft.storage import InputError
 
 Row = dict[str, list[int]]
+PACKED = ("segments", "varlen")
+UNSUPPORTED = (
+    "softcap",
+    "s_aux",
+    "position_bias",
+    "head_mask",
+)  # what some models add to attention, and these kernels lack
 
 
 @dataclass
@@ -25,10 +37,10 @@ class MicroBatch:
     """What one forward pass reads.
 
     Attributes:
-        input_ids, position_ids: (rows, tokens).
-        target_positions: (targets,), places in the flattened (rows x tokens) whose hidden state predicts a target.
+        input_ids, position_ids: (lines, tokens).
+        target_positions: (targets,), places in the flattened (lines x tokens) whose hidden state predicts a target.
         targets: (targets,) token ids.
-        attention: keyword arguments of the model that confine attention, see ``ctxft.training.attention``.
+        attention: keyword arguments of the model that confine attention to the row.
         rows: numbers of the rows that were laid out here.
         tokens: tokens of these rows; the rest is padding.
         weight: 1, or 0 for a stand-in that keeps processes in step and teaches nothing.
@@ -51,6 +63,9 @@ class MicroBatch:
             name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for name, value in values.items()
         }
+
+
+# --- which rows share a micro-batch -----------------------------------------------------------------------------------
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -79,11 +94,11 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def in_order(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Group items as they come while their number times the longest stays within the capacity: batches for padding.
+def batch_by_length(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Group items in their order while their number times the longest stays within the capacity: batches for padding.
 
     Example:
-        >>> in_order([3, 5, 4, 2], capacity=10)
+        >>> batch_by_length([3, 5, 4, 2], capacity=10)
         [[0, 1], [2, 3]]
     """
     groups: list[list[int]] = []
@@ -97,101 +112,179 @@ def in_order(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return groups
 
 
-def _layout(lines: list[list[Row]], pad: int) -> MicroBatch:
-    """Lay rows out in lines, one after another, and fill the lines up on the right."""
-    width = max(sum(len(row["input_ids"]) for row in line) for line in lines)
-    ids, places, where, targets = [], [], [], []
-    for number, line in enumerate(lines):
-        begin = number * width
-        for row in line:
-            labels = row["labels"]
-            ids += row["input_ids"]
-            places += range(len(labels))
-            # a hidden state predicts the token after it in its own row, so a row's first label has no predictor
-            where += [begin + t - 1 for t in range(1, len(labels)) if labels[t] != IGNORE_INDEX]
-            targets += [label for label in labels[1:] if label != IGNORE_INDEX]
-            begin += len(labels)
-        missing = (number + 1) * width - len(ids)
-        ids += [pad] * missing
-        places += [0] * missing
-    shape = (len(lines), width)
-    return MicroBatch(
-        torch.tensor(ids).view(shape), torch.tensor(places).view(shape), torch.tensor(where), torch.tensor(targets)
-    )
-
-
-def segment_mask(lines: list[list[Row]], width: int) -> torch.Tensor:
-    """Return who may attend to whom as a boolean (lines, 1, width, width): earlier tokens of one's own row, and oneself."""
-    owner = torch.full((len(lines), width), -1)
-    for number, line in enumerate(lines):
-        place = 0
-        for segment, row in enumerate(line):
-            owner[number, place : place + len(row["input_ids"])] = segment
-            place += len(row["input_ids"])
-    same = owner[:, :, None] == owner[:, None, :]  # padding sees padding: a line of the mask must not be empty
-    return (same & torch.ones(width, width, dtype=torch.bool).tril())[:, None]
-
-
-def _attention(lines: list[list[Row]], width: int, attention: str) -> dict:
-    lengths = [len(row["input_ids"]) for line in lines for row in line]
-    if attention == "segments":
-        return {"segments": lengths}
-    if attention == "varlen":
-        bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-        return {"segment_bounds": bounds, "longest_segment": max(lengths)}
-    allowed = segment_mask(lines, width)
-    if attention == "eager":  # is added to the scores: True would be read as 1.0
-        allowed = torch.zeros(allowed.shape).masked_fill_(~allowed, torch.finfo(torch.float32).min)
-    return {"attention_mask": allowed}
-
-
-def micro_batches(rows: Sequence[Row], config: TrainConfig, attention: str, pad: int) -> list[MicroBatch]:
-    """Lay the rows of one optimizer step out as micro-batches of at most ``config.micro_batch_tokens`` tokens.
+def micro_batches(rows: Sequence[Row], attention: str, tokens: int, pad: int) -> list[MicroBatch]:
+    """Lay the rows of one optimizer step out as micro-batches.
 
     Args:
-        rows: the step's rows, ``input_ids`` and ``labels`` each, none longer than ``config.window``.
-        config: its ``pack``, ``window`` and ``micro_batch_tokens``.
-        attention: "segments" or "varlen" (all rows in one line, no padding), "sdpa" or "eager" (lines of ``window`` tokens
-            under a mask).
+        rows: the step's rows, ``input_ids`` and ``labels`` each.
+        attention: "segments" or "varlen" (packed in one line, no padding), "sdpa" or "eager" (a line each, padded).
+        tokens: most tokens of a micro-batch, padding included; no row is longer.
         pad: token id that fills lines.
 
     Returns:
         The micro-batches; each row is in exactly one.
+
+    Example:
+        >>> row = {"input_ids": [1, 5, 6], "labels": [-100, 5, 6]}
+        >>> micro_batches([row, row], "segments", tokens=6, pad=0)[0].input_ids.tolist()
+        [[1, 5, 6, 1, 5, 6]]
     """
     lengths = [len(row["input_ids"]) for row in rows]
-    if not config.pack:
-        groups = in_order(lengths, config.micro_batch_tokens)
-        laid = [[[number] for number in group] for group in groups]
-    elif attention in ("segments", "varlen"):
-        laid = [[numbers] for numbers in best_fit(lengths, config.micro_batch_tokens)]
+    if attention in PACKED:
+        layouts = [[numbers] for numbers in best_fit(lengths, tokens)]
     else:
-        bins = best_fit(lengths, config.window)
-        many = config.micro_batch_tokens // config.window
-        laid = [bins[begin : begin + many] for begin in range(0, len(bins), many)]
-    found = []
-    for lines in laid:
-        texts = [[rows[number] for number in line] for line in lines]
-        batch = _layout(texts, pad)
-        batch.attention = _attention(texts, batch.input_ids.shape[1], attention)
-        batch.rows = [number for line in lines for number in line]
-        batch.tokens = sum(lengths[number] for number in batch.rows)
-        found.append(batch)
-    return found
+        layouts = [[[number] for number in numbers] for numbers in batch_by_length(lengths, tokens)]
+    return [_lay_out(rows, lines, attention, pad) for lines in layouts]
 
 
-def share_out(batches: list[MicroBatch], rank: int, processes: int) -> list[MicroBatch]:
+def _lay_out(rows: Sequence[Row], lines: list[list[int]], attention: str, pad: int) -> MicroBatch:
+    """Lay rows out in lines, one after another, and fill the lines up on the right."""
+    numbers = [number for line in lines for number in line]
+    lengths = [len(rows[number]["input_ids"]) for number in numbers]
+    width = max(sum(len(rows[number]["input_ids"]) for number in line) for line in lines)
+    ids, positions, predicting, targets = [], [], [], []
+    for place, line in enumerate(lines):
+        for number in line:
+            labels, begin = rows[number]["labels"], len(ids)
+            ids += rows[number]["input_ids"]
+            positions += range(len(labels))
+            # a hidden state predicts the token after it in its own row, so a row's first label has no predictor
+            predicting += [begin + t - 1 for t in range(1, len(labels)) if labels[t] != IGNORE_INDEX]
+            targets += [label for label in labels[1:] if label != IGNORE_INDEX]
+        missing = (place + 1) * width - len(ids)
+        ids += [pad] * missing
+        positions += [0] * missing
+    return MicroBatch(
+        torch.tensor(ids).view(len(lines), width),
+        torch.tensor(positions).view(len(lines), width),
+        torch.tensor(predicting, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        _attention_inputs(lengths, attention),
+        numbers,
+        sum(lengths),
+    )
+
+
+def _attention_inputs(lengths: Sequence[int], attention: str) -> dict:
+    """Return the keyword arguments by which a model's attention learns where rows of these lengths begin and end."""
+    if attention == "segments":
+        return {"segments": list(lengths)}
+    if attention == "varlen":
+        bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        return {"segment_bounds": bounds, "longest_segment": max(lengths)}
+    # padding is masked by length, never by id: the pad token of some models is their EOS
+    return {"attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
+
+
+def shard_batches(batches: list[MicroBatch], rank: int, processes: int) -> list[MicroBatch]:
     """Return one process's part of a step; where parts are unequal, a batch of weight 0 keeps the processes in step.
 
     Each process must make as many forward and backward passes as the others, or their exchange of gradients would wait
     for ever.
     """
-    mine = batches[rank::processes]
-    if len(mine) < -(-len(batches) // processes):
-        mine = [*mine, _silent(batches[0])]
-    return mine
+    shard = batches[rank::processes]
+    if len(shard) < -(-len(batches) // processes):
+        shard = [*shard, replace(batches[0], rows=[], tokens=0, weight=0.0)]
+    return shard
 
 
-def _silent(batch: MicroBatch) -> MicroBatch:
-    return MicroBatch(
-        batch.input_ids, batch.position_ids, batch.target_positions, batch.targets, batch.attention, [], 0, 0.0
-    )
+# --- attention inside each row ----------------------------------------------------------------------------------------
+
+
+def _check_kernel(attention: str, bounds: object, options: dict) -> None:
+    unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
+    if bounds is None:
+        raise InputError(
+            "this kind of model does not pass on to its attention where rows begin: set train.pack to false."
+        )
+    if unknown:
+        raise InputError(
+            f"this kind of model needs {', '.join(unknown)} in its attention, which '{attention}' does not have: set "
+            "train.pack to false and train.attention to eager."
+        )
+
+
+def _segments_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, segments=None, sliding_window=None, **options
+):
+    """Attend inside each row of one line; query, key and value are (1, heads, tokens, head size)."""
+    _check_kernel("segments", segments, options)
+    kwargs = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    outputs = []
+    for q, k, v in zip(query.split(segments, 2), key.split(segments, 2), value.split(segments, 2), strict=True):
+        length = q.shape[2]
+        if sliding_window is None or length <= sliding_window:
+            outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, **kwargs))
+            continue
+        allowed = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+        near = allowed & ~torch.ones_like(allowed).tril(-sliding_window)
+        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=near, **kwargs))
+    return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+def _varlen_attention(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling=None,
+    dropout=0.0,
+    segment_bounds=None,
+    longest_segment=None,
+    sliding_window=None,
+    **options,
+):
+    """Attend inside each row of one line by torch's variable-length flash attention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    _check_kernel("varlen", segment_bounds, options)
+    if dropout:
+        raise InputError("attention dropout does not work with train.attention varlen: set train.pack to false.")
+    flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (tokens, heads, head size)
+    if flat[0].dtype == torch.float32:  # rotary embedding may have left bfloat16
+        flat = [tensor.to(torch.bfloat16) for tensor in flat]
+    window = (-1 if sliding_window is None else sliding_window - 1, 0)
+    bounds = (segment_bounds, segment_bounds, longest_segment, longest_segment)
+    grouped = query.shape[1] != key.shape[1]
+    return varlen_attn(*flat, *bounds, scale=scaling, window_size=window, enable_gqa=grouped)[None], None
+
+
+AttentionInterface.register("ctxft_segments", _segments_attention)
+AttentionInterface.register("ctxft_varlen", _varlen_attention)
+
+
+def choose_attention(wanted: str, pack: bool, device: str) -> str:
+    """Return the attention that "auto" means: segments on a CPU, varlen on a GPU with flash attention, sdpa without packing.
+
+    Raises:
+        InputError: the wanted one does not fit ``pack``, or needs a GPU.
+
+    Example:
+        >>> choose_attention("auto", pack=True, device="cpu")
+        'segments'
+    """
+    if wanted == "auto":
+        flash = device != "cpu" and torch.cuda.get_device_capability() >= (8, 0)  # flash attention needs an Ampere GPU
+        return "sdpa" if not pack else ("varlen" if flash else "segments")
+    if pack != (wanted in PACKED):
+        raise InputError(
+            f"train.attention {wanted} {'pads rows' if pack else 'packs rows'}: set train.pack to {str(not pack).lower()}, or "
+            "train.attention to auto."
+        )
+    if wanted == "varlen" and device == "cpu":
+        raise InputError("train.attention varlen needs a GPU: set it to auto or segments.")
+    return wanted
+
+
+def set_attention(model: PreTrainedModel, attention: str) -> None:
+    """Let a model, not wrapped yet, use "segments", "varlen", "sdpa" or "eager".
+
+    Raises:
+        InputError: the model's code cannot use it.
+    """
+    name = f"ctxft_{attention}" if attention in PACKED else attention
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"train.attention {attention}: {str(error).splitlines()[0]}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,11 +19,7 @@ if TYPE_CHECKING:
     from ctxft.data.rows import Rows
     from ctxft.training.config import TrainConfig
 
-LAYOUTS = {  # what a reader chooses -> (pack, attention)
-    "side by side in one line": (True, "segments"),
-    "in lines of the window": (True, "sdpa"),
-    "a line each, padded": (False, "sdpa"),
-}
+LAYOUTS = {"side by side in one line": "segments", "a line each, padded": "sdpa"}  # what a reader chooses -> attention
 
 
 class RowViewer(Explorer):
@@ -32,7 +27,7 @@ class RowViewer(Explorer):
 
     Args:
         rows: of one arm, from ``experiment.rows.rows_of``.
-        order: for each optimizer step the indices of its rows, from ``training.order.passage_order``.
+        order: for each optimizer step the indices of its rows, from ``training.schedule.passage_order``.
         config: the recipe: window and tokens of a micro-batch.
         tokenizer: of the model.
 
@@ -64,9 +59,9 @@ class RowViewer(Explorer):
     @property
     def batches(self) -> list[MicroBatch]:
         """The micro-batches of the chosen optimizer step."""
-        pack, attention = LAYOUTS[self.layout_of.value]
         step = [self.rows[index] for index in self.order[self.step.value - 1]]
-        return micro_batches(step, dataclasses.replace(self.config, pack=pack), attention, self.rows.special.pad)
+        attention, tokens = LAYOUTS[self.layout_of.value], self.config.micro_batch_tokens
+        return micro_batches(step, attention, tokens, self.rows.special.pad)
 
     def _chosen(self) -> tuple[str, list[list[Segment]]]:
         batches, place = self.batches, self.number.value

@@ -38,14 +38,13 @@ import workload
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ctxft.data.rows import IGNORE_INDEX
-from ctxft.training.attention import choose_attention, set_attention
 from ctxft.training.config import TrainConfig
-from ctxft.training.distributed import start_training
+from ctxft.training.distributed import distribute
 from ctxft.training.estimate import estimate, model_config
 from ctxft.training.loop import Training
-from ctxft.training.loss import read_for_loss
-from ctxft.training.network import wrap_lora
-from ctxft.training.packing import micro_batches
+from ctxft.training.loss import patch_loss_forward
+from ctxft.training.model import add_adapters
+from ctxft.training.packing import choose_attention, micro_batches, set_attention
 
 SHAPES = {
     "tiny": (64, 2, 4, 2, 128, 512, True),
@@ -85,12 +84,12 @@ def make_network(size: str, config: TrainConfig, attention: str, folder: Path) -
     torch.manual_seed(0)
     with torch.device(config.device):
         model = LlamaForCausalLM(shape)
-    set_attention(model, attention, config.window)
+    set_attention(model, attention)
     if config.gradient_checkpointing:
         switch = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
         switch({"use_reentrant": False})
-    read_for_loss(model, config.loss)
-    return wrap_lora(model, config.lora, str(folder), None) if config.method == "lora" else model
+    patch_loss_forward(model, config.loss)
+    return add_adapters(model, config.lora) if config.method == "lora" else model
 
 
 def make_rows(number: int, config: TrainConfig, vocabulary: int, seed: int) -> list[workload.Row]:
@@ -151,10 +150,11 @@ def operations(model: torch.nn.Module, rows: list[workload.Row], lora: bool) -> 
 
 def loss_of(model: torch.nn.Module, rows: list[workload.Row], config: TrainConfig, attention: str) -> float:
     """Return the summed loss of rows laid out together, in the precision of training."""
-    wide = TrainConfig(window=2 * config.window, micro_batch_tokens=2 * config.window, device=config.device)
     precise = torch.autocast("cuda", torch.bfloat16) if config.device == "cuda" else contextlib.nullcontext()
     with torch.no_grad(), precise:
-        return sum(model(**b.inputs(config.device)).loss.item() for b in micro_batches(rows, wide, attention, PAD))
+        return sum(
+            model(**b.inputs(config.device)).loss.item() for b in micro_batches(rows, attention, 2 * config.window, PAD)
+        )
 
 
 def exactness(model: torch.nn.Module, config: TrainConfig, attention: str, vocabulary: int) -> dict:
@@ -199,13 +199,15 @@ def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) 
         found = exactness(network, config, attention, vocabulary)
         steps = [make_rows(options.passages, config, vocabulary, seed) for seed in range(options.warm + options.steps)]
         needed = [operations(network, rows, method == "lora") for rows in steps]
-        accelerator, network, optimizer = start_training(network, config, config.device)
-        training = Training(network, optimizer, accelerator, config, attention, PAD, len(steps), 0)
+        accelerator, network, optimizer = distribute(network, config, config.device)
+        rows = [row for step in steps for row in step]
+        order = [list(range(begin, begin + options.passages)) for begin in range(0, len(rows), options.passages)]
+        training = Training(network, optimizer, accelerator, config, rows, order, attention, PAD, seed=0)
         seconds = []
-        for number, rows in enumerate(steps, 1):
+        for number in range(1, len(steps) + 1):
             wait(config.device)
             began = time.perf_counter()
-            training.step(number, rows)
+            training.step(number)
             wait(config.device)
             seconds.append(time.perf_counter() - began)
     timed = slice(options.warm, None)

@@ -24,9 +24,9 @@ import torch
 from training_speed import IGNORE, PROMPT, VOCABULARY, make_model
 
 from ctxft.training.config import TrainConfig
-from ctxft.training.distributed import start_training
+from ctxft.training.distributed import distribute
 from ctxft.training.loop import Training
-from ctxft.training.network import build_network
+from ctxft.training.model import trainable_model
 from tests.benchmarks.record import record
 
 TEXT = 6144  # tokens of text in a step
@@ -51,9 +51,9 @@ def main() -> None:
     config = TrainConfig(window=2100, micro_batch_tokens=4096, device="cpu", warmup=0.0)
     with tempfile.TemporaryDirectory() as place:
         make_model(Path(place))
-        network = build_network(place, None, config, "segments")
-    accelerator, network, optimizer = start_training(network, config, "cpu")
-    training = Training(network, optimizer, accelerator, config, "segments", 0, 10_000, 0)
+        network = trainable_model(place, None, config, "segments")
+    accelerator, network, optimizer = distribute(network, config, "cpu")
+    training = Training(network, optimizer, accelerator, config, [], [], "segments", pad=0, seed=0)
     print(
         "| text tokens a passage | cft / cpt, tokens | cft / cpt, CPU time (rounds) | difference, points |\n|---|---|---|---|"
     )
@@ -63,9 +63,10 @@ def main() -> None:
         for turn in range(options.rounds + 1):
             for arm, prompt in (("cpt", 0), ("cft", PROMPT)):
                 number += 1
-                rows = make_rows(length, prompt, turn)
+                training.rows = make_rows(length, prompt, turn)
+                training.order = [list(range(len(training.rows)))] * 10_000
                 began = time.process_time()
-                training.step(number, rows)
+                training.step(number)
                 seconds[arm].append(time.process_time() - began)
         pairs = [b / a for a, b in list(zip(seconds["cpt"], seconds["cft"], strict=True))[1:]]  # the first warms up
         tokens, middle = (1 + PROMPT + length) / (1 + length), statistics.median(pairs)

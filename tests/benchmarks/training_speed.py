@@ -195,10 +195,8 @@ def work(variant: str, folder: Path, documents: int) -> None:
 def exactness(folder: Path) -> dict[str, str]:
     """Return for our layout and for padding how far loss and gradients of a batch are from the rows one at a time."""
     from ctxft.models import load_model
-    from ctxft.training.attention import set_attention
-    from ctxft.training.config import TrainConfig
-    from ctxft.training.loss import read_for_loss
-    from ctxft.training.packing import micro_batches
+    from ctxft.training.loss import patch_loss_forward
+    from ctxft.training.packing import micro_batches, set_attention
 
     rows, plain, ours = make_rows(BATCH, seed=9), load_model(str(folder)), load_model(str(folder))
 
@@ -210,9 +208,9 @@ def exactness(folder: Path) -> dict[str, str]:
     total = sum(_backward(plain(**pad([row]), num_items_in_batch=1).loss) for row in rows)
     reference = gradient(plain)
     padded = _backward(plain(**pad(rows), num_items_in_batch=1).loss), gradient(plain)
-    set_attention(ours, "segments", 1024)
-    read_for_loss(ours)
-    batches = micro_batches(rows, TrainConfig(window=1024), "segments", 0)
+    set_attention(ours, "segments")
+    patch_loss_forward(ours)
+    batches = micro_batches(rows, "segments", 4096, 0)
     packed = sum(_backward(ours(**batch.inputs("cpu")).loss) for batch in batches), gradient(ours)
     found = {"ours": packed, "padded": padded, "grouped": padded}
     with tempfile.TemporaryDirectory() as out:

@@ -23,7 +23,7 @@ from ctxft.run.prepare import prepare
 from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
 from ctxft.storage import write_jsonl
-from ctxft.training.order import passage_order
+from ctxft.training.schedule import passage_order
 from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
 
 RUN = "alert(1)"

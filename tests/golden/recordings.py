@@ -49,15 +49,16 @@ def _values(value: dict | list) -> list:
 
 
 def differences(recorded: object, actual: object, tolerance: float = HERE, where: str = "") -> list[str]:
-    """Return where two JSON values differ: floats by more than the tolerance, learning rates and anything else at all.
+    """Return where two JSON values differ: floats by more than the tolerance (relative for the norm
+    of a gradient), learning rates and anything else at all.
 
     Example:
         >>> differences({"loss": [2.0, 1.0], "id": "a"}, {"loss": [2.000001, 1.1], "id": "a"})
         ['/loss/1: recorded 1.0, found 1.1']
     """
     if isinstance(recorded, float) and isinstance(actual, float):
-        computed = where.endswith("/learning_rate")
-        same = math.isclose(recorded, actual, rel_tol=1e-12 if computed else 0, abs_tol=0 if computed else tolerance)
+        relative = {"learning_rate": 1e-12, "grad_norm": tolerance}.get(where.rsplit("/", 1)[-1], 0)
+        same = math.isclose(recorded, actual, rel_tol=relative, abs_tol=0 if relative else tolerance)
         return [] if same else [f"{where}: recorded {recorded!r}, found {actual!r}"]
     if isinstance(recorded, dict) and isinstance(actual, dict):
         keys = [*recorded, *(key for key in actual if key not in recorded)]
