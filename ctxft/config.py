@@ -12,7 +12,7 @@ from ctxft.data.instructions import PRACTICE
 from ctxft.evaluation.benchmarks import FORMS, benchmark_names
 from ctxft.evaluation.outcomes import RULES
 from ctxft.extras.writer import WriterConfig
-from ctxft.prompts import PROMPT_SETS, check_arm
+from ctxft.prompts import PROMPT_SETS, add_plugins, get_arm
 from ctxft.run.profiles import path_of, values_of
 from ctxft.storage import InputError, check_known, from_mapping, is_there, nearest, runs_root
 from ctxft.training.config import TrainConfig
@@ -187,6 +187,8 @@ class ExperimentConfig:
         seeds: each seed draws its own order and prompts.
         general: general text to mix in, and to measure forgetting on; None for neither.
         corpus, prompts, train, ift, evaluation: see their classes.
+        plugins: folders with your own arms (Python files, which are run; see ``ctxft.prompts.arms``) and prompt sets (YAML
+            files, named without .yaml under ``prompts``).
     """
 
     name: str
@@ -200,6 +202,7 @@ class ExperimentConfig:
     ift: InstructionConfig = field(default_factory=InstructionConfig)
     general: GeneralConfig | None = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._resolve_paths()
@@ -214,8 +217,9 @@ class ExperimentConfig:
         ):
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{what} must be a list of different values with at least one, found {values}.")
+        add_plugins(self.plugins)
         for arm in self.arms:
-            check_arm(arm)
+            get_arm(arm)
         try:
             self.ift.recipe(self.train)
         except InputError as error:
@@ -230,12 +234,15 @@ class ExperimentConfig:
         def resolved(name: str | None, known: tuple[str, ...]) -> str | None:
             return str(Path(name).resolve()) if name and name not in known and is_there(name) else name
 
+        self.plugins = [str(Path(folder).expanduser().resolve()) for folder in self.plugins]
         self.model = resolved(self.model, tuple(BASES))
         for corpus in (self.corpus, *([self.general] if self.general else [])):
             corpus.source = resolved(corpus.source, tuple(SOURCES))
         self.ift.source = resolved(self.ift.source, (PRACTICE,))
-        self.prompts.strategies = resolved(self.prompts.strategies, PROMPT_SETS)
-        self.prompts.negative = resolved(self.prompts.negative, PROMPT_SETS)
+        for name in ("strategies", "negative"):
+            source = getattr(self.prompts, name)
+            found = next((p for f in self.plugins if (p := Path(f) / f"{source}.yaml").exists()), source)
+            setattr(self.prompts, name, resolved(str(found), PROMPT_SETS))
         if self.prompts.writer and self.prompts.writer.server is None:
             self.prompts.writer.model = resolved(self.prompts.writer.model, tuple(BASES))
         self.evaluation.data = resolved(self.evaluation.data, ())

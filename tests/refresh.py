@@ -147,11 +147,11 @@ def write_results(folder: Path) -> None:
 
 def study_rows(condition: str, exam: str = "practice-mmlu") -> list[dict]:
     """Return the rows of a condition of the study: an arm each, with its difference to cpt."""
-    from ctxft.prompts import in_order
+    from ctxft.prompts import sort_arms
     from ctxft.storage import read_json
 
     arms = read_json(STUDY)["conditions"][condition]["exams"][exam]
-    return [{"arm": arm, **arms[arm]} for arm in in_order(arms.keys() - {"lines"})]
+    return [{"arm": arm, **arms[arm]} for arm in sort_arms(arms.keys() - {"lines"})]
 
 
 def write_figure() -> None:

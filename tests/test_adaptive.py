@@ -13,10 +13,9 @@ from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.course import execute
 from ctxft.extras.adaptive import adapt, require_untrained
-from ctxft.extras.written import written_prompts
+from ctxft.extras.written import exchanged, written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import ContextualPrompt
-from ctxft.prompts.arms import exchanged
 from ctxft.run.prepare import prepare
 from ctxft.run.rows import longest_of, read_passages, rows_of
 from ctxft.run.tasks import train_task

@@ -192,7 +192,7 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
     reader, prompt = open_reader(config, "base", 0), prompt_sets_of(config)[0].prompts[0]
     assert reader.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
     passages = read_passages(config.folder)[:3]
-    turn = dataclasses.replace(reader, frame=PromptTemplate(before=(5,), separator="", after=(6, 7)))
+    turn = dataclasses.replace(reader, template=PromptTemplate(before=(5,), separator="", after=(6, 7)))
     for one, ids in ((reader, (len(reader.ids(prompt)),) * 3), (turn, (20, 21, 22))):
         rows = one.control(passages, ids)
         assert [len(row) for row in rows] == list(ids)

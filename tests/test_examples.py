@@ -25,10 +25,11 @@ from ctxft.data.rows import (
     text_budget,
 )
 from ctxft.models import encode_text, load_tokenizer
-from ctxft.prompts import TEXT_STAGES, ContextualPrompt, load_prompt_set, prompt_for
+from ctxft.prompts import ContextualPrompt, load_prompt_set
 from ctxft.storage import InputError, read_jsonl
+from tests.sampling import TEXT_ARMS, prompt_for
 
-TRAINED = TEXT_STAGES
+TRAINED = TEXT_ARMS
 WINDOW = 128
 
 

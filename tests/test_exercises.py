@@ -13,7 +13,7 @@ import pytest
 
 from ctxft.data.documents import Document
 from ctxft.data.passages import cut
-from ctxft.data.rows import IGNORE_INDEX, Rows, arm_tokens, build_row, exercise_ids, special_tokens
+from ctxft.data.rows import IGNORE_INDEX, Rows, arm_tokens, build_row, fitting_pieces, special_tokens
 from ctxft.data.sentences import sentences
 from ctxft.extras.exercises import MOST, Exercise, exercises_of, exercises_text, mine_exercises
 from ctxft.extras.mining import GAP, Reading, causes
@@ -390,7 +390,9 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
     )
     window, after, dropped = 160, [], 0
     for passage, exercises in zip(passages, exercises_of(passages, 0), strict=True):
-        ids, left = exercise_ids(tokenizer, exercises, window - 1 - len(passage.ids) - passage.last)
+        pieces = [exercises_text([exercise])[0] for exercise in exercises]
+        kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - len(passage.ids) - passage.last)
+        left = len(exercises) - len(kept)
         assert ids == (encode_text(tokenizer, exercises_text(exercises[: len(exercises) - left])[0])[0] if ids else [])
         after.append(ids)
         dropped += left
@@ -410,8 +412,8 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
 
 
 def test_without_room_a_row_has_no_exercises(tokenizers):
-    assert exercise_ids(tokenizers["byte"], ASKED, 3) == ([], 4)
-    assert exercise_ids(tokenizers["byte"], [], 100) == ([], 0)
+    assert fitting_pieces(tokenizers["byte"], [exercises_text([one])[0] for one in ASKED], 3) == ([], [])
+    assert fitting_pieces(tokenizers["byte"], [], 100) == ([], [])
 
 
 def test_neighbours_of_the_same_document_tell_what_is_half(tokenizers):

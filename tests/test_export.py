@@ -92,11 +92,11 @@ def test_an_arm_without_prompts_goes_only_where_an_empty_turn_may(prepared, tmp_
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
-        ("base", "not trained"),
-        ("ift", "instructions, no text"),
+        ("base", "trained on no text"),
+        ("ift", "trained on no text"),
         ("cft-ift", "has a second stage"),
         ("cft-learned", "prompts are learned too"),
-        ("reading", "exercises behind each text"),
+        ("reading", "exercises after each text"),
         ("only-critcal", "family in arm 'only-critcal'"),
         ("count-99", "more prompts than"),
         ("cff", "unknown arm 'cff' .did you mean 'cft'"),

@@ -22,19 +22,18 @@ from ctxft.prompts import (
     COMMON_WORDS,
     PROMPT_SETS,
     SEPARATOR,
-    TEXT_STAGES,
     ContextualPrompt,
     PromptSet,
-    check_arm,
     check_subsets,
     control_prompt,
     count_tokens,
+    get_arm,
     load_prompt_set,
-    prompt_for,
 )
 from ctxft.prompts.controls import shuffled_prompt
 from ctxft.storage import InputError
 from ctxft.world.facts import DOMAINS, SPLITS, entities
+from tests.sampling import TEXT_ARMS, prompt_for
 
 TEN = [name for name in PROMPT_SETS if name != "neutral"]  # the books of the ten families
 STRATEGIES = load_prompt_set("strategies")
@@ -202,7 +201,7 @@ def test_impossible_control_is_refused(tokens: int):
 
 def test_prompt_for_each_arm():
     tokenizer = byte_level_tokenizer()
-    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ("base", *TEXT_STAGES)}
+    drawn = {arm: prompt_for(arm, "p1", 0, STRATEGIES, NEGATIVE, tokenizer, True) for arm in ("base", *TEXT_ARMS)}
     assert drawn["base"] is None and drawn["cpt"] is None
     assert drawn["cft"] == STRATEGIES.sample(0, "p1") and drawn["neg"] == NEGATIVE.sample(0, "p1")
     with pytest.raises(InputError, match=r"unknown arm 'contrl' .did you mean 'control'"):
@@ -276,7 +275,7 @@ def test_arms_that_the_book_cannot_give_are_refused(arm: str, message: str):
 @pytest.mark.parametrize("arm", ["only-", "count-0", "count-x", "cft-", "only-a/b", "", "-ift", "without-..-x/.."])
 def test_names_that_are_no_arm_are_refused(arm: str):
     with pytest.raises(InputError, match="here: unknown arm"):
-        check_arm(arm, "here: ")
+        get_arm(arm, "here: ")
 
 
 def test_rare_families_and_single_families_are_drawn_or_refused_at_once(tmp_path: Path):

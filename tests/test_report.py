@@ -18,7 +18,6 @@ from markupsafe import escape
 from matplotlib.colors import same_color
 from sklearn.metrics import f1_score
 
-from ctxft.prompts import TEXT_STAGES
 from ctxft.report import (
     arm_color,
     claims,
@@ -38,8 +37,9 @@ from ctxft.report.record import RunRecord
 from ctxft.report.verdicts import how_to_read, overall, p_value
 from ctxft.statistics import compare, compare_f1, wilson
 from ctxft.storage import InputError, write_json, write_jsonl
+from tests.sampling import TEXT_ARMS
 
-ARMS = ("base", *TEXT_STAGES)
+ARMS = ("base", *TEXT_ARMS)
 RIGHT = {"base": 0.26, "cpt": 0.70, "cft": 0.72, "neg": 0.45, "control": 0.66, "adaptive": 0.78}
 RIGHT |= {"ift": 0.31, "cpt-ift": 0.62, "cft-ift": 0.80}
 SUBJECTS = ("drugs", "companies")
@@ -499,23 +499,22 @@ def test_the_table_is_plain_pandas(run: Path):
 
 
 def test_arms_that_take_a_prompt_apart_are_explained_where_a_run_has_them():
-    def run_of(*arms: str, writer: dict | None = None) -> RunRecord:
-        manifest = {"config": {"prompts": {"writer": writer}}}
+    def run_of(*arms: str) -> RunRecord:
+        manifest = {"config": {}}
         return RunRecord(
             Path("run"), manifest, {}, {arm: {} for arm in arms}, {"exam": {arm: {} for arm in arms}}, None
         )
 
-    assert not any("Further arms" in said for said in how_to_read("cpt", run_of("base", "cpt", "cft-ift")))
+    assert not any("exercises" in said for said in how_to_read("cpt", run_of("base", "cpt", "cft-ift")))
     assert not any(
         "all comparisons of the run" in said for said in how_to_read("cpt", run_of("cpt", "control-neutral"))
     )
     assert any("an oracle that knows" in said for said in how_to_read("cpt", run_of("cpt", "adaptive")))
-    assert any("a language model wrote" in said for said in how_to_read("cpt", run_of("cpt", writer={"model": "m"})))
     parts = how_to_read("cpt", run_of("cpt", "only-critical", "reading-ift"))
     assert any("all comparisons of the run" in said for said in parts)
-    told = next(said for said in parts if "Further" in said)
-    assert told == (
-        "Further arms read: reading no prompt, but exercises about the text after it; only-FAMILY prompts of one family."
+    assert (
+        "cpt reads the text alone; only-* reads prompts of one family; "
+        "reading reads no prompt, but exercises about the text after it." in parts[0]
     )
 
 

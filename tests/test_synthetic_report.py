@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.report.figures import ARM_COLORS
+from ctxft.report.figures import arm_color
 from ctxft.storage import REPO_ROOT, InputError
 from ctxft.synthetic.config import ARMS, load_config
 from ctxft.synthetic.figures import (
@@ -70,7 +70,7 @@ def test_table_says_what_the_runs_say(study: dict) -> None:
 
 
 def test_figures_show_every_arm_in_its_colour(study: dict) -> None:
-    assert all(COLORS[arm] == ARM_COLORS[arm] for arm in ("cft", "cpt", "neg"))
+    assert all(COLORS[arm] == arm_color(arm) for arm in ("cft", "cpt", "neg"))
     curves = curves_figure(study).axes[0]
     lines = {line.get_label(): line for line in curves.lines}
     assert [*ARMS, "best constant"] == list(lines) and all(lines[arm].get_color() == COLORS[arm] for arm in ARMS)

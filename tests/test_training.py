@@ -21,7 +21,7 @@ from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.scoring import text_losses
 from ctxft.models import load_model, load_tokenizer, model_hash
-from ctxft.prompts import load_prompt_set, prompt_for
+from ctxft.prompts import load_prompt_set
 from ctxft.storage import InputError, from_mapping, read_json, read_jsonl
 from ctxft.training.checkpoint import checkpoints
 from ctxft.training.config import TrainConfig
@@ -29,6 +29,7 @@ from ctxft.training.distributed import _check_strategy, training_device
 from ctxft.training.loop import read_train_record, save_model, targets_of, train_arm
 from ctxft.training.schedule import learning_rate, passage_order
 from ctxft.world.facts import model_folder
+from tests.sampling import prompt_for
 
 LORA = {"method": "lora", "lora": from_mapping(TrainConfig, {"lora": {"rank": 2, "alpha": 4}}, "test").lora}
 

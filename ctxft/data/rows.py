@@ -22,7 +22,6 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.passages import Passage
-from ctxft.extras.exercises import Exercise, exercises_text
 from ctxft.models import encode_text
 from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptSet
 from ctxft.storage import InputError
@@ -152,21 +151,23 @@ def text_budget(window: int, longest: int, least: int) -> int:
     return budget
 
 
-def exercise_ids(tokenizer: PreTrainedTokenizerBase, exercises: Sequence[Exercise], room: int) -> tuple[list[int], int]:
-    """Return the token ids of the exercises that stand behind a passage, as many from the first as there is room for.
+def fitting_pieces(
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], room: int
+) -> tuple[Sequence[str], list[int]]:
+    """Return as many pieces of text, from the first, as fit into a number of tokens, and their token ids.
 
-    They are tokenised apart from the text, like a prompt.
+    They are tokenized together and apart from the passage that they follow.
 
     Args:
         tokenizer: of the model.
-        exercises: from ``ctxft.extras.exercises``.
-        room: tokens they may take: the window less start token, text, and EOS if the document ends.
-
-    Returns:
-        (token ids, how many exercises were dropped).
+        pieces: for example exercises about the passage, each with the white space before it.
+        room: tokens they may take: max_length less start token, text, and EOS if the document ends.
     """
-    text, dropped = exercises_text(exercises, lambda text: len(encode_text(tokenizer, text)[0]) <= room)
-    return encode_text(tokenizer, text)[0] if text else [], dropped
+    for number in range(len(pieces), 0, -1):
+        ids = encode_text(tokenizer, "".join(pieces[:number]))[0]
+        if len(ids) <= room:
+            return pieces[:number], ids
+    return [], []
 
 
 def build_row(

@@ -16,9 +16,9 @@ from ctxft.config import ExperimentConfig
 from ctxft.data.passages import Passage
 from ctxft.evaluation.scoring.encoding import Progress
 from ctxft.extras.writer import WriterRecord, estimate_cost, forbids, write_prompts
+from ctxft.extras.writer.write import WRITTEN_ID
 from ctxft.extras.written import writer_of
 from ctxft.models import shared_tokenizer
-from ctxft.prompts.arms import WRITTEN, WRITTEN_ID
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.prepare import require_same
 from ctxft.run.rows import prompt_sets_of, read_passages
@@ -70,7 +70,7 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
 def require_untrained(config: ExperimentConfig, rows: Sequence[dict]) -> None:
     """Refuse to change the prompts of a run after an arm was trained with them: its seeds would differ in more than the seed."""
     now = Counter(row["prompt"] for row in rows if row["prompt"])
-    for path in (path for arm in WRITTEN for path in config.folder.glob(f"arms/{arm}*/seed-*/prompts.jsonl")):
+    for path in config.folder.glob("arms/*adaptive*/seed-*/prompts.jsonl"):
         told = [row["prompt"] for _, row in read_jsonl(path)]
         if Counter(prompt for prompt in told if prompt.startswith(WRITTEN_ID)) != now:
             raise InputError(

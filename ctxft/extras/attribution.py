@@ -26,7 +26,7 @@ from ctxft.extras.readers import (
     spread_out,
     text_stage,
 )
-from ctxft.prompts import ContextualPrompt
+from ctxft.prompts import ContextualPrompt, get_arm
 from ctxft.run.prepare import require_same
 from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder
@@ -291,7 +291,7 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
     require_task(config, arm, seed)
     path, hashes = attribution_file(config, arm, seed), read_json(config.folder / "manifest.json")["hashes"]
     done = arm_folder(config, arm, seed) / "done.json"
-    model = hashes["model"] if arm == "base" else read_checked(done)["model_hash"]
+    model = hashes["model"] if not get_arm(arm).stages else read_checked(done)["model_hash"]
     prompt_sets = dict(
         zip(("strategies", "negative"), (prompt_set.hash for prompt_set in prompt_sets_of(config)), strict=True)
     )

@@ -17,19 +17,13 @@ from ctxft.data.passages import Passage, passages_hash
 from ctxft.extras.tuning import Pair, check_limits, form_named, lines_of
 from ctxft.leakage import find_leaks
 from ctxft.models import shared_tokenizer
-from ctxft.prompts import check_subsets, stages_of
+from ctxft.prompts import check_subsets, get_arm
 from ctxft.run.examine import load_benchmarks
 from ctxft.run.prepare import manifest_of, require_same
 from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.storage import InputError, atomic_file, code_revision, hash_file, sha256, write_json
 
 SHOWN = 10  # items that a refusal names
-NO_PAIRS = {
-    "base": "it is not trained",
-    "ift": "it reads instructions, no text",
-    "cft-learned": "its prompts are learned too, and a service learns the answer alone",
-    "reading": "it reads exercises behind each text",
-}
 
 
 def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path: Path) -> dict:
@@ -53,9 +47,9 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
         verdict and the ids of those partly found, for each benchmark.
 
     Raises:
-        InputError: an arm without such pairs (``NO_PAIRS``, or with a second stage), an unknown form, a run that is not
-            prepared or of another config, a benchmark item in the texts (items and places are named), or a limit of the
-            service that is broken.
+        InputError: an arm without such pairs (it trains on no text, learns prompts, reads exercises, or has two stages), an
+            unknown form, a run that is not prepared or of another config, a benchmark item in the texts (items and places
+            are named), or a limit of the service that is broken.
 
     Example:
         >>> export_pairs(load_experiment("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
@@ -84,8 +78,14 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
 
 def _require_pairs(config: ExperimentConfig, arm: str) -> None:
     """Refuse an arm of which no pairs of a prompt and a passage can be told."""
-    if arm in NO_PAIRS or stages_of(arm) != [arm]:
-        why = NO_PAIRS.get(arm, "it has a second stage; export its first, and tune on instructions apart")
+    found = get_arm(arm)
+    reasons = {
+        "it is trained on no text": not found.reads_text,
+        "it has a second stage; export its first, and tune on instructions apart": found.start,
+        "its prompts are learned too, and a service learns the answer alone": found.learn_prompt,
+        "it reads exercises after each text": found.after,
+    }
+    for why in (why for why, holds in reasons.items() if holds):
         raise InputError(f"arm '{arm}' gives no pairs of a prompt and a passage: {why}.")
     check_subsets([arm], prompt_sets_of(config)[0])
 

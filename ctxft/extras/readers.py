@@ -15,7 +15,7 @@ from ctxft.data.passages import Passage
 from ctxft.data.rows import PromptTemplate, Rows, prompt_ids, prompt_template, special_tokens
 from ctxft.evaluation.scoring import text_losses
 from ctxft.models import shared_tokenizer, window_of
-from ctxft.prompts import ContextualPrompt, control_prompt, stages_of
+from ctxft.prompts import ContextualPrompt, control_prompt, get_arm
 from ctxft.run.examine import trained_model
 from ctxft.run.prepare import require_same
 from ctxft.run.rows import prompt_sets_of, read_passages
@@ -176,8 +176,8 @@ def text_stage(arm: str) -> str | None:
         >>> text_stage("cft-ift"), text_stage("ift"), text_stage("base")
         ('cft', None, None)
     """
-    stages = [stage for stage in stages_of(arm) if stage != "ift"]
-    return stages[0] if stages else None
+    found = get_arm(arm)
+    return found.stages[0] if found.reads_text else None
 
 
 def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tuple[Passage, ContextualPrompt | None]]:
@@ -194,8 +194,8 @@ def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tupl
         raise InputError(f"arm '{arm}' reads no text in training: choose an arm that does, such as cft.")
     folder = arm_folder(config, stage, seed)
     kinds = {prompt.text: prompt.kind for prompt_set in prompt_sets_of(config) for prompt in prompt_set.prompts}
-    other = "control" if stage.startswith("control") else "written"
-    rows = [] if stage == "reading" else [row for _, row in read_jsonl(folder / "prompts.jsonl")]
+    other = "control" if get_arm(stage).control else "written"
+    rows = [] if get_arm(stage).after else [row for _, row in read_jsonl(folder / "prompts.jsonl")]
     drawn = {
         row["passage"]: ContextualPrompt(row["prompt"], row["family"], row["text"], kinds.get(row["text"], other))
         for row in rows

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ctxft.config import ExperimentConfig
 from ctxft.extras.writer import WriterConfig
-from ctxft.prompts import ContextualPrompt, stages_of
-from ctxft.prompts.arms import WRITTEN
-from ctxft.storage import InputError, read_json, read_jsonl, sha256
+from ctxft.prompts import ContextualPrompt
+from ctxft.storage import InputError, read_json, read_jsonl, seeded, sha256
 
 RUN_FIRST = "run `ctxft prompts adapt CONFIG` first"
 
@@ -38,12 +39,6 @@ def failure_of(config: ExperimentConfig) -> str | None:
     return next((reason.removeprefix("failed: ") for reason in reasons if reason.startswith("failed: ")), None)
 
 
-def require_written(config: ExperimentConfig) -> None:
-    """Raise InputError if an arm needs prompts that no model has written yet: told before the other arms are trained."""
-    if config.prompts.writer and any(stage in WRITTEN for arm in config.arms for stage in stages_of(arm)):
-        written_prompts(config)
-
-
 def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | None]:
     """Read back what ``adapt`` wrote.
 
@@ -71,3 +66,26 @@ def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | No
 
 def _prompt(row: dict) -> ContextualPrompt | None:
     return row["prompt"] and ContextualPrompt(row["prompt"], row["family"], row["text"], "strategy")
+
+
+def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict[str, ContextualPrompt | None]:
+    """Give each passage the prompt that was written for another one, in a single cycle that the seed chooses.
+
+    Passages whose prompt was rejected stay without: they read cft's in both arms.
+
+    Raises:
+        InputError: fewer than two passages have a written prompt.
+
+    Example:
+        >>> a, b = (ContextualPrompt(name, "context", name, "strategy") for name in "ab")
+        >>> exchanged({"p": a, "q": b, "r": None}, seed=0) == {"p": b, "q": a, "r": None}
+        True
+    """
+    passages = sorted(passage for passage, prompt in written.items() if prompt)
+    if len(passages) < 2:
+        raise InputError(
+            f"arm control-adaptive exchanges written prompts, but only {len(passages)} passages have one: leave it out."
+        )
+    seeded(seed, "exchanged").shuffle(passages)
+    others = passages[1:] + passages[:1]
+    return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}

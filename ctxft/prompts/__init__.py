@@ -1,26 +1,35 @@
-"""Prompts: prompt sets of contextual prompts, the names of the arms, and the prompt that each reads before a passage."""
+"""Sample contextual prompts: prompt sets, controls, and the table of arms that says what each arm reads."""
 
-from ctxft.prompts.arms import TEXT_STAGES, check_arm, check_subsets, in_order, prompt_for, require_label, stages_of
+from ctxft.prompts.arms import (
+    Arm,
+    PromptSources,
+    add_plugins,
+    check_labels,
+    check_subsets,
+    get_arm,
+    sort_arms,
+    text_stages,
+)
 from ctxft.prompts.controls import COMMON_WORDS, control_prompt, count_tokens
 from ctxft.prompts.files import load_prompt_set
 from ctxft.prompts.sets import FAMILIES, PROMPT_SETS, SEPARATOR, ContextualPrompt, PromptSet
 
-# fmt: off
 __all__ = [
     "COMMON_WORDS",
     "FAMILIES",
     "PROMPT_SETS",
     "SEPARATOR",
-    "TEXT_STAGES",
+    "Arm",
     "ContextualPrompt",
     "PromptSet",
-    "check_arm",
+    "PromptSources",
+    "add_plugins",
+    "check_labels",
     "check_subsets",
     "control_prompt",
     "count_tokens",
-    "in_order",
+    "get_arm",
     "load_prompt_set",
-    "prompt_for",
-    "require_label",
-    "stages_of",
+    "sort_arms",
+    "text_stages",
 ]

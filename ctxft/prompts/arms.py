@@ -1,27 +1,24 @@
-"""An arm, a passage and the prompt sets go in; the contextual prompt that stands before the passage comes out.
+"""The table of arms: what each reads before a passage, and everything else that the kit knows about it.
 
-    cft       a strategy prompt                       neg       a negative prompt
-    control   as many tokens of meaningless words     adaptive  the prompt that suits this very passage
+An arm is one way to train: the same passages in the same order in every arm, and only what is prepended differs. All code that
+depends on an arm looks it up here by ``get_arm(name)``, so adding one is one ``Arm``: in ``ARMS`` below, in a list that a package
+names in its entry points (group ``ctxft.arms``), or in a list ``ARMS`` of a Python file in a folder that the config key
+``plugins`` (or the environment variable ``CTXFT_PLUGINS``) names.
 
-Arms ``base`` and ``cpt`` read none. Further arms take one question each about what it is in a prompt that works:
-
-    control-shuffled    the words of cft's prompt in another order: its words without its meaning
-    control-neutral     a sentence about the text that asks for nothing: a prompt without a strategy
-    control-family      a prompt of another family than cft's: cft again but for the draw, so what chance alone does
-    control-adaptive    the prompt that a model wrote for another passage: whether it matters that it suits the text
-    only-FAMILY         prompts of this family alone          without-FAMILY    all but those of this family
-    count-N             N prompts of the prompt set alone, chosen by the seed; those of count-2 are among those of count-5
-    cft-learned         cft's prompt, which is learned too    reading           no prompt; exercises behind the text
-
-An arm may have a second stage, ``ift`` (instruction fine-tuning): ``cft-ift`` goes on from the model of ``cft``.
+An arm's name may end in ``-ift``: after its text it is fine-tuned on instructions (the paper's word for SFT on instructions).
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+import runpy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
 from ctxft.prompts.files import load_prompt_set
@@ -31,150 +28,334 @@ from ctxft.storage import InputError, check_known, nearest, seeded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEXT_STAGES = ("cpt", "cft", "neg", "control", "adaptive")
-VARIANTS = ("control-shuffled", "control-neutral", "control-family", "control-adaptive", "cft-learned", "reading")
-WRITTEN = ("adaptive", "control-adaptive")  # read what a model wrote, where one is named
-WRITTEN_ID = "adaptive-"  # begins the ids of written prompts
-SUBSETS = ("only", "without", "count")  # with a family, or a number of prompts, behind a dash
-SUBSET = re.compile(rf"(only|without)-({FAMILY_NAME})|(count)-([1-9][0-9]{{0,8}})")
+    from ctxft.data.passages import Passage
+
 IFT = "-ift"
-NO_WRITER = "arm 'control-adaptive' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
+PLUGINS = "CTXFT_PLUGINS"
+GROUP = "ctxft.arms"
+PARAMETERS = {"FAMILY": FAMILY_NAME, "N": r"[1-9][0-9]{0,8}"}  # what the last part of a name may be
 
 
-def check_arm(arm: str, where: str = "") -> str:
-    """Return an arm's name if there is such an arm; whether a prompt set has its family is asked where the prompt set is known.
+@dataclass(frozen=True)
+class PromptSources:
+    """What the prompts of a run are sampled from.
 
     Args:
-        arm: the name.
-        where: stands at the start of the error, e.g. "runs/mini/evals: ".
-
-    Raises:
-        InputError: the arm is unknown; the nearest one is named.
-
-    Example:
-        >>> check_arm("without-critical-ift")
-        'without-critical-ift'
+        seed: of the training.
+        strategies, negative: the run's prompt sets.
+        tokenizer: of the model; counts the tokens of a prompt.
+        written: passage id -> the prompt that a model wrote for it (None where it was rejected); None where no model writes.
     """
-    stage = arm.removesuffix(IFT)
-    if arm not in ("base", "ift") and stage not in (*TEXT_STAGES, *VARIANTS) and not SUBSET.fullmatch(stage):
-        known = ("base", "ift", *TEXT_STAGES, *VARIANTS)
-        raise InputError(
-            f"{where}unknown arm '{arm}'{nearest(arm, known)}; known: {', '.join(known)}, only-FAMILY, without-FAMILY, "
-            f"count-N, and each with {IFT} behind it."
-        )
-    return arm
+
+    seed: int
+    strategies: PromptSet
+    negative: PromptSet
+    tokenizer: PreTrainedTokenizerBase
+    written: Mapping[str, ContextualPrompt | None] | None = None
 
 
-def in_order(arms: Iterable[str]) -> list[str]:
-    """Return different arms in the order of all tables: base, the arms of one stage, ift, then those of two.
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a model.
 
-    Example:
-        >>> in_order(["cft-ift", "only-critical", "neg", "ift", "base"])
-        ['base', 'neg', 'only-critical', 'ift', 'cft-ift']
+    Args:
+        name: as in a config; it may end in a parameter, ``FAMILY`` or ``N``.
+        reads: what it reads, in words that complete "cft reads ...".
+        color: in all figures and tables.
+        prompt: takes ``PromptSources``, a passage and, if the name has a parameter, its value; returns the prompt that is
+            prepended to the passage, or None. An arm without such a function reads no prompt.
+        after: takes the passages and the seed; yields for each passage pieces of text that follow it and are learned like it.
+            As many of them as fit are kept.
+        learn_prompt: the prompt is a target too.
+        sets: the prompt sets whose files are stored next to the trained model, of "strategies" and "negative".
+        control: the ledger says how far its prompts differ in length from cft's.
+        compared: ablation tables compare it with the arms that read a part of the prompt set.
+        needs: of "family" and "prompts" (the parameter names a family, or at most as many prompts, of the strategy set),
+            "families" (the strategy set has more than one), "label" (passages say whether they are reliable, or the config
+            names a writer), "writer" (the config names one).
+        written: takes the experiment and the seed; returns ``PromptSources.written``.
+        written_state: takes the experiment; returns a hash of its written prompts, "" without a writer, None while some are
+            missing.
+        rank: place in tables.
+        trained, reads_text, instructed: whether it is trained, on the passages, on instructions.
+        argument: the value of the parameter.
     """
-    ranks = ("base", *TEXT_STAGES, *VARIANTS, *SUBSETS)
 
-    def place(arm: str) -> tuple:
-        if arm == "ift":
-            return (1, -1, 0, "")
-        stage, kind = arm.removesuffix(IFT), kind_of(arm)
-        argument = (subset_of(stage) or ("", ""))[1]
-        number = int(argument) if kind == "count" else 0
-        return (int(arm != stage), ranks.index(kind), number, argument)
+    name: str
+    reads: str
+    color: str = "#777777"
+    prompt: Callable[..., ContextualPrompt | None] | None = None
+    after: Callable[[Sequence[Passage], int], Iterator[Sequence[str]]] | None = None
+    learn_prompt: bool = False
+    sets: tuple[str, ...] = ("strategies",)
+    control: bool = False
+    compared: bool = True
+    needs: tuple[str, ...] = ()
+    written: Callable[[Any, int], Mapping[str, ContextualPrompt | None] | None] | None = None
+    written_state: Callable[[Any], str | None] | None = None
+    rank: int = 100
+    reads_text: bool = True
+    instructed: bool = False
+    argument: str = ""
 
-    return sorted({check_arm(arm) for arm in arms}, key=place)
+    @property
+    def kind(self) -> str:
+        """The name without the parameter and the second stage: "only" for only-critical-ift."""
+        stage = self.name.removesuffix(IFT)
+        return stage.removesuffix(f"-{self.argument or self.parameter}") if self.parameter or self.argument else stage
 
+    @property
+    def parameter(self) -> str:
+        """The kind of parameter that the name still lacks, "FAMILY" or "N"; else ""."""
+        last = self.name.rpartition("-")[2]
+        return last if last in PARAMETERS else ""
 
-def subset_of(stage: str) -> tuple[str, str] | None:
-    """Return ("only", family), ("without", family) or ("count", number); None for a stage that reads the whole book."""
-    found = SUBSET.fullmatch(stage)
-    return (found[1] or found[3], found[2] or found[4]) if found else None
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the training: the name of the text stage, then "ift"; none for base."""
+        return (self.name.removesuffix(IFT),) * self.reads_text + ("ift",) * self.instructed
 
+    @property
+    def start(self) -> str | None:
+        """The arm whose model the last stage starts from; None for the base model."""
+        return self.stages[0] if len(self.stages) > 1 else None
 
-def kind_of(arm: str) -> str:
-    """Return the arm without its second stage, and without the family or number of a part of the book.
+    @property
+    def order(self) -> tuple:
+        """The place in tables: base, the arms of one stage, ift, then those of two."""
+        number = int(self.argument) if self.argument.isdecimal() else 0
+        return (self.instructed, self.rank if self.reads_text else -1, number, self.argument, self.name)
 
-    Example:
-        >>> kind_of("only-critical-ift"), kind_of("cft-ift")
-        ('only', 'cft')
-    """
-    stage = arm.removesuffix(IFT)
-    return (subset_of(stage) or (stage, ""))[0]
+    def prompt_of(self, sources: PromptSources, passage: Passage) -> ContextualPrompt | None:
+        """Return the prompt that the arm's text stage reads before a passage.
 
-
-def stages_of(arm: str) -> list[str]:
-    """Return the stages of an arm, in order; "base" has none.
-
-    Raises:
-        InputError: the arm is unknown.
-
-    Example:
-        >>> stages_of("cft-ift"), stages_of("control-shuffled")
-        (['cft', 'ift'], ['control-shuffled'])
-    """
-    if check_arm(arm) in ("base", "ift"):
-        return [] if arm == "base" else ["ift"]
-    stage = arm.removesuffix(IFT)
-    return [stage, "ift"] if stage != arm else [stage]
-
-
-def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict[str, ContextualPrompt | None]:
-    """Give each passage the prompt that was written for another one, in a single cycle drawn by the seed.
-
-    Passages whose prompt was rejected stay without: they read cft's in both arms.
-
-    Raises:
-        InputError: fewer than two passages have a written prompt.
-
-    Example:
-        >>> a, b = (ContextualPrompt(name, "context", name, "strategy") for name in "ab")
-        >>> exchanged({"p": a, "q": b, "r": None}, seed=0) == {"p": b, "q": a, "r": None}
-        True
-    """
-    passages = sorted(passage for passage, prompt in written.items() if prompt)
-    if len(passages) < 2:
-        raise InputError(
-            f"arm control-adaptive exchanges written prompts, but only {len(passages)} passages have one: leave it out."
-        )
-    seeded(seed, "exchanged").shuffle(passages)
-    others = passages[1:] + passages[:1]
-    return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}
+        Raises:
+            InputError: the passage lacks what the arm chooses by, or no prompt fits.
+        """
+        if self.prompt is None:
+            return None
+        return self.prompt(sources, passage, self.argument) if self.argument else self.prompt(sources, passage)
 
 
-def check_subsets(arms: Iterable[str], prompt_set: PromptSet) -> None:
-    """Refuse arms that ask for a family which the prompt set has not, or for more prompts than it has.
+# --- prompts ----------------------------------------------------------------------------------------------------------
 
-    Raises:
-        InputError: such an arm; what the prompt set has is told.
-    """
-    for arm in arms:
-        kind, argument = subset_of(arm.removesuffix(IFT)) or ("", "")
-        if kind in ("only", "without"):
-            check_known(argument, prompt_set.families, f"family in arm '{arm}' (prompt set '{prompt_set.name}'):")
-        if (kind == "without" or arm.startswith("control-family")) and len(prompt_set.families) == 1:
-            raise InputError(
-                f"arm '{arm}' has no other prompt to read: the prompt set '{prompt_set.name}' has one family alone."
-            )
-        if kind == "count" and int(argument) > len(prompt_set.prompts):
-            raise InputError(
-                f"arm '{arm}' asks for more prompts than the {len(prompt_set.prompts)} of prompt set '{prompt_set.name}'."
-            )
+
+def strategy_prompt(sources: PromptSources, passage: Passage) -> ContextualPrompt:
+    """Sample a prompt of the strategy set: what arm cft reads."""
+    return sources.strategies.sample(sources.seed, passage.id)
+
+
+def negative_prompt(sources: PromptSources, passage: Passage) -> ContextualPrompt:
+    """Sample a prompt of the negative set: what arm neg reads."""
+    return sources.negative.sample(sources.seed, passage.id)
+
+
+def _random_words(sources: PromptSources, passage: Passage) -> ContextualPrompt:
+    suffix = sources.strategies.suffix
+    tokens = count_tokens(sources.tokenizer, strategy_prompt(sources, passage).text + suffix)
+    return control_prompt(sources.tokenizer, tokens, sources.seed, passage.id, suffix)
+
+
+def _shuffled(sources: PromptSources, passage: Passage) -> ContextualPrompt:
+    prompt = strategy_prompt(sources, passage)
+    return shuffled_prompt(sources.tokenizer, prompt, sources.seed, passage.id, sources.strategies.suffix)
+
+
+def _neutral(sources: PromptSources, passage: Passage) -> ContextualPrompt:
+    return load_prompt_set("neutral").sample(sources.seed, passage.id)
+
+
+def _other_family(sources: PromptSources, passage: Passage) -> ContextualPrompt:
+    family = strategy_prompt(sources, passage).family
+    others = frozenset(prompt for prompt in sources.strategies.prompts if prompt.family != family)
+    return sources.strategies.sample(sources.seed, f"control-family {passage.id}", others)
+
+
+# These keep cft's prompt where they may, so that they differ from cft only where they must.
+def _only(sources: PromptSources, passage: Passage, family: str) -> ContextualPrompt:
+    return sources.strategies.sample(sources.seed, passage.id, _of_family(sources.strategies, family))
+
+
+def _without(sources: PromptSources, passage: Passage, family: str) -> ContextualPrompt:
+    others = frozenset(sources.strategies.prompts) - _of_family(sources.strategies, family)
+    return sources.strategies.sample(sources.seed, passage.id, others)
+
+
+def _count(sources: PromptSources, passage: Passage, number: str) -> ContextualPrompt:
+    return sources.strategies.sample(sources.seed, passage.id, some_prompts(sources.strategies, number, sources.seed))
 
 
 @functools.lru_cache(maxsize=256)
-def allowed_prompts(prompt_set: PromptSet, stage: str, seed: int) -> frozenset[ContextualPrompt]:
-    """Return the prompts of a prompt set that a stage may draw: all, those of a family, all others, or some chosen by the seed.
+def _of_family(prompt_set: PromptSet, family: str) -> frozenset[ContextualPrompt]:
+    return frozenset(prompt for prompt in prompt_set.prompts if prompt.family == family)
+
+
+@functools.lru_cache(maxsize=256)
+def some_prompts(prompt_set: PromptSet, number: str, seed: int) -> frozenset[ContextualPrompt]:
+    """Return N prompts that the seed chooses; those of a smaller N are among those of a larger."""
+    chosen = sorted(prompt_set.prompts, key=lambda prompt: prompt.id)
+    seeded(seed, prompt_set.hash, "count").shuffle(chosen)
+    return frozenset(chosen[: int(number)])
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+# Colors: Okabe and Ito's palette, which color-blind readers can tell apart; further arms have shades of related ones.
+# Ranks 50, 90 and 110 belong to the arms of ctxft/extras.
+ARMS = (
+    Arm("base", "nothing: it is not trained", "#999999", reads_text=False, compared=False, rank=0),
+    Arm("ift", "instructions alone", "#56B4E9", reads_text=False, instructed=True, compared=False, rank=1),
+    Arm("cpt", "the text alone", "#0072B2", rank=10),
+    Arm("cft", "a prompt that names a way of learning", "#D55E00", strategy_prompt, rank=20),
+    Arm("neg", "a prompt that says not to learn", "#CC79A7", negative_prompt, sets=("negative",), rank=30),
+    Arm("control", "random words, as many tokens as cft's prompt", "#009E73", _random_words, control=True, rank=40),
+    Arm("control-shuffled", "the words of cft's prompt in another order", "#005C44", _shuffled, control=True, rank=60),
+    Arm(
+        "control-neutral", "a sentence about the text that asks for nothing", "#73C7AE", _neutral, control=True, rank=70
+    ),
+    Arm(
+        "control-family",
+        "a prompt of another family than cft's",
+        "#3B9A84",
+        _other_family,
+        control=True,
+        needs=("families",),
+        rank=80,
+    ),
+    Arm("cft-learned", "cft's prompt, which it learns too", "#7A3600", strategy_prompt, learn_prompt=True, rank=100),
+    Arm("only-FAMILY", "prompts of one family", "#D55E00", _only, needs=("family",), rank=120),
+    Arm("without-FAMILY", "those of all families but one", "#E9A37A", _without, needs=("family", "families"), rank=130),
+    Arm("count-N", "some N prompts of the set", "#A34800", _count, needs=("prompts",), rank=140),
+)
+
+
+@functools.cache
+def table() -> dict[str, Arm]:
+    """Return all arms by name: those above, those of installed packages, and those of the folders in ``CTXFT_PLUGINS``."""
+    known = {arm.name: arm for arm in ARMS}
+    for entry in entry_points(group=GROUP):
+        _add(known, entry.load(), f"entry point {entry.name} = {entry.value}")
+    for folder in filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)):
+        for path, arms in _arms_in(Path(folder).expanduser().resolve()).items():
+            _add(known, arms, path)
+    return known
+
+
+def add_plugins(folders: Iterable[str | Path]) -> None:
+    """Add the arms that the Python files of some folders define to the table.
+
+    Args:
+        folders: each file ``*.py`` in them may hold a list ``ARMS``. The files are run: name folders that you trust.
+
+    Raises:
+        InputError: a folder is missing, a file fails, or an arm is no ``Arm`` or has a name that is taken.
+    """
+    for folder in folders:
+        for path, arms in _arms_in(Path(folder).expanduser().resolve()).items():
+            _add(table(), arms, path)
+
+
+@functools.cache
+def _arms_in(folder: Path) -> dict[str, list[Arm]]:
+    """Return the arms of each Python file of a folder, which is run once in a process."""
+    if not folder.is_dir():
+        raise InputError(f"plugins: the folder {folder} does not exist: check the path.")
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        try:
+            found[str(path)] = list(runpy.run_path(str(path)).get("ARMS", ()))
+        except Exception as error:  # whatever a plugin raises is a fault of its file
+            raise InputError(f"{path} cannot be used as a plugin: {type(error).__name__}: {error}.") from error
+    return found
+
+
+def _add(known: dict[str, Arm], arms: Iterable[Arm], where: str) -> None:
+    for item in arms:
+        if not isinstance(item, Arm) or not re.fullmatch(FAMILY_NAME, item.name) or item.name.endswith(IFT):
+            raise InputError(
+                f"{where}: ARMS must be a list of Arm, each with a name that could be a folder's: {item!r}."
+            )
+        if known.setdefault(item.name, item) is not item:
+            raise InputError(f"{where}: there is another arm '{item.name}': choose another name.")
+
+
+@functools.lru_cache(maxsize=512)
+def _resolved(name: str, _names: tuple[str, ...]) -> Arm | None:
+    stage = name.removesuffix(IFT)
+    found = table().get(stage)
+    if found and not found.parameter:
+        if stage == name:
+            return found
+        return replace(found, name=name, instructed=True) if found.reads_text else None
+    for pattern in (item for item in table().values() if item.parameter):
+        head = pattern.name.removesuffix(pattern.parameter)
+        value = stage.removeprefix(head)
+        if stage.startswith(head) and re.fullmatch(PARAMETERS[pattern.parameter], value):
+            return replace(pattern, name=name, argument=value, instructed=stage != name)
+    return None
+
+
+def get_arm(name: str, where: str = "") -> Arm:
+    """Return the arm of a name.
+
+    Args:
+        name: such as "cft", "only-critical" or "cft-ift".
+        where: begins the error, e.g. "runs/mini/evals: ".
+
+    Raises:
+        InputError: there is no such arm; the nearest one is named.
 
     Example:
-        >>> sorted(prompt.id for prompt in allowed_prompts(load_prompt_set("strategies"), "only-critical", seed=0))
-        ['critical-1', 'critical-2']
+        >>> get_arm("cft-ift").stages, get_arm("only-critical").kind, get_arm("only-critical").argument
+        (('cft', 'ift'), 'only', 'critical')
     """
-    kind, argument = subset_of(stage) or ("", "")
-    if kind == "count":
-        chosen = sorted(prompt_set.prompts, key=lambda prompt: prompt.id)
-        seeded(seed, prompt_set.hash, "count").shuffle(chosen)
-        return frozenset(chosen[: int(argument)])
-    return frozenset(p for p in prompt_set.prompts if not kind or (p.family == argument) == (kind == "only"))
+    found = _resolved(name, tuple(table()))
+    if found is None:
+        known = list(table())
+        raise InputError(
+            f"{where}unknown arm '{name}'{nearest(name, known)}; known: {', '.join(known)}, and each that reads text with "
+            f"{IFT} appended. An arm of a plugin is known once its folder is named ({PLUGINS}, or the config key plugins)."
+        )
+    return found
+
+
+def sort_arms(names: Iterable[str]) -> list[str]:
+    """Return different arms in the order of all tables: base, the arms of one stage, ift, then those of two.
+
+    Example:
+        >>> sort_arms(["cft-ift", "only-critical", "neg", "ift", "base"])
+        ['base', 'neg', 'only-critical', 'ift', 'cft-ift']
+    """
+    return sorted(set(names), key=lambda name: get_arm(name).order)
+
+
+def text_stages(names: Iterable[str]) -> list[str]:
+    """Return the arms of one stage that some arms begin with, in the order of all tables.
+
+    Example:
+        >>> text_stages(["base", "neg-ift", "ift", "cpt"])
+        ['cpt', 'neg']
+    """
+    return sort_arms(get_arm(name).stages[0] for name in names if get_arm(name).reads_text)
+
+
+def check_subsets(names: Iterable[str], prompt_set: PromptSet) -> None:
+    """Refuse arms that ask for a family that the strategy set does not have, or for more prompts than it has.
+
+    Raises:
+        InputError: there is such an arm; the message says what the set has.
+    """
+    for name in names:
+        found = get_arm(name)
+        if "family" in found.needs:
+            check_known(
+                found.argument, prompt_set.families, f"family in arm '{name}' (prompt set '{prompt_set.name}'):"
+            )
+        if "families" in found.needs and len(prompt_set.families) == 1:
+            raise InputError(f"arm '{name}' has no other prompt to read: set '{prompt_set.name}' has one family alone.")
+        if "prompts" in found.needs and int(found.argument) > len(prompt_set.prompts):
+            size = len(prompt_set.prompts)
+            raise InputError(f"arm '{name}' asks for more prompts than the {size} of prompt set '{prompt_set.name}'.")
 
 
 def require_label(passage_id: str, reliable: bool | None) -> None:
@@ -187,64 +368,19 @@ def require_label(passage_id: str, reliable: bool | None) -> None:
         )
 
 
-def prompt_for(
-    arm: str,
-    passage_id: str,
-    seed: int,
-    strategies: PromptSet,
-    negative: PromptSet,
-    tokenizer: PreTrainedTokenizerBase,
-    reliable: bool | None = None,
-    written: Mapping[str, ContextualPrompt | None] | None = None,
-) -> ContextualPrompt | None:
-    """Return the prompt that an arm reads before a passage; None for the arms that read none (base, cpt, reading).
-
-    The control prompt has, with the separator, as many tokens as the prompt that arm cft reads before the same passage.
-    Where ``without-FAMILY`` and ``count-N`` may keep cft's draw they keep it, so that they differ from cft only where they must.
-    The adaptive prompt is the one that a model wrote for the passage (cft's, where what it wrote was rejected). Without
-    ``written`` it is cft's before a reliable passage and neg's before an unreliable one: the choice of an oracle that
-    knows the truth label, not of a model that reads the passage.
+def check_labels(names: Iterable[str], passages: Iterable[Passage], writer: bool) -> None:
+    """Refuse arms that need truth labels or a writer of prompts that the experiment does not have.
 
     Args:
-        arm: "base", or an arm of one stage of text.
-        passage_id: decides the draw, together with the seed.
-        seed: of the run.
-        strategies, negative: the run's books.
-        tokenizer: counts the tokens of a control prompt.
-        reliable: the passage's truth label; arm adaptive alone needs it, where nothing was written.
-        written: passage id -> the prompt that a model wrote for it, None where it was rejected; for arm control-adaptive
-            as ``exchanged`` returns it.
-
-    Raises:
-        InputError: the arm is unknown, or it is adaptive and the passage has no truth label.
+        names: of the arms.
+        passages: those that are trained on.
+        writer: whether the config names a model that writes prompts.
     """
-    if arm != "base" and stages_of(arm) != [arm]:
-        raise InputError(f"arm '{arm}' reads no text in its last stage, so it has no prompts.")
-    if arm in ("base", "cpt", "reading", "ift"):
-        return None
-    drawn = strategies.sample(seed, passage_id, allowed_prompts(strategies, arm, seed))
-    if arm == "control-adaptive" and written is None:
-        raise InputError(NO_WRITER)
-    if written is not None and arm in WRITTEN:
-        return written[passage_id] or drawn
-    if arm == "adaptive":
-        require_label(passage_id, reliable)
-    if arm == "neg" or (arm == "adaptive" and not reliable):
-        return negative.sample(seed, passage_id)
-    if arm == "control":
-        tokens = count_tokens(tokenizer, drawn.text + strategies.suffix)
-        return control_prompt(tokenizer, tokens, seed, passage_id, strategies.suffix)
-    if arm == "control-shuffled":
-        return shuffled_prompt(tokenizer, drawn, seed, passage_id, strategies.suffix)
-    if arm == "control-neutral":
-        return neutral_set().sample(seed, passage_id)
-    if arm == "control-family":
-        others = frozenset(prompt for prompt in strategies.prompts if prompt.family != drawn.family)
-        return strategies.sample(seed, f"{arm} {passage_id}", others)
-    return drawn
-
-
-@functools.cache
-def neutral_set() -> PromptSet:
-    """Return the prompt set of arm control-neutral: sentences about the text below them that ask for nothing."""
-    return load_prompt_set("neutral")
+    found = {need: name for name in names for need in get_arm(name).needs}
+    if "writer" in found and not writer:
+        raise InputError(
+            f"arm '{found['writer']}' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
+        )
+    if "label" in found and not writer:
+        for passage in passages:
+            require_label(passage.id, passage.reliable)

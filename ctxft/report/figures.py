@@ -24,32 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from ctxft.prompts import in_order
-from ctxft.prompts.arms import kind_of
+from ctxft.prompts import get_arm, sort_arms
 from ctxft.report.record import Source, as_record
 from ctxft.report.verdicts import ablation_rows
 from ctxft.statistics import Outcomes, common_seeds, wilson
 from ctxft.storage import InputError, atomic_file, write_text
 
-# Okabe and Ito's palette, which color-blind readers can tell apart; further arms have darker or lighter shades of their kin.
-ARM_COLORS = {
-    "base": "#999999",
-    "cpt": "#0072B2",
-    "cft": "#D55E00",
-    "neg": "#CC79A7",
-    "control": "#009E73",
-    "adaptive": "#E69F00",
-    "ift": "#56B4E9",
-    "control-shuffled": "#005C44",
-    "control-neutral": "#73C7AE",
-    "control-family": "#3B9A84",
-    "control-adaptive": "#8F6700",
-    "cft-learned": "#7A3600",
-    "reading": "#004A73",
-    "only": "#D55E00",
-    "without": "#E9A37A",
-    "count": "#A34800",
-}
 INK = "#333333"
 MARKERS = "osD^vP*X<>"  # in addition to the colors, for those who cannot tell these apart
 SHEET = matplotlib.rc_params_from_file(
@@ -67,7 +47,7 @@ def arm_color(arm: str) -> str:
         >>> arm_color("cft-ift") == arm_color("cft")
         True
     """
-    return ARM_COLORS[kind_of(arm)]
+    return get_arm(arm).color
 
 
 def styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
@@ -168,7 +148,7 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
     """
     figure, words = Figure(figsize=(7.6, 3.8)), []
     axes = figure.subplots()
-    arms = in_order(set(logs["arm"]))
+    arms = sort_arms(set(logs["arm"]))
     for place, arm in enumerate(arms):
         log, color = logs[logs["arm"] == arm], arm_color(arm)
         seeds = log["seed"].nunique()
@@ -239,7 +219,7 @@ def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str =
     figure, words = Figure(figsize=(1.4 + 3.1 * len(panels), 3.0)), []
     grid = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
     for axes, (title, rows) in zip(grid, panels.items(), strict=True):
-        shown = [row for row in rows if row["arm"] != "base" and not math.isnan(row.get("difference", math.nan))]
+        shown = [row for row in rows if get_arm(row["arm"]).stages and not math.isnan(row.get("difference", math.nan))]
         for y, row in enumerate(reversed(shown)):
             mark(axes, y, _values(row), (arm_color(row["arm"]), "o", ""))
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
@@ -255,8 +235,8 @@ def differences_figure(panels: Mapping[str, Iterable[Mapping]], reference: str =
 
 SIDES = {"only": 0.16, "without": -0.16}  # above and below the line of their family
 LOOKS = {
-    "only": (ARM_COLORS["only"], "o", "this family only"),
-    "without": (ARM_COLORS["without"], "s", "all families but this"),
+    "only": (arm_color("only-any"), "o", "this family only"),
+    "without": (arm_color("without-any"), "s", "all families but this"),
 }
 
 

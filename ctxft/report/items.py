@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from ctxft.prompts import get_arm
 from ctxft.statistics import Outcomes
 from ctxft.storage import InputError, check_known
 
@@ -31,9 +32,9 @@ def answers_of(arms: Outcomes, seed: int) -> Answers:
     """
     found: Answers = {}
     for arm, seeds in arms.items():
-        if arm != "base":
+        if get_arm(arm).stages:
             check_known(str(seed), map(str, seeds), f"seed of arm {arm}:")
-        for row in next(iter(seeds.values())) if arm == "base" else seeds[seed]:
+        for row in next(iter(seeds.values())) if not get_arm(arm).stages else seeds[seed]:
             found.setdefault(row["id"], {})[arm] = row
     return found
 
@@ -48,7 +49,7 @@ def disagreements(answers: Answers, arms: Iterable[str] | None = None) -> list[s
     wanted = None if arms is None else set(arms)
     found = []
     for item, by_arm in answers.items():
-        counted = [row for arm, row in by_arm.items() if (arm != "base" if wanted is None else arm in wanted)]
+        counted = [row for arm, row in by_arm.items() if (get_arm(arm).stages if wanted is None else arm in wanted)]
         if len({row["prediction"] for row in counted}) > 1:
             found.append(item)
     return found

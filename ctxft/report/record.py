@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas
 
-from ctxft.prompts import check_arm, in_order
+from ctxft.prompts import get_arm, sort_arms
 from ctxft.statistics import Outcomes, common_seeds
 from ctxft.storage import InputError, check_known, hash_file, is_there, read_checked, read_json, read_jsonl
 
@@ -136,11 +136,11 @@ def _seed_folders(
     folders: dict[str, dict[int, Path]] = {}
     for path in parent.glob(f"*/seed-*/{file}"):
         arm, seed = path.parts[-3], path.parts[-2].removeprefix("seed-")
-        check_arm(arm, f"{parent}: ")
+        get_arm(arm, f"{parent}: ")
         if not seed.isdecimal():
             raise InputError(f"{path.parent}: a folder seed-<whole number> is needed here; rename or remove it.")
-        if (seeds is None or arm == "base" or int(seed) in seeds) and (arms is None or arm in arms):
+        if (seeds is None or not get_arm(arm).stages or int(seed) in seeds) and (arms is None or arm in arms):
             folders.setdefault(arm, {})[int(seed)] = path.parent
-    for arm in in_order(folders):
+    for arm in sort_arms(folders):
         for seed in sorted(folders[arm]):
             yield arm, seed, folders[arm][seed]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas
 
-from ctxft.prompts import check_arm
-from ctxft.prompts.arms import IFT, SUBSETS, kind_of, subset_of
+from ctxft.prompts import get_arm, sort_arms
 from ctxft.report.record import RunRecord, Source, as_record
 from ctxft.statistics import compare, corrected
 from ctxft.storage import InputError, check_known
@@ -20,7 +19,7 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
     Raises:
         InputError: the reference was not evaluated, or the arms have different items.
     """
-    check_arm(reference, "the reference: ")
+    get_arm(reference, "the reference: ")
     for name, arms in run.outcomes.items():
         if reference not in arms:
             raise InputError(
@@ -33,7 +32,7 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
 
 def searched(run: RunRecord) -> bool:
     """Return whether a run tries parts of the prompts: then whoever looks for the best has to pay for all that were tried."""
-    return any(kind_of(arm) in SUBSETS for arms in run.outcomes.values() for arm in arms)
+    return any(get_arm(arm).argument for arms in run.outcomes.values() for arm in arms)
 
 
 def verdicts(run: Source, reference: str = "cpt") -> list[str]:
@@ -81,21 +80,7 @@ def overall(run: Source, reference: str = "cpt") -> str:
     )
 
 
-PARTS = {
-    "control-shuffled": "control-shuffled the words of cft's prompt in another order",
-    "control-neutral": "control-neutral a sentence about the text that asks for nothing",
-    "control-family": "control-family a prompt of another family than cft's",
-    "control-adaptive": "control-adaptive the prompt that a model wrote for another passage",
-    "cft-learned": "cft-learned cft's prompt, which it learns too",
-    "reading": "reading no prompt, but exercises about the text after it",
-    "only": "only-FAMILY prompts of one family",
-    "without": "without-FAMILY those of all families but one",
-    "count": "count-N some N prompts of the set",
-}
-ORACLE = "the prompt of cft or of neg, as an oracle that knows which texts are true chooses"
-WRITER = (
-    "a prompt that a language model wrote for that text, once for all seeds (cft's, where what it wrote was rejected)"
-)
+USUAL = ("base", "cpt", "cft", "neg", "control", "adaptive")  # the arms that are explained where no run is given
 BY_ARM = "Holm p corrects p for the number of benchmarks on which this arm was compared."
 BY_ALL = "Holm p corrects p for all comparisons of the run at once, since it looks for the best of many prompts."
 
@@ -107,15 +92,11 @@ def how_to_read(reference: str = "cpt", run: RunRecord | None = None) -> list[st
         reference: the arm that is subtracted.
         run: whose arms are explained; None explains those that every run may have.
     """
-    kinds = {kind_of(arm) for arm in run.metrics} if run else set()
-    written = run is not None and run.manifest["config"].get("prompts", {}).get("writer")
-    further = "; ".join(words for kind, words in PARTS.items() if kind in kinds)
+    arms = [get_arm(arm) for arm in sort_arms(run.metrics if run else USUAL)]
+    reads = {arm.kind + "-*" * bool(arm.argument): arm.reads for arm in arms}
     return [
-        "An arm is one way of training, a seed one training of it. base is not trained; cpt reads the text alone; before "
-        "each text cft reads a prompt that names a way of learning, neg one that says not to learn, control random "
-        f"words, and adaptive {WRITER if written else ORACLE}. An arm that ends in -ift was trained further on instructions, "
-        "the arm ift on these alone.",
-        *([f"Further arms read: {further}."] if further else []),
+        f"An arm is one way of training, a seed one training of it. {'; '.join(f'{k} reads {v}' for k, v in reads.items())}. "
+        "An arm that ends in -ift was trained further on instructions.",
         "Accuracy is the mean over seeds, with Wilson's 95 % interval over items. Chance is guessing; majority is always "
         "giving the most common answer position, or label.",
         f"minus {reference} is the difference from {reference} in percentage points (pp), on the same items and the same "
@@ -138,16 +119,18 @@ def part_of(arm: str) -> tuple[str, str] | None:
         >>> part_of("only-key-concepts-ift"), part_of("count-3"), part_of("neg"), part_of("base")
         (('only', 'key-concepts'), ('count', '3'), ('arm', ''), None)
     """
-    stage = arm.removesuffix(IFT)
-    whole = stage in ("cpt", "cft", "neg", "cft-learned") or stage.startswith("control")
-    return subset_of(stage) or (("arm", "") if whole else None)
+    found = get_arm(arm)
+    if found.argument:
+        return found.kind, found.argument
+    return ("arm", "") if found.compared else None
 
 
 def ablations(run: RunRecord, reference: str) -> dict[str, dict[str, tuple[str, str]]]:
     """Return benchmark -> arm -> its kind and part, where parts of the prompts were tried; of the reference's last stage."""
     tried = {}
     for name, arms in run.outcomes.items():
-        parts = {arm: part for arm in arms if arm.endswith(IFT) == reference.endswith(IFT) and (part := part_of(arm))}
+        stage = get_arm(reference).instructed
+        parts = {arm: part for arm in arms if get_arm(arm).instructed == stage and (part := part_of(arm))}
         if any(kind != "arm" for kind, _ in parts.values()):
             tried[name] = parts
     return tried
@@ -223,7 +206,7 @@ def claims(run: Source) -> pandas.DataFrame:
     rows, untested = [], []
     for claim, arm, reference, expected in CLAIMS:
         both = {name: arms for name, arms in learned.items() if arm in arms and reference in arms}
-        if not both and arm.endswith(IFT):
+        if not both and get_arm(arm).instructed:
             untested.append((claim, "", "not tested", "no such arms in this run"))
             continue
         pairs = {name: compare({a: arms[a] for a in (arm, reference)}, reference) for name, arms in both.items()}

@@ -19,6 +19,7 @@ from ctxft.evaluation.outcomes import Journal, write_outcomes
 from ctxft.evaluation.probe import forgetting, probe_state
 from ctxft.evaluation.scoring import text_losses
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
+from ctxft.prompts import get_arm
 from ctxft.run.prepare import require_same
 from ctxft.run.rows import read_passages, rows_of
 from ctxft.run.tasks import arm_folder, eval_folder, require_trained
@@ -82,7 +83,7 @@ def asked_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
 def model_of(config: ExperimentConfig, arm: str, seed: int) -> str:
     """Return the hash of the model that a task examines; raises InputError if it is not trained yet."""
     require_trained(config, arm, seed)
-    if arm == "base":
+    if not get_arm(arm).stages:
         return read_json(config.folder / "manifest.json")["hashes"]["model"]
     return read_checked(arm_folder(config, arm, seed) / "done.json")["model_hash"]
 
@@ -180,7 +181,7 @@ def trained_model(config: ExperimentConfig, arm: str, seed: int) -> PreTrainedMo
         InputError: the model was changed after its training.
     """
     device = pick_device(config.train.device)
-    if arm == "base":
+    if not get_arm(arm).stages:
         return load_model(config.model, config.revision, device)
     folder = arm_folder(config, arm, seed)
     if model_hash(str(folder / "model")) != read_checked(folder / "done.json")["model_hash"]:

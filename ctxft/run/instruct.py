@@ -15,7 +15,7 @@ from ctxft.config import ExperimentConfig
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
 from ctxft.hub import resolve_revision
 from ctxft.models import model_hash
-from ctxft.prompts import stages_of
+from ctxft.prompts import get_arm
 from ctxft.storage import InputError, hash_file, read_json, read_jsonl, seeded, sha256, write_json, write_jsonl
 from ctxft.world.exams import practice_instructions
 
@@ -27,7 +27,7 @@ def has_instructions(arms: list[str]) -> bool:
         >>> has_instructions(["cpt", "cft-ift"])
         True
     """
-    return any("ift" in stages_of(arm) for arm in arms)
+    return any(get_arm(arm).instructed for arm in arms)
 
 
 def _source_state(config: ExperimentConfig, commit: str | None) -> str:

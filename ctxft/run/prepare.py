@@ -16,12 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import ExperimentConfig
 from ctxft.data.documents import corpus_state
-from ctxft.data.passages import Passage, passages_hash, passages_of
+from ctxft.data.passages import passages_hash, passages_of
 from ctxft.data.rows import text_budget
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model, shared_tokenizer
-from ctxft.prompts import check_subsets, in_order, require_label, stages_of
-from ctxft.prompts.arms import NO_WRITER
+from ctxft.prompts import check_labels, check_subsets, sort_arms
 from ctxft.run.instruct import has_instructions, prepare_instructions
 from ctxft.run.rows import add_arms, corpus_ledger, longest_of, prompt_sets_of
 from ctxft.storage import (
@@ -102,7 +101,7 @@ def _prepare(config: ExperimentConfig) -> Path:
     config = pinned(config, commits)
     budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
     passages, held_out, counts = passages_of(config.corpus, tokenizer, budget)
-    _check_labels(config, passages)
+    check_labels(config.arms, passages, config.prompts.writer is not None)  # before anything is written
     inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
     write_jsonl(folder / "passages.jsonl", (p.to_json() for p in passages))
     write_jsonl(folder / "held_out.jsonl", (p.to_json() for p in held_out))
@@ -124,16 +123,6 @@ def _prepare_general(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBas
     write_jsonl(config.folder / "general_held_out.jsonl", (p.to_json() for p in held_out))
     counts |= {"passages": len(passages), "passages held out": len(held_out)}
     return {f"general text: {name}": value for name, value in sorted(counts.items())}
-
-
-def _check_labels(config: ExperimentConfig, passages: list[Passage]) -> None:
-    """Let arm adaptive say what it lacks before anything is written."""
-    stages = {stage for arm in config.arms for stage in stages_of(arm)}
-    if config.prompts.writer is None and "control-adaptive" in stages:
-        raise InputError(NO_WRITER)
-    bare = [passage.id for passage in passages if passage.reliable is None]
-    if config.prompts.writer is None and "adaptive" in stages and bare:
-        require_label(bare[0], None)
 
 
 def manifest_of(config: ExperimentConfig) -> dict | None:
@@ -185,7 +174,7 @@ def require_same(config: ExperimentConfig) -> ExperimentConfig:
 def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write arms and seeds that were added to a run into its manifest and ledger."""
     then = manifest["config"]
-    arms = in_order([*then["arms"], *config.arms])
+    arms = sort_arms([*then["arms"], *config.arms])
     seeds = sorted({*then["seeds"], *config.seeds})
     evaluation = dataclasses.asdict(config.evaluation)
     now = {**then, "arms": arms, "seeds": seeds, "evaluation": evaluation}

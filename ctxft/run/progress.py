@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas
 
 from ctxft.config import ExperimentConfig
-from ctxft.prompts import stages_of
+from ctxft.prompts import get_arm
 from ctxft.run.instruct import read_instruction_rows
 from ctxft.run.rows import read_passages
 from ctxft.run.tasks import Task, arm_folder, is_trained, train_tasks
@@ -163,7 +163,7 @@ def followed_tasks(config: ExperimentConfig) -> list[Task]:
     """Return the tasks of an experiment with those of earlier stages before them: cft-ift goes on from cft."""
     every = {}
     for arm, seed in train_tasks(config):
-        stages = stages_of(arm)
+        stages = get_arm(arm).stages
         every |= {("-".join(stages[: n + 1]), seed): None for n in range(len(stages))}
     return list(every)
 
@@ -177,7 +177,7 @@ def count_steps(config: ExperimentConfig, arm: str, seed: int) -> int:
     done = arm_folder(config, arm, seed) / "done.json"
     if done.exists():
         return read_json(done)["optimizer_steps"]
-    if stages_of(arm)[-1] == "ift":
+    if get_arm(arm).instructed:
         return len(
             passage_order(targets_of(read_instruction_rows(config.folder)), config.ift.recipe(config.train), seed)
         )

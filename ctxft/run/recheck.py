@@ -23,7 +23,7 @@ from ctxft.evaluation.scoring import ChoiceScores
 from ctxft.extras.writer.config import FAMILY_SEED
 from ctxft.extras.written import written_prompts
 from ctxft.models import model_hash
-from ctxft.prompts import stages_of
+from ctxft.prompts import get_arm
 from ctxft.run.examine import asked_as, benchmark_key, held_out_key, model_of
 from ctxft.run.leaks import look_for_leaks
 from ctxft.run.origin import Check, Run, must_equal
@@ -78,12 +78,9 @@ def _done(run: Run, arm: str, seed: int) -> str:
         raise InputError(f"{folder / 'done.json'}: {', '.join(changed) or 'the seed'} is not that of the run.")
     if (done["optimizer_steps"], done["passages"]) != (len(lesson.order), len(lesson.rows)):
         raise InputError(f"{folder / 'done.json'} counts other steps or passages than the run's texts give.")
-    before = stages_of(arm)[:-1]
-    if (
-        before
-        and read_checked(arm_folder(run.config, "-".join(before), seed) / "done.json")["model_hash"] != done["start"]
-    ):
-        raise InputError(f"{folder} went on from another model than that of {'-'.join(before)}: train it again.")
+    before = get_arm(arm).start
+    if before and read_checked(arm_folder(run.config, before, seed) / "done.json")["model_hash"] != done["start"]:
+        raise InputError(f"{folder} went on from another model than that of {before}: train it again.")
     return f"{done['optimizer_steps']} steps of the run's recipe"
 
 

@@ -19,17 +19,14 @@ from ctxft.data.passages import Passage
 from ctxft.data.rows import (
     Rows,
     arm_tokens,
-    exercise_ids,
+    fitting_pieces,
     longest_prompt,
     prompt_ids,
     prompt_template,
     special_tokens,
     text_budget,
 )
-from ctxft.extras.exercises import exercises_of, exercises_text
-from ctxft.extras.written import is_written, written_prompts, written_state
-from ctxft.prompts import PromptSet, in_order, load_prompt_set, prompt_for, stages_of
-from ctxft.prompts.arms import WRITTEN, exchanged
+from ctxft.prompts import Arm, PromptSet, PromptSources, get_arm, load_prompt_set, text_stages
 from ctxft.storage import InputError, read_jsonl, sha256
 
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
@@ -95,17 +92,17 @@ def rows_of(
     Returns:
         (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
     """
-    if arm == "reading":
-        return _reading_rows(config, seed, passages, tokenizer, general)
+    found = get_arm(arm)
+    if found.after is not None:
+        return _rows_with_text_after(config, found, seed, passages, tokenizer, general)
     strategies, negative = prompt_sets_of(config)
     template = prompt_template(tokenizer, strategies)
-    written = written_prompts(config) if arm in WRITTEN and config.prompts.writer else None
-    if written and arm == "control-adaptive":
-        written = exchanged(written, seed)
+    written = found.written(config, seed) if found.written else None
+    sources = PromptSources(seed, strategies, negative, tokenizer, written)
     prompts, drawn = [], []
     known: dict[str, array] = {}  # a prompt set has few prompts, a corpus many passages
     for passage in passages:
-        prompt = prompt_for(arm, passage.id, seed, strategies, negative, tokenizer, passage.reliable, written)
+        prompt = found.prompt_of(sources, passage)
         text = "" if prompt is None else prompt.text
         if text not in known:
             known[text] = array("i", prompt_ids(tokenizer, prompt, template))
@@ -122,7 +119,7 @@ def rows_of(
                 }
             )
     prompts += [array("i")] * len(general)
-    rows = Rows([*passages, *general], prompts, special_tokens(tokenizer), learned=arm == "cft-learned")
+    rows = Rows([*passages, *general], prompts, special_tokens(tokenizer), learned=found.learn_prompt)
     if (
         rows.longest > config.train.window
     ):  # only prompts that stand in no prompt set can be longer than what passages leave room for
@@ -133,22 +130,23 @@ def rows_of(
     return rows, drawn
 
 
-def _reading_rows(
+def _rows_with_text_after(
     config: ExperimentConfig,
+    arm: Arm,
     seed: int,
     passages: list[Passage],
     tokenizer: PreTrainedTokenizerBase,
     general: Sequence[Passage],
 ) -> tuple[Rows, list[dict]]:
-    """Build the rows of arm reading: exercises about each passage behind it, as many as the window has room for."""
+    """Build the rows of an arm that reads text after each passage, as many of its pieces as the window has room for."""
     after, records = [], []
-    for passage, exercises in zip(passages, exercises_of(passages, seed), strict=True):
-        room = config.train.window - 1 - len(passage.ids) - passage.last
-        ids, dropped = exercise_ids(tokenizer, exercises, room)
+    for passage, pieces in zip(passages, arm.after(passages, seed), strict=True):
+        kept, ids = fitting_pieces(tokenizer, pieces, config.train.window - 1 - len(passage.ids) - passage.last)
         after.append(array("i", ids))
-        text, _ = exercises_text(exercises[: len(exercises) - dropped])
-        told = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": "reading", "text": text}
-        records.append(told | {"tokens": len(ids), "exercises": len(exercises) - dropped, "dropped": dropped})
+        text = "".join(kept)
+        record = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": arm.name, "text": text}
+        counts = {"tokens": len(ids), "exercises": len(kept), "dropped": len(pieces) - len(kept)}
+        records.append(record | counts)
     after += [array("i")] * len(general)
     every = [*passages, *general]
     return Rows(every, [array("i")] * len(every), special_tokens(tokenizer), after=after), records
@@ -176,14 +174,14 @@ def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrain
 def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Add to a ledger what each trained arm reads and learns in one pass over the passages, with the first seed's prompts."""
     passages = read_passages(config.folder)
-    stages = {stage for arm in config.arms for stage in stages_of(arm)} - {"ift"}
-    for arm in in_order(stages):
-        written = arm in WRITTEN and config.prompts.writer is not None
-        if written and not is_written(config):
+    for arm in text_stages(config.arms):
+        state_of = get_arm(arm).written_state
+        state = state_of(config) if state_of else ""
+        if state is None:
             continue  # its prompts are written for passages that this very preparation lays down
-        if f"{arm}: rows" not in ledger or (written and ledger.get(f"{arm}: prompts of") != written_state(config)):
+        if f"{arm}: rows" not in ledger or (state and ledger.get(f"{arm}: prompts of") != state):
             ledger |= _arm_ledger(config, arm, passages, tokenizer)
-            ledger |= {f"{arm}: prompts of": written_state(config)} if written else {}
+            ledger |= {f"{arm}: prompts of": state} if state else {}
     return ledger
 
 
@@ -193,16 +191,17 @@ def _arm_ledger(
     """Return what one arm reads and learns, and how far its prompts are from cft's in length where they should be near."""
     rows, records = rows_of(config, arm, config.seeds[0], passages, tokenizer)
     found = {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
-    if arm == "reading":
-        found["reading: exercises"] = sum(record["exercises"] for record in records)
-        found["reading: exercises that the window had no room for"] = sum(record["dropped"] for record in records)
-    if arm.startswith("control"):  # matched to the token, or as near as its kind of prompt comes
+    if get_arm(arm).after:
+        found[f"{arm}: exercises"] = sum(record["exercises"] for record in records)
+        found[f"{arm}: exercises that the window had no room for"] = sum(record["dropped"] for record in records)
+    if get_arm(arm).control:  # matched to the token, or as near as its kind of prompt comes
         read, _ = rows_of(config, "cft", config.seeds[0], passages, tokenizer)
         off = [len(own) - len(cft) for own, cft in zip(rows.prompts, read.prompts, strict=True)]
         found[f"{arm}: prompts of another length than cft's"] = sum(map(bool, off))
         found[f"{arm}: prompt tokens more than cft's"] = sum(off)
-    if arm in WRITTEN and config.prompts.writer:
-        bare = sum(prompt is None for prompt in written_prompts(config).values())
+    written = get_arm(arm).written
+    if prompts := written and written(config, config.seeds[0]):
+        bare = sum(prompt is None for prompt in prompts.values())
         found[f"{arm}: passages without a written prompt"] = bare  # they read cft's
     return found
 

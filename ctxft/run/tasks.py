@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from ctxft.config import ExperimentConfig, to_mapping
 from ctxft.data.passages import Passage, passages_hash
 from ctxft.models import model_hash, shared_tokenizer
-from ctxft.prompts import stages_of
+from ctxft.prompts import get_arm, text_stages
 from ctxft.run.instruct import read_instruction_rows
 from ctxft.run.prepare import manifest_of, pinned
 from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
@@ -44,13 +44,13 @@ Task = tuple[str, int]  # (arm, seed)
 
 def train_tasks(config: ExperimentConfig) -> list[Task]:
     """Return the (arm, seed) pairs that are trained, those of one stage first."""
-    trained = [arm for arm in config.arms if arm != "base"]
-    return [(arm, seed) for arm in sorted(trained, key=lambda arm: len(stages_of(arm))) for seed in config.seeds]
+    trained = [arm for arm in config.arms if get_arm(arm).stages]
+    return [(arm, seed) for arm in sorted(trained, key=lambda arm: len(get_arm(arm).stages)) for seed in config.seeds]
 
 
 def evaluate_tasks(config: ExperimentConfig) -> list[Task]:
     """Return the (arm, seed) pairs that are examined: those trained, and base once."""
-    return [("base", 0)] * ("base" in config.arms) + train_tasks(config)
+    return [(arm, 0) for arm in config.arms if not get_arm(arm).stages] + train_tasks(config)
 
 
 def parse_task(text: str, tasks: Iterable[Task]) -> Task:
@@ -86,8 +86,15 @@ def is_trained(config: ExperimentConfig, arm: str, seed: int) -> bool:
 
 def require_trained(config: ExperimentConfig, arm: str, seed: int) -> None:
     """Raise InputError if an arm has to be trained before it can be examined."""
-    if arm != "base" and not is_trained(config, arm, seed):
+    if get_arm(arm).stages and not is_trained(config, arm, seed):
         raise InputError(f"arm '{arm}', seed {seed} of {config.folder} is not trained yet: run `ctxft train` first.")
+
+
+def require_written(config: ExperimentConfig) -> None:
+    """Raise InputError if an arm reads prompts that no model has written yet: before the other arms are trained."""
+    for arm in map(get_arm, text_stages(config.arms)):
+        if arm.written:
+            arm.written(config, config.seeds[0])
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -102,13 +109,9 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
     return (
         f"# {config.name}: {arm}, seed {seed}\n\n"
         f"Base model: `{name(config.model)}`. Corpus: `{name(config.corpus.source)}`. Method: {config.train.method}.\n\n"
-        "The arm decides what stood before every training passage: nothing (`cpt`), a contextual prompt (`cft`), a negative "
-        "prompt (`neg`), as many meaningless words as the prompt has tokens (`control`), or a prompt that a model wrote for the "
-        "passage or that its truth label chose (`adaptive`); `-ift`: then trained on instructions. Further arms take one "
-        "family of prompts, leave one out, shuffle the words or learn the prompt too: `ctxft.prompts.arms` lists them. "
-        "`prompt_set.yaml` holds the strategy prompt set, for `neg` the negative one; for `adaptive` `negative_prompt_set.yaml` "
-        "stands beside it. Contextual fine-tuning: "
-        "Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
+        f"The arm `{arm}` reads {get_arm(arm).reads}"
+        f"{', and was then trained on instructions' if get_arm(arm).start else ''}. The prompt sets that it samples from, if "
+        "any, are stored next to this card. Contextual fine-tuning: Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
         "Compare it only with the other arms of the same run, which read the same passages in the same order.\n"
     )
 
@@ -126,9 +129,9 @@ def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True
     if done := _done(config, arm, seed):
         return _require_lineage(config, arm, seed, done)
     read_passages(config.folder)  # refuses a folder that is not prepared, before anything is written there
-    *before, _ = stages_of(arm)
+    before = get_arm(arm).start
     if before:  # of an earlier stage
-        train_task(config, "-".join(before), seed, quiet, wait=True)
+        train_task(config, before, seed, quiet, wait=True)
     with _only_process(config, arm, seed, wait):
         if done := _done(config, arm, seed):  # by the process that was waited for
             return done
@@ -142,7 +145,10 @@ def _done(config: ExperimentConfig, arm: str, seed: int) -> dict | None:
 
 def _require_lineage(config: ExperimentConfig, arm: str, seed: int, done: dict) -> dict:
     """Return a finished training's record, or refuse it where the model of its earlier stage is another one now."""
-    first = arm_folder(config, "-".join(stages_of(arm)[:-1]), seed) / "done.json"
+    start = get_arm(arm).start
+    if start is None:
+        return done
+    first = arm_folder(config, start, seed) / "done.json"
     if done.get("start") and first.exists() and read_json(first)["model_hash"] != done["start"]:
         raise InputError(
             f"{first.parent} was trained anew since {arm_folder(config, arm, seed)} went on from it: remove the latter."
@@ -167,14 +173,14 @@ def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
         raise InputError(
             f"{config.folder / 'passages.jsonl'} was changed after it was made: remove the folder and start anew."
         )
-    *before, _ = stages_of(arm)
+    before = get_arm(arm).start
     tokenizer = shared_tokenizer(config.model, config.revision)
     rows, drawn, recipe, order = lesson_of(config, arm, seed, passages, tokenizer)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", drawn)
     files = {"README.md": model_card(config, arm, seed)}
     files |= prompt_set_files(config, arm)
-    start = arm_folder(config, "-".join(before), seed) / "model" if before else None
+    start = arm_folder(config, before, seed) / "model" if before else None
     if start and model_hash(str(start)) != read_json(start.parent / "done.json")["model_hash"]:
         raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
     given = (rows, config.model, tokenizer, recipe, seed, folder, config.revision, files, quiet)
@@ -195,8 +201,7 @@ def lesson_of(
     config: ExperimentConfig, arm: str, seed: int, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
 ) -> Lesson:
     """Return what the last stage of an arm reads; it follows from the run's passages, prompt sets and instructions alone."""
-    stage = stages_of(arm)[-1]
-    if stage == "ift":
+    if get_arm(arm).instructed:
         rows, recipe = read_instruction_rows(config.folder), config.ift.recipe(config.train)
         return Lesson(rows, [], recipe, passage_order(targets_of(rows), recipe, seed))
     general = read_passages(config.folder, "general") if config.general and config.general.share else []
@@ -208,12 +213,12 @@ def lesson_of(
 
 def prompt_set_files(config: ExperimentConfig, arm: str) -> dict[str, str]:
     """Return the files that hold the prompt sets of an arm beside its model; none for an arm that reads no prompt."""
-    stage = stages_of(arm)[-1]
-    if stage in ("cpt", "ift", "reading"):
+    found = get_arm(arm)
+    if found.instructed or found.prompt is None:
         return {}
-    strategies, negative = prompt_sets_of(config)  # control prompts are made for those of the strategy prompt set
-    prompt_sets = {"prompt_set": negative if stage == "neg" else strategies}
-    prompt_sets |= {"negative_prompt_set": negative} if stage == "adaptive" else {}
+    sets = dict(zip(("strategies", "negative"), prompt_sets_of(config), strict=True))
+    names = ("prompt_set", *(f"{name}_prompt_set" for name in found.sets[1:]))
+    prompt_sets = dict(zip(names, (sets[name] for name in found.sets), strict=True))
     dumped = {
         name: yaml.safe_dump(prompt_set.to_dict(), sort_keys=False, allow_unicode=True)
         for name, prompt_set in prompt_sets.items()

@@ -18,7 +18,7 @@ from pathlib import Path
 from ctxft.data.documents import corpus_state
 from ctxft.data.passages import Passage, passages_hash
 from ctxft.models import model_hash
-from ctxft.prompts.arms import WRITTEN
+from ctxft.prompts import get_arm
 from ctxft.run.instruct import has_instructions, make_rows, read_instruction_rows
 from ctxft.run.origin import Check, Run, must_equal
 from ctxft.run.recheck import checks_of_results
@@ -148,7 +148,7 @@ def _ledger(run: Run) -> str:
     seeds = [add_arms(replace(run.config, seeds=[seed]), {}, run.tokenizer) for seed in run.config.seeds]
     found = read_json(run.folder / "ledger.json")
     for name in {**wanted, **seeds[0]}:
-        if name not in found and name.split(":")[0] in WRITTEN:
+        if name not in found and ": " in name and get_arm(name.split(":")[0]).written:
             continue  # its prompts were written after the run was prepared
         right = [wanted[name]] if name in wanted else [values.get(name) for values in seeds]
         if found.get(name) not in right:

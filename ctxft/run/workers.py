@@ -14,7 +14,6 @@ import yaml
 from tqdm import tqdm
 
 from ctxft.config import ExperimentConfig, to_mapping
-from ctxft.extras.written import require_written
 from ctxft.models import pick_device
 from ctxft.run.examine import is_examined, load_benchmarks
 from ctxft.run.prepare import prepare
@@ -25,6 +24,7 @@ from ctxft.run.tasks import (
     evaluate_tasks,
     is_trained,
     require_trained,
+    require_written,
     train_tasks,
 )
 from ctxft.storage import write_text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ctxft.prompts import check_arm, in_order
+from ctxft.prompts import get_arm, sort_arms
 from ctxft.statistics.intervals import Spread, adjusted_mean, item_interval, wilson
 from ctxft.statistics.paired import mcnemar, smallest_difference
 from ctxft.storage import InputError, check_known
@@ -36,7 +36,7 @@ def compare(outcomes: Outcomes, reference: str = "cpt", level: float = 0.95) -> 
         level: of all intervals; 1 - level is the size of the tests, which are not corrected here (see ``corrected``).
 
     Returns:
-        A row per arm, in the order of ``in_order``: arm, n (items), seeds (how many count), accuracy, low, high (shares);
+        A row per arm, in the order of ``sort_arms``: arm, n (items), seeds (how many count), accuracy, low, high (shares);
         difference, difference_low, difference_high, detectable (points; infinite if nothing could be seen), p (all nan
         for the reference itself), shown, mcnemar (the exact p of each seed) and verdict (in words).
 
@@ -45,13 +45,13 @@ def compare(outcomes: Outcomes, reference: str = "cpt", level: float = 0.95) -> 
             in one arm than in another; the first differing item is named.
     """
     for arm in outcomes:
-        check_arm(arm)
+        get_arm(arm)
     check_known(reference, outcomes, "reference arm")
     correct = {
         arm: {seed: [bool(row["correct"]) for row in rows] for seed, rows in seeds.items()}
         for arm, seeds in aligned(common_seeds(outcomes), reference).items()
     }
-    return [_row(arm, correct, reference, level) for arm in in_order(correct)]
+    return [_row(arm, correct, reference, level) for arm in sort_arms(correct)]
 
 
 def common_seeds(outcomes: Outcomes) -> Outcomes:

@@ -10,7 +10,7 @@ import math
 
 import numpy
 
-from ctxft.prompts import in_order
+from ctxft.prompts import sort_arms
 from ctxft.statistics.comparison import Outcomes, aligned, common_seeds
 from ctxft.statistics.intervals import Spread
 from ctxft.storage import InputError, check_known
@@ -69,7 +69,7 @@ def compare_f1(
         seed: of the draws; the same seed gives the same intervals.
 
     Returns:
-        A row per arm, in the order of ``in_order``: arm, n, seeds, f1, low, high (shares); difference, difference_low and
+        A row per arm, in the order of ``sort_arms``: arm, n, seeds, f1, low, high (shares); difference, difference_low and
         difference_high (points; nan for the reference). Ends are nan where no draw changes the value, as where all
         items are right: such a bootstrap knows nothing about other items.
 
@@ -91,7 +91,7 @@ def compare_f1(
         arm: numpy.stack([_scores(rows, classes, weights, average) for rows in seeds.values()])
         for arm, seeds in kept.items()
     }
-    return [_row(arm, scores, reference, n, level) for arm in in_order(scores)]
+    return [_row(arm, scores, reference, n, level) for arm in sort_arms(scores)]
 
 
 def f1_lines(rows: list[dict], average: str = "macro") -> dict[str, float]:

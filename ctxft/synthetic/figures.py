@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ctxft.report.figures import ARM_COLORS, INK, styled
+from ctxft.report.figures import INK, arm_color, styled
 from ctxft.storage import InputError, read_json
 
 # cpt, cft and neg as everywhere; the rest of Okabe and Ito's palette for our own arms.
-COLORS = {name: ARM_COLORS[name] for name in ("cft", "cpt", "neg")}
+COLORS = {name: arm_color(name) for name in ("cft", "cpt", "neg")}
 COLORS |= {"fresh": "#009E73", "no-query": "#56B4E9", "cpt-long": "#E69F00", "neg-scaled": "#000000"}
 COLORS |= {"shuffled": "#8C6D31"}
 STYLES = {"neg-scaled": "--", "shuffled": ":", "cpt-long": "-.", "no-query": (0, (5, 1))}

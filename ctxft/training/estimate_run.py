@@ -5,10 +5,8 @@ from __future__ import annotations
 from ctxft.config import ExperimentConfig
 from ctxft.data.passages import passages_of
 from ctxft.data.rows import text_budget
-from ctxft.extras.written import is_written
 from ctxft.models import pick_device, shared_tokenizer
-from ctxft.prompts import in_order, stages_of
-from ctxft.prompts.arms import WRITTEN
+from ctxft.prompts import get_arm, text_stages
 from ctxft.run.prepare import manifest_of, pinned
 from ctxft.run.rows import longest_of, read_passages, rows_of
 from ctxft.run.tasks import train_tasks
@@ -36,10 +34,10 @@ def count_tokens_and_steps(config: ExperimentConfig) -> dict:
     targets = [len(passage.ids) + passage.last for passage in passages]
     order = passage_order(targets, config.train, config.seeds[0])
     taken = [index for step in order for index in step]
-    arms = {stages_of(arm)[0] for arm in config.arms if arm not in ("base", "ift")}
     reads = {}
-    for arm in in_order(arms):
-        if arm in WRITTEN and config.prompts.writer and not is_written(config):
+    for arm in text_stages(config.arms):
+        written_state = get_arm(arm).written_state
+        if written_state and written_state(config) is None:
             continue  # nobody knows yet how long its prompts will be
         rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
         beside = zip(rows.prompts, rows.after, targets, strict=True)
@@ -105,7 +103,7 @@ def estimate_lines(
     reads = counted["reads"]
     lines.append("tokens read: " + ", ".join(f"{arm} {tokens}" for arm, tokens in reads.items()))
     if rate:
-        tasks = [stages_of(arm)[0] for arm, _ in train_tasks(config)]
+        tasks = [get_arm(arm).stages[0] for arm, _ in train_tasks(config)]
         seconds = sum(reads.get(stage, 0) for stage in tasks) / rate
         lines.append(
             f"time at {rate:g} tokens a second: {seconds / 3600:.2f} hours for all {len(tasks)} tasks, one after "

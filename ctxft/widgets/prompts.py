@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
-from ctxft.data.rows import build_row, exercise_ids, prompt_ids, prompt_template, special_tokens
-from ctxft.extras.exercises import exercises_of
-from ctxft.extras.written import is_written, written_prompts
-from ctxft.prompts import TEXT_STAGES, ContextualPrompt, PromptSet, check_subsets, prompt_for
-from ctxft.prompts.arms import IFT, VARIANTS, WRITTEN, exchanged
+from ctxft.data.rows import build_row, fitting_pieces, prompt_ids, prompt_template, special_tokens
+from ctxft.prompts import ContextualPrompt, PromptSet, PromptSources, check_subsets, get_arm, text_stages
+from ctxft.prompts.arms import Arm, table
 from ctxft.report.rows import Part, check_prompt, cost_text, row_html, row_parts, row_text
 from ctxft.storage import InputError
 from ctxft.widgets.base import Explorer, framed, labelled
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
 
     from ctxft.config import ExperimentConfig
     from ctxft.data.passages import Passage
-
-FAMILY = "FAMILY"  # stands in the names of arms that the control "family" completes
-PARTS = (f"only-{FAMILY}", f"without-{FAMILY}")
 
 
 class PromptExplorer(Explorer):
@@ -60,7 +55,6 @@ class PromptExplorer(Explorer):
         self.config, self.passages, self.tokenizer, self.seed = config, list(passages), tokenizer, seed
         self.strategies, self.negative = strategies, negative
         self.template, self.special = prompt_template(tokenizer, strategies), special_tokens(tokenizer)
-        self.written = written_prompts(config) if config.prompts.writer and is_written(config) else None
         self.arm = labelled(ipywidgets.Dropdown, "arm", options=self._arms(), value="cft")
         self.family = labelled(ipywidgets.Dropdown, "family", options=strategies.families, disabled=True)
         label = f"passage, 1 to {len(self.passages)}"
@@ -73,19 +67,23 @@ class PromptExplorer(Explorer):
     def _arms(self) -> list[str]:
         """Return the arms that can be shown: those that need a label or a written prompt only where there is one."""
         labelled_all = all(passage.reliable is not None for passage in self.passages)
-        there = {"adaptive": self.written is not None or labelled_all, "control-adaptive": self.written is not None}
-        parts = PARTS if len(self.strategies.families) > 1 else PARTS[:1]
-        counts = [arm.removesuffix(IFT) for arm in self.config.arms if arm.startswith("count-")]
+        writer = self.config.prompts.writer is not None
+        lacking = {"label": not (writer or labelled_all), "writer": not writer}
+        lacking["families"] = len(self.strategies.families) == 1
+        counts = [arm for arm in text_stages(self.config.arms) if get_arm(arm).kind == "count"]
         check_subsets(counts, self.strategies)
-        return [arm for arm in (*TEXT_STAGES, *VARIANTS, *parts, *dict.fromkeys(counts)) if there.get(arm, True)]
+        shown = [arm for arm in sorted(table().values(), key=lambda arm: arm.order) if arm.reads_text]
+        shown = [arm for arm in shown if arm.parameter != "N" and not any(lacking.get(need) for need in arm.needs)]
+        missing = [arm.name for arm in shown if arm.written_state and arm.written_state(self.config) is None]
+        return [arm.name for arm in shown if arm.name not in missing] + counts
 
     def _enable(self, _change: dict) -> None:
-        self.family.disabled = self.arm.value not in PARTS
+        self.family.disabled = not self.arm.value.endswith("FAMILY")
 
     @property
     def stage(self) -> str:
         """The arm that is shown, its family filled in."""
-        return self.arm.value.replace(FAMILY, self.family.value)
+        return self.arm.value.replace("FAMILY", self.family.value)
 
     @property
     def passage(self) -> Passage:
@@ -97,11 +95,10 @@ class PromptExplorer(Explorer):
         """The prompt that is shown: the typed one, else the arm's; None for an arm that reads none."""
         if self.own.value:
             return ContextualPrompt("your own", "your own", self.own.value.strip(), "strategy")
-        written, passage = self.written if self.stage in WRITTEN else None, self.passage
-        if written and self.stage == "control-adaptive":
-            written = exchanged(written, self.seed)
-        given = (self.seed, self.strategies, self.negative, self.tokenizer, passage.reliable, written)
-        return prompt_for(self.stage, passage.id, *given)
+        arm = get_arm(self.stage)
+        written = arm.written(self.config, self.seed) if arm.written else None
+        sources = PromptSources(self.seed, self.strategies, self.negative, self.tokenizer, written)
+        return arm.prompt_of(sources, self.passage)
 
     @property
     def problems(self) -> list[str]:
@@ -115,9 +112,9 @@ class PromptExplorer(Explorer):
     def parts(self) -> list[Part]:
         """The row that is shown, taken apart."""
         before = prompt_ids(self.tokenizer, self.prompt, self.template)
-        after = self._exercises() if self.stage == "reading" and not self.own.value else []
-        learned = self.stage == "cft-learned"
-        row = build_row(self.passage, before, self.special, learned, after)
+        arm = get_arm(self.stage)
+        after = self._after(arm) if arm.after and not self.own.value else []
+        row = build_row(self.passage, before, self.special, arm.learn_prompt, after)
         return row_parts(row, self.tokenizer, self.special.eos, len(before), len(after))
 
     @property
@@ -158,9 +155,10 @@ class PromptExplorer(Explorer):
         prompt = ContextualPrompt("your own", "your own", text.strip(), "strategy")
         return len(prompt_ids(self.tokenizer, prompt, self.template))
 
-    def _exercises(self) -> list[int]:
+    def _after(self, arm: Arm) -> list[int]:
+        """Return the ids of the text after the passage; an arm may need its neighbors for that."""
         passage, place = self.passage, self.number.value - 1
         first = max(0, place - 1)
-        exercises = list(exercises_of(self.passages[first : place + 2], self.seed))[place - first]
+        pieces = list(arm.after(self.passages[first : place + 2], self.seed))[place - first]
         room = self.config.train.window - 1 - len(passage.ids) - passage.last
-        return exercise_ids(self.tokenizer, exercises, room)[0]
+        return fitting_pieces(self.tokenizer, pieces, room)[1]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets
 
+from ctxft.prompts import get_arm
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.statistics import Outcomes
 from ctxft.storage import InputError
@@ -51,7 +52,9 @@ class QuestionBrowser(Explorer):
         if self.shown.value == "arms disagree":
             kept = set(disagreements(answers))
         elif self.shown.value == "all trained arms wrong":
-            kept = {i for i, rows in answers.items() if not any(r["correct"] for a, r in rows.items() if a != "base")}
+            kept = {
+                i for i, rows in answers.items() if not any(r["correct"] for a, r in rows.items() if get_arm(a).stages)
+            }
         else:
             kept = set(answers)
         return [question for question in self.questions if question.id in kept]

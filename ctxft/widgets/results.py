@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ipywidgets
 
+from ctxft.prompts import get_arm
 from ctxft.report.choice import Comparison, references_of
 from ctxft.report.figures import picture
 from ctxft.report.page import MACROS
@@ -69,7 +70,7 @@ class ResultsExplorer(Explorer):
 
     def _figures(self, benchmarks: list[str], arms: list[str]) -> str:
         reference = self.reference.value
-        if not set(arms) - {reference, "base"}:
+        if not any(get_arm(arm).stages for arm in set(arms) - {reference}):
             return "<p>No arm is chosen whose difference could be drawn.</p>"
         figures = (self.comparison.figure([name], arms) for name in benchmarks)
         return "".join(MACROS.image(picture(figure, dpi=110)) for figure in figures)

@@ -20,11 +20,12 @@ from ctxft.extras.writer.checks import clean, reject_reason
 from ctxft.extras.writer.config import FAMILY_SEED, WriterConfig, messages_for
 from ctxft.extras.writer.store import Store, key_of, store_path
 from ctxft.prompts import ContextualPrompt, PromptSet, count_tokens
-from ctxft.prompts.arms import WRITTEN_ID
 from ctxft.storage import FailedError, sha256
 
 GIVE_UP = 10  # passages in a row without a reply: then nothing is right with the writer
 UNMETERED = "the server does not say how many tokens a reply took, so limit_cost cannot be kept: leave it out."
+
+WRITTEN_ID = "adaptive-"  # begins the ids of written prompts
 
 
 @dataclass
