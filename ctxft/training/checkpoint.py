@@ -31,19 +31,25 @@ KEPT = 2  # checkpoints that stay
 GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on the first process; the others get nothing
 
 
+def plain_name(name: str) -> str:
+    """Return a parameter's name without what wrappers put into it."""
+    return WRAPPERS.sub("", name)
+
+
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters that are trained, by name without what wrappers put before it."""
-    return {WRAPPERS.sub("", name): p for name, p in model.named_parameters() if p.requires_grad}
+    """Return the parameters that are trained, by name."""
+    return {plain_name(name): p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def gather_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return what is trained, gathered on the first process and nothing on the others; every process must call it."""
-    names = trainable_parameters(model)  # a weight that has two names, as tied ones have, is kept once
-    return {
-        name: value.contiguous()
-        for name, value in get_model_state_dict(model, options=GATHERED).items()
-        if name in names
-    }
+    """Return what is trained, and the buffers beside it, on the first process; every process must call it.
+
+    A weight with two names, as tied ones have, is returned once.
+    """
+    every = {plain_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    others = every - trainable_parameters(model).keys()
+    state = get_model_state_dict(model, options=GATHERED)
+    return {name: value.contiguous() for name, value in state.items() if name not in others}
 
 
 def save_checkpoint(
@@ -87,12 +93,12 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         InputError: the checkpoint holds other parameters than are trained now.
     """
     weights, moments = (load_file(path / f"{name}.safetensors") for name in FILES)
-    if other := set(weights) ^ set(trainable_parameters(model)):
-        raise InputError(f"{path} does not fit this model ({min(other)} is only in one of them): remove its folder.")
-    state: dict[str, dict] = {name: {} for name in weights}
+    state: dict[str, dict] = {}
     for place, value in moments.items():
         name, key = place.rsplit("|", 1)
-        state[name][key] = value
+        state.setdefault(name, {})[key] = value
+    if other := set(state) ^ set(trainable_parameters(model)):
+        raise InputError(f"{path} does not fit this model ({min(other)} is only in one of them): remove its folder.")
     full = StateDictOptions(full_state_dict=True, strict=False)  # every process reads all, and keeps its shard
     optimizer.zero_grad()  # torch only makes room for the state of an optimizer without gradients
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]

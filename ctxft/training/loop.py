@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -327,14 +326,10 @@ def _tracked(accelerator: Accelerator, folder: Path, done: int):
 
 
 def save_model(model: torch.nn.Module, accelerator: Accelerator, folder: Path) -> None:
-    """Write a trained model as safetensors, gathered from all processes; only the first process's folder is kept."""
-    weights, inner = gather_weights(model), accelerator.unwrap_model(model)
-    if not accelerator.is_main_process:
-        return
-    if not isinstance(inner, PeftModel):  # buffers that belong to the weights, of some kinds of models
-        kept = inner.state_dict().keys()
-        weights |= {name: value.cpu() for name, value in inner.named_buffers() if name in kept}
-    inner.save_pretrained(folder, state_dict=weights)
+    """Write a trained model as safetensors, gathered from all processes, which must all call it; the first one writes."""
+    weights = gather_weights(model)
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(folder, state_dict=weights)
 
 
 def _complete_model(folder: Path, tokenizer: PreTrainedTokenizerBase, base: str | None, files: dict[str, str]) -> None:

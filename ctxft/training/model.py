@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,14 +19,6 @@ from ctxft.training.loss import patch_loss_forward
 from ctxft.training.packing import Row, micro_batches, set_attention
 
 PROBE_TOKENS = 12  # of each of the two rows that are read to try out packing and loss
-
-
-@contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """Drop the warning that peft asks transformers by a name that is to be replaced."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, **kwargs) -> PeftModel:
@@ -49,7 +40,7 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, **kwargs) -> Pe
         task_type="CAUSAL_LM",
     )
     try:
-        with _quiet_peft():
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft asks transformers by an old name
             return get_peft_model(model, adapter, **kwargs)
     except ValueError as error:
         raise InputError(f"train.lora.targets: {error}") from None
@@ -84,7 +75,7 @@ def trainable_model(
         adapted = add_adapters(model, config.lora)
         adapted.peft_config["default"].revision = revision
     else:
-        with _quiet_peft():
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
             adapted = PeftModel.from_pretrained(model, start, is_trainable=True)
     # where the files are: peft looks up the base model's config each time it saves, on the hub if it is not here
     adapted.peft_config["default"].base_model_name_or_path = resolve_model(base, revision)[0]

@@ -191,9 +191,10 @@ def shard_batches(batches: list[MicroBatch], rank: int, processes: int) -> list[
 # --- attention inside each row ----------------------------------------------------------------------------------------
 
 
-def _check_kernel(attention: str, bounds: object, options: dict) -> None:
-    unknown = [name for name in UNSUPPORTED if options.get(name) is not None]
-    if bounds is None:
+def _row_bounds(attention: str, kwargs: dict, name: str):
+    """Return what a kernel was passed as bounds of the rows, or refuse a model that it cannot serve."""
+    unknown = [option for option in UNSUPPORTED if kwargs.get(option) is not None]
+    if kwargs.get(name) is None:
         raise InputError(
             "this kind of model does not pass on to its attention where rows begin: set train.pack to false."
         )
@@ -202,52 +203,41 @@ def _check_kernel(attention: str, bounds: object, options: dict) -> None:
             f"this kind of model needs {', '.join(unknown)} in its attention, which '{attention}' does not have: set "
             "train.pack to false and train.attention to eager."
         )
+    return kwargs[name]
 
 
 def _segments_attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, segments=None, sliding_window=None, **options
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, **kwargs
 ):
     """Attend inside each row of one line; query, key and value are (1, heads, tokens, head size)."""
-    _check_kernel("segments", segments, options)
-    kwargs = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    lengths = _row_bounds("segments", kwargs, "segments")
+    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     outputs = []
-    for q, k, v in zip(query.split(segments, 2), key.split(segments, 2), value.split(segments, 2), strict=True):
-        length = q.shape[2]
-        if sliding_window is None or length <= sliding_window:
-            outputs.append(scaled_dot_product_attention(q, k, v, is_causal=True, **kwargs))
-            continue
-        allowed = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-        near = allowed & ~torch.ones_like(allowed).tril(-sliding_window)
-        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=near, **kwargs))
+    for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+        near = None
+        if sliding_window is not None and q.shape[2] > sliding_window:
+            causal = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+            near = causal & ~causal.tril(-sliding_window)
+        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=near, is_causal=near is None, **options))
     return torch.cat(outputs, 2).transpose(1, 2), None
 
 
 def _varlen_attention(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    scaling=None,
-    dropout=0.0,
-    segment_bounds=None,
-    longest_segment=None,
-    sliding_window=None,
-    **options,
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, sliding_window=None, **kwargs
 ):
     """Attend inside each row of one line by torch's variable-length flash attention."""
     from torch.nn.attention.varlen import varlen_attn
 
-    _check_kernel("varlen", segment_bounds, options)
+    bounds = _row_bounds("varlen", kwargs, "segment_bounds")
     if dropout:
         raise InputError("attention dropout does not work with train.attention varlen: set train.pack to false.")
     flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (tokens, heads, head size)
     if flat[0].dtype == torch.float32:  # rotary embedding may have left bfloat16
         flat = [tensor.to(torch.bfloat16) for tensor in flat]
+    longest, grouped = kwargs["longest_segment"], query.shape[1] != key.shape[1]
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
-    bounds = (segment_bounds, segment_bounds, longest_segment, longest_segment)
-    grouped = query.shape[1] != key.shape[1]
-    return varlen_attn(*flat, *bounds, scale=scaling, window_size=window, enable_gqa=grouped)[None], None
+    output = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped)
+    return output[None], None
 
 
 AttentionInterface.register("ctxft_segments", _segments_attention)
