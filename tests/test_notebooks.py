@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import os
 import re
-import subprocess
 import sys
 import time
 from html.parser import HTMLParser
@@ -17,18 +17,13 @@ import psutil
 import pytest
 
 from ctxft.cli import main
-from ctxft.config import load_experiment
 from ctxft.course import copy_course, execute, list_notebooks, normalize, notebooks_folder, run_notebooks, to_html
-from ctxft.course import run as running
 from ctxft.storage import REPO_ROOT, FailedError, InputError, exclusive_lock
+from tests.golden.notebooks import GOLDEN, WORDS, differ, run_small, texts_of
+from tests.offline import PLANTED, guarded
 
 NOTEBOOKS = list_notebooks()
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|Users|mnt|opt)/|[A-Z]:\\\\")
-STUDY = {"pretrain_steps": 20, "finetune_steps": 20, "test_prompts": 32}
-PARAMETERS = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2, "settings": STUDY}
-PARAMETERS |= {"passage_number": 1, "own_prompt": "", "families": ["creative"], "ablation_seeds": [2], "left_out": True}
-PARAMETERS |= {"own_seeds": [3], "recipe": {"window": 96, "steps": 3, "batch_passages": 8, "device": "cpu"}}
-SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -102,12 +97,18 @@ class TestEveryNotebook:
         assert links and all((path.parent / link).exists() for link in links)
 
 
+# --- all notebooks, run by papermill with parameters that are not the defaults, in a process that gets no connection -----
+
+
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All notebooks, run by papermill with parameters that are not the defaults."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CTXFT_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield run_notebooks("mini", "small", parameters=PARAMETERS, overrides=SMALL)
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[str]]:
+    """The run folder, what the command printed, and the connections that were refused."""
+    return run_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def small_run(small: tuple) -> Path:
+    return small[0]
 
 
 def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) -> None:
@@ -117,6 +118,32 @@ def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) ->
         assert 'run_name = "small"' in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
     assert (small_run / "report.html").stat().st_size > 10_000
     assert {p.name for p in (small_run / "evals").iterdir()} == {"base", "cpt", "cft", "neg", "control", "adaptive"}
+
+
+def test_the_course_asks_nothing_of_another_machine(small: tuple, tmp_path: Path) -> None:
+    folder, printed, refused = small
+    assert refused == [], "a library asked something of another machine"
+    written = [path for path in folder.parent.rglob("*") if path.is_file()]
+    assert len(written) > 50
+    for secret in PLANTED.values():
+        assert not [path for path in written if secret.encode() in path.read_bytes()], "a key was written down"
+        assert secret not in printed
+    for verb in ("verify", "compare"):
+        done, refused = guarded([sys.executable, "-m", "ctxft", verb, "small"], folder.parents[1], network=False)
+        assert done.returncode == 0 and refused == [], done.stderr[-3000:]
+
+
+def test_the_notebooks_print_what_was_recorded(small_run: Path) -> None:
+    """Every text of every cell, as `python tests/golden/notebooks.py` recorded it: two runs of the course agree."""
+    golden, texts = json.loads(GOLDEN.read_text(encoding="utf-8")), texts_of(small_run)
+    assert golden.keys() == texts.keys()
+    changed = [
+        f"{name}, code cell {number}: recorded\n{theirs}\nnow\n{ours}"
+        for name in golden
+        for number, (theirs, ours) in enumerate(zip(golden[name], texts[name], strict=True), start=1)
+        if differ(theirs, ours)
+    ]
+    assert not changed, "\n\n".join(changed)
 
 
 def test_html_pages_open_without_a_network(small_run: Path) -> None:
@@ -157,60 +184,103 @@ def test_the_index_leads_to_every_page_and_log(small_run: Path) -> None:
     assert re.search(r"^\d\d:\d\d:\d\d cell 2, \d+\.\d s\n  python 3", log, flags=re.M)
 
 
-def test_strict_nbval_agrees_with_what_papermill_wrote(small_run: Path) -> None:
-    """Every notebook again, every output compared as text: two runs of the course say the same."""
-    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300"]
-    command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(small_run / "notebooks")]
-    names = [path.name for path in NOTEBOOKS]
-    environment = {**os.environ, "TQDM_DISABLE": "1"}
-    done = subprocess.run(
-        [*command, *names], cwd=small_run / "notebooks", env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 100
+def test_a_second_run_skips_what_is_valid(small_run: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CTXFT_RUNS", str(small_run.parent))
+    assert main(WORDS) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("nothing changed since the last run, skipped") == len(NOTEBOOKS)
+    assert "practice-mmlu" in printed and f"report: {small_run / 'report.html'}" in printed
 
 
-def test_second_run_skips_what_is_valid(small_run: Path, capsys: pytest.CaptureFixture) -> None:
-    run_notebooks("mini", "small", parameters=PARAMETERS, overrides=SMALL)
-    assert capsys.readouterr().out.count("skipped") == len(NOTEBOOKS)
+# --- a course of two notebooks that only print ------------------------------------------------------------------------
 
 
-def test_what_a_profile_names_is_part_of_the_stamp(small_run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    stamps = []
-    for questions in ("practice-mmlu", "practice-old"):
-        path.write_text(f"name: small\nevaluation: {{benchmarks: [{questions}], limit: 4}}\n")
-        stamps.append(running._stamp(NOTEBOOKS[0], {}, running._inputs(load_experiment(path))))
-    assert stamps[0] != stamps[1]
+def write_course(folder: Path, *sources: str) -> None:
+    for number, source in enumerate(sources):
+        cells = [
+            nbformat.v4.new_markdown_cell(f"# 0{number} · Tiny <{number}>\n\n**It prints.**"),
+            nbformat.v4.new_code_cell("size: int = 1  # of it", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(source),
+        ]
+        nbformat.write(normalize(nbformat.v4.new_notebook(cells=cells)), folder / f"0{number}_tiny.ipynb")
 
 
-def test_parameters_of_a_profile_reach_the_notebooks_and_leave_the_experiment_as_it_is(
-    tmp_path, monkeypatch, capsys
-) -> None:
-    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
-    path = tmp_path / "own.yaml"
-    text = "name: own\ncorpus: {source: practice, limit: 6}\nnotebooks: {document_number: 2}\n"
-    path.write_text(text)
-    assert load_experiment(path) == load_experiment_of(tmp_path, text.splitlines()[:2])
-    assert main(["run", "--profile", str(path), "--notebook", "02_domain_text"]) == 0
-    executed = read(tmp_path / "own" / "notebooks" / "02_domain_text.ipynb")
-    assert "document_number = 2" in next(c.source for c in executed.cells if c["id"] == "injected-parameters")
-    path.write_text(text.replace("document_number", "document_numbr"))
+@pytest.fixture
+def tiny(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a course of two tiny notebooks."""
+    folder = tmp_path / "course"
+    (folder / "results").mkdir(parents=True)
+    write_course(folder, "print('size', size)", "print('second')")
+    monkeypatch.setenv("CTXFT_NOTEBOOKS", str(folder))
+    return folder
+
+
+def test_only_what_changed_runs_again(tiny: Path, runs: Path, capsys: pytest.CaptureFixture) -> None:
+    def states(*words: str) -> list[str]:
+        assert main(["run", "--name", "tiny", *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-2].startswith("these notebooks evaluated no arm, so there is no table")
+        return ["ran" if "done in" in line else "skipped" for line in lines[:-2]]
+
+    assert states() == ["ran", "ran"]
+    assert states() == ["skipped", "skipped"]
+    assert states("-p", "size=2") == ["ran", "ran"]  # each declares it
+    assert "size 2" in (runs / "tiny" / "notebooks" / "00_tiny.log").read_text(encoding="utf-8")
+    assert states("--notebook", "01_tiny", "-p", "size=2") == ["skipped"]
+    write_course(tiny, "print('size', size)", "print('other')")
+    assert states("-p", "size=2") == ["skipped", "ran"]
+    (runs / "tiny" / "notebooks" / "00_tiny.ipynb").unlink()
+    assert states("-p", "size=2") == ["ran", "skipped"]
+    (tiny / "results" / "new.json").write_text("{}")
+    assert states("-p", "size=2") == ["ran", "ran"]
+    own = tiny / "own.yaml"
+    own.write_text("name: tiny\nevaluation: {benchmarks: [practice-old]}\n")
+    assert states("--profile", str(own), "-p", "size=2") == ["ran", "ran"]  # other questions
+
+
+def test_a_notebook_that_fails_ends_the_run_and_the_index_shows_it(tiny: Path, runs: Path, capsys) -> None:
+    assert main(["run", "--name", "tiny", "--notebook", "00_tiny"]) == 0
+    write_course(tiny, "print('size', size)", "1 / 0")
+    assert main(["run", "--name", "tiny"]) == 1
+    assert "ctxft: notebook 01_tiny.ipynb failed in code cell 2: ZeroDivisionError" in capsys.readouterr().err
+    page = (runs / "tiny" / "index.html").read_text(encoding="utf-8")
+    assert "00 · Tiny &lt;0&gt;" in page and 'class="nothing changed"' in page and 'class="failed"' in page
+    links = re.findall(r'href="([^"]+)"', page)
+    assert links and all((runs / "tiny" / link).exists() for link in links)
+    assert "notebooks/01_tiny.failed.ipynb" in links and "notebooks/01_tiny.html" not in links
+
+
+def test_parameters_of_a_profile_reach_the_notebooks(tiny: Path, runs: Path, capsys) -> None:
+    path = tiny / "own.yaml"
+    path.write_text("name: own\nnotebooks: {size: 7}\n")
+    assert main(["run", "--profile", str(path), "--notebook", "00_tiny"]) == 0
+    assert "size 7" in (runs / "own" / "notebooks" / "00_tiny.log").read_text(encoding="utf-8")
+    path.write_text("name: own\nnotebooks: {sise: 7}\n")
     assert main(["run", "--profile", str(path)]) == 2
-    told = capsys.readouterr().err
-    assert (
-        "own.yaml: notebooks: no notebook takes the parameter 'document_numbr' (did you mean 'document_number'?)"
-        in told
-    )
+    message = "own.yaml: notebooks: no notebook takes the parameter 'sise' (did you mean 'size'?)"
+    assert message in capsys.readouterr().err
     path.write_text("name: own\nnotebooks: [1]\n")
     with pytest.raises(InputError, match=r"own\.yaml: notebooks must be a mapping of parameters to values"):
         run_notebooks(str(path))
 
 
-def load_experiment_of(folder: Path, lines: list[str]):
-    path = folder / "without.yaml"
-    path.write_text("\n".join(lines))
-    return load_experiment(path)
+def test_unknown_parameters_and_notebooks_are_refused(tiny: Path, runs: Path, capsys) -> None:
+    for words, message in (
+        (["-p", "sise=1"], "no notebook takes the parameter 'sise' (did you mean 'size'?); known: size."),
+        (["--notebook", "01_tni"], "unknown notebook '01_tni' (did you mean '01_tiny'?)"),
+        (["-p", "run_name=x"], "use --profile, --name or --set"),
+        (["--set", "arms=[base,cpt]"], "the notebooks compare base, cpt and cft: add cft to arms."),
+    ):
+        assert main(["run", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not runs.exists()
+
+
+def test_a_second_run_of_the_same_notebooks_names_the_first(tiny: Path, runs: Path, capsys) -> None:
+    with exclusive_lock(runs / "mini" / "notebooks" / ".run.lock", "tests"):
+        assert main(["run"]) == 2
+    message = capsys.readouterr().err
+    assert f"another process runs the notebooks of {runs / 'mini'} (process {os.getpid()} on " in message
 
 
 def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -222,18 +292,9 @@ def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, cap
     assert {p.relative_to(tmp_path / "mine") for p in (tmp_path / "mine").rglob("*")} == theirs
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
-    with pytest.raises(InputError, match="exists and is not an empty folder: name another"):
+    with pytest.raises(InputError, match="exists and is not an empty folder: choose another"):
         copy_course(tmp_path / "full")
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep me"
-
-
-def test_a_second_run_of_the_same_notebooks_is_told_who_is_at_it(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
-    lock = tmp_path / "mini" / "notebooks" / ".run.lock"
-    with exclusive_lock(lock, "tests"):
-        assert main(["run", "--notebook", "02_domain_text"]) == 2
-    told = capsys.readouterr().err
-    assert f"another process runs the notebooks of {tmp_path / 'mini'} (process {os.getpid()} on " in told
 
 
 def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -295,19 +356,6 @@ def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
     assert "ZeroDivisionError: division by zero" in (tmp_path / "out" / "99_broken.log").read_text(encoding="utf-8")
 
 
-def test_unknown_parameter_and_notebook_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
-    with pytest.raises(
-        InputError, match=r"no notebook takes the parameter 'question_numbr' \(did you mean 'question_number'\?\)"
-    ):
-        run_notebooks(parameters={"question_numbr": 1})
-    with pytest.raises(InputError, match=r"unknown notebook '03_fine_tunin' \(did you mean '03_fine_tuning'\?\)"):
-        run_notebooks(notebooks=["03_fine_tunin"])
-    with pytest.raises(InputError, match="use --profile, --name or --set"):
-        run_notebooks(parameters={"run_name": "x"})
-    assert not list(tmp_path.iterdir())
-
-
 def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
     source = "from ctxft.storage import InputError\nraise InputError('line 3 of x.jsonl has no text.')"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "99_bad.ipynb")
@@ -315,14 +363,3 @@ def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
         InputError, match=r"^notebook 99_bad\.ipynb failed in code cell 1: line 3 of x\.jsonl has no text\.$"
     ):
         execute(tmp_path / "99_bad.ipynb", tmp_path / "out" / "99_bad.ipynb", {})
-
-
-def test_one_notebook_alone_ends_well_without_a_table(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path))
-    assert main(["run", "--name", "alone", "--notebook", "02_domain_text", "--set", "corpus.limit=6"]) == 0
-    assert "no arm was examined by these notebooks" in capsys.readouterr().out
-
-
-def test_command_line_refuses_an_unknown_parameter(capsys: pytest.CaptureFixture) -> None:
-    assert main(["run", "-p", "question_numbr=1"]) == 2
-    assert capsys.readouterr().err.startswith("ctxft: no notebook takes the parameter 'question_numbr'")
