@@ -58,6 +58,7 @@ Arm = Annotated[str, Option(help="a trained arm, or base")]
 Seed = Annotated[int, Option(help="seed of the training")]
 Reference = Annotated[str, Option(metavar="ARM", help="the arm that others are compared with")]
 Out = Annotated[Path | None, Option(metavar="FILE", help="write the full result, a JSON file")]
+Report = Annotated[Path | None, Option("--out", metavar="FILE", help="write the report, an HTML file")]
 Model = Annotated[str | None, Option(help="count tokens with this model's tokenizer")]
 Family = Annotated[str | None, Option(help="this family alone")]
 Yes = Annotated[bool, Option("--yes", help="continue without a question after the cost is shown")]
@@ -209,14 +210,11 @@ def run(
 ) -> None:
     """Run the notebooks in order and print the results table."""
     from ctxft.course import run_notebooks
-    from ctxft.report import write_report
-    from ctxft.report.attribution import report_sections
 
     overrides = read_settings(settings) | ({"evaluation.data": data} if data else {})
     folder = run_notebooks(profile, name, notebook, read_settings(parameter), overrides)
     if any((folder / "evals").glob("*/*/metrics.json")):
-        compare(str(folder))
-        print(f"\nreport: {write_report(folder, more=report_sections(folder))}")
+        compare(str(folder), out=folder / "report.html")
     else:
         print(f"these notebooks evaluated no arm, so there is no table; they are in {folder / 'notebooks'}")
     print(f"all pages: {folder / 'index.html'}")
@@ -283,9 +281,10 @@ def estimate(
 
 
 @app.command()
-def compare(run: RunName, reference: Reference = "cpt") -> None:
+def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> None:
     """Print a run's paired table and what its tests show."""
-    from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts
+    from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts, write_report
+    from ctxft.report.attribution import report_sections
     from ctxft.report.verdicts import how_to_read, overall
 
     record = read_run(_folder(run))
@@ -297,6 +296,8 @@ def compare(run: RunName, reference: Reference = "cpt") -> None:
     if len(table := f1_table(record, reference)):
         print(f"\nF1 of the classes, with 95 % intervals\n{table.to_string(index=False)}")
     print(f"\nLoss on held-out text, nats per token\n{loss_table(record).to_string(index=False)}")
+    if out:
+        print(f"\nreport: {write_report(record, reference, report_sections(record.folder), out)}")
 
 
 @app.command()

@@ -42,11 +42,12 @@ def test_two_workers_do_the_whole_run_and_a_second_call_nothing(experiment, runs
         patch.setattr(preparation, "code_revision", lambda: pytest.fail("prepared again"))
         ensure_run(config)
     assert files_of(folder) == before
-    assert main(["compare", "tiny"]) == 0
+    assert main(["compare", "tiny", "--out", str(runs / "page" / "own.html")]) == 0
     printed = capsys.readouterr().out
-    for text in ("own-questions", "How to read it", "What the tests say", "Loss on held-out text", "report: "):
+    for text in ("own-questions", "How to read it", "What the tests show", "Loss on held-out text", "report: "):
         assert text in printed
-    assert (folder / "report.html").exists()
+    assert (runs / "page" / "own.html").exists() and (runs / "page" / "figures" / "report-accuracy.png").exists()
+    assert main(["compare", "tiny"]) == 0 and files_of(folder) == before  # it only looks
 
 
 def test_the_sentence_of_a_worker_reaches_the_caller(experiment):

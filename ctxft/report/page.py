@@ -7,6 +7,7 @@ so that no text from a run folder can spell a script.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,15 +86,18 @@ def show_table(table: pandas.DataFrame) -> Table:
     return Table(render("table.html", table=table), table.to_string(index=False))
 
 
-def write_report(run: Source, reference: str = "cpt", more: Sequence[Markup] = ()) -> Path:
-    """Write report.html into a run's folder: tables, figures, verdicts and caveats, in one file that opens offline.
+def write_report(
+    run: Source, reference: str = "cpt", more: Sequence[Markup] = (), out: str | os.PathLike | None = None
+) -> Path:
+    """Write the report of a run: tables, figures, verdicts and caveats, in one file that opens offline.
 
-    Its figures are also in ``figures/``, each as PNG and SVG.
+    Its figures are also in ``figures/`` next to it, each as PNG and SVG.
 
     Args:
         run: a run folder, a Run, or a run that is read already; of a run read with some seeds the page shows these.
         reference: the arm that is subtracted.
         more: further sections, as from ``render``.
+        out: the file to write; None takes report.html in the run's folder.
 
     Returns:
         The path of the file.
@@ -102,15 +106,16 @@ def write_report(run: Source, reference: str = "cpt", more: Sequence[Markup] = (
         InputError: the folder is no evaluated run, the reference was not evaluated, or arms have different items.
     """
     run = as_record(run)
+    path = Path(out or run.folder / "report.html")
 
     def draw(figure: Figure, name: str) -> Picture:  # in the page, and next to it
-        return save(figure, f"report-{name}", run.folder)
+        return save(figure, f"report-{name}", path.parent)
 
     seeds = min(max(map(len, common_seeds(arms).values())) for arms in run.outcomes.values())
     practice = any(name in EXAMS for name in run.outcomes)
     facts = {"seeds": seeds, "practice": practice, "incomplete": _incomplete(run), "origin": _origin(run)}
     page = render("report.html", run=run, reference=reference, more=more, draw=draw, **facts)
-    return write_text(run.folder / "report.html", page)
+    return write_text(path, page)
 
 
 def _incomplete(run: RunRecord) -> dict[str, str]:
