@@ -275,9 +275,9 @@ def estimate(
     data: Data = None,
 ) -> None:
     """Report what training takes: memory, tokens, steps; no weights are read."""
-    from ctxft.training.estimate_run import estimate_lines
+    from ctxft.run.estimate import estimate_lines
 
-    print("\n".join(estimate_lines(_run(config, settings, data).wanted, processes, device, rate, memory)))
+    print("\n".join(estimate_lines(_run(config, settings, data), processes, device, rate, memory)))
 
 
 @app.command()
@@ -318,7 +318,7 @@ def verify(run: RunName, data: Data = None) -> int:
 
     findings = findings_of(_folder(run), data)
     for finding in findings:
-        print(f"{'ok' if finding.follows else 'BAD':4}{finding.what}: {finding.said}")
+        print(f"{'ok' if finding.follows else 'BAD':4}{finding.what}: {finding.message}")
     bad = sum(not finding.follows for finding in findings)
     print(f"\n{bad} of {len(findings)} do not follow from their inputs" if bad else f"\nall {len(findings)} follow")
     return 1 if bad else 0

@@ -16,12 +16,14 @@ from ctxft.extras.adaptive import adapt, require_untrained
 from ctxft.extras.written import exchanged, written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import ContextualPrompt
+from ctxft.prompts.arms import exchanged
+from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.prepare import prepare
-from ctxft.run.rows import longest_of, read_passages, rows_of
+from ctxft.run.rows import read_passages, rows_of
+from ctxft.run.run import Run
 from ctxft.run.tasks import train_task
 from ctxft.run.workers import train_all
 from ctxft.storage import InputError, read_json, read_jsonl
-from ctxft.training.estimate_run import count_tokens_and_steps
 from ctxft.world.facts import model_folder
 from tests.stub_server import StubServer, good_text
 
@@ -82,7 +84,7 @@ def test_passages_leave_room_for_the_longest_prompt_that_may_be_written(adaptive
     with StubServer(mostly_good) as stub:
         config = adaptive(stub, max_tokens=50)
         tokenizer = load_tokenizer(config.model)
-        assert longest_of(config, tokenizer) == 50
+        assert Run(config).longest_prompt == 50
         folder = prepare(config)
         adapt(config)
         rows, _ = rows_of(config, "adaptive", 0, read_passages(folder), tokenizer)
@@ -125,7 +127,7 @@ def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing
         config = adaptive(stub, batch=1)
         path.write_text(yaml.safe_dump(to_mapping(config)), encoding="utf-8")
         assert main(["prompts", "adapt", str(path), "--yes"]) == 1
-        assert "1 of" in (said := capsys.readouterr()).err and "only what is missing is asked for" in said.err
+        assert "1 of" in (said := capsys.readouterr()).err and "only what is missing is requested" in said.err
         with pytest.raises(InputError, match=r"lacks prompts that the writer failed to give .*HTTP 500"):
             train_all(config, 1)
         asked = len(stub.requests)
@@ -148,7 +150,7 @@ def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):
     with StubServer(lambda number, body: "text:What stands at place 5? the water, water") as stub:
         config = adaptive(stub)
         config.evaluation.limit, config.arms = 1, ["cpt", "cft", "adaptive"]
-        assert "adaptive" not in count_tokens_and_steps(config)["reads"]
+        assert "adaptive" not in count_tokens_and_steps(Run(config))["reads"]
         folder = prepare(config)
         record = adapt(config)
         assert record["prompts"] == 0 and record["rejected"] == {"gives away an item": record["passages"]}

@@ -10,15 +10,15 @@ import torch
 from peft import PeftModel
 
 from ctxft.cli import main
-from ctxft.config import load_experiment
 from ctxft.models import load_model
+from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.prepare import prepare
+from ctxft.run.run import Run
 from ctxft.run.tasks import train_task
-from ctxft.storage import InputError, read_json
+from ctxft.storage import InputError, read_json, write_jsonl
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes, model_config
-from ctxft.training.estimate_run import count_tokens_and_steps
-from ctxft.training.model import trainable_model
+from ctxft.training.network import build_network
 from ctxft.world.facts import model_folder
 
 RECIPE = TrainConfig(window=96, micro_batch_tokens=1024)
@@ -90,23 +90,28 @@ def test_no_weights_are_needed(tmp_path):
         model_config("nowhere")
 
 
-def test_tokens_and_steps_are_those_of_the_training(experiment):
-    config = experiment({"steps": None, "epochs": 2}, arms=["cpt", "cft"])
-    said = count_tokens_and_steps(config)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_tokens_and_steps_are_those_of_the_training(experiment, tmp_path, text_of, share):
+    general = write_jsonl(tmp_path / "general.jsonl", [{"id": f"g{n}", "text": text_of(n, 9)} for n in range(6)])
+    mixed = {"general": {"source": str(general), "share": share}} if share else {}
+    config = experiment({"steps": None, "epochs": 2}, arms=["cpt", "cft"], **mixed)
+    said = count_tokens_and_steps(Run(config))
+    assert not config.folder.exists()  # nothing is written
     prepare(config)
-    assert count_tokens_and_steps(config) == said
+    assert count_tokens_and_steps(Run(config)) == said
     for arm in config.arms:
         done = train_task(config, arm, 0)
         assert (done["optimizer_steps"], done["target_tokens"]) == (said["steps"], said["targets"])
     assert said["reads"]["cft"] > said["reads"]["cpt"] > said["targets"]
     ledger = read_json(config.folder / "ledger.json")
     assert said["reads"]["cpt"] >= 2 * ledger["cpt: tokens read"]
+    assert (said["targets"] > 2 * 1.5 * ledger["cpt: target tokens"]) == bool(share)
 
 
 def test_the_command(runs, capsys):
     assert main(["estimate", "mini", "--rate", "1000", "--memory", "0.1", "--set", "train.device=cpu"]) == 0
     out = capsys.readouterr().out
-    steps = count_tokens_and_steps(load_experiment("mini"))["steps"]
+    steps = count_tokens_and_steps(Run("mini"))["steps"]
     assert "parameters: 600,672, trained: 600,672" in out and f"{steps} optimizer steps" in out
     assert "does not fit into 0.1 GiB; what makes it fit: train.micro_batch_tokens: 96" in out
     assert "hours for all 15 tasks" in out and not runs.exists()

@@ -14,19 +14,27 @@ from peft import PeftModel
 
 from ctxft.config import ExperimentConfig, load_experiment, to_mapping
 from ctxft.data import documents
-from ctxft.data.passages import passages_hash
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.outcomes import Journal, read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
-from ctxft.run import examine
-from ctxft.run import prepare as preparation
+from ctxft.run import run as runs_module
+from ctxft.run import tasks
 from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.run.prepare import prepare
 from ctxft.run.profiles import PROFILES
 from ctxft.run.rows import read_passages, rows_of
 from ctxft.run.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.run.workers import evaluate_all, train_all
-from ctxft.storage import InputError, from_mapping, read_json, read_jsonl, write_json, write_jsonl, write_text
+from ctxft.storage import (
+    InputError,
+    from_mapping,
+    hash_file,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 
 def files_of(folder) -> dict[str, int]:
@@ -117,7 +125,7 @@ def test_what_changes_speed_only_may_change_in_a_run(experiment):
 
 def test_two_processes_prepare_one_run_one_after_the_other(experiment, monkeypatch):
     config, inside, most = experiment(), [], []
-    cut = preparation.passages_of
+    cut = runs_module.passages_of
 
     def slow(*given):
         inside.append(1)
@@ -126,7 +134,7 @@ def test_two_processes_prepare_one_run_one_after_the_other(experiment, monkeypat
         inside.pop()
         return cut(*given)
 
-    monkeypatch.setattr(preparation, "passages_of", slow)
+    monkeypatch.setattr(runs_module, "passages_of", slow)
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(prepare, [config, experiment()]))
     assert folders == [config.folder] * 2 and most == [1]  # the second found the first one's work
@@ -166,11 +174,13 @@ def test_the_ledger_accounts_for_every_token(experiment, model_folders):
 
 def test_a_manifest_says_what_was_run_with_what(experiment, model_folders):
     config = experiment()
-    manifest = read_json(prepare(config) / "manifest.json")
+    folder = prepare(config)
+    manifest = read_json(folder / "manifest.json")
     assert manifest["name"] == "tiny" and manifest["config"] == json.loads(json.dumps(to_mapping(config)))
     assert manifest["hashes"]["model"] == model_hash(str(model_folders["byte"]))
-    assert set(manifest["hashes"]) == {"model", "corpus", "prompts", "passages", "held_out"}
-    assert manifest["versions"]["torch"] and manifest["code"] and manifest["model_commit"] is None
+    assert set(manifest["hashes"]) == {"model", "corpus", "prompts"}
+    assert manifest["files"] == {name: hash_file(folder / name) for name in ("passages.jsonl", "held_out.jsonl")}
+    assert manifest["versions"]["torch"] and manifest["code"] and manifest["commits"]["model"] is None
 
 
 def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch):
@@ -183,12 +193,14 @@ def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch
     monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: revision or "c0ffee")
     monkeypatch.setattr(documents, "load_dataset", load)
     manifest = read_json(prepare(experiment(corpus={"source": "org/news"})) / "manifest.json")
-    assert manifest["corpus_commit"] == "c0ffee" and asked == ["c0ffee"]
+    assert manifest["commits"]["corpus"] == "c0ffee" and asked == ["c0ffee"]
 
 
 def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, monkeypatch):
     asked = {}
-    monkeypatch.setattr(examine, "load_benchmark", lambda name, revision, **_options: asked.update({name: revision}))
+    monkeypatch.setattr(
+        runs_module, "load_benchmark", lambda name, revision, **_options: asked.update({name: revision})
+    )
     benchmarks = ["medqa", "mmlu-anatomy", "practice-mmlu"]
     load_benchmarks(experiment(evaluation={"benchmarks": benchmarks, "revisions": ["mmlu-anatomy@refs/pr/1"]}))
     assert asked == {"medqa": None, "mmlu-anatomy": "refs/pr/1", "practice-mmlu": None}
@@ -197,7 +209,7 @@ def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, mon
 def test_a_prepared_run_is_not_prepared_again(experiment, monkeypatch):
     folder = prepare(experiment())
     before = files_of(folder)
-    monkeypatch.setattr(preparation, "passages_of", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr(runs_module, "passages_of", lambda *_: pytest.fail("cut again"))
     prepare(experiment())
     assert files_of(folder) == before
 
@@ -271,7 +283,7 @@ def test_a_killed_examination_leaves_no_metrics_of_other_outcomes(experiment, mo
     first = evaluate_task(config, "base", 0)
     lettered = experiment(evaluation={**to_mapping(config)["evaluation"], "form": "lettered"})
     with monkeypatch.context() as patch:
-        patch.setattr(examine, "metrics", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        patch.setattr(tasks, "metrics", lambda *_: (_ for _ in ()).throw(InterruptedError))
         with pytest.raises(InterruptedError):
             evaluate_task(lettered, "base", 0)
     assert not is_examined(config, "base", 0, load_benchmarks(config))
@@ -405,7 +417,7 @@ def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the
     rows = {arm: dict(read_json(folder / "arms" / arm / "seed-0" / "done.json")) for arm in config.arms}
     logs = {arm: [row for _, row in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in config.arms}
     tokenizer, passages = load_tokenizer(config.model), read_passages(folder)
-    assert passages_hash(passages) == read_json(folder / "manifest.json")["hashes"]["passages"]
+    assert hash_file(folder / "passages.jsonl") == read_json(folder / "manifest.json")["files"]["passages.jsonl"]
     for arm in config.arms:
         assert [step["passages"] for step in logs[arm]] == [step["passages"] for step in logs["cpt"]]
         read, _ = rows_of(config, arm, 0, passages, tokenizer)

@@ -132,7 +132,7 @@ def test_a_second_stage_does_not_go_on_from_another_first_one(experiment):
     first = arm_folder(config, "cpt", 0)
     done = read_json(first / "done.json")
     write_json(first / "done.json", with_checksum(done | {"model_hash": "of another training"}))
-    with pytest.raises(InputError, match=r"cpt/seed-0 was trained anew since .*cpt-ift/seed-0 went on from it"):
+    with pytest.raises(InputError, match=r"cpt/seed-0 was trained again since .*cpt-ift/seed-0 resumed from it"):
         train_task(config, "cpt-ift", 0)
     (arm_folder(config, "cpt-ift", 0) / "done.json").unlink()  # as if it had been killed before its end
     with pytest.raises(InputError, match=r"cpt/seed-0/model was changed after training"):
@@ -147,9 +147,9 @@ def test_a_second_stage_does_not_go_on_from_another_first_one(experiment):
 def test_instructions_of_a_preparation_that_failed_are_made_again(experiment, monkeypatch):
     config = experiment(arms=["cpt-ift"], ift={"limit": 40})
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(preparation, "add_arms", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        patch.setattr(preparation, "ledger_of", lambda *_: (_ for _ in ()).throw(InterruptedError))
         prepare(config)
-    assert (config.folder / "instructions.json").exists() and not (config.folder / "manifest.json").exists()
+    assert (config.folder / "instructions.jsonl").exists() and not (config.folder / "manifest.json").exists()
     prepare(experiment(arms=["cpt-ift"], ift={"limit": 5}))
     assert len(read_instruction_rows(config.folder)) <= 5
 
@@ -165,7 +165,7 @@ def test_changed_instructions_are_refused(experiment, tmp_path):
     config = experiment(arms=["cpt-ift"], ift={"source": str(path), "steps": 1})
     prepare(config)
     write_jsonl(path, [{"prompt": "the hill", "response": "a river"}])
-    with pytest.raises(InputError, match=r"own.jsonl was changed after .*instructions.json was made"):
+    with pytest.raises(InputError, match=r"holds another run \(the instructions changed\)"):
         prepare(config)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
+import yaml
 
 import ctxft
-from ctxft.storage import InputError
+from ctxft.config import to_mapping
+from ctxft.run import run as run_module
+from ctxft.storage import PACKAGE_ROOT, InputError, write_text
 
 
 def test_from_the_package_to_a_table(experiment):
@@ -24,7 +31,9 @@ def test_from_the_package_to_a_table(experiment):
 
 
 def test_a_name_that_leads_nowhere_names_what_there_is(runs):
-    with pytest.raises(InputError, match=r"unknown profile 'minni' \(did you mean 'mini'\?\), and no run"):
+    with pytest.raises(
+        InputError, match=r"unknown profile 'minni' \(did you mean 'mini'\?\); known: mini, .*, or a run"
+    ):
         ctxft.Run("minni")
     with pytest.raises(InputError, match="unknown arm 'ctf'"):
         ctxft.Run("mini", arms=["ctf"])
@@ -36,3 +45,48 @@ def test_importing_the_package_loads_nothing_heavy():
     assert set(ctxft.__all__) <= set(dir(ctxft)) and all(getattr(ctxft, name) for name in ctxft.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ctxft.nothing  # noqa: B018
+
+
+def test_two_commands_at_once_keep_their_own_settings(experiment, tmp_path):
+    """Each worker gets the config of its own command, also where another one works in the same run folder."""
+    run = ctxft.Run(experiment(arms=["base", "cpt"])).prepare()
+    limits = {"4": "tiny-4", "6": "tiny-6"}
+    path = write_text(tmp_path / "tiny.yaml", yaml.safe_dump(to_mapping(run.wanted)))
+    command = [sys.executable, "-m", "ctxft"]
+    train = [*command, "train", str(path), "--workers", "1"]
+    evaluate = [[*command, "evaluate", str(path), "--task", "base:0", "--set", f"evaluation.limit={n}"] for n in limits]
+    assert [process.wait() for process in map(subprocess.Popen, [train, evaluate[0]])] == [0, 0]
+    assert ctxft.Run(path).is_trained("cpt")
+
+    def size(arm: str) -> int:
+        return len(run.outcomes("own-questions", arm))
+
+    four, six = (ctxft.Run(path, overrides={"evaluation.limit": n}) for n in (4, 6))
+    with ThreadPoolExecutor(2) as pool:  # base by one command, cpt by the other
+        done = [
+            pool.submit(ctxft.Run(one.wanted, arms=[arm]).evaluate, 1) for one, arm in ((four, "base"), (six, "cpt"))
+        ]
+        assert all(future.result() for future in done)
+    assert (size("base"), size("cpt")) == (4, 6)
+
+
+def test_inputs_are_read_once_and_rows_are_built_once(experiment, questions_file, tmp_path):
+    """Three trainings and four evaluations in one process: each prompt set, benchmark and passage file is read once."""
+    sets = [
+        shutil.copy(PACKAGE_ROOT / "prompts" / "sets" / f"{name}.yaml", tmp_path) for name in ("strategies", "negative")
+    ]
+    config = experiment(
+        arms=["base", "cpt", "cft", "control"], prompts={"strategies": str(sets[0]), "negative": str(sets[1])}
+    )
+    opened: Counter = Counter()
+    sys.addaudithook(lambda event, details: event == "open" and opened.update([str(details[0])]))
+    with mock.patch.object(run_module, "build_rows", wraps=run_module.build_rows) as build:
+        run = ctxft.Run(config).prepare()
+        for task in run.train_tasks:
+            run.train_task(*task)
+        for task in run.evaluate_tasks:
+            run.evaluate_task(*task)
+    read = {str(path): opened[str(path)] for path in (*sets, questions_file)}
+    assert set(read.values()) == {1}, read
+    arms = Counter((call.args[1], len(call.args[3])) for call in build.call_args_list)
+    assert set(arms.values()) == {1} and len(arms) == 3 + 2, arms  # rows of three arms, and held-out text in two ways

@@ -14,7 +14,6 @@ from ctxft.config import ExperimentConfig
 from ctxft.extras.adaptive import adapt
 from ctxft.extras.attribution import attribute
 from ctxft.run.examine import evaluate_task
-from ctxft.run.leaks import check_leaks
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
 from ctxft.run.verify import verify
@@ -68,7 +67,6 @@ def made(tmp_path_factory, model_folders):
             train_task(config, *task)
         for task in evaluate_tasks(config):
             evaluate_task(config, *task)
-        check_leaks(config)
         attribute(config, "cft", 0, limit=4, passages=2)
     return place
 
@@ -111,7 +109,7 @@ def swap(one: Path, other: Path) -> None:
 
 def bad(run: Path) -> dict[str, str]:
     """Return what does not follow, with the sentence that says why."""
-    found = {finding.what: finding.said for finding in verify(run) if not finding.follows}
+    found = {finding.what: finding.message for finding in verify(run) if not finding.follows}
     assert all(said.isprintable() and said.endswith(".") for said in found.values()), found
     return found
 
@@ -138,40 +136,40 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     "a bit of the passages": (lambda r: flip(r / "passages.jsonl"), "passages.jsonl", "passages.jsonl"),
     "text of a passage": (
         lambda r: edit_lines(r / "passages.jsonl", lambda rows: rows[1].update(text="Other text.")),
-        "passages.jsonl", "line 2 is not what the corpus gives",
+        "passages.jsonl", "line 2 is not what its source gives",
     ),
     "cut held-out text": (lambda r: cut(r / "held_out.jsonl"), "held_out.jsonl", "held_out.jsonl, line"),
     "general text in another order": (
-        lambda r: edit_lines(r / "general.jsonl", list.reverse), "general.jsonl", "line 1 is not what the corpus gives",
+        lambda r: edit_lines(r / "general.jsonl", list.reverse), "general.jsonl", "line 1 is not what its source gives",
     ),
     "a missing text": (lambda r: (r / "held_out.jsonl").unlink(), "held_out.jsonl", "held_out.jsonl is missing"),
     "an instruction": (
-        lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()), "instructions.jsonl", "changed",
+        lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()), "instructions.jsonl", "line 1 is not what its source gives",
     ),
     "a number of the ledger": (
         lambda r: edit_json(r / "ledger.json", lambda v: v.update({"tokens read": v["tokens read"] + 1})),
         "ledger.json", "'tokens read' is",
     ),
     "a hash in the manifest": (
-        lambda r: edit_json(r / "manifest.json", lambda v: v["hashes"].update(passages="0" * 64)),
+        lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({"passages.jsonl": "0" * 64})),
         "manifest.json", "checksum",
     ),
     "a hash in the manifest, sealed again": (
-        lambda r: edit_json(r / "manifest.json", lambda v: v["hashes"].update(held_out="0" * 64), seal=True),
+        lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({"held_out.jsonl": "0" * 64}), seal=True),
         "held_out.jsonl", "whose hash manifest.json holds",
     ),
     "a rate in the manifest, sealed again": (
         lambda r: edit_json(r / "manifest.json", lambda v: v["config"]["train"].update(learning_rate=0.5), seal=True),
-        f"{HERE}/config.yaml", "train.learning_rate was 0.5",
+        f"{HERE}/done.json", "learning_rate is not that of the run",
     ),
     "a cut manifest": (lambda r: cut(r / "manifest.json"), "manifest.json", "invalid JSON"),
     "a drawn prompt": (
         lambda r: edit_lines(r / HERE / "prompts.jsonl", lambda rows: rows[3].update(text="Think.")),
-        f"{HERE}/prompts.jsonl", "line 4 is not what drawing again gives",
+        f"{HERE}/prompts.jsonl", "line 4 is not what sampling gives",
     ),
     "prompts of two arms": (
         lambda r: swap(r / HERE / "prompts.jsonl", r / "arms/control/seed-0/prompts.jsonl"),
-        "arms/control/seed-0/prompts.jsonl", "line 1 is not what drawing again gives",
+        "arms/control/seed-0/prompts.jsonl", "line 1 is not what sampling gives",
     ),
     "a missing log": (lambda r: (r / HERE / "log.jsonl").unlink(), f"{HERE}/log.jsonl", "log.jsonl does not exist"),
     "a loss in the log": (
@@ -188,7 +186,7 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "the first stage trained anew": (
         lambda r: edit_json(r / HERE / "done.json", lambda v: v.update(model_hash="0" * 64), seal=True),
-        "arms/cft-ift/seed-0/done.json", "went on from another model",
+        "arms/cft-ift/seed-0/done.json", "resumed from another model",
     ),
     "a bit of done.json": (lambda r: flip(r / HERE / "done.json"), f"{HERE}/done.json", "done.json"),
     "a missing done.json": (lambda r: (r / HERE / "done.json").unlink(), f"{HERE}/done.json", "done.json does not exist"),
@@ -197,11 +195,11 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "a wrong answer made right": (
         lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: [row.update(correct=True) for row in rows]),
-        f"{EXAM}/own.jsonl", "is not what its own scores and the benchmark's item gives",
+        f"{EXAM}/own.jsonl", "is not what their own scores and the benchmark's item gives",
     ),
     "a cut file of outcomes": (lambda r: cut(r / EXAM / "own.jsonl"), f"{EXAM}/own.jsonl", "own.jsonl, line"),
     "a question left out": (
-        lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: rows.pop()), f"{EXAM}/own.jsonl", "holds 5 lines where",
+        lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: rows.pop()), f"{EXAM}/own.jsonl", "lacks 1 of the benchmark's 6 items",
     ),
     "outcomes of two arms": (
         lambda r: swap(r / EXAM / "own.jsonl", r / "evals/cpt/seed-0/own.jsonl"), f"{EXAM}/own.jsonl", "hash metrics.json holds",
@@ -223,10 +221,6 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
         lambda r: edit_lines(r / "adaptive.jsonl", lambda rows: rows[0].update(reason="none")), "adaptive.jsonl", "was changed",
     ),
     "a missing record of written prompts": (lambda r: (r / "adaptive.jsonl").unlink(), "adaptive.jsonl", "no written prompts"),
-    "a verdict on leaks": (
-        lambda r: edit_json(r / "leaks.json", lambda v: v["benchmarks"]["own"]["counts"].update(clean=99)),
-        "leaks.json", "benchmarks",
-    ),
     "a cosine": (
         lambda r: edit_json(r / "attribution/cft-seed-0.json", lambda v: v["gradients"]["cosine"][0].reverse()),
         "attribution/cft-seed-0.json", "checksum",
@@ -255,9 +249,8 @@ def test_the_command_lists_what_is_bad(run, capsys):
     assert named == [
         f"BAD {HERE}/model",
         f"BAD {EXAM}/own.jsonl",
-        "BAD leaks.json",
-    ]  # which holds accuracies of clean items
-    assert "3 of " in out and "do not follow from their inputs" in out
+    ]
+    assert "2 of " in out and "do not follow from their inputs" in out
     assert main(["verify", "nothing"]) == 2
 
 
@@ -267,7 +260,7 @@ def test_the_command_lists_what_is_bad(run, capsys):
         ("corpus.jsonl", "input: corpus", "the corpus is another one than when the run was made"),
         ("model/config.json", "input: model", "the model is another one than when the run was made"),
         ("own.jsonl", f"{EXAM}/own.jsonl", "of other items than there are now"),
-        ("asked.jsonl", "instructions.jsonl", "is not what their source gives"),
+        ("asked.jsonl", "instructions.jsonl", "is not what its source gives"),
     ],
 )
 def test_an_input_that_changed_since_is_named(made, run, file, what, said):

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ctxft.config import ExperimentConfig
+from ctxft.data.passages import Passage
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
 from ctxft.evaluation.scoring import text_losses
 from ctxft.models import window_of
-from ctxft.run.instruct import has_instructions, read_instruction_rows
-from ctxft.run.rows import read_passages, rows_of
 from ctxft.storage import sha256
 
 PROMPTS = 64  # beginnings and questions that are written on, at most
@@ -50,25 +48,25 @@ def write_on(
     return found
 
 
-def _general_loss(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
-    passages = read_passages(config.folder, "general_held_out") if config.general else []
-    if not passages:
-        return {}
-    rows, _ = rows_of(config, "cpt", 0, passages, tokenizer)
-    pairs = text_losses(model, [(row["input_ids"], row["labels"]) for row in rows], config.evaluation.token_budget)
+def mean_loss(
+    model: PreTrainedModel, rows: Sequence[dict[str, list[int]]], token_budget: int | None
+) -> tuple[float, int]:
+    """Return the mean loss on rows, in nats a target token, and how many targets they have."""
+    pairs = text_losses(model, [(row["input_ids"], row["labels"]) for row in rows], token_budget)
     count = sum(tokens for _, tokens in pairs)
-    return {"general_loss": sum(loss for loss, _ in pairs) / count, "general_tokens": count}
+    return sum(loss for loss, _ in pairs) / count, count
 
 
-def _eos_rate(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+def _eos_rate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: int, passages: Sequence[Passage]
+) -> dict:
     """Write on from the beginnings of held-out documents and count those that come to an end."""
-    which = "general_held_out" if config.general else "held_out"
-    first = [passage for passage in read_passages(config.folder, which) if passage.index == 0][:PROMPTS]
+    first = [passage for passage in passages if passage.index == 0][:PROMPTS]
     if not first:
         return {}
     special = special_tokens(tokenizer)
     prompts = [[special.start, *passage.ids[:BEGINNING].tolist()] for passage in first]
-    tokens = min(config.train.window * 2, (window_of(model) or config.train.window * 2)) - BEGINNING - 1
+    tokens = min(window * 2, (window_of(model) or window * 2)) - BEGINNING - 1
     written = write_on(model, prompts, [special.eos], special.pad, tokens)
     return {"eos_rate": sum(special.eos in row for row in written) / len(written), "eos_documents": len(written)}
 
@@ -84,11 +82,9 @@ def in_form(written: Sequence[int], ends: Sequence[int], special: Sequence[int])
     return bool(before) and last in ends and not set(before) & set(special)
 
 
-def _answers(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict]) -> dict:
     """Answer held-out instructions and count the answers that have the form of one; whether they are right is not asked."""
-    if not has_instructions(config.arms):
-        return {}
-    rows = read_instruction_rows(config.folder, "instructions_held_out")[:PROMPTS]
+    rows = rows[:PROMPTS]
     if not rows:
         return {}
     special, control = special_tokens(tokenizer), set(tokenizer.all_special_ids)
@@ -103,31 +99,34 @@ def _answers(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTra
     return {"answers_in_form": good / len(written), "answers": len(written)}
 
 
-def probe_state(config: ExperimentConfig, hashes: dict) -> str:
-    """Return a hash of what the probe reads beside the model."""
-    instructions = (
-        read_instruction_rows(config.folder, "instructions_held_out") if has_instructions(config.arms) else []
-    )
-    return sha256([hashes.get("general"), instructions, PROMPTS, BEGINNING, ANSWER])
+def probe_state() -> str:
+    """Return a hash of how the probe asks: what it reads beside the model and the texts."""
+    return sha256([PROMPTS, BEGINNING, ANSWER])
 
 
-def forgetting(config: ExperimentConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict:
+def forgetting(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    passages: Sequence[Passage],
+    instructions: Sequence[dict],
+) -> dict:
     """Measure what a model may have forgotten.
 
     Args:
-        config: the experiment; its run is prepared.
         model: the base model or a trained arm.
         tokenizer: its tokenizer.
+        window: tokens of a training row.
+        passages: held-out passages, of general text where there is some.
+        instructions: held-out rows of the stage ift.
 
     Returns:
-        general_loss (nats a token on held-out general text, where the experiment names general text); eos_rate (share of
-        held-out documents' beginnings whose greedy continuation ends within two windows); answers_in_form (share of
-        held-out instructions whose greedy answer is not empty and ends, where an arm has the stage ift); and how many
-        tokens, documents and answers were counted.
+        eos_rate (share of the documents' beginnings whose greedy continuation ends within two windows); answers_in_form
+        (share of the instructions whose greedy answer is not empty and ends); and how many documents and answers were
+        counted. What there is nothing of is left out.
 
     Example:
-        >>> forgetting(config, model, tokenizer)["eos_rate"]  # doctest: +SKIP
+        >>> forgetting(model, tokenizer, 128, passages, [])["eos_rate"]  # doctest: +SKIP
         0.97
     """
-    given = (config, model, tokenizer)
-    return _general_loss(*given) | _eos_rate(*given) | _answers(*given)
+    return _eos_rate(model, tokenizer, window, passages) | _answers(model, tokenizer, instructions)

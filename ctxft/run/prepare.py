@@ -1,33 +1,38 @@
-"""An experiment flows in; a run folder flows out that holds what all its arms share.
+"""Write what all arms of a run share: the passages, the account of every token, and what it was all made from.
 
-    ExperimentConfig -> passages.jsonl, held_out.jsonl, ledger.json, manifest.json
+    corpus, general text, instructions -> passages.jsonl, held_out.jsonl, ... , ledger.json, manifest.json
 
-All arms read the same passages in the same order with the same targets; only what stands before the text differs.
+All arms read the same passages in the same order with the same targets; only what is prepended to the text differs. The
+manifest is written last, with a SHA-256 of each text, so a folder that has one is whole.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import copy
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from transformers import PreTrainedTokenizerBase
 
-from ctxft.config import ExperimentConfig
+from ctxft.config import ExperimentConfig, to_mapping
 from ctxft.data.documents import corpus_state
-from ctxft.data.passages import passages_hash, passages_of
-from ctxft.data.rows import text_budget
+from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
 from ctxft.evaluation.benchmarks.requests import require_chat_template
-from ctxft.models import check_model, model_hash, resolve_model, shared_tokenizer
-from ctxft.prompts import check_labels, check_subsets, sort_arms
-from ctxft.run.instruct import has_instructions, prepare_instructions
-from ctxft.run.rows import add_arms, corpus_ledger, longest_of, prompt_sets_of
+from ctxft.hub import resolve_revision
+from ctxft.models import check_model, model_hash, resolve_model
+from ctxft.prompts import check_labels, check_subsets, sort_arms, text_stages
+from ctxft.run.rows import arm_ledger, corpus_ledger
 from ctxft.storage import (
     InputError,
     code_revision,
+    from_mapping,
+    hash_file,
     read_checked,
     read_json,
+    seeded,
     sha256,
     versions,
     with_checksum,
@@ -35,43 +40,227 @@ from ctxft.storage import (
     write_jsonl,
 )
 from ctxft.training.config import FREE
+from ctxft.world.exams import practice_instructions
 
-# Inputs that may lie elsewhere than when the run was made: their content is compared, not their place.
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
+
+LAYOUT = 2  # of a run folder; raised when an older folder cannot be used any more
+# Inputs that may be elsewhere than when the run was made: their content is compared, not their place.
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
 WRITER = "prompts.writer"
 HOW_TO_ASK = tuple("key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split())
-# What may stand in a run folder without a manifest: executed notebooks, answers of hosted models, and what a killed
+CORPUS = ("passages", "held_out")
+GENERAL = ("general", "general_held_out")
+INSTRUCTIONS = ("instructions", "instructions_held_out")
+# What a run folder may hold without a manifest: executed notebooks, answers of hosted models, and what a killed
 # preparation left behind.
-TEXTS = ("passages", "held_out", "general", "general_held_out", "instructions", "instructions_held_out")
-PREPARED = (
-    "notebooks",
-    "hosted",
-    "index.html",
-    *(f"{name}.jsonl" for name in TEXTS),
-    "instructions.json",
-    "ledger.json",
-)
+UNPREPARED = {"notebooks", "hosted", "index.html", "ledger.json"}
+UNPREPARED |= {f"{name}.jsonl" for name in (*CORPUS, *GENERAL, *INSTRUCTIONS)}
 
 
-def prepare(config: ExperimentConfig) -> Path:
-    """Cut the corpus, count its tokens and write what all arms share; a folder that is prepared already is checked.
+@dataclass
+class Manifest:
+    """What a run was made from, and with.
 
-    Processes that prepare the same run at the same time do so one after another.
+    Attributes:
+        name: of the run.
+        config: of the experiment, as plain values; arms and seeds that were added later are in it too.
+        hashes: of the inputs (model, corpus, prompts, general, instructions).
+        commits: of the inputs from the hub, by the same names; None for others.
+        files: file name -> SHA-256 of each text of the run folder.
+        versions, code: of the libraries and of this package, when the run was made.
+        layout: of the run folder.
+    """
+
+    name: str
+    config: dict
+    hashes: dict[str, str]
+    commits: dict[str, str | None]
+    files: dict[str, str]
+    versions: dict[str, str] = field(default_factory=versions)
+    code: str = field(default_factory=code_revision)
+    layout: int = LAYOUT
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest | None:
+        """Read a folder's manifest; None where there is none.
+
+        Raises:
+            InputError: it is damaged, or of an older version of this package.
+        """
+        path = folder / "manifest.json"
+        if not path.exists():
+            return None
+        values = {key: value for key, value in read_checked(path).items() if key != "checksum"}
+        if values.get("layout") != LAYOUT:
+            raise InputError(
+                f"{folder} was made by another version of ctxft, which alone can use it: choose another name for the run."
+            )
+        return cls(**values)
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json."""
+        write_json(folder / "manifest.json", with_checksum(asdict(self)))
+
+    @classmethod
+    def config_of(cls, folder: Path) -> ExperimentConfig:
+        """Return the experiment of a run folder, under the folder's name.
+
+        Raises:
+            InputError: the folder is not below the run root.
+        """
+        manifest, where = cls.read(folder), folder.resolve()
+        config = from_mapping(ExperimentConfig, manifest.config | {"name": where.name}, str(folder / "manifest.json"))
+        if where != config.folder.resolve():
+            raise InputError(
+                f"{folder} is not below the run root {config.folder.parent}: set CTXFT_RUNS to {where.parent}."
+            )
+        return config
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def pinned(config: ExperimentConfig, commits: dict[str, str | None]) -> ExperimentConfig:
+    """Fix hub revisions to the commits that a run recorded, so that a change on the hub, or its absence, cannot touch it.
+
+    A revision that the config names itself stays.
+    """
+    config = copy.deepcopy(config)
+    parts = {"model": config, "corpus": config.corpus, "general": config.general, "instructions": config.ift}
+    for name, part in parts.items():
+        if part is not None:
+            part.revision = part.revision or commits.get(name)
+    return config
+
+
+def run_inputs(run: Run) -> dict[str, tuple[str, str | None]]:
+    """Return what an experiment reads: name -> (hash of its content, commit on the hub or None)."""
+    config = run.config
+    strategies, negative = run.prompt_sets
+    inputs = {
+        "model": (
+            model_hash(config.model, config.revision),
+            resolve_model(config.model, config.revision)[1],
+        ),
+        "corpus": corpus_state(config.corpus),
+        "prompts": (sha256([strategies.hash, negative.hash]), None),
+    }
+    if config.general:
+        inputs["general"] = corpus_state(config.general)
+    if run.has_instructions:
+        inputs["instructions"] = _instructions_state(config)
+    return inputs
+
+
+def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
+    source = config.ift.source
+    if source == PRACTICE:
+        return sha256(practice_instructions()), None
+    if Path(source).is_file():
+        return hash_file(Path(source)), None
+    commit = resolve_revision(source, "dataset", config.ift.revision, WHERE_TO_PUT)
+    return sha256([source, commit]), commit
+
+
+def split_instructions(run: Run) -> tuple[list[dict], list[dict], Counter]:
+    """Lay the instructions out as rows; which are held out depends on their ids alone.
 
     Returns:
-        The run folder.
+        (rows to train on, rows held out, counts).
 
     Raises:
-        InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
+        InputError: a bad record, or nothing left to train on.
     """
-    root = config.folder.parent
+    options, counts = run.config.ift, Counter()
+    rows: tuple[list[dict], list[dict]] = ([], [])
+    records = read_instructions(options.source, options.split, options.revision, options.limit)
+    for row in instruction_rows(records, run.tokenizer, run.config.train.window, counts):
+        rows[seeded("held out", row["id"]).random() < options.held_out].append(row)
+    if not rows[0]:
+        raise InputError(
+            f"no instruction of '{options.source}' is left to train on: raise train.window or lower ift.held_out."
+        )
+    counts["instructions held out"] = len(rows[1])
+    return *rows, counts
+
+
+def check_same(run: Run, manifest: Manifest) -> None:
+    """Raise InputError if an experiment is not the one of a manifest, or its inputs changed; what differs is named."""
+
+    def flat(values: dict, before: str = "") -> dict:
+        pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
+        return {key: value for pair in pairs for key, value in pair.items()}
+
+    then, now = flat(manifest.config), flat(run.wanted.identity())
+    free = () if "instructions" in manifest.hashes else ("ift.",)  # no arm has that stage yet
+    now = {key: value for key, value in now.items() if key not in BY_HASH and not key.startswith(free)}
+    now = {key: value for key, value in now.items() if key.removeprefix("train.") not in FREE}
+    now = {key: value for key, value in now.items() if key.removeprefix(f"{WRITER}.") not in HOW_TO_ASK}
+    now |= {key: None for key in then if WRITER in now and key.startswith(f"{WRITER}.") and key.endswith(".model")}
+    changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
+    for name, (state, _) in run_inputs(run).items():
+        if state != manifest.hashes.get(name, state if name == "instructions" else None):
+            changed.append(f"the {name} changed")
+    if changed:
+        raise InputError(
+            f"{run.folder} holds another run ({'; '.join(changed)}): choose another name, or remove that folder."
+        )
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def build_text(run: Run, name: str) -> list:
+    """Build the passages or instruction rows of one file of a run folder from the run's inputs."""
+    for names, text in ((CORPUS, "corpus"), (GENERAL, "general_text"), (INSTRUCTIONS, "instruction_text")):
+        if name in names:
+            return getattr(run, text)[names.index(name)]
+    raise KeyError(name)
+
+
+def write_texts(run: Run, names: tuple[str, ...], folder: Path) -> dict[str, str]:
+    """Write texts into a folder; returns the SHA-256 of each file by its name."""
+    for name in names:
+        rows = build_text(run, name)
+        write_jsonl(folder / f"{name}.jsonl", rows if name in INSTRUCTIONS else (p.to_json() for p in rows))
+    return {f"{name}.jsonl": hash_file(folder / f"{name}.jsonl") for name in names}
+
+
+def ledger_of(run: Run, seed: int) -> dict:
+    """Account for every document and token of a run; an arm's prompts are those of the given seed."""
+    passages, held_out, counts = run.corpus
+    ledger = corpus_ledger(run, counts) | {"passages": len(passages), "passages held out": len(held_out)}
+    if run.config.general:
+        passages, held_out, counts = run.general_text
+        counts = counts | {"passages": len(passages), "passages held out": len(held_out)}
+        ledger |= {f"general text: {name}": value for name, value in sorted(counts.items()) if value}
+    return _with_arms(run, ledger | {"seed of the prompts counted here": seed})
+
+
+def _with_arms(run: Run, ledger: dict) -> dict:
+    """Return a ledger with the instructions and with the arms that it lacks."""
+    if run.has_instructions and "instructions read" not in ledger:
+        ledger = ledger | dict(sorted(run.instruction_text[2].items()))
+    for stage in text_stages(run.config.arms):
+        ledger = ledger | arm_ledger(run, stage, ledger)
+    return ledger
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def prepare_run(run: Run) -> None:
+    """Do what ``Run.prepare`` says."""
+    root = run.folder.parent
     made = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / f".{config.name}.lock")
+    lock = FileLock(root / f".{run.folder.name}.lock")
     try:
         with lock:
             try:
-                return _prepare(config)
+                _prepare(run)
             finally:
                 Path(lock.lock_file).unlink(missing_ok=True)
     finally:
@@ -80,131 +269,53 @@ def prepare(config: ExperimentConfig) -> Path:
                 root.rmdir()
 
 
-def _prepare(config: ExperimentConfig) -> Path:
-    folder, wanted, manifest = config.folder, config, manifest_of(config)
-    config = pinned(config, manifest)
+def _prepare(run: Run) -> None:
+    manifest, config = run.reload(), run.config
     check_model(config.model, config.revision, config.train.window)
-    inputs = inputs_of(config)
-    tokenizer = shared_tokenizer(config.model, config.revision)
     if config.evaluation.chat_template:
-        require_chat_template(tokenizer)  # told before hours of training
-    check_subsets(config.arms, prompt_sets_of(config)[0])
+        require_chat_template(run.tokenizer)  # reported before hours of training
+    check_subsets(config.arms, run.prompt_sets.strategies)
     if manifest is not None:
-        check_same(wanted, manifest, inputs)
-        _extend(config, manifest, tokenizer)
-        return folder
-    if folder.exists() and any(p.name not in PREPARED and p.suffix != ".part" for p in folder.iterdir()):
-        raise InputError(f"{folder} is not empty and not a run (no manifest.json): choose another name, or empty it.")
-    commits = {"model_commit": resolve_model(config.model, config.revision)[1]}
-    commits["corpus_commit"] = corpus_state(config.corpus)[1]
-    commits["general_commit"] = corpus_state(config.general)[1] if config.general else None
-    config = pinned(config, commits)
-    budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
-    passages, held_out, counts = passages_of(config.corpus, tokenizer, budget)
-    check_labels(config.arms, passages, config.prompts.writer is not None)  # before anything is written
-    inputs |= {"passages": passages_hash(passages), "held_out": passages_hash(held_out)}
-    write_jsonl(folder / "passages.jsonl", (p.to_json() for p in passages))
-    write_jsonl(folder / "held_out.jsonl", (p.to_json() for p in held_out))
-    general = _prepare_general(config, tokenizer, budget)
-    ledger = corpus_ledger(config, counts, tokenizer) | {"passages": len(passages), "passages held out": len(held_out)}
-    ledger |= general | (prepare_instructions(config, tokenizer) or {})
-    write_json(folder / "ledger.json", add_arms(config, ledger, tokenizer))
-    manifest = {"name": config.name, "config": dataclasses.asdict(wanted), "hashes": inputs, **commits}
-    write_json(folder / "manifest.json", with_checksum(manifest | {"versions": versions(), "code": code_revision()}))
-    return folder
-
-
-def _prepare_general(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, budget: int) -> dict:
-    """Cut the general text, if there is any, and return what the ledger says of it."""
-    if config.general is None:
-        return {}
-    passages, held_out, counts = passages_of(config.general, tokenizer, budget)
-    write_jsonl(config.folder / "general.jsonl", (p.to_json() for p in passages))
-    write_jsonl(config.folder / "general_held_out.jsonl", (p.to_json() for p in held_out))
-    counts |= {"passages": len(passages), "passages held out": len(held_out)}
-    return {f"general text: {name}": value for name, value in sorted(counts.items())}
-
-
-def manifest_of(config: ExperimentConfig) -> dict | None:
-    """Return the manifest of the experiment's run folder, or None if it is not prepared yet."""
-    path = config.folder / "manifest.json"
-    return read_checked(path) if path.exists() else None
-
-
-def pinned(config: ExperimentConfig, manifest: dict | None) -> ExperimentConfig:
-    """Fix hub revisions to the commits that a run recorded, so that a change on the hub, or its absence, cannot touch the run.
-
-    A revision that the config names itself stays.
-    """
-    if manifest is None:
-        return config
-    corpus = dataclasses.replace(config.corpus, revision=config.corpus.revision or manifest["corpus_commit"])
-    general = config.general
-    if general is not None:
-        general = dataclasses.replace(general, revision=general.revision or manifest["general_commit"])
-    revision = config.revision or manifest["model_commit"]
-    return dataclasses.replace(config, revision=revision, corpus=corpus, general=general)
-
-
-def inputs_of(config: ExperimentConfig) -> dict[str, str]:
-    """Return the hashes of what an experiment reads: model, corpus and prompt sets."""
-    strategies, negative = prompt_sets_of(config)
-    found = {
-        "model": model_hash(config.model, config.revision),
-        "corpus": corpus_state(config.corpus)[0],
-        "prompts": sha256([strategies.hash, negative.hash]),
-    }
-    return found | ({"general": corpus_state(config.general)[0]} if config.general else {})
-
-
-def require_same(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the experiment pinned to its run's commits.
-
-    Raises:
-        InputError: the run is not prepared, or holds another experiment (what differs is named).
-    """
-    manifest = manifest_of(config)
-    if manifest is None:
-        raise InputError(f"{config.folder} is not a run yet: run `ctxft train` first.")
-    exact = pinned(config, manifest)
-    check_same(config, manifest, inputs_of(exact))
-    return exact
-
-
-def _extend(config: ExperimentConfig, manifest: dict, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write arms and seeds that were added to a run into its manifest and ledger."""
-    then = manifest["config"]
-    arms = sort_arms([*then["arms"], *config.arms])
-    seeds = sorted({*then["seeds"], *config.seeds})
-    evaluation = dataclasses.asdict(config.evaluation)
-    now = {**then, "arms": arms, "seeds": seeds, "evaluation": evaluation}
-    if has_instructions(config.arms):
-        now["ift"] = dataclasses.asdict(config.ift)
-    instructions = prepare_instructions(config, tokenizer)
-    known = read_json(config.folder / "ledger.json")
-    ledger = add_arms(config, known | (instructions or {}), tokenizer)
-    if ledger != known:  # also where a model has written its prompts since
-        write_json(config.folder / "ledger.json", ledger)
-    if now != then:
-        write_json(config.folder / "manifest.json", with_checksum({**manifest, "config": now}))
-
-
-def check_same(config: ExperimentConfig, manifest: dict, inputs: dict) -> None:
-    """Refuse an experiment that is not the one of a manifest, or inputs of other hashes; what differs is named."""
-
-    def flat(values: dict, before: str = "") -> dict:
-        pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
-        return {key: value for pair in pairs for key, value in pair.items()}
-
-    then, now = flat(manifest["config"]), flat(config.identity())
-    free = "ift." if not has_instructions(manifest["config"]["arms"]) else None  # no arm has that stage yet
-    now = {key: value for key, value in now.items() if key not in BY_HASH and not (free and key.startswith(free))}
-    now = {key: value for key, value in now.items() if key.removeprefix("train.") not in FREE}
-    now = {key: value for key, value in now.items() if key.removeprefix(f"{WRITER}.") not in HOW_TO_ASK}
-    now |= {key: None for key in then if WRITER in now and key.startswith(f"{WRITER}.") and key.endswith(".model")}
-    changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
-    changed += [f"the {key} changed" for key, value in inputs.items() if manifest["hashes"].get(key) != value]
-    if changed:
+        _extend(run, run.require_prepared())
+        return
+    if run.folder.exists() and any(p.name not in UNPREPARED and p.suffix != ".part" for p in run.folder.iterdir()):
         raise InputError(
-            f"{config.folder} holds another run ({'; '.join(changed)}): choose another name, or remove that folder."
+            f"{run.folder} is not empty and not a run (no manifest.json): choose another name, or empty it."
         )
+    inputs = run_inputs(run)
+    hashes, commits = ({name: state[part] for name, state in inputs.items()} for part in (0, 1))
+    run.pin(commits)
+    check_labels(config.arms, run.passages, config.prompts.writer is not None)  # before anything is written
+    files = write_texts(run, CORPUS, run.folder)
+    if config.general:
+        files |= write_texts(run, GENERAL, run.folder)
+    if run.has_instructions:
+        files |= write_texts(run, INSTRUCTIONS, run.folder)
+    write_json(run.folder / "ledger.json", ledger_of(run, config.seeds[0]))
+    Manifest(config.name, to_mapping(run.wanted), hashes, commits, files).write(run.folder)
+
+
+def _extend(run: Run, manifest: Manifest) -> None:
+    """Write arms and seeds that were added to a run into its manifest and ledger."""
+    wanted, then = to_mapping(run.wanted), manifest.config
+    now = then | {"arms": sort_arms([*then["arms"], *run.config.arms])}
+    now |= {"seeds": sorted({*then["seeds"], *run.config.seeds}), "evaluation": wanted["evaluation"]}
+    if run.has_instructions and "instructions" not in manifest.hashes:
+        manifest.hashes["instructions"], manifest.commits["instructions"] = run_inputs(run)["instructions"]
+        manifest.files |= write_texts(run, INSTRUCTIONS, run.folder)
+        now["ift"] = wanted["ift"]
+        manifest.write(run.folder)  # before the ledger reads them back
+    ledger = read_json(run.folder / "ledger.json")
+    if (extended := _with_arms(run, ledger)) != ledger:  # also where a model has written its prompts since
+        write_json(run.folder / "ledger.json", extended)
+    if now != then:
+        manifest.config = now
+        manifest.write(run.folder)
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    from ctxft.run import shims
+
+    return getattr(shims, name)

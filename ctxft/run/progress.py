@@ -12,18 +12,16 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas
 
-from ctxft.config import ExperimentConfig
 from ctxft.prompts import get_arm
-from ctxft.run.instruct import read_instruction_rows
-from ctxft.run.rows import read_passages
-from ctxft.run.tasks import Task, arm_folder, is_trained, train_tasks
-from ctxft.storage import read_json
+from ctxft.run.tasks import Task
 from ctxft.training.checkpoint import checkpoints
-from ctxft.training.loop import targets_of
-from ctxft.training.schedule import passage_order
+
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
 
 LAST = 10  # optimizer steps whose mean loss is told
 MEMORY = 30.0  # seconds over which speed is measured
@@ -94,19 +92,18 @@ class Follower:
     """Follows the training of an experiment.
 
     Args:
-        config: the experiment; its run need not be prepared yet.
+        run: the run; it need not be prepared yet.
 
     Example:
-        >>> from ctxft.config import load_experiment
-        >>> follower = Follower(load_experiment("mini"))
+        >>> from ctxft.run.run import Run
+        >>> follower = Follower(Run("mini"))
         >>> follower.read()[0].arm
         'cpt'
     """
 
-    def __init__(self, config: ExperimentConfig) -> None:
-        self.config = config
-        self.logs = {task: Tail(arm_folder(config, *task) / "log.jsonl") for task in followed_tasks(config)}
-        self.steps: dict[Task, int] = {}
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.logs = {task: Tail(run.arm_folder(*task) / "log.jsonl") for task in followed_tasks(run)}
         self.samples: deque[tuple[float, int, int]] = deque()  # (seconds, steps, tokens) of all tasks together
 
     def read(self) -> list[Progress]:
@@ -139,50 +136,23 @@ class Follower:
         return pandas.DataFrame(rows, columns=["arm", "seed", "step", "loss"])
 
     def _progress(self, task: Task, rows: list[dict], tokens: int) -> Progress:
-        last, folder = rows[-LAST:], arm_folder(self.config, *task)
+        last, folder = rows[-LAST:], self.run.arm_folder(*task)
         saved = checkpoints(folder)
         return Progress(
             *task,
-            done=is_trained(self.config, *task),
+            done=self.run.is_trained(*task),
             step=len(rows),
-            steps=self._steps(task),
+            steps=len(self.run.order(*task)) if self.run.manifest else None,
             loss=sum(row["loss"] for row in last) / len(last) if last else None,
             tokens=tokens,
             checkpoint=int(saved[-1].name.removeprefix("checkpoint-")) if saved else None,
         )
 
-    def _steps(self, task: Task) -> int | None:
-        if not (self.config.folder / "manifest.json").exists():
-            return None
-        if task not in self.steps:
-            self.steps[task] = count_steps(self.config, *task)
-        return self.steps[task]
 
-
-def followed_tasks(config: ExperimentConfig) -> list[Task]:
-    """Return the tasks of an experiment with those of earlier stages before them: cft-ift goes on from cft."""
+def followed_tasks(run: Run) -> list[Task]:
+    """Return the tasks of a run with those of earlier stages before them: cft-ift resumes from cft."""
     every = {}
-    for arm, seed in train_tasks(config):
+    for arm, seed in run.train_tasks:
         stages = get_arm(arm).stages
         every |= {("-".join(stages[: n + 1]), seed): None for n in range(len(stages))}
     return list(every)
-
-
-def count_steps(config: ExperimentConfig, arm: str, seed: int) -> int:
-    """Return the optimizer steps of a task of a prepared run.
-
-    Raises:
-        InputError: the run is not prepared.
-    """
-    done = arm_folder(config, arm, seed) / "done.json"
-    if done.exists():
-        return read_json(done)["optimizer_steps"]
-    if get_arm(arm).instructed:
-        return len(
-            passage_order(targets_of(read_instruction_rows(config.folder)), config.ift.recipe(config.train), seed)
-        )
-    mixed = config.general is not None and config.general.share > 0
-    kinds = ("passages", *(["general"] if mixed else []))
-    targets = [[len(p.ids) + p.last for p in read_passages(config.folder, kind)] for kind in kinds]
-    replay, share = (targets[1], config.general.share) if mixed else ((), 0.0)
-    return len(passage_order(targets[0], config.train, seed, replay, share))

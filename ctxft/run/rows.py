@@ -1,15 +1,15 @@
-"""A prepared run and an arm flow in; the rows that the arm is trained on flow out, and an account of every token in them.
+"""Build the rows that an arm is trained on, and account for every token in them.
 
-passages.jsonl + the prompt drawn for each passage -> input_ids, labels -> ledger.json
+passages.jsonl + the prompt sampled for each passage -> input_ids, labels -> ledger.json
 """
 
 from __future__ import annotations
 
-import functools
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,17 +22,25 @@ from ctxft.data.rows import (
     fitting_pieces,
     longest_prompt,
     prompt_ids,
-    prompt_template,
     special_tokens,
-    text_budget,
 )
-from ctxft.prompts import Arm, PromptSet, PromptSources, get_arm, load_prompt_set, text_stages
-from ctxft.storage import InputError, read_jsonl, sha256
+from ctxft.prompts import Arm, PromptSet, PromptSources, get_arm, load_prompt_set
+from ctxft.storage import InputError, sha256
+
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
 
 FATES = ("duplicate", "held out", "kept")  # what becomes of a document
 
 
-def prompt_sets_of(config: ExperimentConfig) -> tuple[PromptSet, PromptSet]:
+class PromptSets(NamedTuple):
+    """The two prompt sets of an experiment: that of its contextual prompts, and that of arm neg."""
+
+    strategies: PromptSet
+    negative: PromptSet
+
+
+def load_prompt_sets(config: ExperimentConfig) -> PromptSets:
     """Load the experiment's strategy set and negative set.
 
     Raises:
@@ -51,65 +59,55 @@ def prompt_sets_of(config: ExperimentConfig) -> tuple[PromptSet, PromptSet]:
             raise InputError(
                 f"prompts.{place}: the prompt set '{prompt_set.name}' is of kind '{prompt_set.kind}', but '{kind}' is needed."
             )
-    return strategies, negative
+    return PromptSets(strategies, negative)
 
 
-def longest_of(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the tokens that every passage of an experiment leaves for what any arm puts beside it."""
-    longest = max(longest_prompt(tokenizer, prompt_sets_of(config)), config.prompts.exercise_tokens)
-    if config.prompts.writer is None:
+def run_longest_prompt(run: Run) -> int:
+    """Return the tokens that every passage of a run leaves for what any arm adds to it."""
+    train, writer = run.config.train, run.config.prompts.writer
+    longest = max(longest_prompt(run.tokenizer, run.prompt_sets), run.config.prompts.exercise_tokens)
+    if writer is None:
         return longest
-    template = prompt_template(tokenizer, prompt_sets_of(config)[0])
-    written = config.prompts.writer.max_tokens + len(template.before) + len(template.after)
-    most = config.train.window - 2 - config.train.min_text_tokens
-    if written > max(most, longest):
+    written = writer.max_tokens + len(run.template.before) + len(run.template.after)
+    if written > max(train.window - 2 - train.min_text_tokens, longest):
         raise InputError(
             f"prompts.writer.max_tokens lets written prompts take {written} tokens, which leaves "
-            f"{max(0, config.train.window - 2 - written)} of train.window ({config.train.window}) for text, fewer than "
-            f"train.min_text_tokens ({config.train.min_text_tokens}): lower max_tokens, or raise the window."
+            f"{max(0, train.window - 2 - written)} of train.window ({train.window}) for text, fewer than "
+            f"train.min_text_tokens ({train.min_text_tokens}): lower max_tokens, or raise the window."
         )
     return max(longest, written)
 
 
-def rows_of(
-    config: ExperimentConfig,
-    arm: str,
-    seed: int,
-    passages: list[Passage],
-    tokenizer: PreTrainedTokenizerBase,
-    general: Sequence[Passage] = (),
+def build_rows(
+    run: Run, arm: str, seed: int, passages: Sequence[Passage], general: Sequence[Passage] = ()
 ) -> tuple[Rows, list[dict]]:
-    """Build an arm's training rows and say which prompt was drawn for each passage.
+    """Build an arm's training rows and record which prompt was sampled for each passage.
 
     Args:
-        config: the experiment.
+        run: the run.
         arm: one with a single stage of text.
-        seed: draws the prompts.
+        seed: of the prompts.
         passages: of the domain.
-        tokenizer: of the model.
         general: passages of general text, whose rows follow; they have no prompt in any arm.
 
     Returns:
         (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
     """
-    found = get_arm(arm)
+    config, tokenizer, found = run.config, run.tokenizer, get_arm(arm)
     if found.after is not None:
-        return _rows_with_text_after(config, found, seed, passages, tokenizer, general)
-    strategies, negative = prompt_sets_of(config)
-    template = prompt_template(tokenizer, strategies)
-    written = found.written(config, seed) if found.written else None
-    sources = PromptSources(seed, strategies, negative, tokenizer, written)
-    prompts, drawn = [], []
+        return _rows_with_text_after(found, config.train.window, seed, passages, tokenizer, general)
+    sources = PromptSources(seed, *run.prompt_sets, tokenizer, found.written(config, seed) if found.written else None)
+    prompts, sampled = [], []
     known: dict[str, array] = {}  # a prompt set has few prompts, a corpus many passages
     for passage in passages:
         prompt = found.prompt_of(sources, passage)
         text = "" if prompt is None else prompt.text
         if text not in known:
-            known[text] = array("i", prompt_ids(tokenizer, prompt, template))
+            known[text] = array("i", prompt_ids(tokenizer, prompt, run.template))
         ids = known[text]
         prompts.append(ids)
         if prompt is not None:
-            drawn.append(
+            sampled.append(
                 {
                     "passage": passage.id,
                     "prompt": prompt.id,
@@ -127,21 +125,21 @@ def rows_of(
             f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.window ({config.train.window}): its prompts are "
             "longer than those of the prompt sets; raise train.window under another name, or leave the arm out."
         )
-    return rows, drawn
+    return rows, sampled
 
 
 def _rows_with_text_after(
-    config: ExperimentConfig,
     arm: Arm,
+    window: int,
     seed: int,
-    passages: list[Passage],
+    passages: Sequence[Passage],
     tokenizer: PreTrainedTokenizerBase,
     general: Sequence[Passage],
 ) -> tuple[Rows, list[dict]]:
     """Build the rows of an arm that reads text after each passage, as many of its pieces as the window has room for."""
     after, records = [], []
     for passage, pieces in zip(passages, arm.after(passages, seed), strict=True):
-        kept, ids = fitting_pieces(tokenizer, pieces, config.train.window - 1 - len(passage.ids) - passage.last)
+        kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - len(passage.ids) - passage.last)
         after.append(array("i", ids))
         text = "".join(kept)
         record = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": arm.name, "text": text}
@@ -152,78 +150,60 @@ def _rows_with_text_after(
     return Rows(every, [array("i")] * len(every), special_tokens(tokenizer), after=after), records
 
 
-def corpus_ledger(config: ExperimentConfig, counts: Counter, tokenizer: PreTrainedTokenizerBase) -> dict:
+# --- ledger -----------------------------------------------------------------------------------------------------------
+
+
+def corpus_ledger(run: Run, counts: Counter) -> dict:
     """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
-    longest = longest_of(config, tokenizer)
     counted = {
         f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
     }
     return {
-        "corpus": describe(config.corpus),
+        "corpus": describe(run.config.corpus),
         **counted,
         "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
         **{name: value for name, value in sorted(counts.items()) if name not in counted},
-        "window (tokens)": config.train.window,
-        "longest prompt (tokens)": longest,
-        "text budget (tokens)": text_budget(config.train.window, longest, config.train.min_text_tokens),
-        "special tokens": "; ".join(special_tokens(tokenizer).notes)
+        "window (tokens)": run.config.train.window,
+        "longest prompt (tokens)": run.longest_prompt,
+        "text budget (tokens)": run.budget,
+        "special tokens": "; ".join(special_tokens(run.tokenizer).notes)
         or "BOS, EOS and padding as the tokenizer has them",
     }
 
 
-def add_arms(config: ExperimentConfig, ledger: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Add to a ledger what each trained arm reads and learns in one pass over the passages, with the first seed's prompts."""
-    passages = read_passages(config.folder)
-    for arm in text_stages(config.arms):
-        state_of = get_arm(arm).written_state
-        state = state_of(config) if state_of else ""
-        if state is None:
-            continue  # its prompts are written for passages that this very preparation lays down
-        if f"{arm}: rows" not in ledger or (state and ledger.get(f"{arm}: prompts of") != state):
-            ledger |= _arm_ledger(config, arm, passages, tokenizer)
-            ledger |= {f"{arm}: prompts of": state} if state else {}
-    return ledger
+def arm_ledger(run: Run, arm: str, ledger: dict) -> dict:
+    """Return what one arm reads and learns in one pass over the passages; nothing where the ledger has it already.
 
-
-def _arm_ledger(
-    config: ExperimentConfig, arm: str, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
-) -> dict:
-    """Return what one arm reads and learns, and how far its prompts are from cft's in length where they should be near."""
-    rows, records = rows_of(config, arm, config.seeds[0], passages, tokenizer)
-    found = {f"{arm}: {name}": value for name, value in arm_tokens(rows).items()}
-    if get_arm(arm).after:
-        found[f"{arm}: exercises"] = sum(record["exercises"] for record in records)
-        found[f"{arm}: exercises that the window had no room for"] = sum(record["dropped"] for record in records)
-    if get_arm(arm).control:  # matched to the token, or as near as its kind of prompt comes
-        read, _ = rows_of(config, "cft", config.seeds[0], passages, tokenizer)
-        off = [len(own) - len(cft) for own, cft in zip(rows.prompts, read.prompts, strict=True)]
-        found[f"{arm}: prompts of another length than cft's"] = sum(map(bool, off))
-        found[f"{arm}: prompt tokens more than cft's"] = sum(off)
-    written = get_arm(arm).written
-    if prompts := written and written(config, config.seeds[0]):
-        bare = sum(prompt is None for prompt in prompts.values())
-        found[f"{arm}: passages without a written prompt"] = bare  # they read cft's
-    return found
-
-
-@functools.lru_cache(maxsize=8)
-def _passages(path: Path, modified: int) -> tuple[Passage, ...]:
-    found = []
-    for number, row in read_jsonl(path):
-        try:
-            found.append(Passage.from_json(row))
-        except (TypeError, KeyError, OverflowError):
-            raise InputError(
-                f"{path}, line {number}: no passage stands here: the file was changed after it was made."
-            ) from None
-    return tuple(found)
-
-
-def read_passages(folder: Path, which: str = "passages") -> list[Passage]:
-    """Read a run's passages ("passages" or "held_out") back from disk."""
-    path = Path(folder) / f"{which}.jsonl"
-    if not path.exists():
-        raise InputError(
-            f"{folder} is not a run yet ({path.name} is missing): prepare it first, e.g. by `ctxft train`."
+    Where its prompts should be as long as cft's, it is also counted how far they are from that.
+    """
+    found = get_arm(arm)
+    state = found.written_state(run.config) if found.written_state else ""
+    if state is None:
+        return {}  # its prompts are written for passages that this very preparation lays down
+    if f"{arm}: rows" in ledger and (not state or ledger.get(f"{arm}: prompts of") == state):
+        return {}
+    seed, number = ledger["seed of the prompts counted here"], len(run.passages)
+    rows, records = run.rows(arm, seed)
+    counts = arm_tokens(islice(rows, number))
+    if found.after:
+        counts["exercises"] = sum(record["exercises"] for record in records)
+        counts["exercises that the window had no room for"] = sum(record["dropped"] for record in records)
+    if found.control:  # matched to the token, or as near as its kind of prompt comes
+        prompts = (rows.prompts[:number], run.rows("cft", seed)[0].prompts[:number])
+        off = [len(own) - len(cft) for own, cft in zip(*prompts, strict=True)]
+        counts["prompts of another length than cft's"] = sum(map(bool, off))
+        counts["prompt tokens more than cft's"] = sum(off)
+    if state:  # passages without a written prompt read cft's
+        counts["passages without a written prompt"] = sum(
+            prompt is None for prompt in found.written(run.config, seed).values()
         )
-    return list(_passages(path, path.stat().st_mtime_ns))
+        counts["prompts of"] = state
+    return {f"{arm}: {name}": value for name, value in counts.items()}
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    from ctxft.run import shims
+
+    return getattr(shims, name)

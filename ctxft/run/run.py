@@ -6,40 +6,49 @@ built at first use and kept; ``prepare``, ``train`` and ``evaluate`` do what is 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.data.passages import Passage, passages_of
+from ctxft.data.rows import PromptTemplate, Rows, prompt_template, text_budget
+from ctxft.evaluation.benchmarks import Benchmark, load_benchmark
+from ctxft.evaluation.outcomes import read_outcomes
+from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
+from ctxft.prompts import get_arm
+from ctxft.run import prepare as preparation
+from ctxft.run import tasks
+from ctxft.run import workers as processes
+from ctxft.run.prepare import Manifest, pinned
 from ctxft.run.profiles import PROFILES
-from ctxft.storage import InputError, from_mapping, is_there, nearest, runs_root
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from ctxft.data.passages import Passage
-    from ctxft.data.rows import PromptTemplate
-    from ctxft.evaluation.benchmarks import Benchmark
-    from ctxft.prompts import PromptSet
-    from ctxft.run.tasks import Lesson
-
-Task = tuple[str, int]  # (arm, seed)
+from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets, run_longest_prompt
+from ctxft.run.tasks import Task
+from ctxft.storage import InputError, from_mapping, hash_file, is_there, nearest, parse_json, read_jsonl, runs_root
+from ctxft.training.config import TrainConfig
+from ctxft.training.loop import targets_of
+from ctxft.training.schedule import passage_order
 
 
-class PromptSets(NamedTuple):
-    """The two prompt sets of an experiment: the one of its contextual prompts, and the one of arm neg."""
+class TrainingData(NamedTuple):
+    """What one training reads: its rows, the prompt sampled for each passage, the recipe, and the rows of each step."""
 
-    strategies: PromptSet
-    negative: PromptSet
+    rows: Sequence[dict]
+    sampled: list[dict]
+    recipe: TrainConfig
+    order: list[list[int]]
 
 
 class Run:
     """One experiment: matched arms of one model on one corpus, in one run folder.
 
     Args:
-        source: a profile ("mini"), a YAML file, a run folder or the name of one below the run root, or an ExperimentConfig.
+        source: a profile ("mini"), a YAML file, a run folder or the name of one below the run root, an ExperimentConfig, or
+            its values as text in braces, which is how a worker gets them.
         seeds, arms, name: replace those of the config.
         data: folder with local benchmark files, in place of the hub.
         overrides: further config keys, dotted, and their values, such as {"train.learning_rate": 1e-3}.
@@ -62,12 +71,18 @@ class Run:
         data: str | Path | None = None,
         overrides: dict | None = None,
     ) -> None:
-        settings = dict(overrides or {})
         named = {"seeds": seeds and list(seeds), "arms": arms and list(arms), "name": name}
         named["evaluation.data"] = data and str(data)
-        settings |= {key: value for key, value in named.items() if value is not None}
+        settings = (overrides or {}) | {key: value for key, value in named.items() if value is not None}
         self.wanted = _config_of(source, settings)
-        self._data: dict[Task, Lesson] = {}
+        self._commits: dict[str, str | None] = {}
+        self._pinned: tuple[dict, ExperimentConfig] = ({}, self.wanted)
+        self._manifest: Manifest | None = None
+        self._checked = False
+        self._texts: dict[str, list] = {}
+        self._rows: dict[Task, tuple[Rows, list[dict]]] = {}
+        self._benchmarks: dict[tuple[str, str | None], Benchmark] = {}
+        self._orders: dict[tuple[bool, int], list[list[int]]] = {}
 
     def __fspath__(self) -> str:
         """Return the run folder, so that whatever reads one takes a Run too."""
@@ -81,18 +96,19 @@ class Run:
         return self.wanted.folder
 
     @property
-    def manifest(self) -> dict | None:
-        """The content of manifest.json; None before the run is prepared."""
-        from ctxft.run.prepare import manifest_of
-
-        return manifest_of(self.wanted)
+    def manifest(self) -> Manifest | None:
+        """What the run was prepared with; None before that."""
+        if self._manifest is None:
+            self._manifest = Manifest.read(self.folder)
+        return self._manifest
 
     @property
     def config(self) -> ExperimentConfig:
         """The config, with hub revisions pinned to the commits that the run recorded."""
-        from ctxft.run.prepare import pinned
-
-        return pinned(self.wanted, self.manifest)
+        commits = self.manifest.commits if self.manifest else self._commits
+        if commits != self._pinned[0]:
+            self._pinned = (commits, pinned(self.wanted, commits))
+        return self._pinned[1]
 
     def arm_folder(self, arm: str, seed: int = 0) -> Path:
         """Return where an arm's training of one seed is."""
@@ -102,159 +118,226 @@ class Run:
         """Return where an arm's outcomes of one seed are."""
         return self.folder / "evals" / arm / f"seed-{seed}"
 
+    def pin(self, commits: dict[str, str | None]) -> None:
+        """Read the inputs at these hub commits from now on."""
+        self._commits = commits
+
+    def reload(self) -> Manifest | None:
+        """Read the manifest again, which another process may have made or extended since."""
+        self._manifest, self._checked = None, False
+        return self.manifest
+
+    def require_prepared(self) -> Manifest:
+        """Return the manifest; raises InputError where the run is not prepared, or holds another experiment."""
+        if self.manifest is None:
+            raise InputError(f"{self.folder} is not a run yet: run `ctxft train` first.")
+        if not self._checked:
+            preparation.check_same(self, self.manifest)
+            self._checked = True
+        return self.manifest
+
     # --- what the stages share ----------------------------------------------------------------------------------------
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer."""
-        from ctxft.models import shared_tokenizer
-
         return shared_tokenizer(self.config.model, self.config.revision)
 
     @cached_property
     def prompt_sets(self) -> PromptSets:
         """The experiment's prompt sets: ``strategies`` and ``negative``."""
-        from ctxft.run.rows import prompt_sets_of
-
-        return PromptSets(*prompt_sets_of(self.wanted))
+        return load_prompt_sets(self.wanted)
 
     @cached_property
     def template(self) -> PromptTemplate:
         """What surrounds every prompt: a separator, or the turns of the chat template."""
-        from ctxft.data.rows import prompt_template
-
         return prompt_template(self.tokenizer, self.prompt_sets.strategies)
 
     @cached_property
     def longest_prompt(self) -> int:
         """The tokens that every passage leaves for a prompt: those of the longest of all arms."""
-        from ctxft.run.rows import longest_of
-
-        return longest_of(self.config, self.tokenizer)
+        return run_longest_prompt(self)
 
     @cached_property
     def budget(self) -> int:
         """The text tokens that a passage may have."""
-        from ctxft.data.rows import text_budget
-
         train = self.config.train
         return text_budget(train.window, self.longest_prompt, train.min_text_tokens)
 
-    @property
-    def passages(self) -> list[Passage]:
-        """The passages that every arm trains on."""
-        return self._passages("passages")
+    @cached_property
+    def corpus(self) -> tuple[list[Passage], list[Passage], Counter]:
+        """The corpus, cut: passages, those held out, counts of documents and tokens."""
+        return passages_of(self.config.corpus, self.tokenizer, self.budget)
 
-    @property
-    def held_out(self) -> list[Passage]:
-        """The passages held out from every arm."""
-        return self._passages("held_out")
+    @cached_property
+    def general_text(self) -> tuple[list[Passage], list[Passage], Counter]:
+        """The general text, cut likewise; empty where the experiment names none."""
+        general = self.config.general
+        return passages_of(general, self.tokenizer, self.budget) if general else ([], [], Counter())
 
-    @property
-    def general(self) -> list[Passage]:
-        """The passages of general text; empty where the experiment names none."""
-        return self._passages("general") if self.config.general else []
-
-    @property
-    def general_held_out(self) -> list[Passage]:
-        """The held-out passages of general text; empty where the experiment names none."""
-        return self._passages("general_held_out") if self.config.general else []
-
-    def _passages(self, which: str) -> list[Passage]:
-        from ctxft.run.rows import read_passages
-
-        return read_passages(self.folder, which)
+    @cached_property
+    def instruction_text(self) -> tuple[list[dict], list[dict], Counter]:
+        """The rows of the stage ift: to train on, held out, counts; empty where no arm has the stage."""
+        return preparation.split_instructions(self) if self.has_instructions else ([], [], Counter())
 
     @property
     def has_instructions(self) -> bool:
         """Whether an arm has the stage ift."""
-        from ctxft.run.instruct import has_instructions
+        return any(get_arm(arm).instructed for arm in self.wanted.arms)
 
-        return has_instructions(self.wanted.arms)
+    @property
+    def passages(self) -> list[Passage]:
+        """The passages that every arm trains on."""
+        return self._text("passages")
 
-    def instructions(self, held_out: bool = False) -> list[dict]:
-        """Return the rows of the stage ift (or those held out), each with id, input_ids, labels and text."""
-        from ctxft.run.instruct import read_instruction_rows
+    @property
+    def held_out(self) -> list[Passage]:
+        """The passages held out from every arm."""
+        return self._text("held_out")
 
-        which = "instructions_held_out" if held_out else "instructions"
-        return read_instruction_rows(self.folder, which) if self.has_instructions else []
+    @property
+    def general(self) -> list[Passage]:
+        """The passages of general text; empty where the experiment names none."""
+        return self._text("general") if self.config.general else []
 
-    @cached_property
+    @property
+    def general_held_out(self) -> list[Passage]:
+        """The held-out passages of general text; empty where the experiment names none."""
+        return self._text("general_held_out") if self.config.general else []
+
+    @property
+    def instructions(self) -> list[dict]:
+        """The rows of the stage ift, each with id, input_ids, labels and text; empty where no arm has the stage."""
+        return self._text("instructions") if self.has_instructions else []
+
+    @property
+    def instructions_held_out(self) -> list[dict]:
+        """The held-out rows of the stage ift."""
+        return self._text("instructions_held_out") if self.has_instructions else []
+
+    def _text(self, name: str) -> list:
+        """Return what a file of the run folder holds; before the run is prepared, what it will hold."""
+        if name not in self._texts:
+            if self.manifest is None:
+                self._texts[name] = preparation.build_text(self, name)
+            else:
+                self._texts[name] = self._read(name, self.manifest)
+        return self._texts[name]
+
+    def _read(self, name: str, manifest: Manifest) -> list:
+        path = self.folder / f"{name}.jsonl"
+        if not path.exists():
+            raise InputError(f"{path} is missing: remove the folder and start from scratch.")
+        if hash_file(path) != manifest.files.get(path.name):
+            raise InputError(f"{path} was changed after it was made: remove the folder and start from scratch.")
+        rows = [row for _, row in read_jsonl(path)]
+        return rows if name.startswith("instructions") else [Passage.from_json(row) for row in rows]
+
+    @property
     def benchmarks(self) -> list[Benchmark]:
         """The benchmarks that every arm is evaluated on."""
-        from ctxft.run.examine import load_benchmarks
+        return [self.benchmark(source) for source in self.wanted.evaluation.benchmarks]
 
-        return load_benchmarks(self.wanted)
+    def benchmark(self, source: str, revision: str | None = None) -> Benchmark:
+        """Load a benchmark, once: from the ``data`` folder, the practice world, a file, or the hub at a revision."""
+        options = self.wanted.evaluation
+        revision = revision or options.revision_of(source)
+        if (source, revision) not in self._benchmarks:
+            kwargs = {"data": options.data and Path(options.data), "limit": options.limit, "num_fewshot": options.shots}
+            self._benchmarks[source, revision] = load_benchmark(source, revision=revision, **kwargs)
+        return self._benchmarks[source, revision]
 
-    # --- tasks --------------------------------------------------------------------------------------------------------
+    @cached_property
+    def held_out_rows(self) -> dict[str, Rows]:
+        """The rows on which every arm's losses are measured: held-out text without and with prompts, general text."""
+        held, general = self.held_out, self.general_held_out
+        rows = {"": ("cpt", held), "prompted_": ("cft", held), "general_": ("cpt", general)}
+        return {name: build_rows(self, arm, 0, passages)[0] for name, (arm, passages) in rows.items() if passages}
+
+    # --- what an arm reads --------------------------------------------------------------------------------------------
+
+    def rows(self, stage: str, seed: int = 0) -> tuple[Rows, list[dict]]:
+        """Return the rows of one stage of text, those of mixed-in general text last, and the prompts sampled for them."""
+        if (stage, seed) not in self._rows:
+            mixed = self.general if self.config.general and self.config.general.share else []
+            self._rows[stage, seed] = build_rows(self, stage, seed, self.passages, mixed)
+        return self._rows[stage, seed]
+
+    def order(self, arm: str, seed: int = 0) -> list[list[int]]:
+        """Return the rows of each optimizer step of an arm's last stage: the same for all arms, whatever their prompts."""
+        second, train, general = get_arm(arm).instructed, self.config.train, self.config.general
+        if (second, seed) not in self._orders:
+            if second:
+                order = passage_order(targets_of(self.instructions), self.config.ift.recipe(train), seed)
+            else:  # counted by the text alone, not by prompts or exercises that are learned too
+                texts = (self.passages, self.general if general and general.share else [])
+                targets = [[len(passage.ids) + passage.last for passage in text] for text in texts]
+                order = passage_order(targets[0], train, seed, targets[1], general.share if general else 0.0)
+            self._orders[second, seed] = order
+        return self._orders[second, seed]
+
+    def training_data(self, arm: str, seed: int = 0) -> TrainingData:
+        """Return what an arm's last stage trains on."""
+        *_, stage = stages_of(arm)
+        if stage == "ift":
+            return TrainingData(self.instructions, [], self.config.ift.recipe(self.config.train), self.order(arm, seed))
+        return TrainingData(*self.rows(stage, seed), self.config.train, self.order(arm, seed))
+
+    # --- stages -------------------------------------------------------------------------------------------------------
 
     @property
     def train_tasks(self) -> list[Task]:
         """The (arm, seed) pairs that are trained, those of one stage first."""
-        from ctxft.run.tasks import train_tasks
-
-        return train_tasks(self.wanted)
+        trained = [arm for arm in self.wanted.arms if get_arm(arm).stages]
+        arms = sorted(trained, key=lambda arm: len(get_arm(arm).stages))
+        return [(arm, seed) for arm in arms for seed in self.wanted.seeds]
 
     @property
     def evaluate_tasks(self) -> list[Task]:
-        """The (arm, seed) pairs that are evaluated: those trained, and base once."""
-        from ctxft.run.tasks import evaluate_tasks
-
-        return evaluate_tasks(self.wanted)
+        """The (arm, seed) pairs that are evaluated: those trained, and base once, as seed 0."""
+        return [(arm, 0) for arm in self.wanted.arms if not get_arm(arm).stages] + self.train_tasks
 
     def is_trained(self, arm: str, seed: int = 0) -> bool:
-        """Return whether a task's training is finished."""
-        return (self.arm_folder(arm, seed) / "done.json").exists()
+        """Return whether a task's training is finished; base needs none."""
+        return not get_arm(arm).stages or (self.arm_folder(arm, seed) / "done.json").exists()
 
     def is_evaluated(self, arm: str, seed: int = 0) -> bool:
         """Return whether all results of a task are there, of this model and these benchmarks."""
-        from ctxft.run.examine import is_examined
-
-        return is_examined(self.config, arm, seed, self.benchmarks)
-
-    # --- stages -------------------------------------------------------------------------------------------------------
+        return tasks.Evaluation(self, arm, seed).is_done
 
     def prepare(self) -> Run:
         """Cut the corpus and write what all arms share; a run that is prepared already is checked; returns the run.
 
+        Processes that prepare the same run at the same time do so one after another.
+
         Raises:
             InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
         """
-        from ctxft.run.prepare import prepare
-
-        prepare(self.wanted)
+        preparation.prepare_run(self)
         return self
 
-    def training_data(self, arm: str, seed: int = 0) -> Lesson:
-        """Return what an arm's last stage trains on: rows, the prompts sampled for them, recipe, rows of each step."""
-        from ctxft.run.tasks import lesson_of
-
-        if (arm, seed) not in self._data:
-            self._data[arm, seed] = lesson_of(self.config, arm, seed, self.passages, self.tokenizer)
-        return self._data[arm, seed]
-
     def train_task(self, arm: str, seed: int = 0, quiet: bool = True) -> dict:
-        """Train one arm with one seed, or resume it; returns the content of done.json.
+        """Train one arm with one seed, or resume it; what is done already is not done again.
+
+        Returns:
+            The content of done.json: optimizer steps, passages, target tokens, seconds, model hash.
 
         Raises:
             InputError: the run is not prepared, its files changed, or another process trains this task now.
         """
-        from ctxft.run.tasks import train_task
-
-        return train_task(self.wanted, arm, seed, quiet)
+        return tasks.run_training(self, arm, seed, quiet)
 
     def evaluate_task(self, arm: str, seed: int = 0) -> dict:
         """Evaluate one trained arm (or base) on every benchmark and on held-out text; valid results are kept.
 
         Returns:
-            The content of metrics.json.
+            The content of metrics.json: held-out loss, and the metrics of each benchmark.
 
         Raises:
-            InputError: the run is of another config, the arm is not trained, or another process evaluates it now.
+            InputError: the run is of another config, the arm is not trained, its model was changed since, or another process
+                evaluates it now.
         """
-        from ctxft.run.examine import evaluate_task
-
-        return evaluate_task(self.wanted, arm, seed)
+        return tasks.run_evaluation(self, arm, seed)
 
     def train(self, workers: int | None = None, tick: Callable[[], object] | None = None) -> Run:
         """Prepare the run and train what is not trained yet; returns the run.
@@ -268,19 +351,22 @@ class Run:
             InputError: bad input, with the message of the task that met it.
             FailedError: a task stopped for another reason; the end of its output is shown.
         """
-        from ctxft.run.workers import train_all
-
-        train_all(self.wanted, workers, tick)
+        processes.train_waiting(self, workers, tick)
         return self
 
     def evaluate(self, workers: int | None = None) -> Run:
         """Evaluate every trained arm that is not evaluated yet; arguments and errors as for ``train``."""
-        from ctxft.run.workers import evaluate_all
-
-        evaluate_all(self.wanted, workers)
+        processes.evaluate_waiting(self, workers)
         return self
 
     # --- results ------------------------------------------------------------------------------------------------------
+
+    def model_hash(self, arm: str, seed: int = 0) -> str:
+        """Return the hash of a task's model; raises InputError if it is not trained yet."""
+        tasks.require_training(self, arm, seed)
+        if not get_arm(arm).stages:
+            return self.manifest.hashes["model"]
+        return tasks.read_done(self, arm, seed)["model_hash"]
 
     def model(self, arm: str = "base", seed: int = 0) -> PreTrainedModel:
         """Load a trained arm's model, or the base model, onto the device of the recipe.
@@ -288,34 +374,34 @@ class Run:
         Raises:
             InputError: it is not trained yet, or was changed after its training.
         """
-        from ctxft.run.examine import trained_model
-        from ctxft.run.tasks import require_trained
-
-        require_trained(self.wanted, arm, seed)
-        return trained_model(self.config, arm, seed)
+        wanted, device = self.model_hash(arm, seed), pick_device(self.config.train.device)
+        if not get_arm(arm).stages:
+            return load_model(self.config.model, self.config.revision, device)
+        folder = self.arm_folder(arm, seed)
+        if model_hash(str(folder / "model")) != wanted:
+            raise InputError(f"{folder / 'model'} was changed after training: remove {folder} and train it again.")
+        return load_model(str(folder / "model"), device=device)
 
     def outcomes(self, benchmark: str, arm: str, seed: int = 0) -> list[dict]:
         """Return one arm's outcome for each item of a benchmark."""
-        from ctxft.evaluation.outcomes import read_outcomes
-
         return read_outcomes(self.eval_folder(arm, seed) / f"{benchmark}.jsonl")
 
 
 def _config_of(source: str | Path | ExperimentConfig, settings: dict) -> ExperimentConfig:
     if isinstance(source, ExperimentConfig):
         return _with_settings(to_mapping(source), settings) if settings else source
-    profiles = {path.stem for path in PROFILES.glob("*.yaml")}
+    if str(source).startswith("{"):
+        return _with_settings(parse_json(str(source), "config"), settings)
+    profiles = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if Path(source).suffix in (".yaml", ".yml") or str(source) in profiles:
         return load_experiment(source, settings)
-    from ctxft.run.leaks import config_of_run
-
     folder = next((place for place in (Path(source), runs_root() / source) if is_there(place / "manifest.json")), None)
     if folder is None:
         raise InputError(
-            f"unknown profile '{source}'{nearest(str(source), profiles)}, and no run of that name: neither {Path(source)} nor "
-            f"{runs_root() / source} holds a manifest.json; the profiles are: {', '.join(sorted(profiles))}."
+            f"unknown profile '{source}'{nearest(str(source), profiles)}; known: {', '.join(profiles)}, a YAML file, or a run "
+            f"(neither {Path(source)} nor {runs_root() / source} holds a manifest.json)."
         )
-    config = config_of_run(folder)
+    config = Manifest.config_of(folder)
     return _with_settings(to_mapping(config), settings) if settings else config
 
 
@@ -326,4 +412,4 @@ def _with_settings(values: dict, settings: dict) -> ExperimentConfig:
         for parent in parents:
             place = place[parent] = place.get(parent) or {}
         place[key] = value
-    return from_mapping(ExperimentConfig, values, "Run")
+    return from_mapping(ExperimentConfig, values, "config")

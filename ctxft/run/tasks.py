@@ -1,56 +1,54 @@
-"""A prepared experiment flows in; trained models flow out, each task on its own and only once.
+"""Train and evaluate one arm with one seed, each on its own and only once.
 
-    train_task(arm, seed) -> arms/<arm>/seed-<n>/  config.yaml prompts.jsonl log.jsonl model/ done.json
+    train_task     arms/<arm>/seed-<n>/   config.yaml prompts.jsonl log.jsonl model/ done.json
+    evaluate_task  evals/<arm>/seed-<n>/  <benchmark>.jsonl metrics.json
 
-An arm of two stages, such as ``cft-ift``, goes on from the model of the first, which is trained before where it is not there.
-
-``base`` is not trained; it is examined once, as seed 0. ``ctxft.run.workers`` runs all tasks of an experiment.
+An arm of two stages, such as ``cft-ift``, resumes from the model of the first, which is trained before where it is not there.
+``base`` is not trained; it is evaluated once, as seed 0.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ctxft.config import ExperimentConfig, to_mapping
-from ctxft.data.passages import Passage, passages_hash
-from ctxft.models import model_hash, shared_tokenizer
+from ctxft.evaluation.benchmarks import Benchmark, style_of
+from ctxft.evaluation.evaluate import evaluate
+from ctxft.evaluation.metrics import metrics
+from ctxft.evaluation.outcomes import Journal, write_outcomes
+from ctxft.evaluation.probe import forgetting, mean_loss, probe_state
+from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
-from ctxft.run.instruct import read_instruction_rows
-from ctxft.run.prepare import manifest_of, pinned
-from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
 from ctxft.storage import (
     InputError,
     check_known,
     exclusive_lock,
-    read_json,
+    hash_file,
+    quarantine,
+    read_checked,
     read_or_quarantine,
+    sha256,
+    with_checksum,
+    write_json,
     write_jsonl,
     write_text,
 )
-from ctxft.training.config import TrainConfig
-from ctxft.training.loop import targets_of, train_arm
-from ctxft.training.schedule import passage_order
+from ctxft.training.loop import train_arm
+
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
 
 Task = tuple[str, int]  # (arm, seed)
-
-
-def train_tasks(config: ExperimentConfig) -> list[Task]:
-    """Return the (arm, seed) pairs that are trained, those of one stage first."""
-    trained = [arm for arm in config.arms if get_arm(arm).stages]
-    return [(arm, seed) for arm in sorted(trained, key=lambda arm: len(get_arm(arm).stages)) for seed in config.seeds]
-
-
-def evaluate_tasks(config: ExperimentConfig) -> list[Task]:
-    """Return the (arm, seed) pairs that are examined: those trained, and base once."""
-    return [(arm, 0) for arm in config.arms if not get_arm(arm).stages] + train_tasks(config)
+SCORING_REVISION = 3  # raised when the same model and items would get other scores
 
 
 def parse_task(text: str, tasks: Iterable[Task]) -> Task:
@@ -58,6 +56,10 @@ def parse_task(text: str, tasks: Iterable[Task]) -> Task:
 
     Raises:
         InputError: the experiment has no such task.
+
+    Example:
+        >>> parse_task("1", [("cpt", 0), ("cft", 0)])
+        ('cft', 0)
     """
     names = {f"{arm}:{seed}": (arm, seed) for arm, seed in tasks}
     if text.isdecimal():
@@ -69,35 +71,74 @@ def parse_task(text: str, tasks: Iterable[Task]) -> Task:
     return names[check_known(text, names, "task")]
 
 
-def arm_folder(config: ExperimentConfig, arm: str, seed: int) -> Path:
-    """Return where an arm's training of one seed lives."""
-    return config.folder / "arms" / arm / f"seed-{seed}"
-
-
-def eval_folder(config: ExperimentConfig, arm: str, seed: int) -> Path:
-    """Return where an arm's outcomes of one seed live."""
-    return config.folder / "evals" / arm / f"seed-{seed}"
-
-
-def is_trained(config: ExperimentConfig, arm: str, seed: int) -> bool:
-    """Return whether a task's training is finished."""
-    return (arm_folder(config, arm, seed) / "done.json").exists()
-
-
-def require_trained(config: ExperimentConfig, arm: str, seed: int) -> None:
-    """Raise InputError if an arm has to be trained before it can be examined."""
-    if get_arm(arm).stages and not is_trained(config, arm, seed):
-        raise InputError(f"arm '{arm}', seed {seed} of {config.folder} is not trained yet: run `ctxft train` first.")
-
-
-def require_written(config: ExperimentConfig) -> None:
-    """Raise InputError if an arm reads prompts that no model has written yet: before the other arms are trained."""
-    for arm in map(get_arm, text_stages(config.arms)):
-        if arm.written:
-            arm.written(config, config.seeds[0])
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
+
+
+def read_done(run: Run, arm: str, seed: int) -> dict:
+    """Return the record of a finished training."""
+    return read_checked(run.arm_folder(arm, seed) / "done.json")
+
+
+def require_written(run: Run) -> None:
+    """Raise InputError if an arm reads prompts that no model has written yet: before the other arms are trained."""
+    for arm in map(get_arm, text_stages(run.config.arms)):
+        if arm.written:
+            arm.written(run.config, run.config.seeds[0])
+
+
+def require_training(run: Run, arm: str, seed: int) -> None:
+    """Raise InputError if an arm has to be trained before it can be evaluated."""
+    if not run.is_trained(arm, seed):
+        raise InputError(f"arm '{arm}', seed {seed} of {run.folder} is not trained yet: run `ctxft train` first.")
+
+
+def run_training(run: Run, arm: str, seed: int, quiet: bool = True, wait: bool = False) -> dict:
+    """Do what ``Run.train_task`` says; ``wait`` for another process that trains the same task."""
+    run.require_prepared()
+    if done := _finished(run, arm, seed):
+        return done
+    if first := get_arm(arm).start:
+        run_training(run, first, seed, quiet, wait=True)
+    with _lock(run, arm, seed, wait):
+        return _finished(run, arm, seed) or _train(run, arm, seed, quiet)  # perhaps by the process that was waited for
+
+
+def _finished(run: Run, arm: str, seed: int) -> dict | None:
+    """Return a finished training's record, or None; where it is damaged the training resumes from what is left."""
+    done = read_or_quarantine(run.arm_folder(arm, seed) / "done.json")
+    if done and (start := get_arm(arm).start) and run.is_trained(start, seed):
+        if read_done(run, start, seed)["model_hash"] != done["start"]:
+            raise InputError(
+                f"{run.arm_folder(start, seed)} was trained again since {run.arm_folder(arm, seed)} resumed from it: remove "
+                "the latter."
+            )
+    return done
+
+
+def _lock(run: Run, arm: str, seed: int, wait: bool) -> contextlib.AbstractContextManager:
+    """Let one process at a time train a task; the processes of one distributed training count as one."""
+    if os.environ.get("RANK", "0") != "0":
+        return contextlib.nullcontext()
+    return exclusive_lock(
+        run.arm_folder(arm, seed).parent / f".seed-{seed}.lock", f"trains {arm}:{seed} in {run.folder}", wait
+    )
+
+
+def _train(run: Run, arm: str, seed: int, quiet: bool) -> dict:
+    folder, config = run.arm_folder(arm, seed), run.config
+    torch.set_num_threads(config.train.threads)
+    data = run.training_data(arm, seed)
+    start = None
+    if first := get_arm(arm).start:
+        start = run.arm_folder(first, seed) / "model"
+        if model_hash(str(start)) != read_done(run, first, seed)["model_hash"]:
+            raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
+    write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
+    write_jsonl(folder / "prompts.jsonl", data.sampled)
+    files = {"README.md": model_card(config, arm, seed)} | prompt_set_files(run, arm)
+    recipe = (data.recipe, seed, folder, config.revision, files, quiet)
+    train_arm(data.rows, config.model, run.tokenizer, *recipe, start=start, order=data.order)
+    return read_done(run, arm, seed)
 
 
 def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
@@ -116,111 +157,133 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
     )
 
 
-def train_task(config: ExperimentConfig, arm: str, seed: int, quiet: bool = True, wait: bool = False) -> dict:
-    """Train one arm with one seed, or go on with it; what is done already is not done again.
-
-    Returns:
-        The content of done.json: optimizer steps, passages, target tokens, seconds, model hash.
-
-    Raises:
-        InputError: the run is not prepared, its passages are no longer those that its other arms read, or another process
-            trains this task now.
-    """
-    if done := _done(config, arm, seed):
-        return _require_lineage(config, arm, seed, done)
-    read_passages(config.folder)  # refuses a folder that is not prepared, before anything is written there
-    before = get_arm(arm).start
-    if before:  # of an earlier stage
-        train_task(config, before, seed, quiet, wait=True)
-    with _only_process(config, arm, seed, wait):
-        if done := _done(config, arm, seed):  # by the process that was waited for
-            return done
-        return _train(config, arm, seed, quiet)
-
-
-def _done(config: ExperimentConfig, arm: str, seed: int) -> dict | None:
-    """Return a finished training's record, or None; where it is damaged the training goes on from what is left."""
-    return read_or_quarantine(arm_folder(config, arm, seed) / "done.json")
-
-
-def _require_lineage(config: ExperimentConfig, arm: str, seed: int, done: dict) -> dict:
-    """Return a finished training's record, or refuse it where the model of its earlier stage is another one now."""
-    start = get_arm(arm).start
-    if start is None:
-        return done
-    first = arm_folder(config, start, seed) / "done.json"
-    if done.get("start") and first.exists() and read_json(first)["model_hash"] != done["start"]:
-        raise InputError(
-            f"{first.parent} was trained anew since {arm_folder(config, arm, seed)} went on from it: remove the latter."
-        )
-    return done
-
-
-def _only_process(config: ExperimentConfig, arm: str, seed: int, wait: bool) -> contextlib.AbstractContextManager:
-    """Let one process at a time train a task; the processes of one distributed training count as one."""
-    if os.environ.get("RANK", "0") != "0":
-        return contextlib.nullcontext()
-    lock = arm_folder(config, arm, seed).parent / f".seed-{seed}.lock"
-    return exclusive_lock(lock, f"trains {arm}:{seed} in {config.folder}", wait)
-
-
-def _train(config: ExperimentConfig, arm: str, seed: int, quiet: bool) -> dict:
-    folder = arm_folder(config, arm, seed)
-    torch.set_num_threads(config.train.threads)
-    config = pinned(config, manifest_of(config))
-    passages = read_passages(config.folder)
-    if passages_hash(passages) != read_json(config.folder / "manifest.json")["hashes"]["passages"]:
-        raise InputError(
-            f"{config.folder / 'passages.jsonl'} was changed after it was made: remove the folder and start anew."
-        )
-    before = get_arm(arm).start
-    tokenizer = shared_tokenizer(config.model, config.revision)
-    rows, drawn, recipe, order = lesson_of(config, arm, seed, passages, tokenizer)
-    write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
-    write_jsonl(folder / "prompts.jsonl", drawn)
-    files = {"README.md": model_card(config, arm, seed)}
-    files |= prompt_set_files(config, arm)
-    start = arm_folder(config, before, seed) / "model" if before else None
-    if start and model_hash(str(start)) != read_json(start.parent / "done.json")["model_hash"]:
-        raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
-    given = (rows, config.model, tokenizer, recipe, seed, folder, config.revision, files, quiet)
-    train_arm(*given, start=start, order=order)
-    return read_json(folder / "done.json")
-
-
-class Lesson(NamedTuple):
-    """What one training reads: rows, which prompt was drawn for each passage, the recipe, and the rows of each step."""
-
-    rows: Sequence[dict]
-    drawn: list[dict]
-    recipe: TrainConfig
-    order: list[list[int]]
-
-
-def lesson_of(
-    config: ExperimentConfig, arm: str, seed: int, passages: list[Passage], tokenizer: PreTrainedTokenizerBase
-) -> Lesson:
-    """Return what the last stage of an arm reads; it follows from the run's passages, prompt sets and instructions alone."""
-    if get_arm(arm).instructed:
-        rows, recipe = read_instruction_rows(config.folder), config.ift.recipe(config.train)
-        return Lesson(rows, [], recipe, passage_order(targets_of(rows), recipe, seed))
-    general = read_passages(config.folder, "general") if config.general and config.general.share else []
-    rows, drawn = rows_of(config, arm, seed, passages, tokenizer, general)
-    targets = rows.text_targets  # not those of a prompt or exercises that are learned too: all arms have the same steps
-    split, share = len(passages), config.general.share if general else 0.0
-    return Lesson(rows, drawn, config.train, passage_order(targets[:split], config.train, seed, targets[split:], share))
-
-
-def prompt_set_files(config: ExperimentConfig, arm: str) -> dict[str, str]:
-    """Return the files that hold the prompt sets of an arm beside its model; none for an arm that reads no prompt."""
+def prompt_set_files(run: Run, arm: str) -> dict[str, str]:
+    """Return the files that hold an arm's prompt sets next to its model; none for an arm that reads no prompt."""
     found = get_arm(arm)
     if found.instructed or found.prompt is None:
         return {}
-    sets = dict(zip(("strategies", "negative"), prompt_sets_of(config), strict=True))
     names = ("prompt_set", *(f"{name}_prompt_set" for name in found.sets[1:]))
-    prompt_sets = dict(zip(names, (sets[name] for name in found.sets), strict=True))
-    dumped = {
-        name: yaml.safe_dump(prompt_set.to_dict(), sort_keys=False, allow_unicode=True)
-        for name, prompt_set in prompt_sets.items()
-    }
-    return {f"{name}.yaml": text for name, text in dumped.items()}
+    sets = [getattr(run.prompt_sets, name).to_dict() for name in found.sets]
+    dumped = [yaml.safe_dump(one, sort_keys=False, allow_unicode=True) for one in sets]
+    return {f"{name}.yaml": text for name, text in zip(names, dumped, strict=True)}
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def asked_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
+    """Return in words how the experiment formats a benchmark's items."""
+    options = config.evaluation
+    return style_of(benchmark, options.form, options.shots, options.chat_template, options.rule == "generate")
+
+
+class Evaluation:
+    """One task's results on disk, and what is due: whatever is of another model, other items or texts, or another format.
+
+    Args:
+        run: a prepared run.
+        arm, seed: the task; the arm is trained.
+    """
+
+    def __init__(self, run: Run, arm: str, seed: int) -> None:
+        self.run, self.arm, self.seed = run, arm, seed
+        self.folder, self.model = run.eval_folder(arm, seed), run.model_hash(arm, seed)
+        self.results = read_or_quarantine(self.folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
+
+    def key(self, benchmark: Benchmark) -> str:
+        """Return what changes whenever another model, other items or another format would give other outcomes."""
+        items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
+        return sha256([SCORING_REVISION, self.model, benchmark.name, items, asked_as(self.run.config, benchmark)])
+
+    @cached_property
+    def held_out_key(self) -> str:
+        """What changes whenever another model or other texts would give another loss."""
+        manifest = self.run.manifest
+        texts = [manifest.files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
+        texts.append(manifest.files.get("instructions_held_out.jsonl") if self.run.has_instructions else None)
+        return sha256([SCORING_REVISION, self.model, texts, manifest.hashes["prompts"], probe_state()])
+
+    @property
+    def is_held_out_done(self) -> bool:
+        """Whether the losses on held-out text are those of this model and these texts."""
+        return self.results["held_out"].get("key") == self.held_out_key
+
+    @property
+    def due(self) -> list[Benchmark]:
+        """The benchmarks that have no valid outcomes; a file that was changed is quarantined."""
+        return [benchmark for benchmark in self.run.benchmarks if not self._is_valid(benchmark)]
+
+    def _is_valid(self, benchmark: Benchmark) -> bool:
+        record, path = self.results["benchmarks"].get(benchmark.name, {}), self.folder / f"{benchmark.name}.jsonl"
+        if record.get("key") != self.key(benchmark) or not path.exists():
+            return False
+        if record["outcomes"] == hash_file(path):
+            return True
+        quarantine(path, f"{path} was cut off or changed after it was written.")
+        return False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is due."""
+        return self.is_held_out_done and not self.due
+
+    def write(self) -> None:
+        """Write metrics.json."""
+        write_json(self.folder / "metrics.json", with_checksum(self.results))
+
+    def evaluate(self) -> dict:
+        """Do what is due; returns the content of metrics.json."""
+        run, due = self.run, self.due
+        if not due and self.is_held_out_done:
+            return self.results
+        torch.set_num_threads(run.config.train.threads)
+        model = run.model(self.arm, self.seed)
+        if not self.is_held_out_done:
+            self.results["held_out"] = _held_out(run, model) | {"key": self.held_out_key}
+            self.write()
+        for benchmark in due:
+            self.results["benchmarks"].pop(benchmark.name, None)  # a kill must not leave metrics of other outcomes
+            self.write()
+            self.results["benchmarks"][benchmark.name] = self._record(benchmark, model)
+            self.write()
+        return read_checked(self.folder / "metrics.json")
+
+    def _record(self, benchmark: Benchmark, model: PreTrainedModel) -> dict:
+        options, path = self.run.config.evaluation, self.folder / f"{benchmark.name}.jsonl"
+        journal = Journal(path.with_suffix(".partial"), self.key(benchmark))
+        how = {"shots": options.shots, "chat_template": options.chat_template, "rule": options.rule}
+        how |= {"token_budget": options.token_budget, "journal": journal}
+        outcomes = evaluate(model, self.run.tokenizer, benchmark, options.form, **how)
+        write_outcomes(path, outcomes)
+        journal.finish()
+        origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
+        origin |= {"key": self.key(benchmark), "form": asked_as(self.run.config, benchmark), "rule": options.rule}
+        return metrics(outcomes, benchmark) | origin | {"outcomes": hash_file(path)}
+
+
+def _held_out(run: Run, model: PreTrainedModel) -> dict:
+    """Measure the losses on held-out text, in nats a token, and what the model may have forgotten."""
+    results: dict = {"loss": None, "prompted_loss": None, "tokens": 0}
+    for name, rows in run.held_out_rows.items():
+        results[f"{name}loss"], tokens = mean_loss(model, rows, run.config.evaluation.token_budget)
+        results["general_tokens" if name == "general_" else "tokens"] = tokens
+    documents = run.general_held_out if run.config.general else run.held_out
+    return results | forgetting(model, run.tokenizer, run.config.train.window, documents, run.instructions_held_out)
+
+
+def run_evaluation(run: Run, arm: str, seed: int) -> dict:
+    """Do what ``Run.evaluate_task`` says."""
+    run.benchmarks  # noqa: B018  bad questions are reported before anything is written
+    run.require_prepared()
+    require_training(run, arm, seed)
+    lock = run.eval_folder(arm, seed).parent / f".seed-{seed}.lock"
+    with exclusive_lock(lock, f"evaluates {arm}:{seed} in {run.folder}"):
+        return Evaluation(run, arm, seed).evaluate()
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    from ctxft.run import shims
+
+    return getattr(shims, name)

@@ -17,6 +17,7 @@ import pandas
 from ctxft.report.figures import loss_curves, picture
 from ctxft.report.page import MACROS
 from ctxft.run.progress import Follower, Pace, Progress
+from ctxft.run.run import Run
 from ctxft.run.workers import train_all
 from ctxft.storage import FailedError, InputError
 from ctxft.widgets.base import Explorer, framed
@@ -52,7 +53,7 @@ class TrainingMonitor(Explorer):
     """
 
     def __init__(self, config: ExperimentConfig, workers: int | None = None) -> None:
-        self.config, self.workers, self.follower = config, workers, Follower(config)
+        self.config, self.workers, self.follower = config, workers, Follower(Run(config))
         self.future: Future[Path] | None = None
         self._thread: threading.Thread | None = None
         self._stop, self._seen = threading.Event(), 0.0

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-from ctxft.config import ExperimentConfig
-from ctxft.data.passages import passages_of
-from ctxft.data.rows import text_budget
-from ctxft.models import pick_device, shared_tokenizer
+from ctxft.models import pick_device
 from ctxft.prompts import get_arm, text_stages
-from ctxft.run.prepare import manifest_of, pinned
-from ctxft.run.rows import longest_of, read_passages, rows_of
-from ctxft.run.tasks import train_tasks
+from ctxft.run.run import Run
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import Estimate, advice, estimate, model_config
-from ctxft.training.schedule import passage_order
 
 SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 
 
-def count_tokens_and_steps(config: ExperimentConfig) -> dict:
-    """Return optimizer steps and target tokens of one arm and seed, and the tokens that each text arm reads.
+def count_tokens_and_steps(run: Run) -> dict:
+    """Return optimizer steps and target tokens of one text arm and seed, and the tokens that each text arm reads.
 
-    A prepared run's passages are taken where there are some; else the corpus is cut as ``ctxft train`` would cut it.
+    They are those that the training takes: a prepared run's passages where there are some, else the corpus is cut as
+    ``ctxft train`` would cut it, and nothing is written.
 
     Returns:
         steps, targets (tokens learned in all steps), reads (arm -> tokens read in all steps).
+
+    Example:
+        >>> from ctxft.run.run import Run
+        >>> count_tokens_and_steps(Run("mini", name="not-prepared"))["steps"]
+        119
     """
-    tokenizer = shared_tokenizer(config.model, config.revision)
-    if manifest_of(config):
-        passages = read_passages(config.folder)
-    else:
-        budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
-        passages, _, _ = passages_of(config.corpus, tokenizer, budget)
-    targets = [len(passage.ids) + passage.last for passage in passages]
-    order = passage_order(targets, config.train, config.seeds[0])
-    taken = [index for step in order for index in step]
-    reads = {}
-    for arm in text_stages(config.arms):
-        written_state = get_arm(arm).written_state
-        if written_state and written_state(config) is None:
+    seed = run.config.seeds[0]
+    order, targets, reads = run.order("cpt", seed), run.rows("cpt", seed)[0].text_targets, {}
+    for arm in text_stages(run.config.arms):
+        state_of = get_arm(arm).written_state
+        if state_of and state_of(run.config) is None:
             continue  # nobody knows yet how long its prompts will be
-        rows, _ = rows_of(config, arm, config.seeds[0], passages, tokenizer)
+        rows, _ = run.rows(arm, seed)
         beside = zip(rows.prompts, rows.after, targets, strict=True)
         lengths = [1 + len(prompt) + len(after) + count for prompt, after, count in beside]
-        reads[arm] = sum(lengths[index] for index in taken)
-    return {"steps": len(order), "targets": sum(targets[index] for index in taken), "reads": reads}
+        reads[arm] = sum(lengths[index] for step in order for index in step)
+    return {"steps": len(order), "targets": sum(targets[index] for step in order for index in step), "reads": reads}
 
 
 def _line(name: str, values: Estimate) -> str:
@@ -51,7 +43,7 @@ def _line(name: str, values: Estimate) -> str:
 
 
 def estimate_lines(
-    config: ExperimentConfig,
+    run: Run,
     processes: int = 1,
     device: str | None = None,
     rate: float | None = None,
@@ -60,7 +52,7 @@ def estimate_lines(
     """Say what an experiment's training takes, before any weights are read.
 
     Args:
-        config: the experiment.
+        run: the run; it need not be prepared.
         processes: GPUs (or processes) that train one task together.
         device: "cpu" or "cuda"; None takes the recipe's, here.
         rate: tokens read in a second, as measured; gives the time.
@@ -73,13 +65,13 @@ def estimate_lines(
         InputError: the model's config cannot be used, or a bad corpus.
 
     Example:
-        >>> from ctxft.config import load_experiment
-        >>> estimate_lines(load_experiment("mini"))[0].startswith("parameters: 600,672")
+        >>> from ctxft.run.run import Run
+        >>> estimate_lines(Run("mini"))[0].startswith("parameters: 600,672")
         True
     """
+    config = run.config
     device = device or pick_device(config.train.device)
-    pinned_config = pinned(config, manifest_of(config))
-    architecture, recipe = model_config(pinned_config.model, pinned_config.revision), config.train
+    architecture, recipe = model_config(config.model, config.revision), config.train
     modes = [("one process", "single")] if processes == 1 else [(f"each of {processes}, DDP", "ddp")]
     if processes > 1 and device != "cpu":
         modes.append((f"each of {processes}, FSDP", "fsdp"))
@@ -98,12 +90,12 @@ def estimate_lines(
             lines.append(f"does not fit into {memory:g} GiB; {said}")
         else:
             lines.append(f"fits into {memory:g} GiB")
-    counted = count_tokens_and_steps(pinned_config)
+    counted = count_tokens_and_steps(run)
     lines.append(f"one arm, one seed: {counted['steps']} optimizer steps, {counted['targets']} target tokens")
     reads = counted["reads"]
     lines.append("tokens read: " + ", ".join(f"{arm} {tokens}" for arm, tokens in reads.items()))
     if rate:
-        tasks = [get_arm(arm).stages[0] for arm, _ in train_tasks(config)]
+        tasks = [stages_of(arm)[0] for arm, _ in run.train_tasks]
         seconds = sum(reads.get(stage, 0) for stage in tasks) / rate
         lines.append(
             f"time at {rate:g} tokens a second: {seconds / 3600:.2f} hours for all {len(tasks)} tasks, one after "
