@@ -16,7 +16,6 @@ from ctxft.extras.adaptive import adapt, require_untrained
 from ctxft.extras.written import exchanged, written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import ContextualPrompt
-from ctxft.prompts.arms import exchanged
 from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.prepare import prepare
 from ctxft.run.rows import read_passages, rows_of

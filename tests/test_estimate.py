@@ -18,7 +18,7 @@ from ctxft.run.tasks import train_task
 from ctxft.storage import InputError, read_json, write_jsonl
 from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes, model_config
-from ctxft.training.network import build_network
+from ctxft.training.model import trainable_model
 from ctxft.world.facts import model_folder
 
 RECIPE = TrainConfig(window=96, micro_batch_tokens=1024)

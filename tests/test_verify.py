@@ -144,7 +144,8 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "a missing text": (lambda r: (r / "held_out.jsonl").unlink(), "held_out.jsonl", "held_out.jsonl is missing"),
     "an instruction": (
-        lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()), "instructions.jsonl", "line 1 is not what its source gives",
+        lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()),
+        "instructions.jsonl", "line 1 is not what its source gives",
     ),
     "a number of the ledger": (
         lambda r: edit_json(r / "ledger.json", lambda v: v.update({"tokens read": v["tokens read"] + 1})),
@@ -199,7 +200,8 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "a cut file of outcomes": (lambda r: cut(r / EXAM / "own.jsonl"), f"{EXAM}/own.jsonl", "own.jsonl, line"),
     "a question left out": (
-        lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: rows.pop()), f"{EXAM}/own.jsonl", "lacks 1 of the benchmark's 6 items",
+        lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: rows.pop()),
+        f"{EXAM}/own.jsonl", "lacks 1 of the benchmark's 6 items",
     ),
     "outcomes of two arms": (
         lambda r: swap(r / EXAM / "own.jsonl", r / "evals/cpt/seed-0/own.jsonl"), f"{EXAM}/own.jsonl", "hash metrics.json holds",

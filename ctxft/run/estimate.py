@@ -95,7 +95,7 @@ def estimate_lines(
     reads = counted["reads"]
     lines.append("tokens read: " + ", ".join(f"{arm} {tokens}" for arm, tokens in reads.items()))
     if rate:
-        tasks = [stages_of(arm)[0] for arm, _ in run.train_tasks]
+        tasks = [get_arm(arm).stages[0] for arm, _ in run.train_tasks]
         seconds = sum(reads.get(stage, 0) for stage in tasks) / rate
         lines.append(
             f"time at {rate:g} tokens a second: {seconds / 3600:.2f} hours for all {len(tasks)} tasks, one after "

@@ -278,10 +278,10 @@ class Run:
 
     def training_data(self, arm: str, seed: int = 0) -> TrainingData:
         """Return what an arm's last stage trains on."""
-        *_, stage = stages_of(arm)
-        if stage == "ift":
-            return TrainingData(self.instructions, [], self.config.ift.recipe(self.config.train), self.order(arm, seed))
-        return TrainingData(*self.rows(stage, seed), self.config.train, self.order(arm, seed))
+        train, order = self.config.train, self.order(arm, seed)
+        if get_arm(arm).instructed:
+            return TrainingData(self.instructions, [], self.config.ift.recipe(train), order)
+        return TrainingData(*self.rows(arm, seed), train, order)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
