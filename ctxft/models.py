@@ -1,15 +1,20 @@
-"""A name goes in (a practice model, a folder, a hub id); a tokenizer and a causal language model in the wanted dtype come out.
+"""Load tokenizers and causal language models: practice models, folders, and repositories of the Hugging Face hub.
 
-Weights are read from safetensors only, and no code of a model repository is ever run.
+Weights are read from safetensors only, and no code of a model repository is ever run. Data sets and benchmarks come from the same
+hub, so what its libraries raise is put into one sentence here, for all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, constants, errors
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
@@ -17,29 +22,139 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     logging,
 )
 
-from ctxft.hub import hub_errors, is_hub_id, resolve_revision
 from ctxft.storage import InputError, hash_file, is_there, read_json, sha256
 from ctxft.world.facts import BASES, model_folder
 
 logging.disable_progress_bar()  # what a cell or a log shows must not depend on how fast weights are read
 
-MODEL_FILES = (
-    "config.json",
-    "adapter_config.json",
-    "*token*",
-    "*.safetensors",
-    "vocab*",
-    "merges.txt",
-    "chat_template*",
-)
+TOKENIZER_FILES = ("config.json", "adapter_config.json", "*token*", "vocab*", "merges.txt", "chat_template*")
+MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors")
 WHERE_TO_PUT = (
     "put its files (config.json, *.safetensors, tokenizer files) in a folder and give that folder as the model"
 )
+NOUNS = {"model": "model", "dataset": "data set"}
+# What a hub's error means and what to do; the first that is anywhere in the chain of causes decides.
+NO_CONNECTION = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, errors.HTTPError)
+TROUBLES = (
+    (errors.GatedRepoError, "it is gated", "accept its terms at {page} and log in with `hf auth login`"),
+    (errors.RevisionNotFoundError, "it has no such revision", "choose one of {page}/tree/main"),
+    (
+        errors.RepositoryNotFoundError,
+        "it was not found",
+        "check the name at {page}, and `hf auth login` if it is private",
+    ),
+    (errors.HFValidationError, "the hub can hold no such name", "correct it"),
+    (errors.HfHubHTTPError, "HTTP {status}", "try again later, or log in with `hf auth login`"),
+    (errors.OfflineModeIsEnabled, "it is not in the local cache and HF_HUB_OFFLINE is set", "unset it"),
+    (NO_CONNECTION, "no connection", "check the connection"),
+)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def hub_error(error: BaseException, source: str, kind: str, instead: str) -> InputError:
+    """Put what a library raised about a hub repository, or a folder in its place, into one sentence.
+
+    Args:
+        error: as caught; its causes and contexts are read too.
+        source: the repository, such as "cais/mmlu".
+        kind: "model" or "dataset".
+        instead: what works without the hub, a clause without a full stop ("pass a folder with --model").
+
+    Example:
+        >>> print(hub_error(ConnectionError("no route"), "gpt2", "model", "pass a local folder"))
+        the model 'gpt2' cannot be loaded from the Hugging Face hub (no connection): check the connection, or pass a local folder.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{source}"
+    status = next((link.response.status_code for link in chain if isinstance(link, errors.HfHubHTTPError)), None)
+    what, advice = _trouble(chain)
+    reason, advice = what.format(status=status), advice.format(page=page)
+    where = "" if is_there(source) else " from the Hugging Face hub"
+    return InputError(f"the {NOUNS[kind]} '{source}' cannot be loaded{where} ({reason}): {advice}, or {instead}.")
+
+
+def _trouble(chain: list[BaseException]) -> tuple[str, str]:
+    """Return what a chain of errors means, and what to do about it."""
+    if type(chain[0]).__name__ == "DatasetNotFoundError":  # datasets hides its cause, so the text has to tell
+        text = str(chain[0])
+        gated, revision = "gated" in text, text.startswith("Revision")
+        return TROUBLES[0 if gated else 1 if revision else 2][1:]
+    offline = constants.HF_HUB_OFFLINE and any(
+        isinstance(e, errors.LocalEntryNotFoundError | ConnectionError) for e in chain
+    )
+    for classes, reason, advice in TROUBLES:
+        if any(isinstance(link, classes) for link in chain) or (offline and classes is errors.OfflineModeIsEnabled):
+            return reason, advice
+    line = next(iter(str(chain[0]).strip().splitlines()), "no message").replace("{", "{{").replace("}", "}}")
+    return f"{type(chain[0]).__name__}: {line}", "correct that"
+
+
+@contextlib.contextmanager
+def hub_errors(source: str, kind: str, instead: str) -> Iterator[None]:
+    """Run a block that loads a model or data set; what it raises about files, network or content becomes an ``InputError``.
+
+    Args:
+        source, kind, instead: as for ``hub_error``.
+
+    Raises:
+        InputError: the block raised such an error; others pass through unchanged.
+
+    Example:
+        >>> with hub_errors("org/name", "model", "give a local folder"):  # doctest: +SKIP
+        ...     tokenizer = AutoTokenizer.from_pretrained("org/name")
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, errors.HTTPError, errors.HFValidationError) as error:
+        raise hub_error(error, source, kind, instead) from error
+    except (
+        ValueError
+    ) as error:  # a kind that the libraries do not know, an unknown split, or code that would have to run
+        raise InputError(f"the {NOUNS[kind]} '{source}' cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the shape "org/name" of a hub repository.
+
+    Example:
+        >>> is_hub_id("cais/mmlu"), is_hub_id("texts/part/x")
+        (True, False)
+    """
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def resolve_revision(repo_id: str, kind: str, revision: str | None, instead: str) -> str | None:
+    """Return the commit that a revision of a hub repository points to now, so that a run can record it.
+
+    Args:
+        repo_id, kind, instead: as for ``hub_error``.
+        revision: branch, tag or commit; None is the default branch.
+
+    Returns:
+        The commit; with HF_HUB_OFFLINE set, the revision as given (the local cache decides).
+
+    Raises:
+        InputError: the hub cannot be reached, or refuses.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return revision
+    limit = constants.HF_HUB_ETAG_TIMEOUT  # seconds; without one a silent hub is waited for without end
+    with hub_errors(repo_id, kind, instead):
+        return HfApi().repo_info(repo_id, repo_type=kind, revision=revision, timeout=limit).sha
 
 
 def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -71,34 +186,35 @@ def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | 
     return source, resolve_revision(source, "model", revision, WHERE_TO_PUT)
 
 
+def _files(place: str, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in Path(place).glob(pattern)})
+
+
 def model_hash(source: str, revision: str | None = None) -> str:
-    """Return a hash that changes when what decides a model's behaviour does: config, tokenizer, weights; or hub id and commit.
+    """Return a hash that changes when what decides a model's behavior does: config, tokenizer, weights; or hub id and commit.
 
     Other files of a folder (model card, optimizer state) do not count.
     """
     place, commit = resolve_model(source, revision)
     if not Path(place).is_dir():
         return sha256([place, commit])
-    files = sorted(path for pattern in MODEL_FILES for path in Path(place).glob(pattern))
-    return sha256([[path.name, hash_file(path)] for path in files])
+    return sha256([[path.name, hash_file(path)] for path in _files(place, MODEL_FILES)])
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that stands beside a model.
+    """Load a model's tokenizer.
 
     Raises:
-        InputError: no tokenizer is there, it has no EOS token, or it cannot give character offsets (a "slow" tokenizer).
+        InputError: there is none, it has no EOS token, or it gives no character offsets (a "slow" tokenizer).
     """
     place, commit = resolve_model(source, revision)
     if Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").exists():
         raise InputError(f"{place} has no tokenizer: add tokenizer.json and tokenizer_config.json.")
-    try:
-        with hub_errors(place, "model", WHERE_TO_PUT):
-            tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
-    except InputError:
-        raise
-    except ValueError as error:  # a tokenizer of an unknown kind, or one that wants to run code of its own
-        raise InputError(f"the tokenizer of '{source}' cannot be used: {str(error).splitlines()[0]}") from None
+    with hub_errors(place, "model", WHERE_TO_PUT):
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer of '{source}' has no EOS token, so the end of a document cannot be learned: "
@@ -112,7 +228,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
 
 def shared_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, read once in a process while its files stay the same: for code that changes nothing in it.
+    """Return a model's tokenizer, read once in a process while its files stay the same: for code that changes nothing in it.
 
     What ``load_tokenizer`` returns belongs to its caller. But tokenizers (0.23) keeps a cache of words for each tokenizer and
     thread and does not free it, so that a process that loads one for every task grows without end.
@@ -125,10 +241,8 @@ def shared_tokenizer(source: str, revision: str | None = None) -> PreTrainedToke
         True
     """
     place, commit = resolve_model(source, revision)
-    files = sorted(
-        path for pattern in MODEL_FILES for path in Path(place).glob(pattern) if path.suffix != ".safetensors"
-    )
-    return _shared_tokenizer(source, commit, tuple((str(path), hash_file(path)) for path in files))
+    files = tuple((str(path), hash_file(path)) for path in _files(place, TOKENIZER_FILES))
+    return _shared_tokenizer(source, commit, files)
 
 
 @functools.lru_cache(maxsize=4)
@@ -137,7 +251,7 @@ def _shared_tokenizer(source: str, commit: str | None, _files: tuple[tuple[str, 
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Tokenise text without special tokens; "<s>" and the like inside the text stay ordinary characters.
+    """Tokenize text without special tokens; "<s>" and the like inside the text stay ordinary characters.
 
     Returns:
         (token ids, character position at which each token starts).
@@ -148,12 +262,30 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int
     return encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
 
 
-def _check_weights(folder: Path) -> None:
-    if not (folder / "config.json").exists():
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def model_config(source: str, revision: str | None = None) -> PretrainedConfig:
+    """Read a model's config, and nothing of its weights.
+
+    Args:
+        source: a practice model, a folder with a config.json, or a hub id.
+        revision: its hub revision.
+
+    Raises:
+        InputError: there is none, or it is of a kind that transformers does not know.
+    """
+    place, commit = resolve_model(source, revision)
+    with hub_errors(place, "model", WHERE_TO_PUT):
+        return AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)
+
+
+def _check_weights(folder: Path, name: str = "*.safetensors") -> None:
+    if not (folder / "config.json").exists() and name == "*.safetensors":
         raise InputError(f"{folder} is not a model folder: config.json is missing.")
-    if not list(folder.glob("*.safetensors")):
+    if not list(folder.glob(name)):
         raise InputError(
-            f"{folder} holds no weights: a *.safetensors file is needed (other formats can run code and are not read)."
+            f"{folder} holds no weights: a {name} file is needed (other formats can run code and are not read)."
         )
 
 
@@ -166,21 +298,14 @@ def check_model(source: str, revision: str | None, window: int) -> None:
     Example:
         >>> check_model("practice-blind", None, window=128)
     """
-    place, commit = resolve_model(source, revision)
-    folder = Path(place)
-    if (folder / "adapter_config.json").exists():
+    place, _ = resolve_model(source, revision)
+    if (Path(place) / "adapter_config.json").exists():
         raise InputError(
             f"{place} holds a LoRA adapter, which cannot be trained further: give its base model as model."
         )
-    if folder.is_dir():
-        _check_weights(folder)
-    try:
-        with hub_errors(place, "model", WHERE_TO_PUT):
-            config = AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)
-    except InputError:
-        raise
-    except ValueError as error:  # a kind of model that transformers does not know
-        raise InputError(f"{place}: the model's config.json cannot be used: {str(error).splitlines()[0]}") from None
+    if Path(place).is_dir():
+        _check_weights(Path(place))
+    config = model_config(source, revision)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(
             f"the model '{source}' is of the kind '{config.model_type}', which is no causal language model: choose another."
@@ -216,11 +341,7 @@ def load_model(
     place, commit = resolve_model(source, revision)
     folder = Path(place)
     if (folder / "adapter_config.json").exists():
-        if not (folder / "adapter_model.safetensors").exists():
-            raise InputError(
-                f"{folder} holds no adapter weights: adapter_model.safetensors is needed (other formats can run code and are "
-                "not read)."
-            )
+        _check_weights(folder, "adapter_model.safetensors")
         adapter = read_json(folder / "adapter_config.json")
         base = load_model(adapter["base_model_name_or_path"], adapter.get("revision"), device, dtype)
         with warnings.catch_warnings():  # peft still asks transformers by a name that version 6 will drop
@@ -232,13 +353,9 @@ def load_model(
     try:
         with hub_errors(place, "model", WHERE_TO_PUT):
             model, info = AutoModelForCausalLM.from_pretrained(place, revision=commit, dtype=dtype, **options)
-    except InputError:
-        raise
-    except ValueError as error:  # a kind of model that transformers does not know, or one that brings code of its own
-        raise InputError(f"the model '{source}' cannot be used: {str(error).splitlines()[0]}") from None
     except SafetensorError as error:
         raise InputError(f"the weights of {place} cannot be read ({error}): fetch them again.") from None
-    if info["missing_keys"]:  # transformers would go on with random numbers in their place
+    if info["missing_keys"]:  # transformers would put random numbers in their place
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise InputError(f"the weights of {place} are not complete: {missing} and maybe more are missing.")
     return model.to(device).eval()
@@ -253,10 +370,10 @@ def pick_device(wanted: str = "auto") -> str:
     """Return the device to compute on: "auto" takes CUDA where there is one, else the CPU.
 
     Raises:
-        InputError: the device that was asked for is not there.
+        InputError: the device is not there.
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device '{wanted}' was asked for, but torch sees no CUDA device: use device: cpu or auto.")
+        raise InputError(f"torch sees no CUDA device, but the device is '{wanted}': use device: cpu or auto.")
     return wanted

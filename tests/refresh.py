@@ -106,8 +106,7 @@ def write_times() -> None:
 
 def course_block() -> str:
     """Return the README's table of notebooks: what each teaches, how long it runs and how long it takes to read."""
-    from ctxft.course import list_notebooks
-    from ctxft.course import duration
+    from ctxft.course import duration, list_notebooks
     from ctxft.storage import read_json
 
     course = read_json(COURSE)

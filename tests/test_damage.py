@@ -99,9 +99,7 @@ def killed(experiment):
     return config, folder, done
 
 
-@pytest.mark.parametrize(
-    "file", ["weights.safetensors", "optimizer.safetensors", "state.json"]
-)
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", [cut, lambda path: flip(path, -30), lambda path: path.unlink()])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(killed, capsys, file, damage):
     config, folder, done = killed

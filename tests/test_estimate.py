@@ -10,14 +10,14 @@ import torch
 from peft import PeftModel
 
 from ctxft.cli import main
-from ctxft.models import load_model
+from ctxft.models import load_model, model_config
 from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.prepare import prepare
 from ctxft.run.run import Run
 from ctxft.run.tasks import train_task
 from ctxft.storage import InputError, read_json, write_jsonl
 from ctxft.training.config import TrainConfig
-from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes, model_config
+from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes
 from ctxft.training.model import trainable_model
 from ctxft.world.facts import model_folder
 

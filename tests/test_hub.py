@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.hub import hub_error, hub_errors
+from ctxft.models import hub_error, hub_errors
 from ctxft.storage import InputError
 
 ANSWERS = {  # repository name: (HTTP status, the hub's error code, its message)
@@ -29,7 +29,7 @@ BUSY = {"limited": (429, None, "Too many requests"), "down": (503, None, "Unavai
 ASK = """
 import json, sys
 import datasets, huggingface_hub, transformers
-from ctxft.hub import hub_errors, resolve_revision
+from ctxft.models import hub_errors, resolve_revision
 from ctxft.storage import InputError
 
 loaders = {
@@ -111,17 +111,17 @@ def test_a_gated_repository_says_where_to_accept_and_how_to_log_in(sentences: di
     what = "data set" if library == "datasets" else "model"
     address = "https://huggingface.co/" + ("datasets/" if library == "datasets" else "")
     assert sentences[f"{name} {library}"] == (
-        f"the {what} 'org/{name}' is gated on the Hugging Face hub: accept its terms at {address}org/{name}"
+        f"the {what} 'org/{name}' cannot be loaded from the Hugging Face hub (it is gated): accept its terms at {address}org/{name}"
         " and log in with `hf auth login`, or pass a local folder."
     )
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_other_answers_of_the_hub(sentences: dict, library: str) -> None:
-    assert "was not found on the Hugging Face hub: check the name" in sentences[f"missing {library}"]
-    assert "(HTTP 403): check its name, accept its terms" in sentences[f"refused {library}"]
-    assert "answered HTTP 400" in sentences[f"broken {library}"]
-    assert "has no such revision" in sentences[f"revision {library}"]
+    assert "from the Hugging Face hub (it was not found): check the name" in sentences[f"missing {library}"]
+    assert "(HTTP 403): try again later, or log in" in sentences[f"refused {library}"]
+    assert "(HTTP 400)" in sentences[f"broken {library}"]
+    assert "(it has no such revision): choose one of https://huggingface.co/" in sentences[f"revision {library}"]
 
 
 def test_a_busy_and_a_silent_hub_are_told_apart_from_a_wrong_name(hub: str, tmp_path: Path) -> None:
@@ -130,24 +130,31 @@ def test_a_busy_and_a_silent_hub_are_told_apart_from_a_wrong_name(hub: str, tmp_
         name.split()[0]: said
         for name, said in ask(list(BUSY), tmp_path, ("revision",), HF_ENDPOINT=hub, **limits).items()
     }
-    assert "takes no more requests now (HTTP 429) for the model 'org/limited': wait some minutes" in found["limited"]
-    assert "answered HTTP 503 for the model 'org/down': try again later, or pass a local folder" in found["down"]
-    assert "cannot be reached for the model 'org/slow': check the connection, or pass a local" in found["slow"]
+    assert (
+        "the model 'org/limited' cannot be loaded from the Hugging Face hub (HTTP 429): try again later"
+        in found["limited"]
+    )
+    assert "(HTTP 503): try again later, or log in with `hf auth login`, or pass a local folder" in found["down"]
+    assert "(no connection): check the connection, or pass a local" in found["slow"]
 
 
 def test_offline_mode_is_named(tmp_path: Path) -> None:
     found = ask(["any"], tmp_path, HF_HUB_OFFLINE="1")
     for library in LIBRARIES:
-        assert "is not in the local cache and HF_HUB_OFFLINE is set: unset it, or pass" in found[f"any {library}"]
+        assert "(it is not in the local cache and HF_HUB_OFFLINE is set): unset it, or pass" in found[f"any {library}"]
 
 
 def test_no_connection_and_other_troubles_are_told_apart() -> None:
     error = hub_error(ConnectionError("Couldn't reach 'a/b' on the Hub"), "a/b", "dataset", "pass --data DIR")
     assert str(error) == (
-        "the Hugging Face hub cannot be reached for the data set 'a/b': check the connection, or pass --data DIR."
+        "the data set 'a/b' cannot be loaded from the Hugging Face hub (no connection): check the connection, or pass "
+        "--data DIR."
     )
     error = hub_error(OSError("disk full\nmore"), "a/b", "model", "pass a folder")
-    assert "'a/b' could not be loaded (OSError: disk full): mend that, or pass a folder." in str(error)
+    assert (
+        "'a/b' cannot be loaded from the Hugging Face hub (OSError: disk full): correct that, or pass a folder."
+        in str(error)
+    )
 
 
 def test_errors_that_are_not_of_the_hub_pass_through() -> None:

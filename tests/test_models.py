@@ -164,7 +164,7 @@ def test_an_adapter_loads_on_its_base_at_its_revision(tmp_path, monkeypatch):
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert models.pick_device("auto") == models.pick_device("cpu") == "cpu"
-    with pytest.raises(InputError, match="device 'cuda' was asked for, but torch sees no CUDA device"):
+    with pytest.raises(InputError, match="torch sees no CUDA device, but the device is 'cuda'"):
         models.pick_device("cuda")
 
 

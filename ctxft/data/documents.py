@@ -12,7 +12,7 @@ import pyarrow.parquet
 from datasets import load_dataset
 from huggingface_hub import snapshot_download
 
-from ctxft.hub import hub_errors, is_hub_id, resolve_revision
+from ctxft.models import hub_errors, is_hub_id, resolve_revision
 from ctxft.storage import InputError, check_known, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
 from ctxft.world.texts import SOURCES, WORDINGS, practice_documents, unreliable_articles
 
@@ -145,13 +145,8 @@ def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
     if config.source == TEXT_FILES:
         yield from _text_file_rows(config, revision)
         return
-    try:
-        with hub_errors(config.source, "dataset", WHERE_TO_PUT):
-            table = load_dataset(config.source, config.subset, split=config.split, revision=revision)
-    except InputError:
-        raise
-    except ValueError as error:  # an unknown split, or a data set that wants the name of a part
-        raise InputError(f"the data set '{config.source}' cannot be read: {str(error).splitlines()[0]}") from None
+    with hub_errors(config.source, "dataset", WHERE_TO_PUT):
+        table = load_dataset(config.source, config.subset, split=config.split, revision=revision)
     for number, row in enumerate(table):
         yield f"{config.source}, {config.split} row {number}", f"{config.split}:{number}", row
 

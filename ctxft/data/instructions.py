@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.chat import encode_rendered, rendered
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
-from ctxft.hub import hub_errors, resolve_revision
-from ctxft.models import encode_text
+from ctxft.models import encode_text, hub_errors, resolve_revision
 from ctxft.storage import InputError, read_jsonl, shown
 from ctxft.world.exams import practice_instructions
 

@@ -21,8 +21,7 @@ from ctxft.config import ExperimentConfig, to_mapping
 from ctxft.data.documents import corpus_state
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
 from ctxft.evaluation.benchmarks.requests import require_chat_template
-from ctxft.hub import resolve_revision
-from ctxft.models import check_model, model_hash, resolve_model
+from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
 from ctxft.prompts import check_labels, check_subsets, sort_arms, text_stages
 from ctxft.run.rows import arm_ledger, corpus_ledger
 from ctxft.storage import (

@@ -11,11 +11,8 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
 
-from ctxft.hub import hub_errors
-from ctxft.models import WHERE_TO_PUT, resolve_model
-from ctxft.storage import InputError
 from ctxft.training.config import TrainConfig
 from ctxft.training.loss import LOGITS_AT_ONCE
 from ctxft.training.model import add_adapters
@@ -56,26 +53,6 @@ class Estimate:
         Later micro-batches of a step meet the gradients of the first.
         """
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
-
-
-def model_config(source: str, revision: str | None = None) -> PreTrainedConfig:
-    """Read a model's config, and nothing of its weights.
-
-    Args:
-        source: a practice model, a folder with a config.json, or a hub id.
-        revision: its hub revision.
-
-    Raises:
-        InputError: there is none, or it is of a kind that transformers does not know.
-    """
-    place, commit = resolve_model(source, revision)
-    try:
-        with hub_errors(place, "model", WHERE_TO_PUT):
-            return AutoConfig.from_pretrained(place, revision=commit, trust_remote_code=False)
-    except InputError:
-        raise
-    except (ValueError, OSError) as error:
-        raise InputError(f"{place}: the model's config.json cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | None = None, dtype=torch.float32):
@@ -149,6 +126,7 @@ def estimate(
 
     Example:
         >>> from ctxft.training.config import TrainConfig
+        >>> from ctxft.models import model_config
         >>> estimate(model_config("practice-blind"), TrainConfig()).parameters > 100_000
         True
     """

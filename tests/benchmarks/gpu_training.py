@@ -38,9 +38,10 @@ import workload
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ctxft.data.rows import IGNORE_INDEX
+from ctxft.models import model_config
 from ctxft.training.config import TrainConfig
 from ctxft.training.distributed import distribute
-from ctxft.training.estimate import estimate, model_config
+from ctxft.training.estimate import estimate
 from ctxft.training.loop import Training
 from ctxft.training.loss import patch_loss_forward
 from ctxft.training.model import add_adapters

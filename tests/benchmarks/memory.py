@@ -24,9 +24,9 @@ import torch
 from training_speed import IGNORE, Peak
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ctxft.models import load_tokenizer
+from ctxft.models import load_tokenizer, model_config
 from ctxft.training.config import TrainConfig
-from ctxft.training.estimate import estimate, model_config
+from ctxft.training.estimate import estimate
 from ctxft.training.loop import train_arm
 
 SHAPE = {"vocab_size": 8192, "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 10}

@@ -49,7 +49,7 @@ def test_the_guard_refuses_and_writes_down_what_a_kernel_asks(tmp_path):
 
 @pytest.mark.process
 def test_the_client_of_the_hub_sends_no_telemetry():
-    asked = "import ctxft.hub; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    asked = "import ctxft.models; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", asked], env=kept, cwd=REPO_ROOT, capture_output=True, text=True, check=True

@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ctxft.evaluation.benchmarks.records import Benchmark, Question, Rows, Wording, evenly, in_turn, questions_of
 from ctxft.evaluation.benchmarks.requests import examples_for
-from ctxft.hub import hub_errors, resolve_revision
+from ctxft.models import hub_errors, resolve_revision
 from ctxft.storage import InputError, nearest, read_json, read_jsonl, read_text, read_yaml, shown
 from ctxft.world.exams import EXAMS, practice_questions
 
