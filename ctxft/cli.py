@@ -15,7 +15,7 @@ import tempfile
 import textwrap
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer import Argument, Option
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # YAML reads 1e-4 as text; on the command line it is meant as a number.
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-MANY = {"default_factory": list, "show_default": False}  # an option that may be repeated
+MANY: dict[str, Any] = {"default_factory": list, "show_default": False}  # an option that may be repeated
 
 Config = Annotated[str, Argument(metavar="CONFIG", help="a profile (mini), an experiment's YAML file, or a run")]
 RunName = Annotated[str, Argument(metavar="RUN", help="name of a run below the run root, or its folder")]
@@ -91,7 +91,12 @@ class Commands(TyperGroup):
         raise typer.Exit(code)
 
 
-PLAIN = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+PLAIN: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
 app = typer.Typer(cls=Commands, context_settings={"max_content_width": 120}, **PLAIN)
 prompts = typer.Typer(help="List, show, check and write prompt sets.", **PLAIN)
 app.add_typer(prompts, name="prompts")
@@ -590,7 +595,7 @@ def _check_training(folder: Path) -> dict[str, tuple[float, float]]:
         text = encode_text(tokenizer, document["text"])[0][:64]
         rows.append({"input_ids": masked + text, "labels": [-100] * len(masked) + text})
 
-    def log(name: str, rows: list, **changes: object) -> list[float]:
+    def log(name: str, rows: list, **changes: Any) -> list[float]:
         values = {"steps": 6, "batch_passages": 4, "micro_batch_tokens": 512, "save_every": 2, "device": "cpu"}
         train_arm(rows, "practice-aware", tokenizer, TrainConfig(**values | changes), 0, folder / name)
         return [row[key] for _, row in read_jsonl(folder / name / "log.jsonl") for key in ("loss", "grad_norm")]

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from ctxft.storage import (
@@ -56,7 +56,7 @@ CHECKED: dict[str, bool] = {}  # what was checked in this kernel -> whether the 
 # --- the self-checks of the exercises ---------------------------------------------------------------------------------
 
 
-def check(what: str, yours: object, expected: object, tolerance: float = 0.0) -> bool:
+def check(what: str, yours: Any, expected: Any, tolerance: float = 0.0) -> bool:
     """Print your value next to the expected one, and whether they agree.
 
     Args:
@@ -89,7 +89,7 @@ def check(what: str, yours: object, expected: object, tolerance: float = 0.0) ->
     return right
 
 
-def _agree(yours: object, expected: object, tolerance: float) -> bool:
+def _agree(yours: Any, expected: Any, tolerance: float) -> bool:
     """Return whether two values are equal, numbers within a tolerance, lists and dictionaries item by item."""
     if isinstance(expected, Mapping):
         same = isinstance(yours, Mapping) and yours.keys() == expected.keys()

@@ -41,7 +41,7 @@ KINDS = ("byte", "metaspace")
 
 collect_ignore = ["benchmarks"]  # scripts that need packages of the extra [bench]
 TIERS = {  # folders and files whose tests are all of one tier; single slow tests carry the marker themselves
-    "notebook": ("notebooks/", "tests/test_notebooks.py"),
+    "notebook": ("notebooks/",),
     "process": ("tests/faults/test_faults.py", "tests/test_kills.py", "tests/test_distributed.py"),
     "browser": ("tests/test_browser.py",),
     "fuzz": ("tests/faults/test_dirty_input.py",),

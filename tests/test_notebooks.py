@@ -111,6 +111,7 @@ def small_run(small: tuple) -> Path:
     return small[0]
 
 
+@pytest.mark.notebook
 def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) -> None:
     for path in NOTEBOOKS:
         executed = read(small_run / "notebooks" / path.name)
@@ -120,6 +121,7 @@ def test_papermill_runs_every_notebook_with_other_parameters(small_run: Path) ->
     assert {p.name for p in (small_run / "evals").iterdir()} == {"base", "cpt", "cft", "neg", "control", "adaptive"}
 
 
+@pytest.mark.notebook
 def test_the_course_asks_nothing_of_another_machine(small: tuple, tmp_path: Path) -> None:
     folder, printed, refused = small
     assert refused == [], "a library asked something of another machine"
@@ -133,6 +135,7 @@ def test_the_course_asks_nothing_of_another_machine(small: tuple, tmp_path: Path
         assert done.returncode == 0 and refused == [], done.stderr[-3000:]
 
 
+@pytest.mark.notebook
 def test_the_notebooks_print_what_was_recorded(small_run: Path) -> None:
     """Every text of every cell, as `python tests/golden/notebooks.py` recorded it: two runs of the course agree."""
     golden, texts = json.loads(GOLDEN.read_text(encoding="utf-8")), texts_of(small_run)
@@ -146,6 +149,7 @@ def test_the_notebooks_print_what_was_recorded(small_run: Path) -> None:
     assert not changed, "\n\n".join(changed)
 
 
+@pytest.mark.notebook
 def test_html_pages_open_without_a_network(small_run: Path) -> None:
     for page in (*(small_run / "notebooks").glob("*.html"), small_run / "report.html", small_run / "index.html"):
         loads = re.findall(
@@ -157,6 +161,7 @@ def test_html_pages_open_without_a_network(small_run: Path) -> None:
         )
 
 
+@pytest.mark.notebook
 def test_every_picture_stands_on_disk_with_its_words(small_run: Path) -> None:
     shown = 0
     for path in NOTEBOOKS:
@@ -171,6 +176,7 @@ def test_every_picture_stands_on_disk_with_its_words(small_run: Path) -> None:
     assert kept["png"] == kept["svg"] and len(kept["png"]) >= shown > 10
 
 
+@pytest.mark.notebook
 def test_the_index_leads_to_every_page_and_log(small_run: Path) -> None:
     page = (small_run / "index.html").read_text(encoding="utf-8")
     links = re.findall(r'href="([^"]+)"', page)
@@ -184,6 +190,7 @@ def test_the_index_leads_to_every_page_and_log(small_run: Path) -> None:
     assert re.search(r"^\d\d:\d\d:\d\d cell 2, \d+\.\d s\n  python 3", log, flags=re.M)
 
 
+@pytest.mark.notebook
 def test_a_second_run_skips_what_is_valid(small_run: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("CTXFT_RUNS", str(small_run.parent))
     assert main(WORDS) == 0
@@ -215,6 +222,7 @@ def tiny(tmp_path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_only_what_changed_runs_again(tiny: Path, runs: Path, capsys: pytest.CaptureFixture) -> None:
     def states(*words: str) -> list[str]:
         assert main(["run", "--name", "tiny", *words]) == 0
@@ -238,6 +246,7 @@ def test_only_what_changed_runs_again(tiny: Path, runs: Path, capsys: pytest.Cap
     assert states("--profile", str(own), "-p", "size=2") == ["ran", "ran"]  # other questions
 
 
+@pytest.mark.process
 def test_a_notebook_that_fails_ends_the_run_and_the_index_shows_it(tiny: Path, runs: Path, capsys) -> None:
     assert main(["run", "--name", "tiny", "--notebook", "00_tiny"]) == 0
     write_course(tiny, "print('size', size)", "1 / 0")
@@ -250,6 +259,7 @@ def test_a_notebook_that_fails_ends_the_run_and_the_index_shows_it(tiny: Path, r
     assert "notebooks/01_tiny.failed.ipynb" in links and "notebooks/01_tiny.html" not in links
 
 
+@pytest.mark.process
 def test_parameters_of_a_profile_reach_the_notebooks(tiny: Path, runs: Path, capsys) -> None:
     path = tiny / "own.yaml"
     path.write_text("name: own\nnotebooks: {size: 7}\n")
@@ -297,7 +307,8 @@ def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, cap
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep me"
 
 
-def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.process
+def test_a_kernel_that_dies_ends_in_one_sentence_and_the_next_run_succeeds(tmp_path: Path) -> None:
     path, target = tmp_path / "99_dies.ipynb", tmp_path / "out" / "99_dies.ipynb"
     source = f"import os, pathlib, signal\nflag = pathlib.Path({str(tmp_path / 'flag')!r})\nif not flag.exists():\n"
     source += "    flag.touch()\n    os.kill(os.getpid(), signal.SIGKILL)\nprint('alive')"
@@ -316,6 +327,7 @@ def test_a_kernel_that_dies_is_told_in_one_sentence_and_the_next_run_goes_on(tmp
     assert not target.with_name("99_dies.failed.ipynb").exists()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_kernel_and_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "99_waits.ipynb"
@@ -345,6 +357,7 @@ def test_a_picture_keeps_its_words_on_the_page(tmp_path: Path) -> None:
     assert words_of(page) == ['bars & "ends"'] and 'width="300"' in page
 
 
+@pytest.mark.process
 def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in ("1", "1 / 0")])
     nbformat.write(notebook, tmp_path / "99_broken.ipynb")
@@ -356,6 +369,7 @@ def test_failure_names_notebook_cell_and_error(tmp_path: Path) -> None:
     assert "ZeroDivisionError: division by zero" in (tmp_path / "out" / "99_broken.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.process
 def test_bad_input_inside_a_notebook_is_bad_input(tmp_path: Path) -> None:
     source = "from ctxft.storage import InputError\nraise InputError('line 3 of x.jsonl has no text.')"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "99_bad.ipynb")
