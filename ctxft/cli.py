@@ -176,12 +176,6 @@ def _run(config: str, settings: list[str], data: str | None) -> Run:
     return Run(config, data=data, overrides=read_settings(settings))
 
 
-def _prepared(config: str, settings: list[str], data: str | None) -> Run:
-    """Return a run that is prepared if it was not; one that was stays as it is."""
-    run = _run(config, settings, data)
-    return run if run.manifest else run.prepare()
-
-
 def _folder(name: str) -> Path:
     """Return the folder of a run that exists, by its path or its name below the run root."""
     for folder in (Path(name), runs_root() / name):
@@ -239,7 +233,7 @@ def course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> N
 @app.command()
 def train(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
     """Train the arms of an experiment."""
-    from ctxft.run.tasks import parse_task
+    from ctxft.run.tasks import parse_task, require_written
 
     run = _run(config, settings, data)
     if not task and int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -247,7 +241,9 @@ def train(config: Config, *, task: Tasks, workers: Workers = None, settings: Set
         return
     tasks = [parse_task(name, run.train_tasks) for name in task]
     run.prepare()
-    for arm, seed in tasks or run.train_tasks:  # of all processes that accelerate launched together
+    if not tasks:  # the processes that accelerate launched train each task together
+        require_written(run)
+    for arm, seed in tasks or run.train_tasks:
         done = run.train_task(arm, seed, quiet=not sys.stderr.isatty())
         steps = f"{done['optimizer_steps']} optimizer steps, {done['target_tokens']} target tokens"
         print(f"{arm}, seed {seed}: {steps}, {run.folder}")
@@ -308,9 +304,9 @@ def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> N
 @app.command()
 def leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
     """Look for benchmark items in the training texts and prompts of a run."""
-    from ctxft.run.leaks import leaks_text, look_for_leaks
+    from ctxft.run.leaks import leaks_in, leaks_text
 
-    found = look_for_leaks(_prepared(config, settings, data).config)
+    found = leaks_in(_run(config, settings, data))
     print(leaks_text(found))
     if out:
         print(f"\nitem by item: {write_json(out, found)}")
@@ -344,7 +340,7 @@ def attribute(
     from ctxft.extras.attribution import attribute, attribution_file
     from ctxft.report.attribution import attribution_text
 
-    run = _prepared(config, settings, data)
+    run = _run(config, settings, data).prepare()
     print(attribution_text(attribute(run.config, arm, seed, limit, passages)))
     print(f"\nin full: {attribution_file(run.config, arm, seed)}")
 
@@ -532,7 +528,8 @@ def adapt(
     due = estimate_adapt(run.wanted)
     for name, value in due.items():
         print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
-    if estimate or (run.config.prompts.writer.server and due["to write"] and not _agreed(yes)):
+    writer = run.config.prompts.writer
+    if estimate or (writer and writer.server and due["to write"] and not _agreed(yes)):
         return
     record = adapt(run.wanted)
     passages, failed = record["passages"], record["failed"]

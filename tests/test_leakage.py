@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ctxft.cli import main
+from ctxft.config import to_mapping
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark
 from ctxft.leakage import COMMON, clean_subset, dirty_ids, find_leaks, metrics_with_clean, words_of
 from ctxft.run.leaks import check_leaks, texts_of
 from ctxft.run.prepare import prepare
 from ctxft.run.rows import read_passages
-from ctxft.storage import write_jsonl
+from ctxft.storage import write_jsonl, write_text
 
 RANDOM = random.Random(5)
 WORDS = [
@@ -154,6 +157,8 @@ def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp
         prompts={"strategies": str(book)},
         evaluation={"benchmarks": [str(exam_file)]},
     )
+    assert main(["leaks", str(write_text(tmp_path / "run.yaml", yaml.safe_dump(to_mapping(config))))]) == 0
+    assert re.search(r"^ +own +3 +2 ", capsys.readouterr().out, flags=re.M) and not config.folder.exists()
     prepare(config)
     passages = read_passages(config.folder)
     assert len(passages) > 1 and not any(asked in passage.text for passage in passages), "the question must be cut"

@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
 
 def texts_read(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield what the arms of a prepared run read: whole documents, put together from their passages, instructions, prompts.
+    """Yield what the arms of a run read or will read: whole documents, put together from their passages, instructions, prompts.
 
     General text is read where a fraction of it is mixed in, instructions where an arm has that stage. Of the prompts all of
     the two prompt sets are yielded, sampled or not, and those that the trained arms recorded (control prompts are made for
     each passage).
-
-    Raises:
-        InputError: the run is not prepared.
     """
-    run.require_prepared()
+    if run.manifest:
+        run.require_prepared()
     texts = {"document": run.passages}
     if run.config.general and run.config.general.share:
         texts["general text"] = run.general
@@ -53,7 +51,7 @@ def leaks_in(run: Run) -> dict:
         As ``ctxft.leakage.find_leaks``, with "scores": a row for each benchmark, arm and seed that is evaluated.
 
     Raises:
-        InputError: the run is not prepared, or a benchmark cannot be loaded.
+        InputError: the run is of another config, or a benchmark cannot be loaded.
     """
     benchmarks = run.benchmarks
     leaks = find_leaks(benchmarks, texts_read(run))
