@@ -260,7 +260,7 @@ def test_buffers_that_belong_to_the_weights_are_saved_too(tmp_path, model_folder
     model = load_model(str(model_folders["byte"])).requires_grad_(True)
     model.model.register_buffer("kept", torch.arange(3.0))
     model.model.register_buffer("not_kept", torch.arange(3.0), persistent=False)
-    save_model(model, Accelerator(cpu=True), tmp_path)
+    save_model(model, Accelerator(cpu=True), tmp_path, "byte")
     saved = load_file(tmp_path / "model.safetensors")
     assert torch.equal(saved["model.kept"], torch.arange(3.0)) and "model.not_kept" not in saved
 

@@ -156,17 +156,12 @@ def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes
 
     Tried in order: smaller micro-batches, gradient checkpointing, both, adapters, more processes; each with what it gives.
     """
-    small = {"micro_batch_tokens": recipe.window}
-    again = {"gradient_checkpointing": True}
+    small, again = {"micro_batch_tokens": recipe.window}, {"gradient_checkpointing": True}
+    fewer, recompute = f"train.micro_batch_tokens: {recipe.window}", "train.gradient_checkpointing: true"
     changes = [
-        (f"train.micro_batch_tokens: {recipe.window}", small, processes, mode),
-        ("train.gradient_checkpointing: true", again, processes, mode),
-        (
-            f"train.gradient_checkpointing: true and train.micro_batch_tokens: {recipe.window}",
-            small | again,
-            processes,
-            mode,
-        ),
+        (fewer, small, processes, mode),
+        (recompute, again, processes, mode),
+        (f"{recompute} and {fewer}", small | again, processes, mode),
         ("the two and train.method: lora", small | again | {"method": "lora"}, processes, mode),
     ]
     for number in (2, 4, 8, 16, 32, 64):

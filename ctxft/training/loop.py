@@ -50,8 +50,6 @@ from ctxft.training.model import check_packed_loss, check_row_lengths, trainable
 from ctxft.training.packing import Row, choose_attention, micro_batches, shard_batches
 from ctxft.training.schedule import learning_rate, passage_order
 
-PROJECT = "ctxft"  # of the trackers
-
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -211,9 +209,10 @@ def train_arm(
     seconds = _take_steps(training, folder, recipe, checkpoint, quiet)
     # Sharded weights are gathered by all processes together, but only the first one's folder is kept.
     with atomic_dir(folder / "model") if main else tempfile.TemporaryDirectory() as place:
-        save_model(network, accelerator, Path(place))
-        if main:
-            _complete_model(Path(place), tokenizer, model if config.method == "lora" else None, files or {})
+        save_model(network, accelerator, Path(place), model)
+        tokenizer.save_pretrained(place)
+        for name, text in (files or {}).items():
+            write_text(Path(place) / name, text)
     if main:
         targets = targets_of(rows)
         record = TrainRecord(
@@ -308,13 +307,14 @@ def _check_trackers(config: TrainConfig) -> list[str]:
 def _tracked(accelerator: Accelerator, folder: Path, done: int):
     """Start the trackers of a training, on the first process; a resumed training continues where it was."""
     run = "-".join(folder.parts[-4:])  # such as mini-arms-cft-seed-0
+    known = {"id": sha256(str(folder.resolve()))[:16], "dir": str(folder)}
     kwargs = {
         "tensorboard": {"purge_step": done + 1},
-        "wandb": {"name": run, "id": sha256(str(folder.resolve()))[:16], "resume": "allow", "dir": str(folder)},
+        "wandb": {"name": run, "resume": "allow", **known},
         "trackio": {"name": run, "resume": "allow"},
         "mlflow": {"run_name": run},
     }
-    accelerator.init_trackers(PROJECT, init_kwargs=kwargs)
+    accelerator.init_trackers("ctxft", init_kwargs=kwargs)
     try:
         yield
     finally:
@@ -325,18 +325,14 @@ def _tracked(accelerator: Accelerator, folder: Path, done: int):
 # --- what is saved ----------------------------------------------------------------------------------------------------
 
 
-def save_model(model: torch.nn.Module, accelerator: Accelerator, folder: Path) -> None:
-    """Write a trained model as safetensors, gathered from all processes, which must all call it; the first one writes."""
+def save_model(model: torch.nn.Module, accelerator: Accelerator, folder: Path, base: str) -> None:
+    """Write a trained model as safetensors, gathered from all processes, which must all call it; the first one writes.
+
+    An adapter gets the name of its base model, and not the folder that it was loaded from on this machine.
+    """
     weights = gather_weights(model)
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(folder, state_dict=weights)
-
-
-def _complete_model(folder: Path, tokenizer: PreTrainedTokenizerBase, base: str | None, files: dict[str, str]) -> None:
-    """Put tokenizer and texts next to saved weights; ``base`` is the base model's name where they are an adapter."""
-    tokenizer.save_pretrained(folder)
-    if base is not None:  # its name, and not the folder that it was loaded from on this machine
-        path = folder / "adapter_config.json"
-        write_json(path, read_json(path) | {"base_model_name_or_path": base})
-    for name, text in files.items():
-        write_text(folder / name, text)
+    if not accelerator.is_main_process:
+        return
+    accelerator.unwrap_model(model).save_pretrained(folder, state_dict=weights)
+    if (adapter := folder / "adapter_config.json").exists():
+        write_json(adapter, read_json(adapter) | {"base_model_name_or_path": base})
