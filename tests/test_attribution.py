@@ -59,7 +59,7 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
     found = prompt_losses(trained, "cft", 0)
     model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
     special, passages = special_tokens(tokenizer), read_passages(trained.folder, "held_out")
-    targets = sum(len(passage.ids) + passage.last for passage in passages)
+    targets = sum(passage.targets for passage in passages)
     strategies, negative = prompt_sets_of(trained)
 
     def plain(prompts: list) -> float:

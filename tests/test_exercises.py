@@ -14,9 +14,9 @@ import pytest
 from ctxft.data.documents import Document
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, Rows, arm_tokens, build_row, fitting_pieces, special_tokens
-from ctxft.data.sentences import sentences
 from ctxft.extras.exercises import MOST, Exercise, exercises_of, exercises_text, mine_exercises
 from ctxft.extras.mining import GAP, Reading, causes
+from ctxft.extras.sentences import sentences
 from ctxft.models import encode_text
 from ctxft.storage import read_jsonl
 from ctxft.world.texts import practice_documents

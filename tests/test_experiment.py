@@ -376,7 +376,7 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
     outcomes = read_outcomes(folder / "evals" / "cft" / "seed-0" / "own-questions.jsonl")
     assert len(outcomes) == 6 and scores["cft"]["benchmarks"]["own-questions"]["n"] == 6
     held = read_passages(folder, "held_out")
-    assert scores["cft"]["held_out"]["tokens"] == sum(len(p.ids) + p.last for p in held)
+    assert scores["cft"]["held_out"]["tokens"] == sum(p.targets for p in held)
     assert scores["cft"]["held_out"]["loss"] < scores["base"]["held_out"]["loss"]
     held_out, base = scores["cft"]["held_out"], scores["base"]["held_out"]
     assert held_out["prompted_loss"] != held_out["loss"] and held_out["prompted_loss"] < base["prompted_loss"]

@@ -111,8 +111,8 @@ def test_a_gated_repository_says_where_to_accept_and_how_to_log_in(sentences: di
     what = "data set" if library == "datasets" else "model"
     address = "https://huggingface.co/" + ("datasets/" if library == "datasets" else "")
     assert sentences[f"{name} {library}"] == (
-        f"the {what} 'org/{name}' cannot be loaded from the Hugging Face hub (it is gated): accept its terms at {address}org/{name}"
-        " and log in with `hf auth login`, or pass a local folder."
+        f"the {what} 'org/{name}' cannot be loaded from the Hugging Face hub (it is gated): accept its terms "
+        f"at {address}org/{name} and log in with `hf auth login`, or pass a local folder."
     )
 
 

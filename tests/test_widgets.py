@@ -20,7 +20,7 @@ from ctxft.models import encode_text
 from ctxft.prompts import load_prompt_set
 from ctxft.report import read_run, results_table
 from ctxft.report.choice import Comparison
-from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, end_of, find_documents
+from ctxft.report.corpus import KEPT, SHOWN, document_text, documents_of, find_documents
 from ctxft.report.figures import loss_curves
 from ctxft.report.items import answers_of, disagreements, item_text
 from ctxft.report.rows import Part, check_prompt, cost_text, count_parts, pieces_of, row_html, row_parts, row_text
@@ -344,12 +344,11 @@ def test_hostile_rows_are_escaped_and_no_step_is_refused(viewer):
 def test_ends_of_passages_are_told_as_they_were_cut(kind, tokenizers, text_of):
     text = f"{text_of(1, 9)} {'word ' * 90}. {text_of(2, 9)}"
     document = Document("one", text, "here")
-    told = {"paragraph": "at a paragraph", "sentence": "at a sentence", "document": "at the document's end"}
     _, starts = encode_text(tokenizers[kind], text)
-    kinds = [told.get(end, end) for _, end in cut_points(text, starts, 30)]
-    assert set(kinds) == {*told.values(), "inside a sentence"}
+    kinds = [end for _, end in cut_points(text, starts, 30)]
+    assert set(kinds) == {"at a document", "at a paragraph", "at a sentence", "inside a sentence"}
     passages = cut(document, tokenizers[kind], 30)
-    assert [end_of(*pair) for pair in zip(passages, [*passages[1:], None], strict=True)] == kinds
+    assert [passage.ends for passage in passages] == kinds
 
 
 def test_documents_are_found_by_words_and_kind(passages):

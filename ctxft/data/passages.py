@@ -1,9 +1,9 @@
-"""Documents flow in; passages flow out, cut and tokenised once, with a count of every token.
+"""Cut documents into passages, and count every token.
 
-    Document -> drop duplicates, set some aside -> token ids of the whole document
+    Document -> drop duplicates, hold some out -> token ids of the whole document
              -> Passage(document, index, ids[start:end]) that ends at a paragraph or sentence wherever one is near
 
-A passage's ids never depend on a prompt: all arms of an experiment train on the same ones.
+A document is tokenized once and sliced, so a passage's ids never depend on a prompt: all arms train on the same ones.
 """
 
 from __future__ import annotations
@@ -29,9 +29,16 @@ SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s)")
 class Passage:
     """A slice of one document's token ids: what one training row learns.
 
-    ``ids`` are the tokens [start, start + len(ids)) of the document, ``index`` counts the document's passages from 0, and
-    ``last`` says that the document really ends here (only then is EOS learned), and ``reliable`` whether the text is true,
-    where the corpus tells.
+    Args:
+        id: of the passage: the document's id, "#", and the index.
+        document: id of the document.
+        index: counts the document's passages from 0.
+        start: place of the first id among the document's token ids.
+        last: whether the document really ends here; only then is EOS a target.
+        ids: token ids.
+        text: what they spell.
+        reliable: whether the text is true; None where the corpus does not say.
+        ends: where the passage ends: "at a document", "at a paragraph", "at a sentence" or "inside a sentence".
     """
 
     id: str
@@ -42,6 +49,12 @@ class Passage:
     ids: array
     text: str
     reliable: bool | None = None
+    ends: str = ""
+
+    @property
+    def targets(self) -> int:
+        """Target tokens: the text's, and EOS where the document ends; the same in every arm."""
+        return len(self.ids) + self.last
 
     def to_json(self) -> dict:
         """Return the passage as plain values."""
@@ -54,7 +67,7 @@ class Passage:
 
 
 def cut_points(text: str, starts: list[int], budget: int) -> list[tuple[int, str]]:
-    """Choose where a tokenised document is cut, so that no piece exceeds the budget and pieces end at natural places.
+    """Choose where a tokenized document is cut, so that no piece exceeds the budget and pieces end at natural places.
 
     Args:
         text: the document.
@@ -62,20 +75,20 @@ def cut_points(text: str, starts: list[int], budget: int) -> list[tuple[int, str
         budget: tokens a passage may have at most.
 
     Returns:
-        (end of the passage as a token index, kind of end) for each passage; kinds are "paragraph", "sentence", "inside
-        a sentence" and, for the last, "document". A paragraph end in the second half of the budget is taken before a
-        sentence end there, and that before a cut inside a sentence.
+        (end of the passage as a token index, where that is) for each passage: "at a paragraph", "at a sentence", "inside
+        a sentence" and, for the last, "at a document". A paragraph end in the second half of the budget is taken before
+        a sentence end there, and that before a cut inside a sentence.
 
     Example:
         >>> cut_points("Ab. Cd.", [0, 2, 4, 6], budget=3)
-        [(2, 'sentence'), (4, 'document')]
+        [(2, 'at a sentence'), (4, 'at a document')]
     """
     paragraphs = [bisect_left(starts, match.start()) for match in PARAGRAPH_END.finditer(text)]
     sentences = [bisect_left(starts, match.end()) for match in SENTENCE_END.finditer(text)]
     points, begin = [], 0
     while len(starts) - begin > budget:
         least, most = begin + budget // 2, begin + budget
-        for kind, ends in (("paragraph", paragraphs), ("sentence", sentences)):
+        for kind, ends in (("at a paragraph", paragraphs), ("at a sentence", sentences)):
             place = bisect_left(ends, most + 1) - 1
             if place >= 0 and ends[place] > least:
                 points.append((ends[place], kind))
@@ -83,43 +96,33 @@ def cut_points(text: str, starts: list[int], budget: int) -> list[tuple[int, str
         else:
             points.append((most, "inside a sentence"))
         begin = points[-1][0]
-    return [*points, (len(starts), "document")]
+    return [*points, (len(starts), "at a document")]
 
 
 def cut(
     document: Document, tokenizer: PreTrainedTokenizerBase, budget: int, counts: Counter | None = None
 ) -> list[Passage]:
-    """Tokenise a document once, without special tokens, and slice it into passages of at most ``budget`` tokens.
+    """Tokenize a document once, without special tokens, and slice it into passages of at most ``budget`` tokens.
 
     Args:
         document: the document.
         tokenizer: of the model that will be trained.
-        budget: text tokens a passage may have: the window less what stands around the text.
-        counts: counts up how passages end ("passages ending at a sentence", ...).
+        budget: text tokens a passage may have: the window less what surrounds the text.
+        counts: counts how passages end ("passages ending at a sentence", ...).
 
     Returns:
         The passages in order; their ids joined are the document's ids.
     """
     ids, starts = encode_text(tokenizer, document.text)
     begin, passages = 0, []
-    for index, (end, kind) in enumerate(cut_points(document.text, starts, budget)):
+    for index, (end, ends) in enumerate(cut_points(document.text, starts, budget)):
         stop = starts[end] if end < len(starts) else len(document.text)
-        text = document.text[starts[begin] : stop]
-        passages.append(
-            Passage(
-                f"{document.id}#{index}",
-                document.id,
-                index,
-                begin,
-                end == len(ids),
-                array("i", ids[begin:end]),
-                text,
-                document.reliable,
-            )
-        )
+        text, part = document.text[starts[begin] : stop], array("i", ids[begin:end])
+        where = (f"{document.id}#{index}", document.id, index, begin)
+        passages.append(Passage(*where, end == len(ids), part, text, document.reliable, ends))
         begin = end
         if counts is not None:
-            counts[f"passages ending {kind if kind.startswith('inside') else f'at a {kind}'}"] += 1
+            counts[f"passages ending {ends}"] += 1
     return passages
 
 

@@ -222,7 +222,7 @@ class Rows(Sequence):
     @property
     def text_targets(self) -> list[int]:
         """Targets of each row that are its text (and EOS): the same in every arm, so they fix the steps of all."""
-        return [len(passage.ids) + passage.last for passage in self.passages]
+        return [passage.targets for passage in self.passages]
 
     @property
     def targets(self) -> list[int]:

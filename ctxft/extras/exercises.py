@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ctxft.data.passages import Passage
-from ctxft.data.sentences import in_pairs, sentences
 from ctxft.extras.mining import Exercise, Reading, causes, clozes, definitions, orders
+from ctxft.extras.sentences import in_pairs, sentences
 from ctxft.storage import seeded
 
 RULES = {"cloze": clozes, "definition": definitions, "cause": causes, "order": orders}

@@ -63,7 +63,7 @@ class Reading:
 
     Args:
         text: all of it, on one line.
-        paragraphs: its whole sentences, as from ``ctxft.data.sentences.sentences``.
+        paragraphs: its whole sentences, as from ``ctxft.extras.sentences.sentences``.
     """
 
     text: str

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 IFT = "-ift"
 PLUGINS = "CTXFT_PLUGINS"
 GROUP = "ctxft.arms"
+NAMED: set[Path] = set()  # the folders of plugins that a config or the environment has named in this process
 PARAMETERS = {"FAMILY": FAMILY_NAME, "N": r"[1-9][0-9]{0,8}"}  # what the last part of a name may be
 
 
@@ -235,9 +236,7 @@ def table() -> dict[str, Arm]:
     known = {arm.name: arm for arm in ARMS}
     for entry in entry_points(group=GROUP):
         _add(known, entry.load(), f"entry point {entry.name} = {entry.value}")
-    for folder in filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)):
-        for path, arms in _arms_in(Path(folder).expanduser().resolve()).items():
-            _add(known, arms, path)
+    _add_folders(known, filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)))
     return known
 
 
@@ -250,9 +249,29 @@ def add_plugins(folders: Iterable[str | Path]) -> None:
     Raises:
         InputError: a folder is missing, a file fails, or an arm is no ``Arm`` or has a name that is taken.
     """
+    _add_folders(table(), folders)
+
+
+def require_named(folders: Iterable[str]) -> None:
+    """Refuse plugins that only a run folder names: to read somebody's run must not run somebody's code.
+
+    Raises:
+        InputError: neither a config nor the environment has named a folder in this process.
+    """
+    table()
+    if unknown := [folder for folder in folders if Path(folder) not in NAMED]:
+        raise InputError(
+            f"the run uses arms of {unknown[0]}, whose Python files would be run: if you trust them, set "
+            f"{PLUGINS}={unknown[0]}, or give the experiment's YAML file in place of the run."
+        )
+
+
+def _add_folders(known: dict[str, Arm], folders: Iterable[str | Path]) -> None:
     for folder in folders:
-        for path, arms in _arms_in(Path(folder).expanduser().resolve()).items():
-            _add(table(), arms, path)
+        place = Path(folder).expanduser().resolve()
+        for path, arms in _arms_in(place).items():
+            _add(known, arms, path)
+        NAMED.add(place)
 
 
 @functools.cache

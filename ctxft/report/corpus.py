@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 KEPT, HELD_OUT = "kept", "held out"
 WHICH = ("all documents", KEPT, HELD_OUT, "reliable", "not reliable", "without a label")
 SHOWN = 40  # passages of a document on one view
-BLANK_LINE = re.compile(r"\n[ \t]*\n")
-SENTENCE = re.compile(r"[.!?][\"')\]\u201d\u2019]*\s*$")
 BOX = "border-left:4px solid #0072B2;padding:.1em .7em;margin:.4em 0;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
@@ -70,29 +68,9 @@ def find_documents(documents: Sequence[Sliced], words: str = "", which: str = WH
     return [one for one in of_kind if pattern.search(one.text) or pattern.search(one.id)]
 
 
-def end_of(passage: Passage, following: Passage | None) -> str:
-    """Return where a passage ends: at "the document's end", "a paragraph", "a sentence", or "inside a sentence".
-
-    Args:
-        passage: the passage.
-        following: the next one of its document; None where there is none.
-    """
-    if following is None:
-        return "at the document's end"
-    around = passage.text[len(passage.text.rstrip()) :] + following.text[: -len(following.text.lstrip()) or None]
-    if BLANK_LINE.search(around):
-        return "at a paragraph"
-    return "at a sentence" if SENTENCE.search(passage.text) else "inside a sentence"
-
-
 def passage_titles(document: Sliced) -> list[str]:
     """Return a line about each passage of a document: its number, tokens and how it ends."""
-    passages = document.passages
-    ends = map(end_of, passages, [*passages[1:], None])
-    return [
-        f"passage {passage.index}: {len(passage.ids)} tokens, ends {end}"
-        for passage, end in zip(passages, ends, strict=True)
-    ]
+    return [f"passage {passage.index}: {len(passage.ids)} tokens, ends {passage.ends}" for passage in document.passages]
 
 
 def document_text(document: Sliced, first: int = 0) -> str:

@@ -209,7 +209,7 @@ def check_prompt(text: str, passage: Passage, count: Callable[[str], int], windo
         said.append(f"The prompt has {words} words, but at most {LONGEST} are read in a prompt set: shorten it.")
     tokens = count(text)
     room = max(0, window - 2 - tokens)
-    whole = 1 + tokens + len(passage.ids) + passage.last
+    whole = 1 + tokens + passage.targets
     if room < least:
         said.append(
             f"The prompt takes {tokens} of {window} tokens and leaves {room} for text, but train.min_text_tokens is "

@@ -23,6 +23,7 @@ from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, re
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
 from ctxft.prompts import check_labels, check_subsets, sort_arms, text_stages
+from ctxft.prompts.arms import require_named
 from ctxft.run.rows import arm_ledger, corpus_ledger
 from ctxft.storage import (
     InputError,
@@ -110,6 +111,7 @@ class Manifest:
             InputError: the folder is not below the run root.
         """
         manifest, where = cls.read(folder), folder.resolve()
+        require_named(manifest.config.get("plugins", ()))
         config = from_mapping(ExperimentConfig, manifest.config | {"name": where.name}, str(folder / "manifest.json"))
         if where != config.folder.resolve():
             raise InputError(

@@ -139,7 +139,7 @@ def _rows_with_text_after(
     """Build the rows of an arm that reads text after each passage, as many of its pieces as the window has room for."""
     after, records = [], []
     for passage, pieces in zip(passages, arm.after(passages, seed), strict=True):
-        kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - len(passage.ids) - passage.last)
+        kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - passage.targets)
         after.append(array("i", ids))
         text = "".join(kept)
         record = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": arm.name, "text": text}

@@ -271,7 +271,7 @@ class Run:
                 order = passage_order(targets_of(self.instructions), self.config.ift.recipe(train), seed)
             else:  # counted by the text alone, not by prompts or exercises that are learned too
                 texts = (self.passages, self.general if general and general.share else [])
-                targets = [[len(passage.ids) + passage.last for passage in text] for text in texts]
+                targets = [[passage.targets for passage in text] for text in texts]
                 order = passage_order(targets[0], train, seed, targets[1], general.share if general else 0.0)
             self._orders[second, seed] = order
         return self._orders[second, seed]

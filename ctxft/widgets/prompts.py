@@ -160,5 +160,5 @@ class PromptExplorer(Explorer):
         passage, place = self.passage, self.number.value - 1
         first = max(0, place - 1)
         pieces = list(arm.after(self.passages[first : place + 2], self.seed))[place - first]
-        room = self.config.train.window - 1 - len(passage.ids) - passage.last
+        room = self.config.train.window - 1 - passage.targets
         return fitting_pieces(self.tokenizer, pieces, room)[1]

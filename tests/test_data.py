@@ -201,7 +201,7 @@ def test_an_unknown_split_is_told(monkeypatch, commit):
 
     monkeypatch.setattr(module, "load_dataset", load)
     with pytest.raises(
-        InputError, match=r"org/set' cannot be read: Unknown split \"tarin\". Should be one of \['train'\]\.$"
+        InputError, match=r"org/set' cannot be used: Unknown split \"tarin\". Should be one of \['train'\]\.$"
     ):
         read("org/set", split="tarin")
 
@@ -241,11 +241,11 @@ def test_passages_joined_are_the_document_within_the_budget(tokenizers, text_of,
 @pytest.mark.parametrize("kind", ["byte", "metaspace"])
 def test_passages_end_at_paragraphs_and_else_at_sentences(tokenizers, text_of, kind):
     text = text_of(4, 80)
-    for budget, common in ((90, "paragraph"), (30, "sentence")):
+    for budget, common in ((90, "at a paragraph"), (30, "at a sentence")):
         counts = Counter()
         passages = cut(Document("d", text, "here"), tokenizers[kind], budget, counts)
         assert len(passages) > 8 and all(re.search(r"[.!?]\s*$", passage.text) for passage in passages)
-        assert counts[f"passages ending at a {common}"] > len(passages) / 2
+        assert counts[f"passages ending {common}"] > len(passages) / 2
         assert counts["passages ending at a document"] == 1 and sum(counts.values()) == len(passages)
         assert counts["passages ending inside a sentence"] == 0
         starts = encode_text(tokenizers[kind], text)[1]
@@ -265,11 +265,11 @@ def test_where_no_sentence_ends_the_cut_is_counted_as_such(tokenizers):
 def test_cut_points_prefer_paragraph_then_sentence_then_the_limit():
     text = "A b. C d.\n\nE f. G h. I"
     starts = list(range(len(text)))  # a token a character
-    assert cut_points(text, starts, 12)[0] == (9, "paragraph")
+    assert cut_points(text, starts, 12)[0] == (9, "at a paragraph")
     assert cut_points(text, starts, 8)[0] == (8, "inside a sentence")  # the sentence end at 4 lies in the first half
-    assert cut_points("Ab cd. Ef gh", list(range(12)), 8)[0] == (6, "sentence")
+    assert cut_points("Ab cd. Ef gh", list(range(12)), 8)[0] == (6, "at a sentence")
     assert cut_points("3.5 is no end", list(range(13)), 4)[0] == (4, "inside a sentence")
-    assert cut_points("short", [0], 4) == [(1, "document")]
+    assert cut_points("short", [0], 4) == [(1, "at a document")]
 
 
 def test_a_passage_survives_json(tokenizers, text_of):
