@@ -48,7 +48,7 @@ def test_with_a_template_every_answer_is_learned_and_nothing_else(save_tokenizer
     row = instruction_row(Instruction("1", (("user", "a </s> b"), ("assistant", "c </s> d")), "here"), tokenizer)
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2 and learned(row, tokenizer) == "c </s> d</s>\n"
     tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(InputError, match="writes a conversation anew at each answer"):
+    with pytest.raises(InputError, match="changes what is before an answer"):
         instruction_row(Instruction("1", messages, "here"), tokenizer)
 
 

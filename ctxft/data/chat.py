@@ -1,8 +1,8 @@
-"""Turns of a conversation flow in; the text that the tokenizer's chat template writes flows out, and that text's token ids.
+"""Render conversations by a tokenizer's chat template, and tokenize them so that no text can pose as a control token.
 
-A template spells control tokens out ("</s>", "<|im_end|>"), and the tokenizer reads them. A text that somebody wrote may
-spell the same: there it is ordinary text, or whoever writes a question could end the user's turn and begin another. So a
-``MARK`` is put inside each such spelling before the template sees it, and the mark's tokens are taken out again.
+A template spells control tokens out ("</s>", "<|im_end|>"), and the tokenizer reads them. A text may spell the same: there it is
+ordinary text, or whoever writes a question could end the user's turn and begin another. So a ``MARK`` is put inside each such
+spelling before the template sees it, and the mark's tokens are taken out again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARK = "\U0010fffe"  # Unicode promises that this is never a character
 
 
 def _spellings(tokenizer: PreTrainedTokenizerBase, mark: str = "") -> re.Pattern[str] | None:
-    """Return a pattern of all control tokens as text, with a mark behind the first letter, or None if there is none."""
+    """Return a pattern of all control tokens as text, with a mark after the first letter, or None if there is none."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     names = sorted(added | set(tokenizer.all_special_tokens), key=lambda name: (-len(name), name))
     return re.compile("|".join(re.escape(name[0] + mark + name[1:]) for name in names)) if names else None
@@ -35,7 +35,7 @@ def guarded(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         'plain text'
     """
     spellings = _spellings(tokenizer)
-    return spellings.sub(lambda found: found[0][0] + MARK + found[0][1:], text) if spellings else text
+    return spellings.sub(lambda match: match[0][0] + MARK + match[0][1:], text) if spellings else text
 
 
 def unguarded(text: str) -> str:
@@ -54,7 +54,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]
     Args:
         tokenizer: with a chat template.
         turns: {"role", "content"}, the oldest first.
-        answer: open the assistant's turn behind them.
+        answer: open the assistant's turn after them.
     """
     safe = [{key: guarded(tokenizer, text) for key, text in turn.items()} for turn in turns]
     return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=answer)
@@ -63,7 +63,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]
 def encode_rendered(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = False
 ) -> list[tuple[list[int], list[int]]]:
-    """Tokenise texts that ``rendered`` wrote: the template's control tokens are control tokens, those of a turn are text.
+    """Tokenize texts of ``rendered``: the template's control tokens are control tokens, those of a turn are text.
 
     Args:
         tokenizer: of the template.
@@ -74,22 +74,20 @@ def encode_rendered(
         For each text (token ids, character position at which each token starts).
 
     Raises:
-        InputError: the tokenizer merges a mark with what stands beside it, so that it cannot be taken out.
+        InputError: the tokenizer merges a mark with its neighbor, so that it cannot be taken out.
     """
     if not texts:
         return []
     encoded = tokenizer(list(texts), add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     pattern = _spellings(tokenizer, MARK)
-    found = []
+    results = []
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         marks = {match.start() + 1 for match in pattern.finditer(text)} if pattern and MARK in text else set()
         for start, end in offsets if marks else ():
             if end - start > 1 and marks & set(range(start, end)):
-                raise InputError(
-                    f"the tokenizer cannot tell {text[start - 8 : end + 8]!r} from a control token: change it."
-                )
+                raise InputError(f"the tokenizer reads {text[start - 8 : end + 8]!r} as a control token: change it.")
         kept = [
             (i, start) for i, (start, end) in zip(ids, offsets, strict=True) if not (end > start and start in marks)
         ]
-        found.append(([i for i, _ in kept], [start for _, start in kept]))
-    return found
+        results.append(([i for i, _ in kept], [start for _, start in kept]))
+    return results

@@ -1,7 +1,7 @@
-"""Instructions with answers flow in from a file, the hub or the practice world; training rows with the loss on answers flow out.
+"""Read instructions with answers, and build training rows whose targets are the answers alone.
 
 {"prompt", "response"} or {"instruction", "input", "output"} or {"messages": [{"role", "content"}, ...]}
-    -> the tokenizer's chat template where there is one, else "Question: ...\\nAnswer: ..." -> ids, labels
+    -> the tokenizer's chat template where there is one, else "Question: ...\nAnswer: ..." -> ids, labels
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_instructions(
             return
         identity = row.get("id", number + 1)
         if isinstance(identity, bool) or not isinstance(identity, (str, int)):
-            raise InputError(f"{where}: the id must be a text or a whole number, found {shown(identity)}: mend it.")
+            raise InputError(f"{where}: the id must be a text or a whole number, found {shown(identity)}: correct it.")
         instruction = _instruction(row, where, str(identity))
         if instruction.id in seen:
             raise InputError(f"{where}: the id '{instruction.id}' comes twice: ids must be unique.")
@@ -77,14 +77,14 @@ def _records(source: str, split: str, revision: str | None) -> Iterator[tuple[st
 
 def _instruction(row: dict, where: str, identity: str) -> Instruction:
     if isinstance(row.get("messages"), list):
-        found = [message if isinstance(message, dict) else {} for message in row["messages"]]
-        messages = [(message.get("role"), message.get("content")) for message in found]
+        parts = [message if isinstance(message, dict) else {} for message in row["messages"]]
+        messages = [(message.get("role"), message.get("content")) for message in parts]
     elif "prompt" in row and "response" in row:
         messages = [("user", row["prompt"]), ("assistant", row["response"])]
     elif "instruction" in row and "output" in row:
         parts = [row["instruction"], *([row["input"]] if row.get("input") else [])]
-        asked = "\n\n".join(parts) if all(isinstance(part, str) for part in parts) else None
-        messages = [("user", asked), ("assistant", row["output"])]
+        question = "\n\n".join(parts) if all(isinstance(part, str) for part in parts) else None
+        messages = [("user", question), ("assistant", row["output"])]
     else:
         raise InputError(f"{where}: an instruction needs {SHAPES}; found the keys {', '.join(map(str, row))}.")
     good = all(isinstance(text, str) and text.strip() for pair in messages for text in pair)
@@ -96,7 +96,7 @@ def _instruction(row: dict, where: str, identity: str) -> Instruction:
 
 
 def _rendered(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[tuple[int, int]]]:
-    """Return the conversation as one text and where its answers stand in it (characters)."""
+    """Return the conversation as one text and where its answers are (characters)."""
     if not tokenizer.chat_template:
         if len(instruction.messages) != 2:
             raise InputError(
@@ -115,8 +115,8 @@ def _rendered(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> t
         after = rendered(tokenizer, turns[: number + 1], answer=False)
         if not before.startswith(text) or not after.startswith(before):
             raise InputError(
-                f"{instruction.where}: the chat template writes a conversation anew at each answer, so answers cannot be "
-                "told from questions: give another template, or single questions."
+                f"{instruction.where}: the chat template changes what is before an answer, so answers cannot be told from "
+                "questions: give another template, or single questions."
             )
         spans.append((len(before), len(after)))
         text = after
@@ -124,9 +124,9 @@ def _rendered(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Lay an instruction out as a training row: only the assistant's answers are targets.
+    """Build the training row of an instruction: only the assistant's answers are targets.
 
-    Without a chat template the row is BOS, "Question: ...\\nAnswer: ..." as exams ask it, EOS. With one it is what the template
+    Without a chat template the row is BOS, "Question: ...\\nAnswer: ..." as benchmarks are formatted, EOS. With one it is what the template
     writes; control tokens come from the template alone, and a text that spells one stays text.
 
     Args:
@@ -141,8 +141,8 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
 
     Example:
         >>> from ctxft.models import load_tokenizer
-        >>> asked = Instruction("1", (("user", "Why?"), ("assistant", "so")), "here")
-        >>> row = instruction_row(asked, load_tokenizer("practice-blind"))
+        >>> why = Instruction("1", (("user", "Why?"), ("assistant", "so")), "here")
+        >>> row = instruction_row(why, load_tokenizer("practice-blind"))
         >>> len(row["input_ids"]) == len(row["labels"])
         True
     """
@@ -166,7 +166,7 @@ def instruction_rows(
         instructions: the instructions.
         tokenizer: of the model.
         window: tokens a row may have.
-        counts: counts up "instructions read", "instructions kept", "instructions longer than the window" and their tokens.
+        counts: counts "instructions read", "instructions kept", "instructions longer than the window" and their tokens.
     """
     for instruction in instructions:
         row = instruction_row(instruction, tokenizer)

@@ -1,16 +1,16 @@
-"""A passage and its prompt flow in; token ids, labels and a count of every token flow out.
+"""Build training rows: token ids and labels of a passage and its prompt.
 
     row:      [start] prompt + separator   text of the passage          [EOS]
     labels:   -100    -100 ... -100        the same ids, in every arm    EOS only where the document really ends
 
-An arm with exercises reads no prompt but questions about the text, behind it; they are learned like the text:
+An arm may read no prompt but exercises about the text, after it; they are targets like the text:
 
     row:      [start] text of the passage   exercises   [EOS]
 
-Prompt and separator are tokenised together and apart from the text, whose ids were fixed when the document was cut. A prompt set
-may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says.
-The prompt stands before every passage of a document (the authors' release carries it on the first window only), is read,
-and is never learned: L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
+Prompt and separator are tokenized together and apart from the text, whose ids were fixed when the document was cut. A prompt set
+may put its prompts into a turn of the model's chat template instead; the text is then what the assistant says. The prompt is
+prepended to every passage of a document (the authors' release does so on the first window only), and is no target:
+L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 2503.09032).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ IGNORE_INDEX = -100  # the label that torch's cross-entropy leaves out
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The special token ids of a row: ``start`` at its beginning, ``eos`` at a document's end, ``pad`` behind the row.
+    """The special token ids of a row: ``start`` at its beginning, ``eos`` at a document's end, ``pad`` after the row.
 
-    ``notes`` says in words what had to be replaced; the ledger prints it.
+    ``notes`` lists what had to be replaced; the ledger prints it.
     """
 
     start: int
@@ -43,10 +43,10 @@ class SpecialTokens:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-    """Read a tokenizer's special tokens, with the stated replacement for a missing BOS or pad token.
+    """Read a tokenizer's special tokens, and replace a missing BOS or pad token by EOS.
 
     Without BOS, EOS starts every row of every arm: otherwise the first text token would be a target in CFT and not in
-    CPT. Without a pad token EOS fills the space; padding is told by length, never by id, so no EOS is lost.
+    CPT. Without a pad token EOS fills the space; padding is masked by length, never by id, so no EOS is lost.
 
     Example:
         >>> from ctxft.models import load_tokenizer
@@ -64,7 +64,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """What stands around a prompt: ids before it, the separator that is tokenised with it, and ids between it and the text."""
+    """What surrounds a prompt: ids before it, the separator that is tokenized with it, and ids between it and the text."""
 
     before: tuple[int, ...] = ()
     separator: str = SEPARATOR
@@ -72,10 +72,10 @@ class PromptTemplate:
 
 
 def prompt_template(tokenizer: PreTrainedTokenizerBase, prompt_set: PromptSet) -> PromptTemplate:
-    """Return what stands around the prompts of a prompt set: its separator, or the turns of the tokenizer's chat template.
+    """Return what surrounds the prompts of a set: its separator, or the turns of the tokenizer's chat template.
 
     Placement "user" renders the prompt as the user's turn, "system" as the system's; in both the turn of the assistant is
-    opened behind it, and the text stands there. The control tokens of the template are control tokens, those that a
+    opened after it, and the text follows. The control tokens of the template are control tokens, those that a
     prompt spells out are not. A start token at the front is left out, since every row has one already.
 
     Raises:
@@ -110,7 +110,7 @@ def prompt_template(tokenizer: PreTrainedTokenizerBase, prompt_set: PromptSet) -
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: ContextualPrompt | None, template: PromptTemplate = PromptTemplate()
 ) -> list[int]:
-    """Return the token ids of a prompt and what its template puts around it; an empty list for no prompt."""
+    """Return the token ids of a prompt and what surrounds it; an empty list for no prompt."""
     if prompt is None:
         return []
     return [*template.before, *encode_text(tokenizer, prompt.text + template.separator)[0], *template.after]
@@ -173,14 +173,14 @@ def fitting_pieces(
 def build_row(
     passage: Passage, prompt: Sequence[int], special: SpecialTokens, learned: bool = False, after: Sequence[int] = ()
 ) -> dict[str, list[int]]:
-    """Lay one passage out as a training row.
+    """Build the training row of one passage.
 
     Args:
         passage: the passage.
         prompt: ids of prompt and separator; empty for CPT.
         special: the tokenizer's special tokens.
         learned: the prompt is a target too (arm cft-learned), as in the authors' release where no separator is set.
-        after: ids of exercises behind the text, learned like the text; EOS, where the document ends, stands behind them.
+        after: ids of exercises after the text, targets like it; EOS, where the document ends, follows them.
 
     Returns:
         ``input_ids`` and ``labels``, lists of equal length; labels are ``IGNORE_INDEX`` before the text.
@@ -192,14 +192,14 @@ def build_row(
 
 
 class Rows(Sequence):
-    """The rows of one arm, each built when it is asked for: a large corpus needs no second copy in memory.
+    """The rows of one arm, each built when it is read: a large corpus needs no second copy in memory.
 
     Args:
         passages: the passages, in order.
         prompts: for each passage the ids of its prompt and separator.
         special: the tokenizer's special tokens.
         learned: prompts are targets too.
-        after: for each passage the ids of exercises behind it; None for an arm without exercises.
+        after: for each passage the ids of exercises after it; None for an arm without exercises.
     """
 
     def __init__(
