@@ -416,10 +416,11 @@ def hosted(
     """Evaluate a model behind an OpenAI-compatible server on an experiment's benchmarks."""
     from tqdm import tqdm
 
+    from ctxft.config import ServerConfig
     from ctxft.extras.hosted import ask_all, hosted_table, plan_of
-    from ctxft.extras.server import Server, ServerConfig
+    from ctxft.extras.server import Server
 
-    where = ServerConfig(server, model, key_variable, price_in=price_in, price_out=price_out)
+    where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
     client, plan = Server(where), plan_of(_run(config, settings, data).wanted, where, completions)
     cost = plan.cost()
     due = cost["items"] - cost["answered"]
@@ -581,8 +582,8 @@ def check() -> int:
 
 def _check_training(folder: Path) -> dict[str, tuple[float, float]]:
     """Train three times for a few steps; return how far losses and gradient norms differ, and how far they may."""
+    from ctxft.config import TrainConfig
     from ctxft.models import encode_text, load_tokenizer
-    from ctxft.training.config import TrainConfig
     from ctxft.training.loop import train_arm
     from ctxft.world.texts import practice_documents
 
@@ -593,7 +594,7 @@ def _check_training(folder: Path) -> dict[str, tuple[float, float]]:
         rows.append({"input_ids": masked + text, "labels": [-100] * len(masked) + text})
 
     def log(name: str, rows: list, **changes: Any) -> list[float]:
-        values = {"steps": 6, "batch_passages": 4, "micro_batch_tokens": 512, "save_every": 2, "device": "cpu"}
+        values = {"max_steps": 6, "train_batch_size": 4, "micro_batch_tokens": 512, "save_steps": 2, "device": "cpu"}
         train_arm(rows, "practice-aware", tokenizer, TrainConfig(**values | changes), 0, folder / name)
         return [row[key] for _, row in read_jsonl(folder / name / "log.jsonl") for key in ("loss", "grad_norm")]
 
@@ -617,7 +618,7 @@ def _check_scores() -> float:
 
     model, tokenizer = load_model("practice-aware"), load_tokenizer("practice-aware")
     questions = load_benchmark("practice-mmlu", limit=24).questions
-    requests = [render(question, "options") for question in questions]
+    requests = [render(question, "cloze") for question in questions]
 
     def likelihoods(budget: int) -> list[float]:
         scores = score_choices(model, tokenizer, requests, token_budget=budget)

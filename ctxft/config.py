@@ -1,159 +1,558 @@
-"""A profile or YAML file flows in; an experiment with every value checked flows out."""
+"""Declare every setting once: its key, type, range, default and meaning; load YAML files and report all their mistakes.
+
+The keys are those of transformers, TRL, peft and lm-evaluation-harness wherever one of them means the same. A config is
+checked when it is made and whenever a value is assigned; nothing is converted silently.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from urllib.parse import urlsplit
 
-from ctxft.data.documents import CorpusConfig
-from ctxft.data.instructions import PRACTICE
-from ctxft.evaluation.benchmarks import FORMS, benchmark_names
-from ctxft.evaluation.outcomes import RULES
-from ctxft.extras.writer import WriterConfig
-from ctxft.prompts import PROMPT_SETS, add_plugins, get_arm
-from ctxft.run.profiles import path_of, values_of
-from ctxft.storage import InputError, check_known, from_mapping, is_there, nearest, runs_root
-from ctxft.training.config import TrainConfig
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ctxft.storage import (
+    PACKAGE_ROOT,
+    InputError,
+    YamlLoader,
+    check_known,
+    is_there,
+    nearest,
+    parse_yaml,
+    read_text,
+    runs_root,
+    shown,
+)
 from ctxft.world.exams import EXAMS
 from ctxft.world.facts import BASES
-from ctxft.world.texts import SOURCES
+from ctxft.world.texts import SOURCES, unreliable_articles
 
-LONGEST_NAME = 200  # bytes: a file system takes 255, and files beside the folder have longer names
+PROFILES = PACKAGE_ROOT / "profiles"
+LONGEST_NAME = 200  # bytes: a file system takes 255, and files next to the folder have longer names
+TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
+# What may change between a stop and a resume: speed and memory, and no result but by rounding (and, with dropout, by other
+# random numbers, where micro-batches change).
+FREE = ("micro_batch_tokens", "save_steps", "gradient_checkpointing", "report_to", "threads", "attn_implementation")
+
+STAGE = {"epochs": "num_train_epochs", "steps": "max_steps", "batch_passages": "train_batch_size"}
+RENAMED: dict[str, str | tuple[str, ...]] = {  # key of an older version -> its name now
+    **{f"{section}.{old}": new for section in ("train", "ift") for old, new in STAGE.items()},
+    "train.window": "max_length",
+    "train.batch_tokens": "train_batch_tokens",
+    "train.schedule": "lr_scheduler_type",
+    "train.warmup": "warmup_steps",
+    "train.betas": ("adam_beta1", "adam_beta2"),
+    "train.epsilon": "adam_epsilon",
+    "train.clip": "max_grad_norm",
+    "train.save_every": "save_steps",
+    "train.tensorboard": "report_to",
+    "train.attention": "attn_implementation",
+    "train.lora.rank": "r",
+    "train.lora.alpha": "lora_alpha",
+    "train.lora.dropout": "lora_dropout",
+    "train.lora.targets": "target_modules",
+    "evaluation.shots": "num_fewshot",
+    "evaluation.chat_template": "apply_chat_template",
+    "evaluation.rule": "output_type",
+    "evaluation.token_budget": "max_batch_tokens",
+}
+RENAMED_VALUES = {  # key as it was -> old value -> new value, both as YAML writes them
+    "train.tensorboard": {"true": "[tensorboard]", "false": "[]"},
+    "evaluation.form": {"lettered": "mcf", "options": "cloze"},
+    "evaluation.rule": {"likelihood": "loglikelihood", "generate": "generate_until"},
+}
+
+INSTRUCTION = (
+    "You write study prompts. A learner will read your prompt first and then the text below, in order to learn it. Tell "
+    "this learner in one or two short sentences how to study this very text by the strategy named below: what to look "
+    "for, to ask or to connect while reading. Speak to the learner. Name the subject of the text, but do not quote it, do "
+    "not sum it up, state none of its facts, and answer no question. Reply with the prompt alone."
+)
+
+# --- types of values --------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class PromptConfig:
-    """Prompt sets: "strategies" and "negative" inside the package, or paths of your own YAML files.
+def _resolved(name: str, known: Sequence[str] = ()) -> str:
+    """Make the path of something that is there absolute, since tasks and notebooks may run in another folder."""
+    return str(Path(name).resolve()) if name and name not in known and is_there(name) else name
 
-    `ctxft prompts list` names the others of the package, `ctxft prompts write FILE` starts one of your own.
-    "strategies-reworded" and "negative-reworded" say the same in sentences that the practice models never read.
+
+def _prompt_set(name: str) -> str:
+    from ctxft.prompts.sets import PROMPT_SETS  # the modules of prompts, arms and benchmarks import this one
+
+    return _resolved(name, PROMPT_SETS)
+
+
+def _arm(name: str) -> str:
+    from ctxft.prompts.arms import get_arm
+
+    get_arm(name)
+    return name
+
+
+def _plugins(folders: list[str]) -> list[str]:
+    from ctxft.prompts import add_plugins
+
+    folders = [str(Path(folder).expanduser().resolve()) for folder in folders]
+    add_plugins(folders)
+    return folders
+
+
+def _benchmark(name: str) -> str:
+    from ctxft.evaluation.benchmarks import benchmark_names
+
+    known = benchmark_names()
+    if name not in known and Path(name).suffix not in (".jsonl", ".yaml"):
+        raise InputError(
+            f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, or the path of a .jsonl or .yaml "
+            "file."
+        )
+    return _resolved(name, known)
+
+
+def _distinct(values: list) -> list:
+    if not values or len(set(values)) != len(values):
+        raise InputError(f"must be a list of different values with at least one, found {shown(values)}.")
+    return values
+
+
+def _folder_name(name: str) -> str:
+    """Accept a name that stays in its folder, on any system, and can be read: no path, no control characters."""
+    plain = bool(name) and name.isprintable() and not set(name) & set('/\\:*?"<>|')
+    if not plain or name[0] in ". " or name[-1] in ". " or len(name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"must be a plain folder name, found {shown(name)} (no path, no hidden characters, {LONGEST_NAME} bytes)."
+        )
+    return name
+
+
+def _data_folder(name: str) -> str:
+    if not os.path.isdir(name):
+        raise InputError(f"(--data) must be a folder with benchmark files, found {shown(name)}.")
+    return _resolved(name)
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise InputError("is empty: write it.")
+    return text
+
+
+def _url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, a bracket too few
+        good = False
+    if not good:
+        raise InputError("must be a base URL such as http://localhost:8000/v1: check it.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise InputError(
+            f"the URL of the server at {parts.hostname} has more than an address: leave out user, password and what "
+            "follows ? or #, and name the key's environment variable in key_variable."
+        )
+    return url
+
+
+def _variable(name: str) -> str:
+    """Refuse what is no variable's name; the message does not quote it, since it may be a key."""
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name) or (len(name) >= 20 and "_" not in name):
+        raise InputError(
+            "must be the name of an environment variable in capital letters, such as OPENAI_API_KEY, never the key itself."
+        )
+    return name
+
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Price = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Device = Literal["auto", "cpu", "cuda"]
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+Text = Annotated[str, AfterValidator(_filled)]
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+Model = Annotated[str, AfterValidator(lambda name: _resolved(name, tuple(BASES)))]
+Source = Annotated[str, AfterValidator(lambda name: _resolved(name, tuple(SOURCES)))]
+PromptSetName = Annotated[str, AfterValidator(_prompt_set)]
+Arm = Annotated[str, AfterValidator(_arm)]
+Benchmark = Annotated[str, AfterValidator(_benchmark)]
+Url = Annotated[str, AfterValidator(_url)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Distinct = AfterValidator(_distinct)
+
+
+class Config(BaseModel):
+    """A mapping from YAML with every value checked; ``Attributes`` in the docstring are the descriptions of its fields."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_assignment=True,
+        hide_input_in_errors=True,  # a value may be a key that somebody put in the wrong place
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Give each field its description, for the reference and the JSON schema."""
+        for names, text in re.findall(r"^ {8}(\w[\w, ]*): (.*(?:\n {12}.*)*)", cls.__doc__ or "", re.MULTILINE):
+            for name in names.split(", "):
+                cls.model_fields[name].description = " ".join(text.split())
+
+    def replace(self, **values: Any) -> Self:
+        """Return a checked copy with some values replaced."""
+        return type(self).model_validate(dict(self) | values)
+
+
+# --- the sections of an experiment ------------------------------------------------------------------------------------
+
+
+class CorpusConfig(Config):
+    """Where the training texts come from.
 
     Attributes:
-        strategies, negative: the prompt sets.
-        writer: the model that writes the prompts of arm adaptive, one for each passage (``ctxft prompts adapt``); None lets
-            an oracle choose from the two prompt sets by the passage's truth label.
-        exercise_tokens: room that every passage leaves for the exercises of arm reading, where it should be more than the
-            longest prompt takes anyway.
+        source: "practice" (or "practice-tuning", "practice-old"), a file (jsonl, parquet, txt, md), a folder of such
+            files, or a hub data set id.
+        text_field: Column or key of the text in jsonl, parquet and hub tables.
+        id_field: Column or key of the document's id; where it is missing, file and line number serve.
+        folders: Folders of a hub data set made of text files (OpenMedText), e.g. ["diseases", "vaccines"].
+        split: Split of a hub table.
+        subset: Name of a hub table's part, where it has several.
+        revision: Branch, tag or commit on the hub.
+        limit: At most this many documents.
+        held_out: Fraction of documents that no arm trains on, for the held-out text loss.
+        skip_empty: Count and skip records without text instead of refusing them.
+        unreliable: Practice world only: fraction of the articles about each entity that state random facts (in quarters).
+        wordings: Practice world only: sentences that the practice models met in pre-training ("seen"), or not
+            ("held-out").
     """
 
-    strategies: str = "strategies"
-    negative: str = "negative"
-    writer: WriterConfig | None = None
-    exercise_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        if self.exercise_tokens < 0:
-            raise InputError(f"prompts.exercise_tokens must be 0 tokens or more, found {self.exercise_tokens}.")
-
-
-@dataclass
-class InstructionConfig:
-    """The second stage of arms such as ``cft-ift``: instructions with answers, the same for every arm.
-
-    Attributes:
-        source: "practice", a jsonl file (prompt and response, or instruction, input and output, or messages), or a hub id.
-        split, revision: of a hub data set.
-        limit: at most this many instructions.
-        held_out: share of instructions that are kept for the probe of what the answers look like.
-        epochs, steps, learning_rate, batch_passages: replace those of ``train`` in this stage; where neither epochs nor steps
-            are given it takes one epoch.
-    """
-
-    source: str = "practice"
+    source: Source = "practice"
+    text_field: str = "text"
+    id_field: str = "id"
+    folders: list[str] | None = None
     split: str = "train"
+    subset: str | None = None
     revision: str | None = None
-    limit: int | None = None
-    held_out: float = 0.05
-    epochs: int | None = None
-    steps: int | None = None
-    learning_rate: float | None = None
-    batch_passages: int | None = None
+    limit: Count | None = None
+    held_out: Fraction = 0.1
+    skip_empty: bool = False
+    unreliable: float = 0.0
+    wordings: Literal["seen", "held-out"] = "seen"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"ift.held_out must be a share from 0 to below 1, found {self.held_out}.")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"ift.limit must be at least 1 instruction, found {self.limit}.")
-
-    def recipe(self, train: TrainConfig) -> TrainConfig:
-        """Return the recipe of this stage: that of the text stage, with what is set here instead."""
-        own = {
-            name: getattr(self, name) for name in ("learning_rate", "batch_passages") if getattr(self, name) is not None
-        }
-        own |= {"epochs": 1 if self.epochs is None else self.epochs, "steps": self.steps}
-        return dataclasses.replace(train, **own, **({"batch_tokens": None} if self.batch_passages else {}))
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.folders is not None and (self.source != TEXT_FILES or not self.folders):
+            raise InputError(f"folders names folders of {TEXT_FILES}: leave it out for '{self.source}', or name one.")
+        if self.source in SOURCES:
+            unreliable_articles(self.unreliable)
+        elif (self.unreliable, self.wordings) != (0.0, "seen"):
+            raise InputError(
+                f"corpus.unreliable and corpus.wordings are for the practice world, not for '{self.source}': set "
+                "corpus.unreliable=0.0, and leave arm adaptive out unless the documents say whether they are reliable."
+            )
+        return self
 
 
-@dataclass
 class GeneralConfig(CorpusConfig):
-    """General text, unlike the domain's: to measure what is forgotten, and to mix in against it.
+    """General text, unlike the domain's: to measure forgetting on, and to mix in against it.
 
     Attributes:
         source: "practice-old", or as for the corpus.
-        share: of general text among the passages of an epoch; it stands without a prompt in every arm.
+        share: Fraction of general text among the passages of an epoch; it has no prompt in any arm.
     """
 
-    source: str = "practice-old"
-    share: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.share < 1:
-            raise InputError(f"general.share must be a share from 0 to below 1, found {self.share}.")
+    source: Source = "practice-old"
+    share: Fraction = 0.0
 
 
-@dataclass
-class EvaluationConfig:
-    """What every arm is examined on.
+class ServerConfig(Config):
+    """Where a language model is queried, and how patiently.
 
     Attributes:
-        benchmarks: exams of the practice world (practice-mmlu, practice-medqa, practice-fiqa, practice-causal20,
-            practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
-            (mmlu-anatomy, ...), medqa, medmcqa, pubmedqa, fiqa, causal20, multifin, phrasebank-50agree, ... (all:
-            ``ctxft.evaluation.benchmarks.benchmark_names``), or paths of your own jsonl files.
-        form: "lettered" (options A-D shown), "options" (options not shown, their texts scored) or "labels" (the labels
-            named first); pubmedqa and the financial sets are always asked in the last.
-        shots: solved questions shown before each: MMLU has five a subject, your own x.jsonl those of x.dev.jsonl.
-        chat_template: write each question as a turn of the user in the tokenizer's chat template.
-        rule: "likelihood" (the choice whose log-likelihood is highest) or "generate" (the model writes its answer; for
-            models made to follow instructions).
-        limit: at most this many items of each benchmark.
-        data: folder with local benchmark files; None loads from the hub.
-        revisions: commits or tags of hub sets, such as "medqa@1a2b3c4"; the others take their main branch. Files of
-            ``data`` have none. What was loaded stands in metrics.json.
-        token_budget: tokens in one forward pass, padding included; None takes what suits the device; changes speed and
-            memory only.
+        url: Base URL, such as "http://localhost:8000/v1".
+        model: The model's name on that server.
+        key_variable: NAME of the environment variable that holds the key; None for a server that needs none.
+        timeout: Seconds that a server may be silent.
+        retries: Tries after the first.
+        requests_per_minute: At most this many; None sets no limit.
+        price_in: Per million tokens read, in any one currency; None where unknown.
+        price_out: Per million tokens written.
     """
 
-    benchmarks: list[str] = field(default_factory=lambda: ["practice-mmlu"])
-    form: str = "options"
-    shots: int = 0
-    chat_template: bool = False
-    rule: str = "likelihood"
-    limit: int | None = None
-    data: str | None = None
-    revisions: list[str] = field(default_factory=list)
-    token_budget: int | None = None
+    url: Url
+    model: Text
+    key_variable: Variable | None = None
+    timeout: Positive = 60.0
+    retries: int = Field(5, ge=0)
+    requests_per_minute: Count | None = None
+    price_in: Price | None = None
+    price_out: Price | None = None
 
-    def __post_init__(self) -> None:
-        check_known(self.form, FORMS, "evaluation.form")
-        check_known(self.rule, RULES, "evaluation.rule")
-        for name in ("limit", "token_budget"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"evaluation.{name} must be at least 1, found {getattr(self, name)}.")
-        if self.shots < 0:
-            raise InputError(f"evaluation.shots must be at least 0, found {self.shots}.")
-        if self.data is not None and not os.path.isdir(self.data):
-            raise InputError(f"evaluation.data (--data) must be a folder with benchmark files, found '{self.data}'.")
+    def key(self) -> str | None:
+        """Return the key from the environment, or None where the server needs none.
+
+        Raises:
+            InputError: the variable is not set, or its value cannot be a key.
+        """
+        if self.key_variable is None:
+            return None
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise InputError(f"the environment variable {self.key_variable} is not set: put the server's key there.")
+        if not re.fullmatch(r"[!-~]+", key):
+            raise InputError(
+                f"the value of {self.key_variable} has a space or a character that no key has: correct it."
+            )
+        return key
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return what these tokens cost, in the currency of the prices; None where a price is unknown."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+class WriterConfig(Config):
+    """A language model that writes prompts: on this machine, or behind an OpenAI-compatible server.
+
+    Attributes:
+        model: A folder or a hub id; with ``server``, the model's name there. It must have a chat template.
+        server: Base URL, such as "http://localhost:8000/v1"; None runs the model here.
+        key_variable: NAME of the environment variable that holds the server's key, never the key.
+        max_tokens: Tokens of a prompt at most, in the tokens of the model that is trained, with the separator.
+        instruction: What the writer reads before the strategy and the passage.
+        batch: Passages at a time: in one forward pass, or in requests to a server.
+        timeout, retries, requests_per_minute, price_in, price_out: Of a server, as for ``ServerConfig``.
+        limit_cost: Stop before the prompts of these passages cost more, in the currency of the prices.
+    """
+
+    model: Text
+    server: Url | None = None
+    key_variable: Variable | None = None
+    max_tokens: Count = 64
+    instruction: Text = INSTRUCTION
+    batch: Count = 4
+    timeout: Positive = 60.0
+    retries: int = Field(5, ge=0)
+    requests_per_minute: Count | None = None
+    price_in: Price | None = None
+    price_out: Price | None = None
+    limit_cost: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check_server(self) -> Self:
+        for name in ("key_variable", "requests_per_minute", "price_in", "price_out", "limit_cost"):
+            if self.server is None and getattr(self, name) is not None:
+                raise InputError(f"the writer's {name} is for a server, but none is named: name one, or leave it out.")
+        if self.limit_cost is not None and (self.price_in is None or self.price_out is None):
+            raise InputError("the writer's limit_cost needs price_in and price_out (per million tokens): add them.")
+        if self.server is None and self.model != (found := _resolved(self.model, tuple(BASES))):
+            self.model = found
+        return self
+
+    @property
+    def room(self) -> int:
+        """The tokens that the writer may write, in its own: those of the trained model are others; a longer text is cut off."""
+        return 2 * self.max_tokens
+
+    def describe(self) -> dict:
+        """Return who writes and by which instruction, without what changes no prompt."""
+        return self.model_dump(include={"model", "server", "max_tokens", "instruction"})
+
+    def server_config(self) -> ServerConfig:
+        """Return what the client of the server takes."""
+        names = ("key_variable", "timeout", "retries", "requests_per_minute", "price_in", "price_out")
+        return ServerConfig(url=self.server or "", model=self.model, **{name: getattr(self, name) for name in names})
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return what these tokens cost; None where a price is unknown, and for a model on this machine."""
+        return None if self.server is None else self.server_config().cost(tokens_in, tokens_out)
+
+
+class PromptConfig(Config):
+    """Prompt sets: names of the package (`ctxft prompts list`), or paths of your YAML files (`ctxft prompts write FILE`).
+
+    Attributes:
+        strategies: The contextual prompts. "strategies-reworded" has the same in sentences that the practice models never
+            read.
+        negative: The prompts of arm neg.
+        writer: The model that writes the prompts of arm adaptive, one for each passage (``ctxft prompts adapt``); None
+            lets an oracle choose from the two prompt sets by the passage's truth label.
+        exercise_tokens: Tokens that every passage leaves for the exercises of arm reading, where that is more than the
+            longest prompt takes.
+    """
+
+    strategies: PromptSetName = "strategies"
+    negative: PromptSetName = "negative"
+    writer: WriterConfig | None = None
+    exercise_tokens: int = Field(0, ge=0)
+
+
+class LoraConfig(Config):
+    """Low-rank adapters (peft). The paper's code offers r 8, lora_alpha 32, lora_dropout 0.1.
+
+    Attributes:
+        r: Rank of the two factors.
+        lora_alpha: Scale; the update is multiplied by lora_alpha / r.
+        lora_dropout: On the adapter's input, during training.
+        target_modules: Names of the layers, or ["all-linear"].
+    """
+
+    r: Count = 8
+    lora_alpha: Count = 32
+    lora_dropout: Fraction = 0.1
+    target_modules: list[str] = Field(["all-linear"], min_length=1)
+
+
+class TrainConfig(Config):
+    """How every arm of an experiment is trained; the arms differ in the prompt and in nothing else.
+
+    Attributes:
+        method: "full" or "lora".
+        max_length: Tokens that a row may have, prompt and special tokens included.
+        min_text_tokens: Text tokens that max_length must leave after the longest prompt.
+        num_train_epochs: Passes over the passages; the last optimizer step is filled from a further pass.
+        max_steps: Optimizer steps; where given, it replaces num_train_epochs.
+        train_batch_size: Passages in an optimizer step, over all devices and micro-batches (no key of transformers means
+            this).
+        train_batch_tokens: Target tokens that an optimizer step may have, over all devices; where given, it replaces
+            train_batch_size.
+        micro_batch_tokens: Tokens in one forward pass on one device, prompts and padding included; changes speed and
+            memory only.
+        pack: Lay the rows of a step out side by side, none seeing another; false pads each to the longest of its
+            micro-batch.
+        attn_implementation: "auto" (segments on a CPU, varlen on a GPU, sdpa without packing), or one of them, or
+            "eager".
+        loss: "chunked" (logits of some targets at a time) or "full", for a model that changes its logits after the output
+            layer.
+        learning_rate: Peak, after warm-up.
+        lr_scheduler_type: "linear" or "cosine" decay to zero, or "constant".
+        warmup_steps: Optimizer steps of linear warm-up; below 1, a fraction of all.
+        weight_decay, adam_beta1, adam_beta2, adam_epsilon: Of AdamW.
+        max_grad_norm: Largest norm of the gradient; 0 turns clipping off.
+        gradient_checkpointing: Recompute activations instead of storing them.
+        save_steps: Optimizer steps between checkpoints; 0 writes none.
+        report_to: Trackers that get what log.jsonl gets; each needs its package.
+        device: "auto" (a GPU where there is one), "cpu" or "cuda". A GPU computes in bfloat16 over float32 weights.
+        threads: CPU threads of a training or evaluation process; results are bit-identical for the same number only.
+        lora: The adapters, with method "lora".
+    """
+
+    method: Literal["full", "lora"] = "full"
+    max_length: Count = 128
+    min_text_tokens: Count = 32
+    num_train_epochs: Count = 5
+    max_steps: Count | None = None
+    train_batch_size: Count = 16
+    train_batch_tokens: Count | None = None
+    micro_batch_tokens: Count = 4096
+    pack: bool = True
+    attn_implementation: Literal["auto", "segments", "varlen", "sdpa", "eager"] = "auto"
+    loss: Literal["chunked", "full"] = "chunked"
+    learning_rate: Positive = 5e-4
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.95
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: float = Field(1.0, ge=0)
+    gradient_checkpointing: bool = False
+    save_steps: int = Field(0, ge=0)
+    report_to: list[Tracker] = []
+    device: Device = "auto"
+    threads: Count = 1
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.micro_batch_tokens < self.max_length:
+            raise InputError(
+                f"micro_batch_tokens ({self.micro_batch_tokens}) must hold at least one row: max_length is "
+                f"{self.max_length} tokens."
+            )
+        if self.warmup_steps >= 1 and not self.warmup_steps.is_integer():
+            raise InputError(f"warmup_steps must be a fraction below 1 or a whole number, found {self.warmup_steps}.")
+        return self
+
+
+class InstructionConfig(Config):
+    """The second stage of arms such as ``cft-ift``: supervised fine-tuning on instructions, the same for every arm.
+
+    Attributes:
+        source: "practice", a jsonl file (prompt and response, or instruction, input and output, or messages), or a hub
+            id.
+        split: Of a hub data set.
+        revision: Of a hub data set.
+        limit: At most this many instructions.
+        held_out: Fraction of instructions that are kept for the probe of what the answers look like.
+        num_train_epochs, max_steps, learning_rate, train_batch_size: Replace those of ``train``; without num_train_epochs
+            and max_steps it is one epoch.
+    """
+
+    source: Source = "practice"
+    split: str = "train"
+    revision: str | None = None
+    limit: Count | None = None
+    held_out: Fraction = 0.05
+    num_train_epochs: Count | None = None
+    max_steps: Count | None = None
+    learning_rate: Positive | None = None
+    train_batch_size: Count | None = None
+
+    def recipe(self, train: TrainConfig) -> TrainConfig:
+        """Return the recipe of this stage: that of the text stage, with what is set here instead."""
+        named = {"learning_rate": self.learning_rate, "train_batch_size": self.train_batch_size}
+        values = {key: value for key, value in named.items() if value is not None}
+        values |= {"num_train_epochs": self.num_train_epochs or 1, "max_steps": self.max_steps}
+        return train.replace(**values, **({"train_batch_tokens": None} if self.train_batch_size else {}))
+
+
+class EvaluationConfig(Config):
+    """What every arm is evaluated on.
+
+    Attributes:
+        benchmarks: Benchmarks of the practice world (practice-mmlu, practice-medqa, practice-fiqa, practice-causal20,
+            practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
+            (mmlu-anatomy, ...), medqa, medmcqa, pubmedqa, fiqa, causal20, multifin, phrasebank-50agree, ... (all:
+            ``ctxft.evaluation.benchmarks.NAMES``), or paths of your jsonl files.
+        form: "mcf" (multiple-choice form: choices A-D shown, their letters scored), "cloze" (choices not shown, their
+            texts scored) or "labels" (the labels named first); pubmedqa and the financial sets are always formatted as
+            labels.
+        num_fewshot: Solved questions shown before each: MMLU has five a subject, your x.jsonl those of x.dev.jsonl.
+        apply_chat_template: Write each question as a turn of the user in the tokenizer's chat template.
+        output_type: "loglikelihood" (the choice whose log-likelihood is highest) or "generate_until" (the model writes
+            its answer; for models made to follow instructions).
+        limit: At most this many items of each benchmark.
+        data: Folder with local benchmark files; None loads from the hub.
+        revisions: Commits or tags of hub sets, such as "medqa@1a2b3c4"; the others take their main branch. Files of
+            ``data`` have none. What was loaded is recorded in metrics.json.
+        max_batch_tokens: Tokens in one forward pass, padding included; None takes what suits the device; changes speed
+            and memory only.
+    """
+
+    benchmarks: Annotated[list[Benchmark], Distinct] = ["practice-mmlu"]
+    form: Literal["mcf", "cloze", "labels"] = "cloze"
+    num_fewshot: int = Field(0, ge=0)
+    apply_chat_template: bool = False
+    output_type: Literal["loglikelihood", "generate_until"] = "loglikelihood"
+    limit: Count | None = None
+    data: Annotated[str, AfterValidator(_data_folder)] | None = None
+    revisions: list[str] = []
+    max_batch_tokens: Count | None = None
+
+    @model_validator(mode="after")
+    def _check_benchmarks(self) -> Self:
+        from ctxft.evaluation.benchmarks import benchmark_names
+
         known = benchmark_names()
-        for name in self.benchmarks:
-            if name not in known and Path(name).suffix not in (".jsonl", ".yaml"):
-                raise InputError(
-                    f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, or the path of a .jsonl or"
-                    " .yaml file."
-                )
         for pair in self.revisions:
             name, _, revision = pair.partition("@")
             if name not in self.benchmarks or name not in known or name in EXAMS or not revision:
@@ -164,89 +563,57 @@ class EvaluationConfig:
         stems = [name if name in known else Path(name).stem for name in self.benchmarks]
         if twice := [stem for stem in stems if stems.count(stem) > 1]:
             raise InputError(f"evaluation.benchmarks: two benchmarks are called '{twice[0]}': rename a file.")
+        return self
 
     def revision_of(self, name: str) -> str | None:
-        """Return the hub revision that is asked for of a benchmark; None takes the main branch."""
+        """Return the hub revision that the config names for a benchmark; None takes the main branch."""
         return dict(pair.split("@", 1) for pair in self.revisions).get(name)
 
 
-@dataclass
-class ExperimentConfig:
+class ExperimentConfig(Config):
     """An experiment: a model, a corpus, arms and seeds.
 
-    Its YAML file may hold parameters of the course under ``notebooks``, which are no part of it.
+    Its YAML file may have parameters of the course under ``notebooks``, which are no part of it.
 
     Attributes:
-        name: of the run folder below the run root.
+        plugins: Folders with your arms (Python files, which are run; see ``ctxft.prompts.arms``) and prompt sets (YAML files,
+            named without .yaml under ``prompts``).
+        name: Of the run folder below the run root.
         model: "practice-aware" or "practice-blind", a folder or a hub id.
-        revision: the model's hub revision.
-        arms: of ``base cpt cft neg control adaptive``, and those that take a prompt apart: see ``ctxft.prompts.arms``. base
-            is examined, not trained; adaptive needs a model that writes prompts (prompts.writer), or a corpus that says which
-            documents are reliable. ``cft-ift`` trains the model of ``cft`` further on instructions (so do the others'
-            ``-ift``), ``ift`` the base model.
-        seeds: each seed draws its own order and prompts.
-        general: general text to mix in, and to measure forgetting on; None for neither.
-        corpus, prompts, train, ift, evaluation: see their classes.
-        plugins: folders with your own arms (Python files, which are run; see ``ctxft.prompts.arms``) and prompt sets (YAML
-            files, named without .yaml under ``prompts``).
+        revision: The model's hub revision.
+        arms: Of ``base cpt cft neg control adaptive``, and those that take a prompt apart: see ``ctxft.prompts.arms``.
+            base is evaluated, not trained; adaptive needs a model that writes prompts (prompts.writer), or a corpus that
+            says which documents are reliable. ``cft-ift`` trains the model of ``cft`` further on instructions (so do the
+            others' ``-ift``), ``ift`` the base model.
+        seeds: Each seed draws its own order and prompts.
+        corpus: The training texts.
+        prompts: The prompt sets.
+        train: The training of every arm.
+        ift: The second stage of some arms.
+        general: General text to mix in, and to measure forgetting on; None for neither.
+        evaluation: The benchmarks.
     """
 
-    name: str
-    model: str = "practice-blind"
+    plugins: Annotated[list[str], AfterValidator(_plugins)] = []  # the first, since the arms may be theirs
+    name: FolderName
+    model: Model = "practice-blind"
     revision: str | None = None
-    arms: list[str] = field(default_factory=lambda: ["base", "cpt", "cft", "neg"])
-    seeds: list[int] = field(default_factory=lambda: [0])
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    prompts: PromptConfig = field(default_factory=PromptConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    ift: InstructionConfig = field(default_factory=InstructionConfig)
+    arms: Annotated[list[Arm], Distinct] = ["base", "cpt", "cft", "neg"]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Distinct] = [0]
+    corpus: CorpusConfig = CorpusConfig()
+    prompts: PromptConfig = PromptConfig()
+    train: TrainConfig = TrainConfig()
+    ift: InstructionConfig = InstructionConfig()
     general: GeneralConfig | None = None
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    plugins: list[str] = field(default_factory=list)
+    evaluation: EvaluationConfig = EvaluationConfig()
 
-    def __post_init__(self) -> None:
-        self._resolve_paths()
-        if not _is_folder_name(self.name):
-            raise InputError(
-                f"name must be a plain folder name, found '{self.name}' (no path, no hidden characters, {LONGEST_NAME} bytes)."
-            )
-        for what, values in (
-            ("arms", self.arms),
-            ("seeds", self.seeds),
-            ("evaluation.benchmarks", self.evaluation.benchmarks),
-        ):
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{what} must be a list of different values with at least one, found {values}.")
-        add_plugins(self.plugins)
-        for arm in self.arms:
-            get_arm(arm)
-        try:
-            self.ift.recipe(self.train)
-        except InputError as error:
-            raise InputError(f"ift: {error}") from None
-        for seed in self.seeds:
-            if not 0 <= seed < 2**32:
-                raise InputError(f"seeds must be whole numbers from 0 to 2**32 - 1, found {seed}.")
-
-    def _resolve_paths(self) -> None:
-        """Make relative paths absolute, since tasks and notebooks may run in another folder."""
-
-        def resolved(name: str | None, known: tuple[str, ...]) -> str | None:
-            return str(Path(name).resolve()) if name and name not in known and is_there(name) else name
-
-        self.plugins = [str(Path(folder).expanduser().resolve()) for folder in self.plugins]
-        self.model = resolved(self.model, tuple(BASES))
-        for corpus in (self.corpus, *([self.general] if self.general else [])):
-            corpus.source = resolved(corpus.source, tuple(SOURCES))
-        self.ift.source = resolved(self.ift.source, (PRACTICE,))
+    @model_validator(mode="after")
+    def _find_prompt_sets(self) -> Self:
         for name in ("strategies", "negative"):
-            source = getattr(self.prompts, name)
-            found = next((p for f in self.plugins if (p := Path(f) / f"{source}.yaml").exists()), source)
-            setattr(self.prompts, name, resolved(str(found), PROMPT_SETS))
-        if self.prompts.writer and self.prompts.writer.server is None:
-            self.prompts.writer.model = resolved(self.prompts.writer.model, tuple(BASES))
-        self.evaluation.data = resolved(self.evaluation.data, ())
-        self.evaluation.benchmarks = [resolved(name, benchmark_names()) for name in self.evaluation.benchmarks]
+            file = f"{getattr(self.prompts, name)}.yaml"
+            if found := next((path for folder in self.plugins if (path := Path(folder) / file).exists()), None):
+                setattr(self.prompts, name, str(found))
+        return self
 
     @property
     def folder(self) -> Path:
@@ -255,14 +622,197 @@ class ExperimentConfig:
 
     def identity(self) -> dict:
         """Return the part of the config that every result of the run folder depends on (not arms, seeds, evaluation)."""
-        values = dataclasses.asdict(self)
-        return {key: values[key] for key in ("model", "revision", "corpus", "prompts", "train", "ift", "general")}
+        return self.model_dump(include={"model", "revision", "corpus", "prompts", "train", "ift", "general"})
 
 
-def _is_folder_name(name: str) -> bool:
-    """Return whether a name stays in its folder, on any system, and can be read: no path, no control characters."""
-    plain = bool(name) and name.isprintable() and not set(name) & set('/\\:*?"<>|')
-    return plain and name[0] not in ". " and name[-1] not in ". " and len(name.encode()) <= LONGEST_NAME
+class SyntheticConfig(Config):
+    """What all targets, arms and seeds of a synthetic study share; in brackets the values of the paper's code.
+
+    Attributes:
+        name: The folder below the run root.
+        dims: Numbers in an x (20).
+        points: Pairs (x, y) of the context, and again of the target (41).
+        layers: Of the network (12).
+        width: Numbers in a hidden state (256).
+        heads: Attention heads (8).
+        batch: Sequences in an optimizer step, each with a function of its own.
+        pretrain_steps: Optimizer steps of in-context linear regression (50,001).
+        finetune_steps: Optimizer steps of an arm (50,001).
+        start_points: Points of the first pre-training sequences (11).
+        points_every: Optimizer steps after which the curriculum adds two points (2000).
+        learning_rate: Of Adam (1e-4).
+        warmup_steps: Optimizer steps of linear warm-up (0).
+        decay_share: Last fraction of the steps, in which the rate falls to a twentieth (0).
+        log_every: Optimizer steps between two lines of the log.
+        save_every: Optimizer steps between two checkpoints, a multiple of log_every.
+        test_prompts: Sequences that errors are measured on (1280).
+        device: "cpu", "cuda" or "auto".
+        threads: CPU threads of a process.
+    """
+
+    name: FolderName = "synthetic-mini"
+    dims: Count = 3
+    points: int = Field(8, ge=2)
+    layers: Count = 2
+    width: Count = 48
+    heads: Count = 4
+    batch: Count = 64
+    pretrain_steps: Count = 1000
+    finetune_steps: Count = 800
+    start_points: Count = 4
+    points_every: Count = 200
+    learning_rate: Positive = 2e-3
+    warmup_steps: int = Field(100, ge=0)
+    decay_share: float = Field(0.3, ge=0, le=1)
+    log_every: Count = 20
+    save_every: Count = 100
+    test_prompts: Count = 1280
+    device: Device = "cpu"
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.width % self.heads:
+            raise InputError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
+        if self.start_points > self.points:
+            raise InputError(f"start_points ({self.start_points}) must not exceed points ({self.points}).")
+        if self.save_every % self.log_every:
+            raise InputError(f"save_every ({self.save_every}) must be a multiple of log_every ({self.log_every}).")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder below the run root."""
+        return runs_root() / self.name
+
+    def what(self) -> dict:
+        """Return the values that decide the result, without those that say where it is computed."""
+        return self.model_dump(exclude={"name", "device", "threads", "save_every"})
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def from_mapping(kind: type[C], values: object, where: str, text: str = "", overrides: Sequence[str] = ()) -> C:
+    """Check a mapping, and report all its mistakes at once.
+
+    Args:
+        kind: the config to make.
+        values: the mapping, as read from YAML; missing keys take the field's default.
+        where: the start of each message, e.g. "config.yaml".
+        text: the YAML text that the values were read from, for the line of each mistake.
+        overrides: dotted keys whose values are not those of the text.
+
+    Raises:
+        InputError: an unknown key (with the nearest right one, or its name now), a missing one, a wrong type or value.
+
+    Example:
+        >>> from_mapping(TrainConfig, {"max_steps": 3}, "my.yaml").max_steps
+        3
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+    tree = yaml.compose(text, YamlLoader) if text else None
+    found = []
+    for mistake in mistakes:
+        dotted, line = _dotted(mistake["loc"]), 0
+        if tree is not None and not any(re.match(rf"{re.escape(key)}(?!\w)", dotted) for key in overrides):
+            line = _line(tree, mistake)
+        found.append((line, f"{where}{f', line {line}' if line else ''}: {_message(kind, mistake, dotted)}"))
+    raise InputError(*(message for _, message in sorted(found, key=lambda pair: pair[0])))
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def _line(node: yaml.Node, mistake: ErrorDetails) -> int:
+    """Return the line of a mistake: of its value, of an unknown key, or of the mapping that lacks a key."""
+    for part in mistake["loc"]:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            continue
+        pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
+        if not isinstance(node, yaml.MappingNode) or pair is None:
+            break
+        node = pair[0] if mistake["type"] == "extra_forbidden" and part == mistake["loc"][-1] else pair[1]
+    return node.start_mark.line + 1
+
+
+def _message(kind: type[BaseModel], mistake: ErrorDetails, dotted: str) -> str:
+    value, message = mistake["input"], mistake["msg"].replace("Input should", "must").removeprefix("Value error, ")
+    if mistake["type"] == "extra_forbidden":
+        return _unknown_key(kind, mistake["loc"], dotted)
+    if mistake["type"] == "missing":
+        return f"the key '{dotted}' is missing."
+    if mistake["type"] == "value_error":
+        return f"{dotted}: {message}".removeprefix(": ")
+    if mistake["type"] == "model_type":
+        message = "must be a mapping of keys to values"
+    if new := RENAMED_VALUES.get(dotted, {}).get(str(value)):
+        return f"{dotted}: '{value}' was renamed to '{new}'."
+    hint = nearest(str(value), re.findall(r"'(\w+)'", message)) if mistake["type"] == "literal_error" else ""
+    return f"{dotted} {message}, found {shown(value)}{hint}.".lstrip()
+
+
+def _unknown_key(kind: type[BaseModel], loc: tuple[int | str, ...], dotted: str) -> str:
+    *parents, key = loc
+    if dotted in RENAMED:
+        names = " and ".join(f"'{_dotted((*parents, name))}'" for name in names_of(RENAMED[dotted]))
+        values = ", ".join(f"{old} is now {new}" for old, new in RENAMED_VALUES.get(dotted, {}).items())
+        return f"the key '{dotted}' was renamed to {names}{values and f' ({values})'}."
+    for part in parents:
+        kind = _section(kind.model_fields[part].annotation) if part in kind.model_fields else kind
+    return f"unknown key '{dotted}'{nearest(str(key), kind.model_fields)}; known: {', '.join(kind.model_fields)}."
+
+
+def names_of(new: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the keys that an old key became, of an entry in ``RENAMED``."""
+    return (new,) if isinstance(new, str) else new
+
+
+def _section(annotation: Any) -> Any:
+    """Return the model in a type such as ``LoraConfig``, ``WriterConfig | None`` or ``dict[str, Family]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section(part))), None)
+
+
+def load_yaml(kind: type[C], path: str | Path, text: str | None = None) -> C:
+    """Read a YAML file; raises InputError with file and line for each of its mistakes."""
+    text = read_text(Path(path)) if text is None else text
+    return from_mapping(kind, parse_yaml(text, str(path)), str(path), text)
+
+
+def override(values: dict, overrides: dict) -> dict:
+    """Set values by dotted keys, in place, such as {"train.learning_rate": 1e-3}; returns the mapping."""
+    for dotted, value in overrides.items():
+        *parents, key = dotted.split(".")
+        place = values
+        for parent in parents:
+            if place.get(parent) is None:
+                place[parent] = {}
+            place = place[parent]
+            if not isinstance(place, dict):
+                raise InputError(f"{dotted}: '{parent}' is a single value and has no keys below it.")
+        place[key] = value
+    return values
+
+
+def _read_profile(source: str | Path) -> tuple[Path, str, dict]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        name = check_known(str(source), sorted(p.stem for p in PROFILES.glob("*.yaml")), "profile")
+        path = PROFILES / f"{name}.yaml"
+    text = read_text(path)
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must be a mapping of keys to values, such as `name: my-run`.")
+    return path, text, values
 
 
 def load_experiment(source: str | Path, overrides: dict | None = None) -> ExperimentConfig:
@@ -273,26 +823,27 @@ def load_experiment(source: str | Path, overrides: dict | None = None) -> Experi
         overrides: dotted keys and values, such as {"train.learning_rate": 1e-3, "seeds": [0, 1]}.
 
     Raises:
-        InputError: unknown profile or key (the nearest is named), a value of the wrong type, a value out of range.
+        InputError: an unknown profile; or all mistakes of the file, each with its line.
 
     Example:
         >>> load_experiment("mini", {"seeds": [7]}).seeds
         [7]
     """
-    path = path_of(source)
-    values = values_of(path)
+    path, text, values = _read_profile(source)
     values.pop("notebooks", None)
-    for dotted, value in (overrides or {}).items():
-        *parents, key = dotted.split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise InputError(f"{dotted}: '{parent}' is a single value and has no keys below it.")
-        place[key] = value
-    return from_mapping(ExperimentConfig, values, path.name)
+    override(values, overrides or {})
+    return from_mapping(ExperimentConfig, values, path.name, text, tuple(overrides or ()))
 
 
-def to_mapping(config: ExperimentConfig) -> dict:
-    """Return an experiment as plain values, ready for YAML or JSON."""
-    return dataclasses.asdict(config)
+def notebook_parameters(source: str | Path) -> dict:
+    """Return what a profile or YAML file has under ``notebooks``: parameters of the course, no part of the experiment."""
+    path, _, values = _read_profile(source)
+    parameters = values.get("notebooks", {})
+    if not isinstance(parameters, dict):
+        raise InputError(f"{path.name}: notebooks must be a mapping of parameters to values, such as `seed_number: 1`.")
+    return parameters
+
+
+def to_mapping(config: Config) -> dict:
+    """Return a config as plain values, ready for YAML or JSON."""
+    return config.model_dump()

@@ -323,7 +323,7 @@ def run_notebooks(
     """
     import papermill
 
-    from ctxft.run.profiles import notebook_parameters
+    from ctxft.config import notebook_parameters
     from ctxft.run.run import Run
 
     run = Run(profile, name=name, overrides=overrides)

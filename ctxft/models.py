@@ -313,7 +313,7 @@ def check_model(source: str, revision: str | None, window: int) -> None:
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and window > limit:
         raise InputError(
-            f"train.window is {window} tokens, but the model '{source}' reads at most {limit}: lower train.window."
+            f"train.max_length is {window} tokens, but the model '{source}' reads at most {limit}: lower train.max_length."
         )
 
 

@@ -25,7 +25,6 @@ import sys
 import tempfile
 import threading
 import time
-import types
 import typing
 import zlib
 from collections.abc import Iterable, Iterator
@@ -36,7 +35,6 @@ from filelock import FileLock, Timeout
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 REPO_ROOT = PACKAGE_ROOT.parent
-MOST = 10**300  # of a number in a config; there is no reason to come near what a float holds
 LIBRARIES = tuple(
     "ctxft torch transformers datasets peft accelerate jupyterlab papermill nbval ipywidgets matplotlib".split()
 )
@@ -79,10 +77,10 @@ MEMORY = (
 
 
 class InputError(ValueError):
-    """Bad input from a user: one sentence that says what is wrong, where, and what to do; the command line exits with 2."""
+    """Bad input from a user: a sentence for each mistake, with where it is and what to do; the command line exits with 2."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+    def __init__(self, *messages: str) -> None:
+        super().__init__("\n".join(map(one_line, messages)))
 
 
 def one_line(text: str) -> str:
@@ -122,7 +120,7 @@ def explain(error: BaseException) -> str | None:
             return f"{SYSTEM[number]}{where}: {advice}. {KEPT}"
         if isinstance(seen, MemoryError) or any(words in str(seen).lower() for words in MEMORY):
             return (
-                "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.token_budget), or fewer "
+                "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.max_batch_tokens), or fewer "
                 f"processes at a time (--workers). {KEPT}"
             )
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
@@ -211,6 +209,15 @@ def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
     return value
 
 
+class YamlLoader(yaml.SafeLoader):
+    """The safe loader, in which 1e-4 is a number, as in YAML 1.2; it runs no code."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def parse_yaml(text: str, where: str) -> typing.Any:
     """Parse one YAML document with the safe loader, which runs no code.
 
@@ -226,7 +233,7 @@ def parse_yaml(text: str, where: str) -> typing.Any:
         {'epochs': 3}
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = YamlLoader(text)
         try:
             node = loader.get_single_node()
             _weigh(node, where, {})
@@ -245,6 +252,17 @@ def parse_yaml(text: str, where: str) -> typing.Any:
         raise InputError(f"{where}: invalid YAML (a value that is none of its kind: {error}).") from None
 
 
+def _require_distinct(keys: list[yaml.Node], where: str) -> None:
+    """Refuse a key that a mapping has twice: the loader would keep the last one, and say nothing."""
+    seen: set[str] = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise InputError(
+                f"{where}, line {key.start_mark.line + 1}: the key '{key.value}' is there twice: remove one."
+            )
+        seen.add(str(key.value))
+
+
 def _weigh(node: yaml.Node | None, where: str, known: dict[int, int | None]) -> int:
     """Return for how many nodes a node stands with its aliases written out; refuse too many, a circle, half a character."""
     if id(node) in known:
@@ -257,6 +275,7 @@ def _weigh(node: yaml.Node | None, where: str, known: dict[int, int | None]) -> 
     parts: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
+        _require_distinct([key for key, _ in node.value], where)
     elif isinstance(node, yaml.SequenceNode):
         parts = node.value
     elif isinstance(node, yaml.ScalarNode) and not is_unicode(node.value):
@@ -705,7 +724,7 @@ def _is_whole(folder: Path, done: dict, resume: bool) -> bool:
     return True
 
 
-# --- strict configs ---------------------------------------------------------------------------------------------------
+# --- words -------------------------------------------------------------------------------------------------------------
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -720,60 +739,6 @@ def check_known(word: str, known: Iterable[str], what: str) -> str:
     if word not in known:
         raise InputError(f"unknown {what} '{word}'{nearest(str(word), known)}; known: {', '.join(known)}.")
     return word
-
-
-def _check_type(value: object, kind: object, where: str) -> object:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        kind = next(option for option in options if option is not type(None))
-    if dataclasses.is_dataclass(kind):
-        return from_mapping(kind, value, where)
-    if typing.get_origin(kind) in (list, tuple):
-        if not isinstance(value, (list, tuple)):
-            raise InputError(f"{where} must be a list, found {shown(value)}.")
-        inner = typing.get_args(kind)[0]
-        return [_check_type(item, inner, f"{where}[{i}]") for i, item in enumerate(value)]
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not -MOST <= value <= MOST:  # not a number is no less and no more than any
-            raise InputError(f"{where} must be a number between -1e300 and 1e300, found {shown(value)}.")
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        hint = " (YAML reads 1e-4 as text; write 1.0e-4)" if kind is float and isinstance(value, str) else ""
-        raise InputError(f"{where} must be {kind.__name__}, found {shown(value)}{hint}.")
-    if isinstance(value, str) and not is_unicode(value):  # a command line may bring one
-        raise InputError(f"{where} holds a lone surrogate, half of a character: mend it.")
-    return value
-
-
-def from_mapping(kind: type, values: object, where: str) -> typing.Any:
-    """Build a dataclass from a mapping, strictly: unknown keys and wrong types are refused, nothing is converted silently.
-
-    Args:
-        kind: the dataclass; its fields may be dataclasses, lists and optional values.
-        values: the mapping, as read from YAML; missing keys take the field's default.
-        where: stands at the start of each error, e.g. "config.yaml" or "config.yaml: train".
-
-    Raises:
-        InputError: an unknown key (the nearest right one is named), a missing required key, or a wrong type.
-    """
-    if not isinstance(values, dict):
-        raise InputError(f"{where} must be a mapping of keys to values, found {values!r}.")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in fields:
-            raise InputError(f"{where}: unknown key '{key}'{nearest(str(key), fields)}; known: {', '.join(fields)}.")
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise InputError(f"{where}: the key '{name}' is missing.")
-    checked = {key: _check_type(value, hints[key], f"{where}: {key}") for key, value in values.items()}
-    try:
-        return kind(**checked)
-    except InputError as error:  # what the dataclass itself finds wrong, which does not know where it was read
-        raise InputError(f"{where}: {error}") from None
 
 
 # --- where runs live, and what they ran on ----------------------------------------------------------------------------

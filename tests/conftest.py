@@ -28,11 +28,10 @@ import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from ctxft.config import ExperimentConfig  # noqa: E402
+from ctxft.config import ExperimentConfig, TrainConfig, from_mapping  # noqa: E402
 from ctxft.models import load_tokenizer  # noqa: E402
 from ctxft.prompts import COMMON_WORDS, load_prompt_set  # noqa: E402
-from ctxft.storage import from_mapping, write_jsonl  # noqa: E402
-from ctxft.training.config import TrainConfig  # noqa: E402
+from ctxft.storage import write_jsonl  # noqa: E402
 
 torch.set_num_threads(1)
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
@@ -190,7 +189,13 @@ def experiment(runs, model_folders, corpus_file, questions_file) -> Callable[...
     """The function that makes a tiny experiment; ``train`` and other keys replace the defaults."""
 
     def make(train: dict | None = None, **values) -> ExperimentConfig:
-        recipe = {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "micro_batch_tokens": 1024}
+        recipe = {
+            "max_length": 128,
+            "min_text_tokens": 16,
+            "max_steps": 3,
+            "train_batch_size": 4,
+            "micro_batch_tokens": 1024,
+        }
         defaults = {
             "name": "tiny",
             "model": str(model_folders["byte"]),
@@ -211,9 +216,9 @@ def recipe() -> Callable[..., TrainConfig]:
 
     def make(**values) -> TrainConfig:
         defaults = {
-            "steps": 6,
-            "batch_passages": 4,
-            "window": 128,
+            "max_steps": 6,
+            "train_batch_size": 4,
+            "max_length": 128,
             "micro_batch_tokens": 256,
             "device": "cpu",
             "learning_rate": 1e-2,

@@ -52,7 +52,7 @@ def main() -> int:
         run = [python, "-m", "ctxft", "run", "--notebook", "00_quickstart", "--notebook", "02_domain_text"]
         run += [
             "--set",
-            "train.steps=3",
+            "train.max_steps=3",
             "--set",
             "corpus.limit=12",
             "--set",

@@ -45,7 +45,7 @@ CONDITIONS: dict[str, dict] = {
     "aware-held-out-texts": {**AWARE, **TRUTHFUL, "corpus.wordings": "held-out", "arms": ALL[:3], "seeds": FIVE},
     "trusting-truthful": {**TRUSTING, **TRUTHFUL, "arms": ["base", "cpt", "cft", "neg"], "seeds": FIVE},
     "trusting-half": {**TRUSTING, **HALF, "arms": ["base", "cpt", "cft", "adaptive"], "seeds": FIVE},
-    "aware-half-12-epochs": {**AWARE, **HALF, "train.epochs": 12, "arms": [*ALL, "adaptive"], "seeds": THREE},
+    "aware-half-12-epochs": {**AWARE, **HALF, "train.num_train_epochs": 12, "arms": [*ALL, "adaptive"], "seeds": THREE},
 }
 
 

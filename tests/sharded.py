@@ -19,9 +19,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from ctxft.config import LoraConfig
 from ctxft.training import loss
 from ctxft.training.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
-from ctxft.training.config import LoraSettings
 from ctxft.training.loss import patch_loss_forward
 from ctxft.training.model import add_adapters
 from ctxft.training.packing import micro_batches, set_attention, shard_batches
@@ -60,7 +60,7 @@ def main(mode: str, folder: Path) -> None:
     set_attention(model, "segments")
     if mode == "lora":
         torch.manual_seed(1)
-        model = add_adapters(model, LoraSettings(rank=2, alpha=4, dropout=0.0))
+        model = add_adapters(model, LoraConfig(r=2, lora_alpha=4, lora_dropout=0.0))
     alone = copy.deepcopy(model)
     inner = model.get_base_model() if mode == "lora" else model
     if mode == "accelerate":  # as accelerate shards: the norm with the output layer, hooks on both

@@ -36,7 +36,7 @@ from ctxft.storage import hash_file, read_json, sha256  # noqa: E402
 
 GROWTH = 0.02  # of resident memory, from the first third to the last
 WARM_UP = 5  # cycles
-VALUES = {"arms": ["base", "cft"], "seeds": [0], "train.steps": 24, "train.save_every": 6, "evaluation.limit": 24}
+VALUES = {"arms": ["base", "cft"], "seeds": [0], "train.max_steps": 24, "train.save_steps": 6, "evaluation.limit": 24}
 VALUES |= {"evaluation.benchmarks": ["practice-mmlu", "practice-old"], "corpus.limit": 60}
 
 

@@ -35,7 +35,7 @@ def adaptive(experiment):
 
     def make(stub: StubServer, **values):
         writer = {"model": "stub", "server": stub.url, "retries": 0, "max_tokens": 40} | values
-        return experiment(arms=ARMS, prompts={"writer": writer}, train={"steps": 2})
+        return experiment(arms=ARMS, prompts={"writer": writer}, train={"max_steps": 2})
 
     return make
 
@@ -88,7 +88,7 @@ def test_passages_leave_room_for_the_longest_prompt_that_may_be_written(adaptive
         adapt(config)
         rows, _ = rows_of(config, "adaptive", 0, read_passages(folder), tokenizer)
     budget = read_json(folder / "ledger.json")["text budget (tokens)"]
-    assert budget == config.train.window - 2 - 50 and rows.longest <= config.train.window
+    assert budget == config.train.max_length - 2 - 50 and rows.longest <= config.train.max_length
 
 
 def test_how_a_server_is_asked_may_change_in_a_run_but_not_who_writes(adaptive):
@@ -132,7 +132,7 @@ def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing
         asked = len(stub.requests)
         assert main(["prompts", "adapt", str(path), "--yes"]) == 0 and len(stub.requests) == asked + 1
     with pytest.raises(
-        InputError, match=r"max_tokens lets written prompts take 120 tokens, which leaves 6 of train.window"
+        InputError, match=r"max_tokens lets written prompts take 120 tokens, which leaves 6 of train.max_length"
     ):
         config.name, config.prompts.writer.max_tokens = "tiny-3", 120
         prepare(config)

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ctxft.cli import main
+from ctxft.config import LoraConfig
 from ctxft.data.rows import PromptTemplate, build_row, prompt_ids, special_tokens
 from ctxft.extras.attribution import (
     attribute,
@@ -27,7 +28,6 @@ from ctxft.run.prepare import prepare
 from ctxft.run.rows import prompt_sets_of, read_passages
 from ctxft.run.tasks import arm_folder, train_task
 from ctxft.storage import InputError, read_jsonl, write_jsonl
-from ctxft.training.config import LoraSettings
 
 KEYS = {"families": ("family", "kind"), "kinds": ("kind",)}
 
@@ -165,7 +165,7 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(ex
     book.write_text(
         f"name: one\nkind: strategy\nprompts:\n  - {{id: one-1, family: context, text: '{prompt}'}}\n", encoding="utf-8"
     )
-    recipe = {"steps": 40, "learning_rate": 1e-2, "batch_passages": 8}
+    recipe = {"max_steps": 40, "learning_rate": 1e-2, "train_batch_size": 8}
     config = experiment(
         recipe,
         corpus={"source": str(corpus), "held_out": 0.3},
@@ -225,7 +225,7 @@ def test_training_losses_are_behind_the_recorded_prompts(trained):
 
 
 def test_passages_that_few_steps_never_came_to_are_left_out(experiment):
-    config = experiment({"steps": 1, "batch_passages": 3}, arms=["cpt", "ift", "cpt-ift"])
+    config = experiment({"max_steps": 1, "train_batch_size": 3}, arms=["cpt", "ift", "cpt-ift"])
     prepare(config)
     train_task(config, "cpt", 0)
     found = training_losses(config, "cpt", 0)
@@ -275,7 +275,7 @@ def test_gradients_are_those_of_plain_autograd(trained, loss):
 
 
 def test_of_an_adapter_its_own_weights_alone_are_compared(experiment):
-    config = experiment({"method": "lora", "lora": dataclasses.asdict(LoraSettings(rank=2, dropout=0.5))})
+    config = experiment({"method": "lora", "lora": dataclasses.asdict(LoraConfig(r=2, lora_dropout=0.5))})
     prepare(config)
     train_task(config, "cft", 0)
     found = gradient_similarity(config, "cft", 0, passages=4)

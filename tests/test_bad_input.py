@@ -79,9 +79,9 @@ def test_a_corpus_that_is_not_there(refuse, config_file, tmp_path):
 
 
 def test_a_window_without_room_for_text(refuse, config_file):
-    sentence = refuse("train", config_file(train={"window": 40}))
-    assert "a window of 40 tokens leaves" in sentence and "raise train.window" in sentence
-    assert "train.window is 512 tokens" in refuse("train", config_file(train={"window": 512}))
+    sentence = refuse("train", config_file(train={"max_length": 40}))
+    assert "a window of 40 tokens leaves" in sentence and "raise train.max_length" in sentence
+    assert "train.max_length is 512 tokens" in refuse("train", config_file(train={"max_length": 512}))
 
 
 def test_a_model_without_what_it_needs(refuse, config_file, model_folders, save_tokenizer, tmp_path):
@@ -106,10 +106,10 @@ def test_a_model_without_what_it_needs(refuse, config_file, model_folders, save_
         (["train", "minni"], "unknown profile 'minni' (did you mean 'mini'?)"),
         (["train", "missing.yaml"], "missing.yaml does not exist"),
         (["train", "mini", "--set", "arms=[cpt, ctf]"], "unknown arm 'ctf'"),
-        (["train", "mini", "--set", "train.epoch=3"], "unknown key 'epoch' (did you mean 'epochs'?)"),
-        (["train", "mini", "--set", "train.epochs=1e-4"], "epochs must be int, found 0.0001"),
-        (["train", "mini", "--set", "train.learning_rate=fast"], "learning_rate must be float, found 'fast'"),
-        (["train", "mini", "--set", "train.epochs"], "--set train.epochs: write KEY=VALUE"),
+        (["train", "mini", "--set", "train.epoch=3"], "unknown key 'train.epoch'"),
+        (["train", "mini", "--set", "train.num_train_epochs=1e-4"], "num_train_epochs must be a valid integer, found 0.0001"),
+        (["train", "mini", "--set", "train.learning_rate=fast"], "train.learning_rate must be a valid number, found 'fast'"),
+        (["train", "mini", "--set", "train.num_train_epochs"], "--set train.num_train_epochs: write KEY=VALUE"),
         (["train", "mini", "--set", "seeds=[0"], "'[0' is not a YAML value"),
         (["train", "mini", "--task", "cftt:0"], "unknown task 'cftt:0' (did you mean 'cft:0'?)"),
         (["train", "mini", "--task", "base:0"], "unknown task 'base:0'"),
@@ -134,7 +134,7 @@ def test_a_misspelt_key_in_a_file(refuse, experiment, tmp_path):
     values = to_mapping(experiment())
     values["train"]["lerning_rate"] = 0.1
     path = write_text(tmp_path / "own.yaml", yaml.safe_dump(values))
-    assert "own.yaml: train: unknown key 'lerning_rate' (did you mean 'learning_rate'?)" in refuse("train", path)
+    assert "unknown key 'train.lerning_rate' (did you mean 'learning_rate'?)" in refuse("train", path)
     write_text(path, "name: [\n")
     assert "own.yaml, line 2: invalid YAML" in refuse("train", path)
 
@@ -191,7 +191,7 @@ def test_a_run_folder_with_another_config(refuse, experiment, config_file):
     from ctxft.run.prepare import prepare
 
     prepare(experiment())
-    assert "train.epochs was 5, is 7" in refuse("train", config_file(), "--set", "train.epochs=7")
+    assert "train.num_train_epochs was 5, is 7" in refuse("train", config_file(), "--set", "train.num_train_epochs=7")
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------

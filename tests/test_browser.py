@@ -132,7 +132,7 @@ def own(lab, experiment, tmp_path, text_of) -> str:
     texts = {"good": text_of(1, 20), "bad <b>": f"{HOSTILE} {text_of(2, 5)}"}
     rows = [{"id": name, "text": text, "reliable": name == "good"} for name, text in texts.items()]
     corpus = {"source": str(write_jsonl(tmp_path / "hostile.jsonl", rows)), "held_out": 0.0}
-    recipe = {"steps": 2000, "save_every": 5, "micro_batch_tokens": 300}
+    recipe = {"max_steps": 2000, "save_steps": 5, "micro_batch_tokens": 300}
     config = experiment(recipe, corpus=corpus, arms=["base", "cpt", "cft"])
     path = tmp_path / "own.yaml"
     write_text(path, yaml.safe_dump(to_mapping(config)))
@@ -304,7 +304,7 @@ WORKED = {  # notebook -> (what its cell says, keys pressed there, what the view
     "06_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],
     "13_report": [("ResultsExplorer(run)", ["minus", *pick(1)], "minus base")],
 }
-SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
+SMALL = {"train.max_steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 
 
 @pytest.mark.parametrize("name", WORKED)

@@ -89,7 +89,7 @@ def test_no_flipped_bit_goes_unseen(tmp_path_factory, place, bit):
 @pytest.fixture
 def killed(experiment):
     """An experiment whose arm cpt stopped after its checkpoints, and what it comes to without a stop."""
-    recipe = {"steps": 6, "save_every": 2}
+    recipe = {"max_steps": 6, "save_steps": 2}
     config = experiment(recipe, arms=["base", "cpt"])
     prepare(config)
     done = train_task(config, "cpt", 0)

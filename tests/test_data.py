@@ -11,8 +11,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from ctxft.config import CorpusConfig
 from ctxft.data import documents as module
-from ctxft.data.documents import CorpusConfig, Document, corpus_state, read_documents
+from ctxft.data.documents import Document, corpus_state, read_documents
 from ctxft.data.passages import Passage, cut, cut_points, passages_hash, passages_of
 from ctxft.models import encode_text
 from ctxft.storage import InputError, write_jsonl, write_text

@@ -47,7 +47,7 @@ def losses(config) -> list[float]:
 
 
 def test_two_processes_reproduce_one_and_one_goes_on_from_their_checkpoint(experiment):
-    recipe = {"steps": 7, "batch_passages": 5, "save_every": 2, "micro_batch_tokens": 128}
+    recipe = {"max_steps": 7, "train_batch_size": 5, "save_steps": 2, "micro_batch_tokens": 128}
     one, two = (experiment(recipe, name=name, arms=["base", "cpt", "cft"]) for name in ("one", "two"))
     prepare(one)
     train_task(one, "cft", 0)
@@ -65,7 +65,12 @@ def test_two_processes_reproduce_one_and_one_goes_on_from_their_checkpoint(exper
 
 
 def test_lora_in_two_processes(experiment):
-    recipe = {"method": "lora", "steps": 4, "batch_passages": 5, "lora": {"rank": 2, "alpha": 4, "dropout": 0.0}}
+    recipe = {
+        "method": "lora",
+        "max_steps": 4,
+        "train_batch_size": 5,
+        "lora": {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0},
+    }
     one, two = (experiment(recipe, name=name, arms=["cft"]) for name in ("one", "two"))
     prepare(one)
     train_task(one, "cft", 0)

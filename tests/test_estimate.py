@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 
 import pytest
@@ -10,24 +9,24 @@ import torch
 from peft import PeftModel
 
 from ctxft.cli import main
+from ctxft.config import TrainConfig
 from ctxft.models import load_model, model_config
 from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.prepare import prepare
 from ctxft.run.run import Run
 from ctxft.run.tasks import train_task
 from ctxft.storage import InputError, read_json, write_jsonl
-from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes
 from ctxft.training.model import trainable_model
 from ctxft.world.facts import model_folder
 
-RECIPE = TrainConfig(window=96, micro_batch_tokens=1024)
+RECIPE = TrainConfig(max_length=96, micro_batch_tokens=1024)
 
 
 def test_parameters_are_those_of_the_real_model_full_and_lora():
     config = model_config("practice-blind")
     for method in ("full", "lora"):
-        recipe = dataclasses.replace(RECIPE, method=method, device="cpu")
+        recipe = RECIPE.replace(method=method, device="cpu")
         network = trainable_model("practice-blind", None, recipe, "segments")
         assert isinstance(network, PeftModel) == (method == "lora")
         found = estimate(config, recipe)
@@ -57,12 +56,12 @@ def test_what_is_kept_is_what_autograd_keeps_in_the_real_model():
 def test_each_choice_moves_its_own_part():
     config = model_config("practice-blind")
     base = estimate(config, RECIPE)
-    twice = estimate(config, dataclasses.replace(RECIPE, micro_batch_tokens=2048))
+    twice = estimate(config, RECIPE.replace(micro_batch_tokens=2048))
     assert twice.activations == pytest.approx(2 * base.activations, rel=0.05)
     assert (twice.weights, twice.gradients, twice.optimizer) == (base.weights, base.gradients, base.optimizer)
-    again = estimate(config, dataclasses.replace(RECIPE, gradient_checkpointing=True))
+    again = estimate(config, RECIPE.replace(gradient_checkpointing=True))
     assert again.activations < base.activations and again.total - again.activations == base.total - base.activations
-    lora = estimate(config, dataclasses.replace(RECIPE, method="lora"))
+    lora = estimate(config, RECIPE.replace(method="lora"))
     assert lora.optimizer < base.optimizer / 5
     shared = estimate(config, RECIPE, "cuda", 4, "fsdp")
     assert (
@@ -73,8 +72,8 @@ def test_each_choice_moves_its_own_part():
 
 
 def test_the_change_that_makes_it_fit_is_named():
-    config, big = model_config("practice-blind"), dataclasses.replace(RECIPE, micro_batch_tokens=8192)
-    least = estimate(config, dataclasses.replace(big, micro_batch_tokens=96)).total
+    config, big = model_config("practice-blind"), RECIPE.replace(micro_batch_tokens=8192)
+    least = estimate(config, big.replace(micro_batch_tokens=96)).total
     assert advice(config, big, "cpu", 1, "single", least).startswith(
         "what makes it fit: train.micro_batch_tokens: 96 ("
     )
@@ -94,7 +93,7 @@ def test_no_weights_are_needed(tmp_path):
 def test_tokens_and_steps_are_those_of_the_training(experiment, tmp_path, text_of, share):
     general = write_jsonl(tmp_path / "general.jsonl", [{"id": f"g{n}", "text": text_of(n, 9)} for n in range(6)])
     mixed = {"general": {"source": str(general), "share": share}} if share else {}
-    config = experiment({"steps": None, "epochs": 2}, arms=["cpt", "cft"], **mixed)
+    config = experiment({"max_steps": None, "num_train_epochs": 2}, arms=["cpt", "cft"], **mixed)
     said = count_tokens_and_steps(Run(config))
     assert not config.folder.exists()  # nothing is written
     prepare(config)

@@ -74,18 +74,18 @@ def test_a_model_answers_and_the_files_keep_its_outcomes(tokenizer, tmp_path: Pa
     assert all(value < 0 for o in outcomes for value in o["log_likelihoods"])
     assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
     assert metrics(outcomes, BENCHMARK)["truncated_items"] == 0
-    if form == "lettered":  # letters have one character each, so both rules agree
+    if form == "mcf":  # letters have one character each, so both rules agree
         assert all(o["prediction"] == o["prediction_per_character"] for o in outcomes)
 
 
 def test_cut_items_are_counted(tokenizer) -> None:
-    outcomes = evaluate(make_model(tokenizer, window=16), tokenizer, BENCHMARK, "options")
+    outcomes = evaluate(make_model(tokenizer, window=16), tokenizer, BENCHMARK, "cloze")
     assert metrics(outcomes, BENCHMARK)["truncated_items"] > 0
 
 
 def test_a_choice_that_cannot_be_scored_names_its_question(tokenizer) -> None:
     with pytest.raises(InputError, match="mine, question 'a': a choice has"):
-        evaluate(make_model(tokenizer, window=4), tokenizer, BENCHMARK, "options")
+        evaluate(make_model(tokenizer, window=4), tokenizer, BENCHMARK, "cloze")
 
 
 def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def read_prompts(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[st
 
 def test_written_answers_are_read_strictly(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = read_prompts(monkeypatch, ["A much longer choice.", "one or two", " yes"])
-    first, second, third = outcomes = evaluate(None, tokenizer, BENCHMARK, rule="generate")
+    first, second, third = outcomes = evaluate(None, tokenizer, BENCHMARK, rule="generate_until")
     assert "these and nothing else: short; a much longer choice\n\nQuestion: Which is long?" in prompts[0]
     assert (first["prediction"], first["correct"], first["written"]) == (1, True, "A much longer choice.")
     assert (second["prediction"], second["correct"]) == (None, False) and second["correct_per_token"] is None
@@ -122,7 +122,7 @@ def test_written_answers_are_read_strictly(tokenizer, monkeypatch: pytest.Monkey
     assert (found["accuracy"], found["unanswered"], found["ties"]) == (pytest.approx(1 / 3), 1, 0)
     assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(found)
     lettered = read_prompts(monkeypatch, ["B", "(A)", "B. no"])
-    assert [row["correct"] for row in evaluate(None, tokenizer, BENCHMARK, "lettered", rule="generate")] == [True] * 3
+    assert [row["correct"] for row in evaluate(None, tokenizer, BENCHMARK, "mcf", rule="generate_until")] == [True] * 3
     assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1]
 
 
@@ -151,12 +151,12 @@ def test_a_prediction_per_token_and_the_hash_of_the_prompt(tokenizer) -> None:
         means = [value / count for value, count in zip(outcome["log_likelihoods"], outcome["tokens"], strict=True)]
         assert outcome["prediction_per_token"] == means.index(max(means))
         assert outcome["correct_per_token"] == (outcome["prediction_per_token"] == question.answer)
-        assert outcome["prompt_hash"] == sha256(render(question, "options")[0]) and outcome["written"] is None
+        assert outcome["prompt_hash"] == sha256(render(question, "cloze")[0]) and outcome["written"] is None
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_writes_its_answers(tokenizer, tmp_path: Path, form: str) -> None:
-    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, rule="generate")
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, rule="generate_until")
     assert all(isinstance(outcome["written"], str) for outcome in outcomes)
     assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
     with pytest.raises(InputError, match="unknown rule 'generated'"):

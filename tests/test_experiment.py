@@ -12,7 +12,7 @@ import pytest
 import yaml
 from peft import PeftModel
 
-from ctxft.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.config import PROFILES, ExperimentConfig, from_mapping, load_experiment, to_mapping
 from ctxft.data import documents
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.outcomes import Journal, read_outcomes
@@ -21,20 +21,10 @@ from ctxft.run import run as runs_module
 from ctxft.run import tasks
 from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
 from ctxft.run.prepare import prepare
-from ctxft.run.profiles import PROFILES
 from ctxft.run.rows import read_passages, rows_of
 from ctxft.run.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.run.workers import evaluate_all, train_all
-from ctxft.storage import (
-    InputError,
-    from_mapping,
-    hash_file,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from ctxft.storage import InputError, hash_file, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
 def files_of(folder) -> dict[str, int]:
@@ -46,39 +36,6 @@ NEG = "  - {id: no-1, family: context, text: Do not place it anywhere.}\n"
 
 
 # --- config -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"arm": ["cpt"]}, r"unknown key 'arm' \(did you mean 'arms'\?\)"),
-        ({"train": {"epoch": 1}}, r"train: unknown key 'epoch' \(did you mean 'epochs'\?\)"),
-        ({"arms": ["cpt", "ctf"]}, r"unknown arm 'ctf'"),
-        ({"arms": []}, "arms must be a list of different values"),
-        ({"seeds": [0, 0]}, "seeds must be a list of different values"),
-        ({"seeds": [True]}, r"seeds\[0\] must be int, found True"),
-        ({"seeds": [-1]}, "seeds must be whole numbers from 0"),
-        ({"name": "../up"}, "name must be a plain folder name, found '../up'"),
-        ({"name": ""}, "name must be a plain folder name"),
-        ({"evaluation": {"form": "letter"}}, r"unknown evaluation.form 'letter' \(did you mean 'lettered'\?\)"),
-        ({"evaluation": {"rule": "generated"}}, r"unknown evaluation.rule 'generated' \(did you mean 'generate'\?\)"),
-        (
-            {"evaluation": {"revisions": ["medqa@a1"]}},
-            "'medqa@a1' must be NAME@COMMIT, where NAME is one of evaluation",
-        ),
-        ({"evaluation": {"benchmarks": ["medqa"], "revisions": ["medqa@"]}}, "'medqa@' must be NAME@COMMIT"),
-        ({"evaluation": {"revisions": ["practice-mmlu@a1"]}}, "'practice-mmlu@a1' must be NAME@COMMIT"),
-        ({"evaluation": {"limit": 0}}, "evaluation.limit must be at least 1"),
-        ({"evaluation": {"token_budget": 0}}, "evaluation.token_budget must be at least 1"),
-        ({"evaluation": {"data": "no/such/folder"}}, "evaluation.data .* must be a folder .* 'no/such/folder'"),
-        ({"evaluation": {"benchmarks": ["medqua"]}}, r"unknown benchmark 'medqua' \(did you mean 'medqa'\?\)"),
-        ({"evaluation": {"benchmarks": ["a/own.jsonl", "b/own.jsonl"]}}, "two benchmarks are called 'own'"),
-        ({"corpus": {"held_out": 1.5}}, "corpus.held_out must be a share"),
-    ],
-)
-def test_a_bad_experiment_is_refused(values, said):
-    with pytest.raises(InputError, match=said):
-        from_mapping(ExperimentConfig, {"name": "x"} | values, "config.yaml")
 
 
 def test_the_default_profile_tells_what_a_corpus_of_ones_own_needs(tmp_path):
@@ -97,7 +54,7 @@ def test_profiles_and_overrides(tmp_path):
     assert (config.train.learning_rate, config.seeds, config.name) == (1e-3, [7], "other")
     with pytest.raises(InputError, match=r"unknown profile 'minni' \(did you mean 'mini'\?\)"):
         load_experiment("minni")
-    with pytest.raises(InputError, match=r"train: unknown key 'epoch'"):
+    with pytest.raises(InputError, match=r"mini\.yaml: unknown key 'train\.epoch'"):
         load_experiment("mini", {"train.epoch": 1})
     with pytest.raises(InputError, match="'name' is a single value"):
         load_experiment("mini", {"name.first": 1})
@@ -109,18 +66,20 @@ def test_every_profile_is_an_experiment_and_the_papers_has_the_authors_values():
     profiles = {path.stem: load_experiment(path.stem) for path in PROFILES.glob("*.yaml")}
     assert set(profiles) == {"mini", "small", "paper"} and all(name == c.name for name, c in profiles.items())
     train = profiles["paper"].train
-    assert (train.window, train.epochs, train.batch_passages, train.learning_rate) == (4096, 1, 128, 2e-5)
-    assert (train.weight_decay, train.betas, train.epsilon, train.clip) == (0.1, [0.9, 0.95], 1e-5, 1.0)
-    assert (train.schedule, train.warmup, train.gradient_checkpointing) == ("cosine", 0.05, True)
-    assert (train.lora.rank, train.lora.alpha, train.lora.dropout) == (8, 32, 0.1)
+    sizes = (train.max_length, train.num_train_epochs, train.train_batch_size, train.learning_rate)
+    assert sizes == (4096, 1, 128, 2e-5)
+    assert (train.adam_beta1, train.adam_beta2, train.adam_epsilon) == (0.9, 0.95, 1e-5)
+    assert (train.weight_decay, train.max_grad_norm) == (0.1, 1.0)
+    assert (train.lr_scheduler_type, train.warmup_steps, train.gradient_checkpointing) == ("cosine", 0.05, True)
+    assert (train.lora.r, train.lora.lora_alpha, train.lora.lora_dropout) == (8, 32, 0.1)
     assert profiles["small"].train.method == "lora" and profiles["small"].general.source == "Salesforce/wikitext"
 
 
 def test_what_changes_speed_only_may_change_in_a_run(experiment):
     prepare(experiment())
-    prepare(experiment({"micro_batch_tokens": 512, "save_every": 5, "gradient_checkpointing": True}))
-    with pytest.raises(InputError, match=r"train\.batch_passages was 4, is 2"):
-        prepare(experiment({"batch_passages": 2}))
+    prepare(experiment({"micro_batch_tokens": 512, "save_steps": 5, "gradient_checkpointing": True}))
+    with pytest.raises(InputError, match=r"train\.train_batch_size was 4, is 2"):
+        prepare(experiment({"train_batch_size": 2}))
 
 
 def test_two_processes_prepare_one_run_one_after_the_other(experiment, monkeypatch):
@@ -281,7 +240,7 @@ def test_a_killed_examination_leaves_no_metrics_of_other_outcomes(experiment, mo
     config = experiment()
     prepare(config)
     first = evaluate_task(config, "base", 0)
-    lettered = experiment(evaluation={**to_mapping(config)["evaluation"], "form": "lettered"})
+    lettered = experiment(evaluation={**to_mapping(config)["evaluation"], "form": "mcf"})
     with monkeypatch.context() as patch:
         patch.setattr(tasks, "metrics", lambda *_: (_ for _ in ()).throw(InterruptedError))
         with pytest.raises(InterruptedError):
@@ -296,7 +255,7 @@ def test_a_killed_examination_leaves_no_metrics_of_other_outcomes(experiment, mo
 
 
 def test_a_killed_examination_goes_on_within_a_benchmark(experiment, monkeypatch):
-    config = experiment(evaluation={**to_mapping(experiment())["evaluation"], "token_budget": 1})
+    config = experiment(evaluation={**to_mapping(experiment())["evaluation"], "max_batch_tokens": 1})
     prepare(config)
     first = evaluate_task(config, "base", 0)
     folder = config.folder / "evals" / "base" / "seed-0"
@@ -412,7 +371,9 @@ PARTS = ["only-critical", "without-critical", "count-2", "control-shuffled", "co
 
 
 def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the_others(experiment):
-    config = experiment(arms=["cpt", "cft", *PARTS, "cft-learned", "reading"], train={"steps": 2, "batch_passages": 4})
+    config = experiment(
+        arms=["cpt", "cft", *PARTS, "cft-learned", "reading"], train={"max_steps": 2, "train_batch_size": 4}
+    )
     folder = train_all(config, 1)
     rows = {arm: dict(read_json(folder / "arms" / arm / "seed-0" / "done.json")) for arm in config.arms}
     logs = {arm: [row for _, row in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in config.arms}

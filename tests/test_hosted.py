@@ -25,12 +25,12 @@ import yaml
 from filelock import FileLock
 
 from ctxft.cli import main
-from ctxft.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.config import ExperimentConfig, ServerConfig, load_experiment, to_mapping
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.evaluation.scoring import generate_answers
 from ctxft.extras.hosted import PATIENCE, ask_all, hosted_table, plan_of
-from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.models import load_model, load_tokenizer
 from ctxft.run.examine import load_benchmarks
@@ -93,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def exam(limit: int = 25, **evaluation) -> ExperimentConfig:
-    options = {"benchmarks": BENCHMARKS, "limit": limit, "rule": "generate"} | evaluation
+    options = {"benchmarks": BENCHMARKS, "limit": limit, "output_type": "generate_until"} | evaluation
     return load_experiment("mini", {"name": "exam", "model": MODEL, "evaluation": options})
 
 
@@ -112,7 +112,7 @@ def local() -> dict[str, list[dict]]:
     """What the model answers on this machine, by the path that the arms take: benchmark -> outcomes of 25 items."""
     model, tokenizer, config = load_model(MODEL), load_tokenizer(MODEL), exam()
     return {
-        benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.form, rule="generate")
+        benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.form, rule="generate_until")
         for benchmark in load_benchmarks(config)
     }
 
@@ -167,7 +167,7 @@ def served(tmp_path_factory) -> tuple[str, str]:
 @pytest.mark.parametrize("completions", [True, False])
 def test_transformers_serve_predicts_what_the_local_path_does(served, runs, local, completions):
     url, name = served
-    config = ServerConfig(url, name, retries=0)
+    config = ServerConfig(url=url, model=name, retries=0)
     plan = plan_of(exam(), config, completions)
     record = ask_all(plan, Server(config))
     same_as_local(plan.folder, record, local)
@@ -185,7 +185,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
             return generate_answers(model, tokenizer, [sent], most)[0][0]
 
     with TextServer(write) as stub:
-        config = ServerConfig(stub.url, "served/aware:1", retries=0)
+        config = ServerConfig(url=stub.url, model="served/aware:1", retries=0)
         plan = plan_of(exam(), config, completions)
         record = ask_all(plan, Server(config), parallel=4)
     same_as_local(plan.folder, record, local)
@@ -199,7 +199,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
 
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(runs):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number != 30 else 401) as stub:
-        config = ServerConfig(stub.url, "m")
+        config = ServerConfig(url=stub.url, model="m")
         plan = plan_of(exam(), config)
         with pytest.raises(InputError, match="refuses access"):
             ask_all(plan, patient(config))
@@ -257,11 +257,11 @@ def test_an_interrupt_does_not_wait_for_a_slow_server(command, runs):
 def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
     with TextServer(first_choice) as one, TextServer(first_choice) as two:
         for stub in (one, two):
-            config = ServerConfig(stub.url, "m")
+            config = ServerConfig(url=stub.url, model="m")
             ask_all(plan_of(exam(2), config), patient(config))
             assert len(stub.asked) == 8
-        config = ServerConfig(one.url, "m")
-        shots = plan_of(exam(2, benchmarks=["practice-mmlu"], form="lettered"), config)
+        config = ServerConfig(url=one.url, model="m")
+        shots = plan_of(exam(2, benchmarks=["practice-mmlu"], form="mcf"), config)
         assert len(shots.due()) == 2 and not plan_of(exam(2), config).due()
 
 
@@ -282,7 +282,7 @@ def test_outcomes_are_by_id_whatever_the_order_of_the_replies(runs):
     found = []
     for parallel in (1, 8):
         with TextServer(write) as stub:
-            config = ServerConfig(stub.url, f"m{parallel}")
+            config = ServerConfig(url=stub.url, model=f"m{parallel}")
             plan = plan_of(exam(5), config)
             found.append(ask_all(plan, patient(config), parallel)["benchmarks"])
             rows = [read_outcomes(plan.folder / f"{name}.jsonl") for name in BENCHMARKS]
@@ -329,7 +329,7 @@ def test_a_thread_that_outlives_an_interrupt_loses_no_answer(runs):
         return first_choice(number, sent, most)
 
     with TextServer(write) as stub:
-        config = ServerConfig(stub.url, "m")
+        config = ServerConfig(url=stub.url, model="m")
         plan, before = plan_of(exam(5), config), set(threading.enumerate())
         with pytest.raises(KeyboardInterrupt):
             ask_all(plan, patient(config))
@@ -355,7 +355,7 @@ def test_errors_stay_in_the_denominator_are_counted_and_asked_again(runs):
         return troubles.get(number) or ("I cannot say" if number == 1 else first_choice(number, sent, most))
 
     with TextServer(write) as stub:
-        config = ServerConfig(stub.url, "m", retries=0)
+        config = ServerConfig(url=stub.url, model="m", retries=0)
         plan = plan_of(exam(10, benchmarks=["practice-fiqa"]), config)
         record = ask_all(plan, patient(config))
         found = record["benchmarks"]["practice-fiqa"]
@@ -372,7 +372,7 @@ def test_errors_stay_in_the_denominator_are_counted_and_asked_again(runs):
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, parallel):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number < 7 else 503) as stub:
-        config = ServerConfig(stub.url, "m", retries=0)
+        config = ServerConfig(url=stub.url, model="m", retries=0)
         plan = plan_of(exam(), config)
         with pytest.raises(
             FailedError, match=rf"no reply to {PATIENCE} requests in a row \(server\): 7 answers are kept"
@@ -385,7 +385,7 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, para
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs, parallel):
     with TextServer(lambda number, sent, most: 400) as stub:
-        config = ServerConfig(stub.url, "m")
+        config = ServerConfig(url=stub.url, model="m")
         plan = plan_of(exam(4), config)
         with pytest.raises(FailedError, match=rf"{PATIENCE} requests were refused before any reply.*HTTP 400, no\b"):
             ask_all(plan, patient(config), parallel)
@@ -398,7 +398,7 @@ def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs,
 
 def test_after_a_reply_requests_may_be_refused_one_by_one_and_what_had_none_has_no_accuracy(runs):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number == 0 else 400) as stub:
-        config = ServerConfig(stub.url, "m")
+        config = ServerConfig(url=stub.url, model="m")
         plan = plan_of(exam(4), config)
         record = ask_all(plan, patient(config))
         assert len(stub.asked) == 16
@@ -416,7 +416,7 @@ def test_after_a_reply_requests_may_be_refused_one_by_one_and_what_had_none_has_
 
 def test_what_is_refused_before_anything_is_asked(runs):
     with TextServer(first_choice) as stub:
-        config = ServerConfig(stub.url, "m")
+        config = ServerConfig(url=stub.url, model="m")
         with pytest.raises(InputError, match="--completions sends plain text"):
             plan_of(exam(chat_template=True), config, completions=True)
         plan = plan_of(exam(), config)
@@ -435,9 +435,11 @@ def test_what_a_completion_sends_and_returns(monkeypatch):
     monkeypatch.setenv("STUB_KEY", "sk-0123456789abcdef")
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
     with TextServer(lambda number, sent, most: f"{sent}!") as stub:
-        server = Server(ServerConfig(stub.url + "/", "m", key_variable="STUB_KEY", price_in=1.0, price_out=2.0))
+        server = Server(
+            ServerConfig(url=stub.url + "/", model="m", key_variable="STUB_KEY", price_in=1.0, price_out=2.0)
+        )
         assert server.complete("Go", 5, stop=["\n"]) == Reply("Go!", 10, 2)
-        Server(ServerConfig(stub.url, "m")).complete("Go", 5)
+        Server(ServerConfig(url=stub.url, model="m")).complete("Go", 5)
     body = {"model": "m", "prompt": "Go", "max_tokens": 5, "temperature": 0, "seed": 0}
     assert stub.asked == [
         ("/v1/completions", body | {"stop": ["\n"], "authorization": "Bearer sk-0123456789abcdef"}),
@@ -475,7 +477,7 @@ def test_a_completion_of_another_shape_is_a_trouble_of_the_server(content, kind)
 
     with TextServer(first_choice) as stub:
         stub.server.RequestHandlerClass = Odd
-        server = Server(ServerConfig(stub.url, "m", timeout=0.3, retries=1), sleep=lambda seconds: None)
+        server = Server(ServerConfig(url=stub.url, model="m", timeout=0.3, retries=1), sleep=lambda seconds: None)
         with pytest.raises(ServerError) as caught:
             server.complete("Go", 5)
         closing.set()
@@ -493,7 +495,7 @@ def command(runs, tmp_path) -> Callable[..., list[str]]:
 
 
 def test_the_command_tells_the_cost_first_and_asks_only_when_told_to(command, runs, capsys, monkeypatch):
-    plan = plan_of(exam(5), ServerConfig("http://localhost/v1", "m"))
+    plan = plan_of(exam(5), ServerConfig(url="http://localhost/v1", model="m"))
     read = sum(-(-len(request.context) // 4) + 16 for request in plan.requests)
     written = sum(request.max_tokens for request in plan.requests)
     prices = ("--price-in", "150", "--price-out", "600")
@@ -548,7 +550,7 @@ def test_the_key_reaches_no_file_and_an_unset_one_is_told(command, runs, capsys,
 def test_a_run_may_be_prepared_after_a_hosted_model_was_asked(experiment, runs):
     config = experiment()
     with TextServer(first_choice) as stub:
-        where = ServerConfig(stub.url, "m")
+        where = ServerConfig(url=stub.url, model="m")
         ask_all(plan_of(config, where), patient(where))
     prepare(config)
     (path,) = config.folder.glob("hosted/m-*/metrics.json")

@@ -58,7 +58,7 @@ def moment_of(config, process: subprocess.Popen, kind: str, rng: random.Random) 
 
 
 def test_killed_at_random_moments_the_end_is_the_same(experiment):
-    recipe = {"steps": 120, "save_every": 7, "batch_passages": 4}
+    recipe = {"max_steps": 120, "save_steps": 7, "train_batch_size": 4}
     straight, killed = (experiment(recipe, name=name, arms=["cft"]) for name in ("straight", "killed"))
     train_all(straight, workers=1)
     evaluate_all(straight, workers=1)
@@ -106,7 +106,7 @@ def test_killed_at_random_moments_the_end_is_the_same(experiment):
 
 def test_a_sweep_of_eight_tasks_one_worker_killed(experiment):
     arms, seeds = ["cpt", "cft", "neg", "control"], [0, 1]
-    config = experiment({"steps": 12, "save_every": 4}, arms=arms, seeds=seeds)
+    config = experiment({"max_steps": 12, "save_steps": 4}, arms=arms, seeds=seeds)
     prepare(config)
     tasks = train_tasks(config)
     assert len(tasks) == 8

@@ -184,14 +184,14 @@ def test_instructions_and_general_text_are_read_too(experiment, tmp_path: Path) 
     pairs = [{"prompt": asked if n == 7 else sentence(), "response": "yes"} for n in range(30)]
     texts = [{"id": f"g{n}", "text": told if n == 3 else sentence(40)} for n in range(30)]
     values = {
-        "ift": {"source": str(write_jsonl(tmp_path / "pairs.jsonl", pairs)), "steps": 1, "held_out": 0.0},
+        "ift": {"source": str(write_jsonl(tmp_path / "pairs.jsonl", pairs)), "max_steps": 1, "held_out": 0.0},
         "general": {"source": str(write_jsonl(tmp_path / "general.jsonl", texts)), "share": 0.1, "held_out": 0.0},
         "evaluation": {"benchmarks": [str(write_jsonl(tmp_path / "own.jsonl", rows))]},
     }
 
     def found(name: str, arms: list[str], share: float) -> dict:
         general = values["general"] | {"share": share}
-        config = experiment({"window": 256}, name=name, arms=arms, **values | {"general": general})
+        config = experiment({"max_length": 256}, name=name, arms=arms, **values | {"general": general})
         prepare(config)
         items = check_leaks(config)["benchmarks"]["own"]["items"]
         return {item["id"]: item["places"] for item in items if item["verdict"] == "leaked"}

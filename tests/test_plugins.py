@@ -51,8 +51,8 @@ def test_an_arm_and_a_prompt_set_of_a_folder_are_trained_and_evaluated(plugins, 
         arms=["base", "cft", "last-family", "last-family-ift"],
         plugins=[str(plugins)],
         prompts={"strategies": "short"},
-        train={"steps": 2, "batch_passages": 4},
-        ift={"steps": 1, "batch_passages": 4},
+        train={"max_steps": 2, "train_batch_size": 4},
+        ift={"max_steps": 1, "train_batch_size": 4},
         evaluation={"benchmarks": ["practice-mmlu"], "limit": 4},
     )
     run = Run(config).prepare()

@@ -43,7 +43,13 @@ def test_base_and_arms_are_probed_and_instructions_teach_the_form(runs):
     from ctxft.config import load_experiment
 
     values = {"name": "probed", "model": "practice-blind", "arms": ["base", "cpt", "cpt-ift"], "seeds": [0]}
-    values |= {"train.steps": 8, "corpus.limit": 60, "general.share": 0.0, "general.held_out": 0.05, "ift.steps": 30}
+    values |= {
+        "train.max_steps": 8,
+        "corpus.limit": 60,
+        "general.share": 0.0,
+        "general.held_out": 0.05,
+        "ift.max_steps": 30,
+    }
     values |= {"evaluation.benchmarks": ["practice-old"], "evaluation.limit": 8, "corpus.unreliable": 0.0}
     config = load_experiment("mini", values)
     prepare(config)

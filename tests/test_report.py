@@ -87,7 +87,11 @@ def fake_run(
                     {"step": s, "loss": 1.3 - RIGHT[arm] + math.exp(-s / 9) + 0.02 * seed} for s in range(1, steps + 1)
                 ]
                 write_jsonl(folder / "arms" / arm / f"seed-{seed}" / "log.jsonl", log)
-    config = {"model": "practice-blind", "seeds": list(range(seeds)), "train": {"learning_rate": 5e-4, "epochs": 5}}
+    config = {
+        "model": "practice-blind",
+        "seeds": list(range(seeds)),
+        "train": {"learning_rate": 5e-4, "num_train_epochs": 5},
+    }
     manifest = {"name": "fake run", "config": config, "versions": {"python": "3.12"}, "hashes": {"passages": "ab12"}}
     write_json(folder / "manifest.json", manifest | {"code": "0123abc"})
     ledger = {"tokens read": 51234, "tokens kept": 50000, "dropped": {"too short": 1234}, "notes": "none"}
@@ -126,7 +130,7 @@ def test_a_run_is_read_whole(run: Path):
 def test_a_benchmark_in_two_forms_is_refused(tmp_path: Path):
     folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 20})
     path = folder / "evals" / "neg" / "seed-1" / "metrics.json"
-    change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].update(form="lettered"))
+    change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].update(form="mcf"))
     message = (
         "'practice-mmlu' has the form 'options' for base, seed 0 and 'lettered' for neg, seed 1, .* evaluate again"
     )

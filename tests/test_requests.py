@@ -125,11 +125,11 @@ def test_a_chat_template_as_in_lm_evaluation_harness(tmp_path: Path, form: str) 
 
 def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
     question = Question("1", " A man\nfalls. ", ("rest", "x-ray", "cast", "ice"), 1, "medqa")
-    context, texts = render(question, "lettered")
+    context, texts = render(question, "mcf")
     endings = {f"ending{n}": choice for n, choice in enumerate(question.choices)}
     assert context == medqa_text({"sent1": question.question, **endings})
     assert texts == [" A", " B", " C", " D"]
-    assert render(question, "options", wording_of("medqa")) == (
+    assert render(question, "cloze", wording_of("medqa")) == (
         "Question: A man\nfalls.\nAnswer:",
         [" rest", " x-ray", " cast", " ice"],
     )
@@ -138,14 +138,14 @@ def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
 def test_medmcqa_and_pubmedqa_read_as_in_lm_evaluation_harness() -> None:
     question = Question("1", "Which of these?", ("w", "x", "y", "z"), 2, "Anatomy")
     doc = {"question": question.question, **dict(zip(("opa", "opb", "opc", "opd"), question.choices, strict=True))}
-    assert render(question, "lettered", wording_of("medmcqa")) == (medmcqa_text(doc), [" A", " B", " C", " D"])
+    assert render(question, "mcf", wording_of("medmcqa")) == (medmcqa_text(doc), [" A", " B", " C", " D"])
     question = Question("1", "Does it help?", ("yes", "no", "maybe"), 0, "pubmedqa", "We asked.\nThey said.")
     doc = {"CONTEXTS": ["We asked.", "They said."], "QUESTION": question.question}
     assert render(question, "labels", wording_of("pubmedqa")) == (pubmedqa_text(doc), [" yes", " no", " maybe"])
 
 
 def test_own_questions_have_as_many_letters_as_choices() -> None:
-    context, texts = render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "lettered")
+    context, texts = render(Question("1", "Which?", ("x", "y", "z"), 0, "all"), "mcf")
     assert context == "Question: Which?\nA. x\nB. y\nC. z\nAnswer:" and texts == [" A", " B", " C"]
     assert wording_of("mmlu-mine") == Wording()
     with pytest.raises(InputError, match=r"unknown form 'letter' \(did you mean 'lettered'\?\)"):
@@ -157,7 +157,7 @@ def test_labelled_texts_name_their_labels_once() -> None:
     benchmark = Benchmark(
         "fiqa", tuple(texts[:2]), "a test", form="labels", dev=(texts[2],), wording=wording_of("fiqa")
     )
-    (context, labels), _ = requests_of(benchmark, "lettered", num_fewshot=1)
+    (context, labels), _ = requests_of(benchmark, "mcf", num_fewshot=1)
     assert context == (
         "Tell the sentiment of a financial text towards what it speaks of. Answer with positive, neutral or negative.\n\n"
         "Text: Shares 2\nAnswer: negative\n\nText: Shares 0\nAnswer:"
@@ -168,41 +168,41 @@ def test_labelled_texts_name_their_labels_once() -> None:
 
 
 def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
-    found, scored = (requests_of(mmlu("anatomy"), "lettered", 2, generated=generated)[0] for generated in (True, False))
+    found, scored = (requests_of(mmlu("anatomy"), "mcf", 2, generated=generated)[0] for generated in (True, False))
     told = "Answer with exactly one of these and nothing else: A; B; C; D\n\n"
     assert found[0].index("Example number 1?") < found[0].index(told) < found[0].index(ITEMS[0][0])
     assert (found[0].replace(told, ""), found[1]) == scored
-    in_chat = requests_of(mmlu("anatomy"), "options", 0, ChatTokenizer(), generated=True)[0][0]
+    in_chat = requests_of(mmlu("anatomy"), "cloze", 0, ChatTokenizer(), generated=True)[0][0]
     assert in_chat.startswith("<user>The following") and "nothing else: vein; artery; nerve; duct\n\n" in in_chat
 
 
 def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
-    assert form_of(own, "options") == "labels" and form_of(free, "options") == "options"
-    assert style_of(own, "options", 5, True) == "labels, 5-shot, chat template"
-    assert style_of(free, "options", generated=True) == "options, written answers"
-    assert style_of(free, "options") == "options"  # as in metrics.json of older runs
+    assert form_of(own, "cloze") == "labels" and form_of(free, "cloze") == "options"
+    assert style_of(own, "cloze", 5, True) == "labels, 5-shot, chat template"
+    assert style_of(free, "cloze", generated=True) == "options, written answers"
+    assert style_of(free, "cloze") == "options"  # as in metrics.json of older runs
 
 
 def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> None:
     example = {"id": "d1", "question": "What stands at no place?", "choices": ["nothing", "all"], "answer": 0}
     questions_file.with_suffix(".dev.jsonl").write_text(json.dumps(example) + "\n")
     asked = {"benchmarks": [str(questions_file)]}
-    plain, shown = experiment(evaluation=asked), experiment(evaluation=asked | {"shots": 1})
+    plain, shown = experiment(evaluation=asked), experiment(evaluation=asked | {"num_fewshot": 1})
     prepare(plain)
     found = [evaluate_task(config, "base", 0)["benchmarks"]["own-questions"] for config in (plain, shown)]
     assert [one["form"] for one in found] == ["options", "options, 1-shot"]
     assert found[0]["calibration"] != found[1]["calibration"], "the example must reach the model"
     assert not is_examined(plain, "base", 0, load_benchmarks(plain)), "scores of another style are not reused"
-    asked |= {"rule": "generate"}
+    asked |= {"output_type": "generate_until"}
     written = evaluate_task(experiment(evaluation=asked), "base", 0)["benchmarks"]["own-questions"]
     assert (written["form"], written["rule"]) == ("options, written answers", "generate")
     assert "calibration" not in written and not list(plain.folder.rglob("*.partial"))
     rows = read_outcomes(plain.folder / "evals" / "base" / "seed-0" / "own-questions.jsonl")
     assert all(isinstance(row["written"], str) for row in rows) and len(rows) == written["n"]
     with pytest.raises(InputError, match="has no chat template"):
-        evaluate_task(experiment(evaluation=asked | {"chat_template": True}), "base", 0)
+        evaluate_task(experiment(evaluation=asked | {"apply_chat_template": True}), "base", 0)
     with pytest.raises(InputError, match="has no chat template"):
-        prepare(experiment(name="chat", evaluation=asked | {"chat_template": True}))
-    with pytest.raises(InputError, match=r"evaluation.shots must be at least 0, found -1"):
-        experiment(evaluation=asked | {"shots": -1})
+        prepare(experiment(name="chat", evaluation=asked | {"apply_chat_template": True}))
+    with pytest.raises(InputError, match=r"evaluation.num_fewshot must be at least 0, found -1"):
+        experiment(evaluation=asked | {"num_fewshot": -1})

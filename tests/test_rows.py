@@ -10,7 +10,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ctxft.data.documents import CorpusConfig, Document
+from ctxft.config import CorpusConfig
+from ctxft.data.documents import Document
 from ctxft.data.passages import cut, passages_of
 from ctxft.data.rows import (
     IGNORE_INDEX,
@@ -194,7 +195,7 @@ def test_the_budget_is_what_the_longest_prompt_of_all_arms_leaves(tokenizers, bo
     assert longest_prompt(tokenizer, books) == longest
     assert text_budget(longest + 2 + 16, longest, 16) == 16
     with pytest.raises(
-        InputError, match=f"leaves 15 for text after the longest prompt .{longest} tokens.*raise train.window"
+        InputError, match=f"leaves 15 for text after the longest prompt .{longest} tokens.*raise train.max_length"
     ):
         text_budget(longest + 2 + 15, longest, 16)
     with pytest.raises(InputError, match="leaves 0 for text"):

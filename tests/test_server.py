@@ -12,7 +12,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.config import ServerConfig
+from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.storage import InputError
 from tests.stub_server import StubServer, good_text
 
@@ -41,7 +42,7 @@ def key(monkeypatch):
 
 def server_of(stub: StubServer, time: Time | None = None, **values) -> Server:
     time = time or Time()
-    return Server(ServerConfig(stub.url, "stub", **values), time.sleep, time.clock)
+    return Server(ServerConfig(url=stub.url, model="stub", **values), time.sleep, time.clock)
 
 
 def then_good(*behaviours: str):
@@ -236,8 +237,9 @@ def test_no_content_is_an_empty_text_and_a_cut_one_says_so():
 
 def test_offline_mode_is_told():
     code = (
-        "from ctxft.extras.server import Server, ServerConfig\n"
-        "server = Server(ServerConfig('http://127.0.0.1:9/v1', 'm'))\n"
+        "from ctxft.config import ServerConfig\n"
+        "from ctxft.extras.server import Server\n"
+        "server = Server(ServerConfig(url='http://127.0.0.1:9/v1', model='m'))\n"
         "try:\n    server.chat([{'role': 'user', 'content': 'x'}], 4)\n"
         "except ValueError as error:\n    print(error)"
     )
@@ -250,39 +252,11 @@ def test_offline_mode_is_told():
     assert run.stdout == "the server at http://127.0.0.1:9/v1 cannot be asked while HF_HUB_OFFLINE is set: unset it.\n"
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"url": "localhost:8000"}, "base URL"),
-        ({"url": "ftp://host/v1"}, "base URL"),
-        ({"url": "http://host:port/v1"}, "base URL"),
-        ({"url": "http://user:secret@host/v1"}, "more than an address"),
-        ({"url": "https://host/v1?api_key=secret"}, "more than an address"),
-        ({"model": " "}, "no name"),
-        ({"key_variable": KEY}, "never the key itself"),
-        ({"key_variable": "hf_secretABC"}, "never the key itself"),
-        ({"key_variable": "AKIAIOSFODNN7EXAMPLE"}, "never the key itself"),
-        ({"timeout": 0.0}, "timeout must be a number of seconds above 0, found 0.0"),
-        ({"timeout": float("nan")}, "timeout must be a number of seconds above 0, found nan"),
-        ({"timeout": float("inf")}, "timeout must be a number of seconds above 0, found inf"),
-        ({"retries": -1}, "retries must be at least 0, found -1"),
-        ({"requests_per_minute": 0}, "requests_per_minute must be at least 1, found 0"),
-        ({"price_out": -1.0}, "price_out must be a number per million tokens, at least 0, found -1.0"),
-        ({"price_in": float("nan")}, "price_in must be a number per million tokens, at least 0, found nan"),
-        ({"price_out": float("inf")}, "price_out must be a number per million tokens, at least 0, found inf"),
-    ],
-)
-def test_bad_values(values, said):
-    with pytest.raises(InputError, match=said) as caught:
-        ServerConfig(**{"url": "http://host/v1", "model": "m"} | values)
-    assert "secret" not in str(caught.value) and KEY not in str(caught.value)
-
-
 @pytest.mark.parametrize(("value", "said"), [(None, "is not set"), ("  ", "is not set"), ("two words", "no key has")])
 def test_a_variable_without_a_key(monkeypatch, value, said):
     monkeypatch.delenv("STUB_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("STUB_KEY", value)
     with pytest.raises(InputError, match=f"STUB_KEY .*{said}") as caught:
-        Server(ServerConfig("http://host/v1", "m", key_variable="STUB_KEY"))
+        Server(ServerConfig(url="http://host/v1", model="m", key_variable="STUB_KEY"))
     assert "two words" not in str(caught.value)

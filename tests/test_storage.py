@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -252,50 +251,6 @@ def test_a_step_is_run_by_one_process_at_a_time(tmp_path):
 
 
 # --- strict configs ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Inner:
-    rate: float = 0.5
-    names: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Outer:
-    name: str
-    count: int = 1
-    flag: bool = False
-    limit: int | None = None
-    inner: Inner = field(default_factory=Inner)
-
-
-def test_a_mapping_becomes_a_dataclass_with_its_defaults():
-    values = {"name": "x", "limit": None, "inner": {"rate": 1, "names": ["a"]}}
-    assert storage.from_mapping(Outer, values, "here") == Outer("x", inner=Inner(1.0, ["a"]))
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"name": "x", "conut": 1}, r"here: unknown key 'conut' \(did you mean 'count'\?\)"),
-        ({"name": "x", "inner": {"rat": 1}}, r"here: inner: unknown key 'rat' \(did you mean 'rate'\?\)"),
-        ({}, "the key 'name' is missing"),
-        ({"name": 1}, "here: name must be str, found 1"),
-        ({"name": "x", "count": True}, "here: count must be int, found True"),
-        ({"name": "x", "count": 1.0}, "here: count must be int, found 1.0"),
-        ({"name": "x", "flag": 1}, "here: flag must be bool, found 1"),
-        ({"name": "x", "limit": "3"}, "here: limit must be int, found '3'"),
-        ({"name": "x", "inner": {"rate": "1e-4"}}, r"here: inner: rate must be float, found '1e-4' \(YAML reads"),
-        ({"name": "x", "inner": {"rate": True}}, "rate must be float, found True"),
-        ({"name": "x", "inner": {"names": "a"}}, "names must be a list, found 'a'"),
-        ({"name": "x", "inner": {"names": ["a", 2]}}, r"names\[1\] must be str, found 2"),
-        ({"name": "x", "inner": None}, "here: inner must be a mapping"),
-        ([], "here must be a mapping"),
-    ],
-)
-def test_nothing_is_converted_or_ignored_silently(values, said):
-    with pytest.raises(InputError, match=said):
-        storage.from_mapping(Outer, values, "here")
 
 
 def test_an_unknown_word_brings_the_nearest_and_all_known():

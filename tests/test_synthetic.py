@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
+from ctxft.config import SyntheticConfig
 from ctxft.storage import InputError
 from ctxft.synthetic import study as training
-from ctxft.synthetic.config import ARMS, TARGETS, SyntheticConfig, load_config
+from ctxft.synthetic.config import ARMS, TARGETS, load_config
 from ctxft.synthetic.regression import (
     context_of,
     draw_chance,
@@ -277,12 +278,12 @@ def test_bad_values_are_refused_in_one_sentence() -> None:
     for settings, sentence in (
         ({"widht": 3}, r"unknown key 'widht' \(did you mean 'width'\?\)"),
         ({"width": 50}, r"width \(50\) must be a multiple of heads \(4\)"),
-        ({"points": 1}, "points must be at least 2, found 1"),
-        ({"dims": 0}, "dims must be at least 1, found 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"points": 1}, "points must be greater than or equal to 2, found 1"),
+        ({"dims": 0}, "dims must be greater than or equal to 1, found 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
         ({"start_points": 9}, r"start_points \(9\) must not exceed points \(8\)"),
         ({"save_every": 30}, r"save_every \(30\) must be a multiple of log_every \(20\)"),
-        ({"finetune_steps": "many"}, "finetune_steps must be int, found 'many'"),
+        ({"finetune_steps": "many"}, "finetune_steps must be a valid integer, found 'many'"),
     ):
         with pytest.raises(InputError, match=sentence):
             load_config("mini", settings)

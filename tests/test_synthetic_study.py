@@ -13,9 +13,9 @@ import pytest
 from filelock import FileLock
 
 from ctxft.cli import main
+from ctxft.config import SyntheticConfig
 from ctxft.storage import FailedError, InputError, read_json, read_jsonl, write_text
 from ctxft.synthetic import study as module
-from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.figures import curves_figure
 from ctxft.synthetic.study import (
     finetune_folder,

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from ctxft.cli import main
-from ctxft.config import ExperimentConfig
+from ctxft.config import ExperimentConfig, from_mapping
 from ctxft.extras.adaptive import adapt
 from ctxft.extras.attribution import attribute
 from ctxft.run.examine import evaluate_task
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
 from ctxft.run.verify import verify
-from ctxft.storage import from_mapping, with_checksum, write_jsonl
+from ctxft.storage import with_checksum, write_jsonl
 from tests.conftest import make_text
 from tests.stub_server import StubServer
 
@@ -57,7 +57,7 @@ def made(tmp_path_factory, model_folders):
             "general": {"source": str(place / "general.jsonl"), "held_out": 0.3, "share": 0.2},
             "prompts": {"writer": {"model": "stub", "server": stub.url}},
             "ift": {"source": str(place / "asked.jsonl"), "held_out": 0.2},
-            "train": {"window": 128, "min_text_tokens": 16, "steps": 3, "batch_passages": 4, "device": "cpu"},
+            "train": {"max_length": 128, "min_text_tokens": 16, "max_steps": 3, "train_batch_size": 4, "device": "cpu"},
             "evaluation": {"benchmarks": [str(place / "own.jsonl"), "practice-mmlu"], "limit": 6},
         }
         config = from_mapping(ExperimentConfig, values, "test")

@@ -279,7 +279,7 @@ def test_what_cannot_be_shown_is_said(experiment, passages, tokenizers, tmp_path
 
 @pytest.fixture
 def viewer(experiment, passages, tokenizers) -> RowViewer:
-    config = experiment({"batch_passages": 4, "steps": 2, "micro_batch_tokens": 200})
+    config = experiment({"train_batch_size": 4, "max_steps": 2, "micro_batch_tokens": 200})
     rows, _ = rows_of(config, "cft", 0, passages, tokenizers["byte"])
     return RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizers["byte"])
 
@@ -488,7 +488,9 @@ def test_a_log_is_followed_while_it_grows_and_when_it_is_cut_back(tmp_path):
 
 def test_steps_are_counted_as_training_takes_them(experiment):
     general = {"source": "practice-old", "share": 0.2, "limit": 20}
-    config = experiment({"steps": None, "epochs": 1}, arms=["cpt", "cft-ift"], general=general, ift={"limit": 12})
+    config = experiment(
+        {"max_steps": None, "num_train_epochs": 1}, arms=["cpt", "cft-ift"], general=general, ift={"limit": 12}
+    )
     assert [one.steps for one in Follower(config).read()] == [None, None, None]
     prepare(config)
     assert followed_tasks(config) == [("cpt", 0), ("cft", 0), ("cft-ift", 0)]
@@ -525,7 +527,7 @@ def test_curves_are_thinned_alike(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_the_monitor_starts_stops_and_goes_on(experiment):
-    config = experiment({"steps": 250, "save_every": 5}, arms=["cpt", "cft"])
+    config = experiment({"max_steps": 250, "save_steps": 5}, arms=["cpt", "cft"])
     monitor = TrainingMonitor(config, workers=2)
     assert monitor.text.startswith("Not running: 0 of 2 trained.") and monitor.halt.disabled
     with pytest.raises(InputError, match="not started"):
@@ -549,11 +551,11 @@ def test_the_monitor_starts_stops_and_goes_on(experiment):
 
 
 def test_the_monitor_says_why_a_training_failed(experiment):
-    config = experiment(arms=["cpt"], train={"method": "lora", "lora": {"targets": ["<b>no_such_layer"]}})
+    config = experiment(arms=["cpt"], train={"method": "lora", "lora": {"target_modules": ["<b>no_such_layer"]}})
     monitor = TrainingMonitor(config, workers=1)
     monitor.start()
     with pytest.raises(InputError, match=r"^train\.lora\.targets: .*no_such_layer"):
         monitor.wait(120)
-    assert "Failed: 0 of 1 trained. train.lora.targets" in monitor.text and not monitor.go.disabled
+    assert "Failed: 0 of 1 trained. train.lora.target_modules" in monitor.text and not monitor.go.disabled
     assert "&lt;b&gt;no_such_layer" in monitor.view.value and "<b>no_such_layer" not in monitor.view.value
     assert "there are no checkpoints" in monitor._kept()

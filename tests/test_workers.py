@@ -51,7 +51,7 @@ def test_two_workers_do_the_whole_run_and_a_second_call_nothing(experiment, runs
 
 
 def test_the_sentence_of_a_worker_reaches_the_caller(experiment):
-    config = experiment(arms=["cpt"], train={"method": "lora", "lora": {"targets": ["no_such_layer"]}})
+    config = experiment(arms=["cpt"], train={"method": "lora", "lora": {"target_modules": ["no_such_layer"]}})
     with pytest.raises(InputError, match=r"^train\.lora\.targets: .*no_such_layer"):
         train_all(config, workers=1)
     assert not (config.folder / "arms" / "cpt" / "seed-0" / "done.json").exists()
@@ -80,7 +80,7 @@ def test_two_processes_do_not_train_one_task(experiment):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_stopped_train_stops_its_workers_and_goes_on_later(experiment, tmp_path):
-    config = experiment(arms=["cpt"], train={"steps": 100_000, "save_every": 50})
+    config = experiment(arms=["cpt"], train={"max_steps": 100_000, "save_steps": 50})
     path = write_text(tmp_path / "long.yaml", yaml.safe_dump(to_mapping(config)))
     parent = subprocess.Popen([sys.executable, "-m", "ctxft", "train", str(path)], stderr=subprocess.PIPE, text=True)
     log = config.folder / "arms" / "cpt" / "seed-0" / "log.jsonl"

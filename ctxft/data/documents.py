@@ -12,64 +12,13 @@ import pyarrow.parquet
 from datasets import load_dataset
 from huggingface_hub import snapshot_download
 
+from ctxft.config import TEXT_FILES, CorpusConfig
 from ctxft.models import hub_errors, is_hub_id, resolve_revision
-from ctxft.storage import InputError, check_known, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
-from ctxft.world.texts import SOURCES, WORDINGS, practice_documents, unreliable_articles
+from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
+from ctxft.world.texts import SOURCES, practice_documents
 
-TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")
 WHERE_TO_PUT = "download it elsewhere and give the folder or file (jsonl, parquet, txt, md) as corpus.source"
-
-
-@dataclass
-class CorpusConfig:
-    """Where the training texts come from.
-
-    Attributes:
-        source: "practice" (or "practice-tuning", "practice-old"), a file (jsonl, parquet, txt, md), a folder of such
-            files, or a hub data set id.
-        text_field: column or key of the text in jsonl, parquet and hub tables.
-        id_field: column or key of the document's id; where it is missing, file and line number serve.
-        folders: folders of a hub data set made of text files (OpenMedText), e.g. ["diseases", "vaccines"].
-        split, subset: split of a hub table, and the name of its part where it has several.
-        revision: branch, tag or commit on the hub.
-        limit: at most this many documents.
-        held_out: share of documents that no arm trains on, for the held-out text loss.
-        skip_empty: count and skip records without text instead of refusing them.
-        unreliable: practice world only: share of the articles about each entity that tell random facts (in quarters).
-        wordings: practice world only: sentences that the practice models met in pre-training ("seen"), or not ("held-out").
-    """
-
-    source: str = "practice"
-    text_field: str = "text"
-    id_field: str = "id"
-    folders: list[str] | None = None
-    split: str = "train"
-    subset: str | None = None
-    revision: str | None = None
-    limit: int | None = None
-    held_out: float = 0.1
-    skip_empty: bool = False
-    unreliable: float = 0.0
-    wordings: str = "seen"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"corpus.held_out must be a share from 0 to below 1, found {self.held_out}.")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"corpus.limit must be at least 1 document, found {self.limit}.")
-        if self.folders is not None and (self.source != TEXT_FILES or not self.folders):
-            raise InputError(
-                f"corpus.folders names folders of {TEXT_FILES}: leave it out for '{self.source}', or name one."
-            )
-        check_known(self.wordings, WORDINGS, "corpus.wordings")
-        if self.source in SOURCES:
-            unreliable_articles(self.unreliable)
-        elif (self.unreliable, self.wordings) != (0.0, "seen"):
-            raise InputError(
-                f"corpus.unreliable and corpus.wordings are for the practice world, not for '{self.source}': set "
-                "corpus.unreliable=0.0, and leave arm adaptive out unless the documents say whether they are reliable."
-            )
 
 
 @dataclass(frozen=True)

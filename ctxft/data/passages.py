@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from ctxft.data.documents import CorpusConfig, Document, read_documents
+from ctxft.config import CorpusConfig
+from ctxft.data.documents import Document, read_documents
 from ctxft.models import encode_text
 from ctxft.storage import InputError, seeded, sha256
 

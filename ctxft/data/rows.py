@@ -146,7 +146,7 @@ def text_budget(window: int, longest: int, least: int) -> int:
     if budget < least:
         raise InputError(
             f"a window of {window} tokens leaves {max(budget, 0)} for text after the longest prompt ({longest} tokens), "
-            f"but train.min_text_tokens is {least}: raise train.window or shorten the prompts."
+            f"but train.min_text_tokens is {least}: raise train.max_length or shorten the prompts."
         )
     return budget
 

@@ -30,32 +30,32 @@ def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     benchmark: Benchmark,
-    form: str = "options",
+    form: str = "cloze",
     token_budget: int | None = None,
     progress: Progress | None = None,
     shots: int = 0,
     chat_template: bool = False,
-    rule: str = "likelihood",
+    rule: str = "loglikelihood",
     journal: Journal | None = None,
 ) -> list[dict]:
     """Let a model answer every question, by the log-likelihood of the choices or in its own words.
 
-    "likelihood" records three predictions side by side: the highest sum of log-probabilities; the highest sum per
+    "loglikelihood" records three predictions side by side: the highest sum of log-probabilities; the highest sum per
     character of the choice (without the space before it), and the highest sum per token, which do not favour short
-    choices. A tie goes to the first choice. "generate", for models made to follow instructions, tells which answers there
+    choices. A tie goes to the first choice. "generate_until", for models made to follow instructions, tells which answers there
     are, lets the model write one and reads it with ``parse_answer``; no answer is a wrong one.
 
     Args:
         model: a causal language model, plain or with a LoRA adapter.
         tokenizer: its tokenizer.
         benchmark: the questions.
-        form: "options" scores the texts of the choices, "lettered" shows them and scores their letters, "labels" names
+        form: "cloze" scores the texts of the choices, "mcf" shows them and scores their letters, "labels" names
             the labels and scores them; a benchmark with a form of its own keeps that.
         token_budget: padded tokens in one batch, None takes what suits the device; the result does not depend on it.
         progress: called with (contexts done, all contexts).
         shots, chat_template: solved questions shown before each, and whether all stands in the tokenizer's chat template;
             they mean the same by both rules.
-        rule: "likelihood" or "generate".
+        rule: "loglikelihood" or "generate_until".
         journal: takes up each outcome at once, and those it already holds are not made again.
 
     Returns:
@@ -76,7 +76,7 @@ def evaluate(
         >>> evaluate(model, tokenizer, load_benchmark("practice-mmlu"))[0]["correct"]  # doctest: +SKIP
         True
     """
-    written = check_known(rule, RULES, "rule") == "generate"
+    written = check_known(rule, RULES, "rule") == "generate_until"
     requests = requests_of(benchmark, form, shots, tokenizer if chat_template else None, written)
     found = dict(journal.outcomes) if journal else {}
     pairs = zip(benchmark.questions, requests, strict=True)
@@ -136,7 +136,7 @@ def written_outcome(question: Question, context: str, continuations: Sequence[st
         cut: tokens cut from the left of the context.
 
     Returns:
-        As ``evaluate`` with rule "generate".
+        As ``evaluate`` with rule "generate_until".
     """
     prediction = parse_answer(text, [unguarded(label).removeprefix(" ") for label in continuations], question.choices)
     return _outcome(question, context, prediction, written=text, truncated=cut)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ctxft.storage import CHECKSUM, InputError, checksum_holds, read_jsonl, with_checksum, write_jsonl
 
-RULES = ("likelihood", "generate")
+RULES = ("loglikelihood", "generate_until")
 KEYS = (
     "id",
     "hash",

@@ -8,7 +8,6 @@ benchmarks, need not pay for them again.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -55,7 +54,7 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
         1184
     """
     # All items, also those that a limit leaves out now: the rest may be examined another time.
-    whole = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, limit=None))
+    whole = config.replace(evaluation=config.evaluation.replace(limit=None))
     writer, benchmarks, config = writer_of(config), load_benchmarks(whole), require_same(config)
     tokenizer, passages = shared_tokenizer(config.model, config.revision), read_passages(config.folder)
     record = write_prompts(passages, writer, prompt_sets_of(config)[0], tokenizer, forbids(benchmarks), progress)

@@ -231,7 +231,7 @@ def gradient_similarity(
     conditions = _conditions(reader, chosen)
     weights = let_learn(reader.model, reader.config.train.loss)
     require_memory(len(conditions), weights, memory)
-    vectors, budget = [], reader.config.evaluation.token_budget
+    vectors, budget = [], reader.config.evaluation.max_batch_tokens
     for _, prompts in conditions:
         rows = reader.rows(chosen, prompts)
         vectors.append(mean_gradient(reader.model, list(rows), budget))

@@ -8,7 +8,6 @@ the experiment's benchmarks are refused, all of them at once.
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -116,8 +115,8 @@ def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair]
 
 def _require_clean(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict:
     """Return what was found of each benchmark, all of its items, or refuse texts that hold one."""
-    every_item = dataclasses.replace(config.evaluation, limit=None)  # the rest may be examined another time
-    benchmarks = load_benchmarks(dataclasses.replace(config, evaluation=every_item))
+    every_item = config.evaluation.replace(limit=None)  # the rest may be examined another time
+    benchmarks = load_benchmarks(config.replace(evaluation=every_item))
     prompts = {row["text"]: f"prompt {row['prompt']}" for row in drawn}
     told = [(where, text) for text, where in prompts.items()]
     documents = groupby(passages, key=lambda passage: passage.document)

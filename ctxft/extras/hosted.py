@@ -3,7 +3,7 @@
     benchmarks -> requests -> Plan (what it will cost) -> server -> <run>/hosted/<model>-<hash>/answers.jsonl
                                                                  -> <benchmark>.jsonl metrics.json
 
-Questions are asked in the same words as arms that write their answers (``evaluation.rule: generate``), and read by the same
+Questions are asked in the same words as arms that write their answers (``output_type: generate_until``), and read by the same
 strict rule. A hosted model is no arm: it was not trained on the run's passages, so its outcomes lie apart from those of the
 arms and are not compared with them.
 """
@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pandas
 
-from ctxft.config import ExperimentConfig
+from ctxft.config import ExperimentConfig, ServerConfig
 from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of, style_of
 from ctxft.evaluation.evaluate import answer_room, written_outcome
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import write_outcomes
-from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.models import shared_tokenizer
 from ctxft.run.examine import load_benchmarks
@@ -101,20 +101,20 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
             chat, and the server applies its own template.
 
     Raises:
-        InputError: a benchmark cannot be loaded, two questions of one have the same id, or ``evaluation.chat_template`` is
+        InputError: a benchmark cannot be loaded, two questions of one have the same id, or ``evaluation.apply_chat_template`` is
             set and plain text is asked for.
     """
     options = config.evaluation
-    if completions and options.chat_template:
+    if completions and options.apply_chat_template:
         raise InputError(
-            "--completions sends plain text, and evaluation.chat_template asks for a chat: set the one or the other."
+            "--completions sends plain text, and evaluation.apply_chat_template asks for a chat: set the one or the other."
         )
     tokenizer = shared_tokenizer(config.model, config.revision)
     benchmarks, styles, requests = load_benchmarks(config), {}, []
     for benchmark in benchmarks:
-        written = requests_of(benchmark, options.form, options.shots, generated=True)
+        written = requests_of(benchmark, options.form, options.num_fewshot, generated=True)
         room = answer_room(tokenizer, written)
-        styles[benchmark.name] = style_of(benchmark, options.form, options.shots, not completions, generated=True)
+        styles[benchmark.name] = style_of(benchmark, options.form, options.num_fewshot, not completions, generated=True)
         for question, (context, continuations) in zip(benchmark.questions, written, strict=True):
             key = sha256([server.url, server.model, completions, room, context])
             id = f"{benchmark.name}/{question.id}"
@@ -250,7 +250,7 @@ def _examined(plan: Plan, benchmark: Benchmark, replies: dict[str, Reply | None]
         found = {"n": len(requests), "chance": benchmark.chance, "unanswered": len(requests)}
     found |= {"errors": dict(errors), "cut": sum(reply.cut for reply in given)}
     found |= {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-    return found | {"form": plan.styles[benchmark.name], "rule": "generate"}
+    return found | {"form": plan.styles[benchmark.name], "rule": "generate_until"}
 
 
 def _measured(plan: Plan, benchmark: Benchmark, requests: list[Request], replies: dict[str, Reply | None]) -> dict:

@@ -71,7 +71,7 @@ class Reader:
             (losses in nats, summed over targets, ways x passages; targets of each passage, the same behind every prompt).
         """
         rows = self.rows([*passages] * len(before), [ids for way in before for ids in way])
-        pairs = text_losses(self.model, _Pairs(rows), self.config.evaluation.token_budget)
+        pairs = text_losses(self.model, _Pairs(rows), self.config.evaluation.max_batch_tokens)
         sums = numpy.array([loss for loss, _ in pairs]).reshape(len(before), len(passages))
         return sums, numpy.array([count for _, count in pairs[: len(passages)]])
 

@@ -208,7 +208,7 @@ def _largest(pairs: Sequence[Pair], how: Form, what: str, most: int, size: Calla
         raise InputError(
             f"passage '{largest.passage}' has {size(largest)} {what.removesuffix(', at most')}"
             f"{' by the bound of one a byte' if what.startswith('tokens') else ''}, and {how.service} takes {most} "
-            f"({over} of {len(pairs)} passages are over it): lower train.window, which cuts passages, in a new run."
+            f"({over} of {len(pairs)} passages are over it): lower train.max_length, which cuts passages, in a new run."
         )
     return size(largest)
 

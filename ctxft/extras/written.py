@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ctxft.config import ExperimentConfig
-from ctxft.extras.writer import WriterConfig
+from ctxft.config import ExperimentConfig, WriterConfig
 from ctxft.prompts import ContextualPrompt
 from ctxft.storage import InputError, read_json, read_jsonl, seeded, sha256
 

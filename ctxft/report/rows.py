@@ -213,7 +213,7 @@ def check_prompt(text: str, passage: Passage, count: Callable[[str], int], windo
     if room < least:
         said.append(
             f"The prompt takes {tokens} of {window} tokens and leaves {room} for text, but train.min_text_tokens is "
-            f"{least}: shorten it, or raise train.window."
+            f"{least}: shorten it, or raise train.max_length."
         )
     elif whole > window:
         said.append(

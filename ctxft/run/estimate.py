@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ctxft.config import TrainConfig
 from ctxft.models import model_config, pick_device
 from ctxft.prompts import get_arm, text_stages
 from ctxft.run.run import Run
-from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import Estimate, advice, estimate
 
 SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")

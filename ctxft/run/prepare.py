@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from ctxft.config import ExperimentConfig, to_mapping
+from ctxft.config import FREE, ExperimentConfig, from_mapping, to_mapping
 from ctxft.data.documents import corpus_state
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
 from ctxft.evaluation.benchmarks.requests import require_chat_template
@@ -28,7 +28,6 @@ from ctxft.run.rows import arm_ledger, corpus_ledger
 from ctxft.storage import (
     InputError,
     code_revision,
-    from_mapping,
     hash_file,
     read_checked,
     read_json,
@@ -39,7 +38,6 @@ from ctxft.storage import (
     write_json,
     write_jsonl,
 )
-from ctxft.training.config import FREE
 from ctxft.world.exams import practice_instructions
 
 if TYPE_CHECKING:
@@ -177,11 +175,11 @@ def split_instructions(run: Run) -> tuple[list[dict], list[dict], Counter]:
     options, counts = run.config.ift, Counter()
     rows: tuple[list[dict], list[dict]] = ([], [])
     records = read_instructions(options.source, options.split, options.revision, options.limit)
-    for row in instruction_rows(records, run.tokenizer, run.config.train.window, counts):
+    for row in instruction_rows(records, run.tokenizer, run.config.train.max_length, counts):
         rows[seeded("held out", row["id"]).random() < options.held_out].append(row)
     if not rows[0]:
         raise InputError(
-            f"no instruction of '{options.source}' is left to train on: raise train.window or lower ift.held_out."
+            f"no instruction of '{options.source}' is left to train on: raise train.max_length or lower ift.held_out."
         )
     counts["instructions held out"] = len(rows[1])
     return *rows, counts
@@ -272,8 +270,8 @@ def prepare_run(run: Run) -> None:
 
 def _prepare(run: Run) -> None:
     manifest, config = run.reload(), run.config
-    check_model(config.model, config.revision, config.train.window)
-    if config.evaluation.chat_template:
+    check_model(config.model, config.revision, config.train.max_length)
+    if config.evaluation.apply_chat_template:
         require_chat_template(run.tokenizer)  # reported before hours of training
     check_subsets(config.arms, run.prompt_sets.strategies)
     if manifest is not None:

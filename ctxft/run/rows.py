@@ -69,10 +69,10 @@ def run_longest_prompt(run: Run) -> int:
     if writer is None:
         return longest
     written = writer.max_tokens + len(run.template.before) + len(run.template.after)
-    if written > max(train.window - 2 - train.min_text_tokens, longest):
+    if written > max(train.max_length - 2 - train.min_text_tokens, longest):
         raise InputError(
             f"prompts.writer.max_tokens lets written prompts take {written} tokens, which leaves "
-            f"{max(0, train.window - 2 - written)} of train.window ({train.window}) for text, fewer than "
+            f"{max(0, train.max_length - 2 - written)} of train.max_length ({train.max_length}) for text, fewer than "
             f"train.min_text_tokens ({train.min_text_tokens}): lower max_tokens, or raise the window."
         )
     return max(longest, written)
@@ -95,7 +95,7 @@ def build_rows(
     """
     config, tokenizer, found = run.config, run.tokenizer, get_arm(arm)
     if found.after is not None:
-        return _rows_with_text_after(found, config.train.window, seed, passages, tokenizer, general)
+        return _rows_with_text_after(found, config.train.max_length, seed, passages, tokenizer, general)
     sources = PromptSources(seed, *run.prompt_sets, tokenizer, found.written(config, seed) if found.written else None)
     prompts, sampled = [], []
     known: dict[str, array] = {}  # a prompt set has few prompts, a corpus many passages
@@ -118,12 +118,10 @@ def build_rows(
             )
     prompts += [array("i")] * len(general)
     rows = Rows([*passages, *general], prompts, special_tokens(tokenizer), learned=found.learn_prompt)
-    if (
-        rows.longest > config.train.window
-    ):  # only prompts that stand in no prompt set can be longer than what passages leave room for
+    if rows.longest > config.train.max_length:  # only a prompt of no prompt set can be longer than what passages leave
         raise InputError(
-            f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.window ({config.train.window}): its prompts are "
-            "longer than those of the prompt sets; raise train.window under another name, or leave the arm out."
+            f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.max_length ({config.train.max_length}): its "
+            "prompts are longer than those of the prompt sets; raise train.max_length under another name, or leave the arm out."
         )
     return rows, sampled
 
@@ -163,7 +161,7 @@ def corpus_ledger(run: Run, counts: Counter) -> dict:
         **counted,
         "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
         **{name: value for name, value in sorted(counts.items()) if name not in counted},
-        "window (tokens)": run.config.train.window,
+        "window (tokens)": run.config.train.max_length,
         "longest prompt (tokens)": run.longest_prompt,
         "text budget (tokens)": run.budget,
         "special tokens": "; ".join(special_tokens(run.tokenizer).notes)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ctxft.config import ExperimentConfig, load_experiment, to_mapping
+from ctxft.config import PROFILES, ExperimentConfig, TrainConfig, from_mapping, load_experiment, override, to_mapping
 from ctxft.data.passages import Passage, passages_of
 from ctxft.data.rows import PromptTemplate, Rows, prompt_template, text_budget
 from ctxft.evaluation.benchmarks import Benchmark, load_benchmark
@@ -25,11 +25,9 @@ from ctxft.run import prepare as preparation
 from ctxft.run import tasks
 from ctxft.run import workers as processes
 from ctxft.run.prepare import Manifest, pinned
-from ctxft.run.profiles import PROFILES
 from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets, run_longest_prompt
 from ctxft.run.tasks import Task
-from ctxft.storage import InputError, from_mapping, hash_file, is_there, nearest, parse_json, read_jsonl, runs_root
-from ctxft.training.config import TrainConfig
+from ctxft.storage import InputError, hash_file, is_there, nearest, parse_json, read_jsonl, runs_root
 from ctxft.training.loop import targets_of
 from ctxft.training.schedule import passage_order
 
@@ -162,7 +160,7 @@ class Run:
     def budget(self) -> int:
         """The text tokens that a passage may have."""
         train = self.config.train
-        return text_budget(train.window, self.longest_prompt, train.min_text_tokens)
+        return text_budget(train.max_length, self.longest_prompt, train.min_text_tokens)
 
     @cached_property
     def corpus(self) -> tuple[list[Passage], list[Passage], Counter]:
@@ -243,7 +241,11 @@ class Run:
         options = self.wanted.evaluation
         revision = revision or options.revision_of(source)
         if (source, revision) not in self._benchmarks:
-            kwargs = {"data": options.data and Path(options.data), "limit": options.limit, "num_fewshot": options.shots}
+            kwargs = {
+                "data": options.data and Path(options.data),
+                "limit": options.limit,
+                "num_fewshot": options.num_fewshot,
+            }
             self._benchmarks[source, revision] = load_benchmark(source, revision=revision, **kwargs)
         return self._benchmarks[source, revision]
 
@@ -406,10 +408,4 @@ def _config_of(source: str | Path | ExperimentConfig, settings: dict) -> Experim
 
 
 def _with_settings(values: dict, settings: dict) -> ExperimentConfig:
-    for dotted, value in settings.items():
-        *parents, key = dotted.split(".")
-        place = values
-        for parent in parents:
-            place = place[parent] = place.get(parent) or {}
-        place[key] = value
-    return from_mapping(ExperimentConfig, values, "config")
+    return from_mapping(ExperimentConfig, override(values, settings), "config")

@@ -174,7 +174,13 @@ def prompt_set_files(run: Run, arm: str) -> dict[str, str]:
 def asked_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
     """Return in words how the experiment formats a benchmark's items."""
     options = config.evaluation
-    return style_of(benchmark, options.form, options.shots, options.chat_template, options.rule == "generate")
+    return style_of(
+        benchmark,
+        options.form,
+        options.num_fewshot,
+        options.apply_chat_template,
+        options.output_type == "generate_until",
+    )
 
 
 class Evaluation:
@@ -251,13 +257,17 @@ class Evaluation:
     def _record(self, benchmark: Benchmark, model: PreTrainedModel) -> dict:
         options, path = self.run.config.evaluation, self.folder / f"{benchmark.name}.jsonl"
         journal = Journal(path.with_suffix(".partial"), self.key(benchmark))
-        how = {"shots": options.shots, "chat_template": options.chat_template, "rule": options.rule}
-        how |= {"token_budget": options.token_budget, "journal": journal}
+        how = {"shots": options.num_fewshot, "chat_template": options.apply_chat_template, "rule": options.output_type}
+        how |= {"token_budget": options.max_batch_tokens, "journal": journal}
         outcomes = evaluate(model, self.run.tokenizer, benchmark, options.form, **how)
         write_outcomes(path, outcomes)
         journal.finish()
         origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-        origin |= {"key": self.key(benchmark), "form": asked_as(self.run.config, benchmark), "rule": options.rule}
+        origin |= {
+            "key": self.key(benchmark),
+            "form": asked_as(self.run.config, benchmark),
+            "rule": options.output_type,
+        }
         return metrics(outcomes, benchmark) | origin | {"outcomes": hash_file(path)}
 
 
@@ -265,10 +275,10 @@ def _held_out(run: Run, model: PreTrainedModel) -> dict:
     """Measure the losses on held-out text, in nats a token, and what the model may have forgotten."""
     results: dict = {"loss": None, "prompted_loss": None, "tokens": 0}
     for name, rows in run.held_out_rows.items():
-        results[f"{name}loss"], tokens = mean_loss(model, rows, run.config.evaluation.token_budget)
+        results[f"{name}loss"], tokens = mean_loss(model, rows, run.config.evaluation.max_batch_tokens)
         results["general_tokens" if name == "general_" else "tokens"] = tokens
     documents = run.general_held_out if run.config.general else run.held_out
-    return results | forgetting(model, run.tokenizer, run.config.train.window, documents, run.instructions_held_out)
+    return results | forgetting(model, run.tokenizer, run.config.train.max_length, documents, run.instructions_held_out)
 
 
 def run_evaluation(run: Run, arm: str, seed: int) -> dict:

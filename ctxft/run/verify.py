@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ctxft.config import FREE
 from ctxft.evaluation.benchmarks import benchmark_names, requests_of
 from ctxft.evaluation.evaluate import scored_outcome, written_outcome
 from ctxft.evaluation.metrics import metrics
@@ -25,7 +26,6 @@ from ctxft.run.prepare import CORPUS, GENERAL, INSTRUCTIONS, ledger_of, run_inpu
 from ctxft.run.run import Run
 from ctxft.run.tasks import Evaluation, asked_as, prompt_set_files, read_done
 from ctxft.storage import InputError, hash_file, read_checked, read_json, read_jsonl, read_text, write_json, write_jsonl
-from ctxft.training.config import FREE
 
 # What damaged files raise beside InputError: a key that is gone, a list where an object was, half of a UTF-8 character.
 DAMAGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, OSError)
@@ -248,8 +248,8 @@ def _outcomes(run: Run, folder: Path, arm: str, seed: int, name: str, place: Pat
         )
     if record["key"] != Evaluation(run, arm, seed).key(benchmark):
         raise InputError(f"{path} is of another model or of other items than there are now: evaluate again.")
-    chat = run.tokenizer if options.chat_template else None
-    requests = requests_of(benchmark, options.form, options.shots, chat, record["rule"] == "generate")
+    chat = run.tokenizer if options.apply_chat_template else None
+    requests = requests_of(benchmark, options.form, options.num_fewshot, chat, record["rule"] == "generate_until")
     known = {outcome["id"]: outcome for outcome in outcomes}
     again = [
         _outcome(known[question.id], question, *request)

@@ -35,8 +35,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctxft.config import SyntheticConfig
 from ctxft.storage import check_known, sha256
-from ctxft.synthetic.config import ARMS, SyntheticConfig
+from ctxft.synthetic.config import ARMS
 
 TARGET_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "linear": lambda s, s2: s,

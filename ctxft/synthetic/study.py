@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ctxft.config import SyntheticConfig
 from ctxft.run.processes import count_workers, die_with_parent, run_parallel
 from ctxft.storage import (
     InputError,
@@ -39,7 +40,7 @@ from ctxft.storage import (
     write_json,
     write_text,
 )
-from ctxft.synthetic.config import SyntheticConfig, check_study
+from ctxft.synthetic.config import check_study
 from ctxft.synthetic.regression import (
     TARGET_FUNCTIONS,
     Draws,

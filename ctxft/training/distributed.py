@@ -12,9 +12,9 @@ from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from ctxft.config import TrainConfig
 from ctxft.models import pick_device
 from ctxft.storage import InputError
-from ctxft.training.config import TrainConfig
 
 LARGE = 20_000_000  # parameters from which the memory of freed tensors is given back at once
 M_MMAP_THRESHOLD, BLOCK = -3, 4 * 2**20
@@ -63,8 +63,8 @@ def distribute(
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
-        betas=tuple(config.betas),
-        eps=config.epsilon,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
         fused=True,
     )
     model, wrapped = accelerator.prepare(model, optimizer)

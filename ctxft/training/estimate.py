@@ -7,13 +7,12 @@ layers is built without memory (torch's meta device), reads one micro-batch, and
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
 
-from ctxft.training.config import TrainConfig
+from ctxft.config import TrainConfig
 from ctxft.training.loss import LOGITS_AT_ONCE
 from ctxft.training.model import add_adapters
 
@@ -125,7 +124,7 @@ def estimate(
         Bytes per device.
 
     Example:
-        >>> from ctxft.training.config import TrainConfig
+        >>> from ctxft.config import TrainConfig
         >>> from ctxft.models import model_config
         >>> estimate(model_config("practice-blind"), TrainConfig()).parameters > 100_000
         True
@@ -156,8 +155,8 @@ def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes
 
     Tried in order: smaller micro-batches, gradient checkpointing, both, adapters, more processes; each with what it gives.
     """
-    small, again = {"micro_batch_tokens": recipe.window}, {"gradient_checkpointing": True}
-    fewer, recompute = f"train.micro_batch_tokens: {recipe.window}", "train.gradient_checkpointing: true"
+    small, again = {"micro_batch_tokens": recipe.max_length}, {"gradient_checkpointing": True}
+    fewer, recompute = f"train.micro_batch_tokens: {recipe.max_length}", "train.gradient_checkpointing: true"
     changes = [
         (fewer, small, processes, mode),
         (recompute, again, processes, mode),
@@ -169,7 +168,7 @@ def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes
             changes.append((f"the first two and {number} GPUs with FSDP", small | again, number, "fsdp"))
     tried = []
     for words, values, number, kind in changes:
-        total = estimate(config, dataclasses.replace(recipe, **values), device, number, kind).total
+        total = estimate(config, recipe.replace(**values), device, number, kind).total
         tried.append(f"{words} gives {total / 2**30:.2f} GiB")
         if total <= memory:
             return f"what makes it fit: {words} ({total / 2**30:.2f} GiB)"

@@ -29,6 +29,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.config import FREE, TrainConfig
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
 from ctxft.models import model_hash
 from ctxft.storage import (
@@ -44,7 +45,6 @@ from ctxft.storage import (
     write_text,
 )
 from ctxft.training.checkpoint import gather_weights, latest_checkpoint, load_checkpoint, save_checkpoint
-from ctxft.training.config import FREE, TrainConfig
 from ctxft.training.distributed import distribute, training_device
 from ctxft.training.model import check_packed_loss, check_row_lengths, trainable_model
 from ctxft.training.packing import Row, choose_attention, micro_batches, shard_batches
@@ -149,7 +149,7 @@ class Training:
 
     def _clip_gradients(self) -> float:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(trained, self.config.clip or math.inf)
+        norm = self.accelerator.clip_grad_norm_(trained, self.config.max_grad_norm or math.inf)
         return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
 
 
@@ -188,12 +188,12 @@ def train_arm(
     set_seed(seed)
     device = training_device(config)  # reported before any weights are read
     trackers = _check_trackers(config)
-    attention = choose_attention(config.attention, config.pack, device)
+    attention = choose_attention(config.attn_implementation, config.pack, device)
     order = passage_order(targets_of(rows), config, seed) if order is None else order
     network = trainable_model(model, revision, config, attention, start)
     check_row_lengths(rows, network, config)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = {key: value for key, value in asdict(config).items() if key not in FREE}
+    recipe = {key: value for key, value in config.model_dump().items() if key not in FREE}
     recipe |= {"seed": seed, "rows": len(rows), "start": model_hash(str(start)) if start else None}
     checkpoint, damaged = latest_checkpoint(folder, recipe)
     tracking = {"log_with": trackers, "project_dir": str(folder / "tensorboard")} if trackers else {}
@@ -221,7 +221,7 @@ def train_arm(
             target_tokens=sum(targets[index] for step in order for index in step),
             seconds=round(seconds, 2),
             model_hash=model_hash(str(folder / "model")),
-            train=asdict(config),
+            train=config.model_dump(),
             seed=seed,
             start=recipe["start"],
             log=hash_file(folder / "log.jsonl"),
@@ -251,7 +251,7 @@ def _take_steps(training: Training, folder: Path, recipe: dict, checkpoint: Path
             tokens += record.tokens
             bar.set_postfix(loss=f"{record.loss:.3f}", tokens_per_s=round(tokens / (time.perf_counter() - started)))
             bar.update()
-            if config.save_every and number % config.save_every == 0 and number < steps:
+            if config.save_steps and number % config.save_steps == 0 and number < steps:
                 state = {"step": number, "recipe": recipe}
                 save_checkpoint(folder, training.model, training.optimizer, state, main)
             if os.environ.get("CTXFT_CRASH_AFTER") == f"step:{number}":
@@ -296,11 +296,10 @@ def _truncate_log(path: Path, steps: int) -> None:
 
 def _check_trackers(config: TrainConfig) -> list[str]:
     """Return the names of the trackers; raises InputError where the package of one is missing."""
-    trackers = ["tensorboard"] if config.tensorboard else []
-    for name in trackers:
+    for name in config.report_to:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"train.report_to: {name} needs the package {name}: pip install {name}.")
-    return trackers
+    return list(config.report_to)
 
 
 @contextlib.contextmanager

@@ -6,22 +6,23 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import peft
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from ctxft.config import LoraConfig, TrainConfig
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.models import load_model, resolve_model, window_of
 from ctxft.storage import InputError
-from ctxft.training.config import LoraSettings, TrainConfig
 from ctxft.training.loss import patch_loss_forward
 from ctxft.training.packing import Row, micro_batches, set_attention
 
 PROBE_TOKENS = 12  # of each of the two rows that are read to try out packing and loss
 
 
-def add_adapters(model: PreTrainedModel, settings: LoraSettings, **kwargs) -> PeftModel:
+def add_adapters(model: PreTrainedModel, settings: LoraConfig, **kwargs) -> PeftModel:
     """Put trainable low-rank adapters on a model and freeze the rest.
 
     Args:
@@ -32,18 +33,18 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, **kwargs) -> Pe
     Raises:
         InputError: no layer has one of the target names.
     """
-    adapter = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear" if settings.targets == ["all-linear"] else settings.targets,
+    adapter = peft.LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear" if settings.target_modules == ["all-linear"] else settings.target_modules,
         task_type="CAUSAL_LM",
     )
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft asks transformers by an old name
             return get_peft_model(model, adapter, **kwargs)
     except ValueError as error:
-        raise InputError(f"train.lora.targets: {error}") from None
+        raise InputError(f"train.lora.target_modules: {error}") from None
 
 
 def trainable_model(
@@ -86,9 +87,9 @@ def check_row_lengths(rows: Sequence[Row], model: torch.nn.Module, config: Train
     """Raise InputError if a row is longer than the recipe's window or the model's limit."""
     longest = getattr(rows, "longest", None) or max(len(row["input_ids"]) for row in rows)
     limit = window_of(model)
-    if longest > min(config.window, limit or longest):
+    if longest > min(config.max_length, limit or longest):
         raise InputError(
-            f"a row has {longest} tokens, but train.window is {config.window} and the model's limit {limit}."
+            f"a row has {longest} tokens, but train.max_length is {config.max_length} and the model's limit {limit}."
         )
 
 
@@ -123,7 +124,7 @@ def check_packed_loss(model: torch.nn.Module, row: Row, attention: str, pad: int
     model.train()
     if abs(losses[0] - losses[1]) > 1e-5 * abs(reference):
         raise InputError(
-            f"this kind of model lets one passage see another when they are packed (train.attention {attention}): set "
+            f"this kind of model lets one passage see another when they are packed (train.attn_implementation {attention}): set "
             "train.pack to false."
         )
     if abs(losses[0] - reference) > (1e-4 if device == "cpu" else 3e-2) * abs(reference):

@@ -201,7 +201,7 @@ def _row_bounds(attention: str, kwargs: dict, name: str):
     if unknown:
         raise InputError(
             f"this kind of model needs {', '.join(unknown)} in its attention, which '{attention}' does not have: set "
-            "train.pack to false and train.attention to eager."
+            "train.pack to false and train.attn_implementation to eager."
         )
     return kwargs[name]
 
@@ -230,7 +230,9 @@ def _varlen_attention(
 
     bounds = _row_bounds("varlen", kwargs, "segment_bounds")
     if dropout:
-        raise InputError("attention dropout does not work with train.attention varlen: set train.pack to false.")
+        raise InputError(
+            "attention dropout does not work with train.attn_implementation varlen: set train.pack to false."
+        )
     flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (tokens, heads, head size)
     if flat[0].dtype == torch.float32:  # rotary embedding may have left bfloat16
         flat = [tensor.to(torch.bfloat16) for tensor in flat]
@@ -259,11 +261,11 @@ def choose_attention(wanted: str, pack: bool, device: str) -> str:
         return "sdpa" if not pack else ("varlen" if flash else "segments")
     if pack != (wanted in PACKED):
         raise InputError(
-            f"train.attention {wanted} {'pads rows' if pack else 'packs rows'}: set train.pack to {str(not pack).lower()}, or "
-            "train.attention to auto."
+            f"train.attn_implementation {wanted} {'pads rows' if pack else 'packs rows'}: set train.pack to "
+            f"{str(not pack).lower()}, or train.attn_implementation to auto."
         )
     if wanted == "varlen" and device == "cpu":
-        raise InputError("train.attention varlen needs a GPU: set it to auto or segments.")
+        raise InputError("train.attn_implementation varlen needs a GPU: set it to auto or segments.")
     return wanted
 
 
@@ -277,4 +279,4 @@ def set_attention(model: PreTrainedModel, attention: str) -> None:
     try:
         model.set_attn_implementation(name)
     except (ValueError, ImportError) as error:
-        raise InputError(f"train.attention {attention}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"train.attn_implementation {attention}: {str(error).splitlines()[0]}") from None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from ctxft.config import TrainConfig
 from ctxft.storage import seeded
-from ctxft.training.config import TrainConfig
 
 
 def _epoch(passages: int, general: int, fraction: float, seed: int, epoch: int) -> list[int]:
@@ -67,13 +67,13 @@ def passage_order(
     step: list[int] = []
     tokens = 0
     for epoch, index in _stream(len(targets), len(general), fraction, seed):
-        full = len(step) >= config.batch_passages
-        if config.batch_tokens is not None:
-            full = bool(step) and tokens + counts[index] > config.batch_tokens
+        full = len(step) >= config.train_batch_size
+        if config.train_batch_tokens is not None:
+            full = bool(step) and tokens + counts[index] > config.train_batch_tokens
         if full:
             steps.append(step)
             step, tokens = [], 0
-            if len(steps) == config.steps or (config.steps is None and epoch >= config.epochs):
+            if len(steps) == config.max_steps or (config.max_steps is None and epoch >= config.num_train_epochs):
                 break
         step.append(index)
         tokens += counts[index]
@@ -92,15 +92,16 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         the schedules "linear", "cosine" and "constant_with_warmup" of transformers.
 
     Example:
-        >>> learning_rate(TrainConfig(learning_rate=1.0, warmup=0.0), step=6, steps=10)
+        >>> learning_rate(TrainConfig(learning_rate=1.0, warmup_steps=0.0), step=6, steps=10)
         0.5
     """
-    done, rise = step - 1, round(config.warmup * steps)
+    done, warmup = step - 1, config.warmup_steps
+    rise = round(warmup * steps) if warmup < 1 else warmup
     if done < rise:
         return config.learning_rate * done / rise
-    if config.schedule == "constant":
+    if config.lr_scheduler_type == "constant":
         return config.learning_rate
     decayed = (done - rise) / max(1, steps - rise)
     return config.learning_rate * (
-        0.5 * (1 + math.cos(math.pi * decayed)) if config.schedule == "cosine" else 1 - decayed
+        0.5 * (1 + math.cos(math.pi * decayed)) if config.lr_scheduler_type == "cosine" else 1 - decayed
     )

@@ -66,7 +66,7 @@ class CorpusBrowser(Explorer):
             passages = (read_passages(config.folder, which) for which in ("passages", "held_out"))
             return cls(*passages, read_json(config.folder / "ledger.json"))
         tokenizer = shared_tokenizer(config.model, config.revision)
-        budget = text_budget(config.train.window, longest_of(config, tokenizer), config.train.min_text_tokens)
+        budget = text_budget(config.train.max_length, longest_of(config, tokenizer), config.train.min_text_tokens)
         return cls(*passages_of(config.corpus, tokenizer, budget))
 
     @property

@@ -106,7 +106,7 @@ class PromptExplorer(Explorer):
         if not self.own.value:
             return []
         train = self.config.train
-        return check_prompt(self.own.value, self.passage, self._count, train.window, train.min_text_tokens)
+        return check_prompt(self.own.value, self.passage, self._count, train.max_length, train.min_text_tokens)
 
     @property
     def parts(self) -> list[Part]:
@@ -160,5 +160,5 @@ class PromptExplorer(Explorer):
         passage, place = self.passage, self.number.value - 1
         first = max(0, place - 1)
         pieces = list(arm.after(self.passages[first : place + 2], self.seed))[place - first]
-        room = self.config.train.window - 1 - passage.targets
+        room = self.config.train.max_length - 1 - passage.targets
         return fitting_pieces(self.tokenizer, pieces, room)[1]

@@ -16,8 +16,8 @@ from ctxft.widgets.base import Explorer, framed, labelled
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ctxft.config import TrainConfig
     from ctxft.data.rows import Rows
-    from ctxft.training.config import TrainConfig
 
 LAYOUTS = {"side by side in one line": "segments", "a line each, padded": "sdpa"}  # what a reader chooses -> attention
 

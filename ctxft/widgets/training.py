@@ -155,9 +155,9 @@ class TrainingMonitor(Explorer):
         return f"Failed: {done}. {error}" if error else f"Not running: {done}."
 
     def _kept(self) -> str:
-        if self.config.train.save_every:
+        if self.config.train.save_steps:
             return "A new start goes on from the checkpoints."
-        return "train.save_every is 0, so there are no checkpoints: an arm that is not finished starts anew."
+        return "train.save_steps is 0, so there are no checkpoints: an arm that is not finished starts anew."
 
     @property
     def text(self) -> str:

@@ -37,9 +37,9 @@ import torch
 import workload
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ctxft.config import TrainConfig
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.models import model_config
-from ctxft.training.config import TrainConfig
 from ctxft.training.distributed import distribute
 from ctxft.training.estimate import estimate
 from ctxft.training.loop import Training
@@ -69,8 +69,8 @@ def make_config(size: str, method: str, options: argparse.Namespace) -> TrainCon
     """Return the recipe of a case."""
     return TrainConfig(
         method=method,
-        window=options.window,
-        batch_passages=options.passages,
+        max_length=options.window,
+        train_batch_size=options.passages,
         micro_batch_tokens=max(options.micro, options.window),
         learning_rate=1e-5,
         gradient_checkpointing=size in CHECKPOINTED,
@@ -80,7 +80,7 @@ def make_config(size: str, method: str, options: argparse.Namespace) -> TrainCon
 
 def make_network(size: str, config: TrainConfig, attention: str, folder: Path) -> torch.nn.Module:
     """Return a network of random weights, made on its device and readied as a training readies what it loads."""
-    shape = LlamaConfig(**dict(zip(FIELDS, SHAPES[size], strict=True)), max_position_embeddings=config.window)
+    shape = LlamaConfig(**dict(zip(FIELDS, SHAPES[size], strict=True)), max_position_embeddings=config.max_length)
     shape.save_pretrained(folder)
     torch.manual_seed(0)
     with torch.device(config.device):
@@ -96,7 +96,7 @@ def make_network(size: str, config: TrainConfig, attention: str, folder: Path) -
 def make_rows(number: int, config: TrainConfig, vocabulary: int, seed: int) -> list[workload.Row]:
     """Return rows of random tokens after a masked prompt; every second one fills the window, the others a part of it."""
     rng, rows = random.Random(seed), []
-    most = config.window - workload.PROMPT
+    most = config.max_length - workload.PROMPT
     for index in range(number):
         text = [rng.randrange(3, vocabulary) for _ in range(most if index % 2 == 0 else rng.randint(most // 16, most))]
         prompt = [rng.randrange(3, vocabulary) for _ in range(workload.PROMPT)]
@@ -154,14 +154,15 @@ def loss_of(model: torch.nn.Module, rows: list[workload.Row], config: TrainConfi
     precise = torch.autocast("cuda", torch.bfloat16) if config.device == "cuda" else contextlib.nullcontext()
     with torch.no_grad(), precise:
         return sum(
-            model(**b.inputs(config.device)).loss.item() for b in micro_batches(rows, attention, 2 * config.window, PAD)
+            model(**b.inputs(config.device)).loss.item()
+            for b in micro_batches(rows, attention, 2 * config.max_length, PAD)
         )
 
 
 def exactness(model: torch.nn.Module, config: TrainConfig, attention: str, vocabulary: int) -> dict:
     """Return leak, its control, and the error of packing; see the top of this file."""
     model.eval()
-    length = config.window // 2
+    length = config.max_length // 2
     first, other, second = (
         [random.Random(seed).randrange(3, vocabulary) for _ in range(length)] for seed in ("first", "other", "second")
     )

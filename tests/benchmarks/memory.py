@@ -9,7 +9,6 @@ every 5 ms, over what it held before the weights were read.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -24,19 +23,25 @@ import torch
 from training_speed import IGNORE, Peak
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ctxft.config import TrainConfig
 from ctxft.models import load_tokenizer, model_config
-from ctxft.training.config import TrainConfig
 from ctxft.training.estimate import estimate
 from ctxft.training.loop import train_arm
 
 SHAPE = {"vocab_size": 8192, "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 10}
 RECIPE = TrainConfig(
-    window=512, micro_batch_tokens=2048, steps=3, batch_passages=8, learning_rate=1e-4, warmup=0.0, device="cpu"
+    max_length=512,
+    micro_batch_tokens=2048,
+    max_steps=3,
+    train_batch_size=8,
+    learning_rate=1e-4,
+    warmup_steps=0.0,
+    device="cpu",
 )
 RECIPES = {
     "full": RECIPE,
-    "LoRA": dataclasses.replace(RECIPE, method="lora"),
-    "full, checkpointing": dataclasses.replace(RECIPE, gradient_checkpointing=True),
+    "LoRA": RECIPE.replace(method="lora"),
+    "full, checkpointing": RECIPE.replace(gradient_checkpointing=True),
 }
 
 

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from training_speed import IGNORE, PROMPT, VOCABULARY, make_model
 
-from ctxft.training.config import TrainConfig
+from ctxft.config import TrainConfig
 from ctxft.training.distributed import distribute
 from ctxft.training.loop import Training
 from ctxft.training.model import trainable_model
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the medians into notebooks/results/speed.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = TrainConfig(window=2100, micro_batch_tokens=4096, device="cpu", warmup=0.0)
+    config = TrainConfig(max_length=2100, micro_batch_tokens=4096, device="cpu", warmup_steps=0.0)
     with tempfile.TemporaryDirectory() as place:
         make_model(Path(place))
         network = trainable_model(place, None, config, "segments")

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
-from ctxft.synthetic.config import PAPER_ARMS, SyntheticConfig, load_config
+from ctxft.config import SyntheticConfig
+from ctxft.synthetic.config import PAPER_ARMS, load_config
 from ctxft.synthetic.regression import (
     Draws,
     Regressor,

@@ -67,18 +67,18 @@ def prepare_ours(rows: list, place: Path, clip: float, together: bool) -> Callab
 
     As in all of these, the rows make one step where they are to be taken together.
     """
+    from ctxft.config import TrainConfig
     from ctxft.models import load_tokenizer
-    from ctxft.training.config import TrainConfig
     from ctxft.training.loop import train_arm
 
     config = TrainConfig(
-        window=workload.PROMPT + workload.LONGEST,
-        epochs=1,
-        batch_passages=BATCH,
+        max_length=workload.PROMPT + workload.LONGEST,
+        num_train_epochs=1,
+        train_batch_size=BATCH,
         learning_rate=RATE,
-        warmup=0.0,
+        warmup_steps=0.0,
         betas=list(BETAS),
-        clip=clip,
+        max_grad_norm=clip,
         device="cpu",
     )
     tokenizer = load_tokenizer(str(place / "model"))

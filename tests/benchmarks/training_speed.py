@@ -96,12 +96,18 @@ class Peak:
 
 
 def run_ours(folder: Path, rows: list[dict], out: Path) -> None:
+    from ctxft.config import TrainConfig
     from ctxft.models import load_tokenizer
-    from ctxft.training.config import TrainConfig
     from ctxft.training.loop import train_arm
 
     recipe = TrainConfig(
-        window=1024, epochs=1, batch_passages=BATCH, learning_rate=1e-4, schedule="constant", warmup=0.0, device="cpu"
+        max_length=1024,
+        num_train_epochs=1,
+        train_batch_size=BATCH,
+        learning_rate=1e-4,
+        lr_scheduler_type="constant",
+        warmup_steps=0.0,
+        device="cpu",
     )
     train_arm(rows, str(folder), load_tokenizer(str(folder)), recipe, 0, out)
 

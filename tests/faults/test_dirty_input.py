@@ -19,19 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctxft.cli import read_settings
-from ctxft.config import ExperimentConfig, load_experiment
-from ctxft.data.documents import CorpusConfig, Document, read_documents
+from ctxft.config import CorpusConfig, ExperimentConfig, ServerConfig, from_mapping, load_experiment
+from ctxft.data.documents import Document, read_documents
 from ctxft.data.instructions import instruction_rows, read_instructions
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, requests_of
 from ctxft.evaluation.scoring import encode_pair, parse_answer
-from ctxft.extras.server import Reply, Server, ServerConfig, ServerError
+from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.leakage import NGRAM, find_leaks, words_of
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.prompts import ContextualPrompt, load_prompt_set
-from ctxft.storage import from_mapping, write_jsonl
+from ctxft.storage import write_jsonl
 from tests.faults.dirt import broken, changed, dump, dump_lines, nested, refused, texts, values
 from tests.stub_server import StubServer
 
@@ -139,7 +139,7 @@ def ask_all(benchmark: Benchmark) -> None:
     """Write a benchmark out as a model would be asked it, and as its outcomes would be filed."""
     for question in benchmark.questions:
         json.dumps([question.id, question.subject, question.hash], ensure_ascii=False).encode()
-    for context, continuations in requests_of(benchmark, "lettered"):
+    for context, continuations in requests_of(benchmark, "mcf"):
         "".join([context, *continuations]).encode()
 
 
@@ -242,8 +242,8 @@ CONFIG = {
     "name": "mine", "model": "practice-blind", "arms": ["base", "cpt", "cft"], "seeds": [0], "revision": None,
     "corpus": {"source": "practice", "held_out": 0.1, "limit": 5, "unreliable": 0.0, "wordings": "seen"},
     "prompts": {"strategies": "strategies", "writer": {"model": "m", "server": "http://localhost:1/v1", "timeout": 3.0}},
-    "train": {"window": 128, "learning_rate": 1e-4, "epochs": 1, "lora": {"rank": 8, "targets": ["all-linear"]}},
-    "evaluation": {"benchmarks": ["practice-mmlu"], "form": "options", "shots": 0, "revisions": []},
+    "train": {"max_length": 128, "learning_rate": 1e-4, "max_steps": 1, "lora": {"r": 8, "target_modules": ["all-linear"]}},
+    "evaluation": {"benchmarks": ["practice-mmlu"], "form": "cloze", "num_fewshot": 0, "revisions": []},
     "general": {"source": "practice-old", "share": 0.2}, "ift": {"source": "practice", "limit": 3},
 }  # fmt: skip
 
@@ -261,7 +261,7 @@ def test_configs(runs, tried, mapping):
 
 
 @given(
-    key=st.sampled_from(("name", "train.window", "train.lora.rank", "corpus.source", "a..b", "arms", ".")), value=texts
+    key=st.sampled_from(("name", "train.max_length", "train.lora.r", "corpus.source", "a..b", "arms", ".")), value=texts
 )
 def test_settings_of_a_command_line(runs, tried, key, value):
     tried()
@@ -395,7 +395,7 @@ def server(said):
 
     with StubServer(behave) as stub:
         stub.server.RequestHandlerClass.raw = lambda handler, body: handler.send(said["status"], said["content"])
-        yield Server(ServerConfig(stub.url, "m", retries=0, timeout=20.0))
+        yield Server(ServerConfig(url=stub.url, model="m", retries=0, timeout=20.0))
 
 
 @given(data=st.data(), status=st.sampled_from((200, 200, 200, 400, 401, 404, 418, 500)), chat=st.booleans())

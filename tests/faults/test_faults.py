@@ -24,16 +24,16 @@ import psutil
 import pytest
 import yaml
 
-from ctxft.config import ExperimentConfig, to_mapping
+from ctxft.config import ExperimentConfig, from_mapping, to_mapping
 from ctxft.run.examine import evaluate_task
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import arm_folder, eval_folder, train_task
-from ctxft.storage import REPO_ROOT, from_mapping, hash_file, read_json, write_jsonl
+from ctxft.storage import REPO_ROOT, hash_file, read_json, write_jsonl
 from tests.conftest import make_text
 
 TRIES = int(os.environ.get("CTXFT_FAULTS", "1"))
 FEWER = -(-TRIES // 4)  # of what no chance decides
-RECIPE = {"steps": 120, "save_every": 7, "batch_passages": 4}
+RECIPE = {"max_steps": 120, "save_steps": 7, "train_batch_size": 4}
 TOLD: dict[str, list[dict]] = {}  # fault -> a try each: what was said, and whether its end was compared
 OPEN: list[dict] = []  # tries since an end was compared; a run that is begun anew was not
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, mounts and limits of Linux")
@@ -122,7 +122,7 @@ def straight(tmp_path_factory, model_folders) -> ExperimentConfig:
         "model": str(model_folders["byte"]),
         "arms": ["base", "cft"],
         "corpus": {"source": str(write_jsonl(place / "corpus.jsonl", rows)), "held_out": 0.3},
-        "train": {"window": 128, "min_text_tokens": 16, "micro_batch_tokens": 1024, "device": "cpu", **RECIPE},
+        "train": {"max_length": 128, "min_text_tokens": 16, "micro_batch_tokens": 1024, "device": "cpu", **RECIPE},
         "evaluation": {"benchmarks": [str(write_jsonl(place / "asked.jsonl", asked))]},
     }
     with pytest.MonkeyPatch.context() as patch:

@@ -106,7 +106,7 @@ def run(experiment, runs, model_folders, text_of, tmp_path):
     }  # fmt: skip
     (place / "book.yaml").write_text(yaml.safe_dump(book))
     config = experiment(
-        {"steps": 2, "window": 256},
+        {"max_steps": 2, "max_length": 256},
         model=str(shutil.copytree(model_folders["byte"], place / "model")),
         corpus={"source": str(write_jsonl(place / "corpus.jsonl", corpus)), "held_out": 0.3},
         prompts={"strategies": str(place / "book.yaml")},

@@ -15,7 +15,8 @@ from collections import Counter
 
 import pytest
 
-from ctxft.data.documents import CorpusConfig, read_documents
+from ctxft.config import CorpusConfig
+from ctxft.data.documents import read_documents
 from ctxft.storage import REPO_ROOT, InputError
 
 WHOLE = bool(os.environ.get("CTXFT_LARGE"))

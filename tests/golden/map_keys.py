@@ -14,38 +14,9 @@ from pathlib import Path
 
 import yaml
 
+from ctxft.config import RENAMED, RENAMED_VALUES
 from tests.golden.recordings import RESULTS, config_paths
 
-STAGE = {"epochs": "num_train_epochs", "steps": "max_steps", "batch_passages": "train_batch_size"}
-TABLE = {  # section -> old key -> new key; where a list is spread over several keys, their names
-    "train": {
-        **STAGE,
-        "window": "max_length",
-        "batch_tokens": "train_batch_tokens",
-        "schedule": "lr_scheduler_type",
-        "warmup": "warmup_steps",
-        "betas": ("adam_beta1", "adam_beta2"),
-        "epsilon": "adam_epsilon",
-        "clip": "max_grad_norm",
-        "save_every": "save_steps",
-        "tensorboard": "report_to",
-        "attention": "attn_implementation",
-    },
-    "train.lora": {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"},
-    "ift": STAGE,
-    "evaluation": {
-        "shots": "num_fewshot",
-        "chat_template": "apply_chat_template",
-        "rule": "output_type",
-        "token_budget": "max_batch_tokens",
-    },
-}
-VALUES = {  # key as it was -> old value -> new value, both as YAML writes them
-    "train.tensorboard": {"true": "[tensorboard]", "false": "[]"},
-    "evaluation.form": {"lettered": "mcf", "options": "cloze"},
-    "evaluation.rule": {"likelihood": "loglikelihood", "generate": "generate_until"},
-}
-RENAMED = {f"{section}.{old}": new for section, keys in TABLE.items() for old, new in keys.items()}
 Edit = tuple[int, int, str]  # from, to, what stands there instead
 
 
@@ -80,9 +51,9 @@ def _edits(text: str, node: yaml.Node, section: str) -> Iterator[Edit]:
             continue
         if new is not None:
             yield key.start_mark.index, key.end_mark.index, _named(text, key, new)
-        if isinstance(value, yaml.ScalarNode) and value.value in VALUES.get(name, {}):
+        if isinstance(value, yaml.ScalarNode) and value.value in RENAMED_VALUES.get(name, {}):
             place = value.start_mark.index, value.end_mark.index
-            yield *place, text[slice(*place)].replace(value.value, VALUES[name][value.value])
+            yield *place, text[slice(*place)].replace(value.value, RENAMED_VALUES[name][value.value])
         yield from _edits(text, value, name)
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 ABSTRACT = "{% if context %}Abstract: {{ context }}\n{% endif %}"
 FORMS = {  # form -> the question up to "Answer:"; `lettered` is a line for each choice, "A. heart"
-    "lettered": ABSTRACT + "Question: {{ question }}\n{{ lettered }}Answer:",
-    "options": ABSTRACT + "Question: {{ question | trim }}\nAnswer:",
+    "mcf": ABSTRACT + "Question: {{ question }}\n{{ lettered }}Answer:",
+    "cloze": ABSTRACT + "Question: {{ question | trim }}\nAnswer:",
     "labels": ABSTRACT + "{{ 'Question' if context else 'Text' }}: {{ question }}\nAnswer:",
 }
 DESCRIPTION = {  # a question about a text, such as PubMedQA's, says itself what is wanted
@@ -45,8 +45,8 @@ def style_of(
     """Return in words how a benchmark's questions are put; scores of two styles cannot be compared.
 
     Example:
-        >>> style_of(Benchmark("own", (), "a file"), "lettered", num_fewshot=5)
-        'lettered, 5-shot'
+        >>> style_of(Benchmark("own", (), "a file"), "mcf", num_fewshot=5)
+        'mcf, 5-shot'
     """
     parts = {f"{num_fewshot}-shot": num_fewshot, "chat template": apply_chat_template, "written answers": generated}
     return ", ".join([form_of(benchmark, form), *(part for part, holds in parts.items() if holds)])
@@ -57,7 +57,7 @@ def render(question: Question, form: str, wording: Wording = DEFAULT_WORDING) ->
 
     Args:
         question: the record.
-        form: "lettered" shows the choices and scores their letters; "options" hides them and scores their texts; "labels"
+        form: "mcf" shows the choices and scores their letters; "cloze" hides them and scores their texts; "labels"
             names the labels first, then gives the text, and scores the labels.
         wording: of the benchmark; MMLU, for example, has a line about the subject before the question.
 
@@ -69,11 +69,11 @@ def render(question: Question, form: str, wording: Wording = DEFAULT_WORDING) ->
 
     Source:
         lm-evaluation-harness 0.4.13, tasks ``mmlu_<subject>``, ``mmlu_<subject>_continuation``, ``medqa_4options``,
-        ``medmcqa`` and ``pubmedqa``, word for word; the "options" form of MedQA and MedMCQA is that of MMLU without the
+        ``medmcqa`` and ``pubmedqa``, word for word; the "cloze" form of MedQA and MedMCQA is that of MMLU without the
         subject line. The instructions of the "labels" form are our own, so scores need not equal those made with others.
 
     Example:
-        >>> render(Question("1", "Which?", ("this", "that"), 0, "all"), "options")
+        >>> render(Question("1", "Which?", ("this", "that"), 0, "all"), "cloze")
         ('Question: Which?\\nAnswer:', [' this', ' that'])
     """
     check_known(form, FORMS, "form")
@@ -114,7 +114,7 @@ def requests_of(
 
     Example:
         >>> own = Benchmark("own", (Question("1", "Which?", ("this", "that"), 0, "all"),), "a file")
-        >>> requests_of(own, "options")
+        >>> requests_of(own, "cloze")
         [('Question: Which?\\nAnswer:', [' this', ' that'])]
     """
     form, wording = form_of(benchmark, form), benchmark.wording
@@ -153,7 +153,7 @@ def _template(text: str) -> Template:
 
 
 def _choices(question: Question, form: str) -> list[str]:
-    return list(LETTERS[: len(question.choices)]) if form == "lettered" else list(question.choices)
+    return list(LETTERS[: len(question.choices)]) if form == "mcf" else list(question.choices)
 
 
 def _description(question: Question, form: str, wording: Wording) -> str:

@@ -26,7 +26,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
-from ctxft.extras.server.config import ServerConfig
+from ctxft.config import ServerConfig
 from ctxft.storage import FailedError, InputError, one_line
 
 SEED = 0  # servers that sample in spite of temperature 0 take a seed
@@ -104,7 +104,7 @@ class Server:
         InputError: the key's variable is not set.
 
     Example:
-        >>> server = Server(ServerConfig("http://localhost:8000/v1", "my-model"))  # doctest: +SKIP
+        >>> server = Server(ServerConfig(url="http://localhost:8000/v1", model="my-model"))  # doctest: +SKIP
         >>> server.chat([{"role": "user", "content": "Say yes."}], max_tokens=4).text  # doctest: +SKIP
         'Yes.'
     """

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.config import WriterConfig
 from ctxft.data.chat import rendered
 from ctxft.evaluation.scoring.encoding import encode_prompts
 from ctxft.evaluation.scoring.generation import generate_answers
 from ctxft.extras.server import Counts, Reply, Server, ServerError
-from ctxft.extras.writer.config import WriterConfig
 from ctxft.models import load_model, pick_device, shared_tokenizer, window_of
 from ctxft.storage import InputError
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ctxft.extras.writer.config import WriterConfig
+from ctxft.config import WriterConfig
+from ctxft.extras.writer.config import identity_of
 from ctxft.storage import InputError, checksum_holds, parse_json, runs_root, sha256, with_checksum
 
 FOLDER = "written"
@@ -24,7 +25,7 @@ KEYS = ("key", "text", "cut", "tokens_in", "tokens_out")
 
 def store_path(config: WriterConfig) -> Path:
     """Return the file of a writer's texts, below the run root; raises InputError if a local model is not found."""
-    return runs_root() / FOLDER / f"{sha256(config.identity())[:16]}.jsonl"
+    return runs_root() / FOLDER / f"{sha256(identity_of(config))[:16]}.jsonl"
 
 
 def key_of(passage_text: str, family: str, idea: str) -> str:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.config import WriterConfig
 from ctxft.data.passages import Passage
 from ctxft.evaluation.scoring.encoding import Progress, encode_prompts
 from ctxft.extras.server import Counts, Reply
 from ctxft.extras.writer.ask import Job, Local, Remote, local_tokenizer, template
 from ctxft.extras.writer.checks import clean, reject_reason
-from ctxft.extras.writer.config import FAMILY_SEED, WriterConfig, messages_for
+from ctxft.extras.writer.config import FAMILY_SEED, messages_for
 from ctxft.extras.writer.store import Store, key_of, store_path
 from ctxft.prompts import ContextualPrompt, PromptSet, count_tokens
 from ctxft.storage import FailedError, sha256
@@ -101,7 +102,7 @@ def write_prompts(
         FailedError: many passages in a row got no reply, or ``limit_cost`` would be passed; what was written is kept.
 
     Example:
-        >>> config = WriterConfig("my-model", server="http://localhost:8000/v1")  # doctest: +SKIP
+        >>> config = WriterConfig(model="my-model", server="http://localhost:8000/v1")  # doctest: +SKIP
         >>> write_prompts(passages, config, prompt_set, tokenizer, forbids([medqa])).prompts["d1#0"].text  # doctest: +SKIP
         'Follow the blood through the heart chamber by chamber, and ask at each valve what would happen without it.'
     """
