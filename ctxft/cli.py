@@ -306,10 +306,10 @@ def leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = N
     """Look for benchmark items in the training texts and prompts of a run."""
     from ctxft.run.leaks import leaks_in, leaks_text
 
-    found = leaks_in(_run(config, settings, data))
-    print(leaks_text(found))
+    result = leaks_in(_run(config, settings, data))
+    print(leaks_text(result))
     if out:
-        print(f"\nitem by item: {write_json(out, found)}")
+        print(f"\nitem by item: {write_json(out, result)}")
 
 
 @app.command()
@@ -390,8 +390,8 @@ def export(
 
     record = export_pairs(_run(config, settings, data).wanted, arm, seed, form, out)
     print(f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts")
-    for name, found in record["leaks"].items():
-        parts = f"{found['partial']} in part, {found['short']} short ones without an answer"
+    for name, counts in record["leaks"].items():
+        parts = f"{counts['partial']} in part, {counts['short']} short ones without an answer"
         print(f"  {name}: no item occurs in the texts; {parts}")
     if left := record["general_passages_left_out"]:
         print(f"  left out: {left} passages of general text")

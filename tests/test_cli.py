@@ -59,17 +59,17 @@ def test_a_book_of_ones_own_is_started_checked_and_refused_with_file_and_line(tm
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["validate", "strategie"], "unknown prompt set 'strategie' (did you mean 'strategies'?)"),
         (["validate", "none.yaml"], "none.yaml does not exist"),
         (["write", "book.txt"], "give it a name that ends in .yaml"),
     ],
 )
-def test_bad_input_is_one_sentence(words: list[str], said: str, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_sentence(words: list[str], message: str, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["prompts", *words]) == 2
-    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 VERBS = ["run", "course", "train", "evaluate", "estimate", "compare", "leaks", "verify", "attribute", "synthetic"]
