@@ -24,10 +24,9 @@ import yaml
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from ctxft.config import load_experiment, to_mapping
+from ctxft.config import to_mapping
 from ctxft.course import execute, list_notebooks, notebooks_folder
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages
+from ctxft.run.run import Run
 from ctxft.storage import write_jsonl, write_text
 from tests.faults.test_html import RUN
 from tests.faults.test_html import run as hostile  # noqa: F401
@@ -140,15 +139,9 @@ def own(lab, experiment, tmp_path, text_of) -> str:
 
 
 SETUP = """
-from ctxft.config import load_experiment
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
-from ctxft.models import load_tokenizer
-from ctxft.training.schedule import passage_order
+from ctxft.run.run import Run
 from ctxft.widgets import *
-config = load_experiment({path!r}, {{"name": {name!r}}})
-passages = read_passages(prepare(config))
-tokenizer = load_tokenizer(config.model)
+run = Run({path!r}, name={name!r}).prepare()
 """
 
 
@@ -162,10 +155,9 @@ def test_explorers_by_keyboard_and_mouse(lab, own, tmp_path):
     write_cells(
         lab[1] / "widgets.ipynb",
         SETUP.format(path=own, name="widgets"),
-        "PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config))",
-        "rows, _ = rows_of(config, 'cft', 0, passages, tokenizer)\n"
-        "RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizer)",
-        "CorpusBrowser.of(config)",
+        "PromptExplorer(run)",
+        "RowViewer(run, 'cft')",
+        "CorpusBrowser.of(run)",
         f"ResultsExplorer({str(tmp_path / 'fake')!r})",
     )
     prompts, rows, corpus, results = 1, 2, 3, 4
@@ -201,7 +193,7 @@ def test_explorers_by_keyboard_and_mouse(lab, own, tmp_path):
         "minus": ["keys", results, "minus", *pick(1)],
         "picture 7": ["picture", results, "results-2"],
     }
-    count = len(read_passages(prepare(load_experiment(own))))
+    count = len(Run(own).passages)
     plan["passage by key"][2] = f"passage, 1 to {count}"
     seen = dict(zip(plan, work(lab, tmp_path, "widgets.ipynb", list(plan.values())), strict=True))
     assert seen["errors"] == []
@@ -220,7 +212,7 @@ def test_explorers_by_keyboard_and_mouse(lab, own, tmp_path):
     assert seen["row"].startswith("Step 1, micro-batch 1 of") and seen["next step"].startswith(
         "Step 2, micro-batch 1 of"
     )
-    assert "padding: " in seen["padded"] and "segment 1, passage " in seen["padded"]
+    assert "tokens of padding" in seen["padded"] and "segment 1, passage " in seen["padded"]
     assert seen["documents"].startswith("1 of 2 documents") and "bad <b>: kept, not reliable" in seen["found"]
     assert "<script" not in seen["html"] and "<mark>" in seen["html"]
     assert "No such document." in seen["held out"]
@@ -271,26 +263,26 @@ def test_training_is_stopped_at_the_button_while_a_cell_waits(lab, own, tmp_path
     write_cells(
         lab[1] / "training.ipynb",
         SETUP.format(path=own, name="training"),
-        "monitor = TrainingMonitor(config, workers=2)\nmonitor",
+        "monitor = TrainingMonitor(run, workers=2)\nmonitor",
         "monitor.start()\ntry:\n    await monitor.finish()\nexcept Exception as error:\n    print('heard:', error)",
     )
     plan: dict[str, list] = {
         "run": ["run"],
-        "begun": ["until", 1, "tokens a second", 120],
+        "begun": ["until", 1, "tokens per second", 120],
         "picture 1": ["picture", 1, "training"],
         "stop": ["press", 1, "stop training"],
         "stopped": ["until", 1, "Stopped: 0 of 2 trained", 60],
         "errors": ["idle", 60],
         "heard": ["output", 2],
         "go on": ["press", 1, "start training", "Enter"],
-        "goes on": ["until", 1, "tokens a second", 120],
+        "goes on": ["until", 1, "tokens per second", 120],
         "stop by key": ["press", 1, "stop training", "Space"],
         "stopped again": ["until", 1, "Stopped: ", 60],
         "picture 2": ["picture", 1, "training-stopped"],
     }
     seen = dict(zip(plan, work(lab, tmp_path, "training.ipynb", list(plan.values())), strict=True))
     assert seen["errors"] == [] and "heard: the training was stopped" in "".join(seen["heard"])
-    assert "cpt" in seen["begun"] and "of 2000" in seen["begun"] and "A new start goes on" in seen["stopped"]
+    assert "cpt" in seen["begun"] and "of 2000" in seen["begun"] and "A new start resumes" in seen["stopped"]
     assert "at step " in seen["stopped again"]
 
 
@@ -298,7 +290,7 @@ WORKED = {  # notebook -> (what its cell says, keys pressed there, what the view
     "01_contextual_prompts": [("explorer = PromptExplorer(", ["arm", *pick(1)], "neg, passage ")],
     "02_domain_text": [
         ("CorpusBrowser.of(", ["document", "ArrowUp", "Enter"], "2 of 12 documents"),
-        ("RowViewer(rows", ["layout", *pick(2)], "padding: "),
+        ("RowViewer(config", ["layout", *pick(1)], "tokens of padding"),
     ],
     "03_fine_tuning": [("monitor = TrainingMonitor(", [], "Not running: 5 of 5 trained.")],
     "06_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],

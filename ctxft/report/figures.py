@@ -151,11 +151,10 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
     arms = sort_arms(set(logs["arm"]))
     for place, arm in enumerate(arms):
         log, color = logs[logs["arm"] == arm], arm_color(arm)
-        seeds = log["seed"].nunique()
+        seeds = len(set(log["seed"]))
         for _, one in log.groupby("seed"):
             axes.plot(one["step"], one["loss"], color=color, linewidth=0.7, alpha=0.3 if seeds > 1 else 0)
-        steps = log.groupby("step")["loss"]
-        mean = steps.mean()[steps.count() == seeds]
+        mean = log.pivot_table(index="step", columns="seed", values="loss").dropna().mean(axis="columns")
         label = f"{arm}, mean of {seeds} seeds" if seeds > 1 else f"{arm}, 1 seed"
         width = 1.2 + 1.4 * (len(arms) - 1 - place)  # curves of arms often coincide: the first shows as a rim
         shape = {"marker": MARKERS[place % len(MARKERS)], "markevery": max(1, len(mean) // 8), "mec": INK, "ms": 5}
@@ -178,9 +177,9 @@ def mark(
     axes: Axes, y: float, values: tuple[float, float | None, float | None], look: Look, filled: bool = True
 ) -> None:
     """Draw a value and its interval (None where it has none) at height ``y``, with a full marker or an open one."""
-    (value, *ends), (color, marker, _) = values, look
-    if None not in ends:
-        axes.plot(ends, [y, y], color=color, linewidth=1.5, solid_capstyle="butt")
+    (value, low, high), (color, marker, _) = values, look
+    if low is not None and high is not None:
+        axes.plot([low, high], [y, y], color=color, linewidth=1.5, solid_capstyle="butt")
     face = color if filled else "white"
     axes.plot([value], [y], marker, color=color, markerfacecolor=face, markersize=6, markeredgewidth=1.5, zorder=3)
 
@@ -198,8 +197,7 @@ def legend(figure: Figure, looks: Sequence[Look], open_words: str = "") -> None:
     """Put a legend below a figure; ``open_words`` say what an open marker means, where there are any."""
     marks = [Line2D([], [], color=color, marker=marker, markersize=6, label=words) for color, marker, words in looks]
     if open_words:
-        plain = {"linestyle": "", "marker": "o", "color": INK, "markerfacecolor": "white"}
-        marks.append(Line2D([], [], label=open_words, **plain))
+        marks.append(Line2D([], [], linestyle="", marker="o", color=INK, markerfacecolor="white", label=open_words))
     figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(marks)))
 
 
@@ -401,7 +399,7 @@ def picture(figure: Figure, dpi: int = DPI, colors: int | None = None) -> Pictur
     if colors is not None:
         image, file = Image.open(file).convert("RGB").quantize(colors), io.BytesIO()
         image.save(file, format="png", optimize=True)
-    return Picture(file.getvalue(), figure.get_label(), round(figure.get_figwidth() * 96))
+    return Picture(file.getvalue(), str(figure.get_label()), round(figure.get_figwidth() * 96))
 
 
 def save(figure: Figure, name: str, folder: str | os.PathLike) -> Picture:

@@ -25,6 +25,12 @@ from ctxft.statistics import common_seeds
 from ctxft.storage import write_text
 from ctxft.world.exams import EXAMS
 
+
+def compact(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a table without the columns in which nothing stands."""
+    return table.loc[:, (table.astype(str) != "").any()]
+
+
 PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("ctxft.report"),
     autoescape=True,
@@ -34,10 +40,9 @@ PAGES = jinja2.Environment(
 )
 # what a template may call
 PAGES.globals |= {function.__name__: function for function in (
-    ablation_figure, ablation_table, ablations, arm_color, f1_table, how_to_read, loss_figure, loss_table, overall,
+    ablation_figure, ablation_table, ablations, arm_color, compact, f1_table, how_to_read, loss_figure, loss_table, overall,
     results_figure, results_table, searched, subject_table, verdicts,
 )}  # fmt: skip
-MACROS = PAGES.get_template("macros.html").module  # frame, image, ...: pieces of HTML for whoever needs one alone
 
 
 def render(template: str, **values: object) -> Markup:
@@ -82,8 +87,7 @@ def show_table(table: pandas.DataFrame) -> Table:
         arm  seeds
         cpt      3
     """
-    table = table.loc[:, [bool((table[name].astype(str) != "").any()) for name in table.columns]]
-    return Table(render("table.html", table=table), table.to_string(index=False))
+    return Table(render("table.html", table=table), compact(table).to_string(index=False))
 
 
 def write_report(

@@ -144,7 +144,7 @@ def loss_table(run: Source) -> pandas.DataFrame:
         and end).
     """
     run, rows = as_record(run), []
-    for arm, seeds in common_seeds({arm: dict.fromkeys(seeds) for arm, seeds in run.metrics.items()}).items():
+    for arm, seeds in common_seeds({arm: {seed: [] for seed in seeds} for arm, seeds in run.metrics.items()}).items():
         held_out = [run.metrics[arm][seed].get("held_out", {}) for seed in seeds]
         rows.append({"arm": arm, "seeds": len(seeds)})
         for name, (key, factor, digits) in HELD_OUT.items():
@@ -196,4 +196,4 @@ def label_table(run: Source, benchmarks: Sequence[str]) -> pandas.DataFrame:
             means = [numpy.mean([one[key] for one in seeds]) for key in (*columns.values(), "mcc")]
             rows.append([name, arm, len(seeds), *(100 * mean for mean in means[:3]), means[3]])
     table = pandas.DataFrame(rows, columns=["benchmark", "who", "seeds", *columns, "mcc"])
-    return table.round(dict.fromkeys(columns, 1) | {"mcc": 3})
+    return table.round({**dict.fromkeys(columns, 1), "mcc": 3})

@@ -15,15 +15,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from ctxft.course import normalize, to_html
 from ctxft.extras.attribution import attribute
-from ctxft.models import load_tokenizer
 from ctxft.report import loss_table, read_run, results_table, show_table, subject_table, write_report
 from ctxft.report.attribution import family_table, prompt_table
-from ctxft.run.examine import evaluate_task, load_benchmarks
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
-from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
+from ctxft.run.run import Run
 from ctxft.storage import write_jsonl
-from ctxft.training.schedule import passage_order
 from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer
 
 RUN = "alert(1)"
@@ -112,30 +107,22 @@ def run(experiment, runs, model_folders, text_of, tmp_path):
         prompts={"strategies": str(place / "book.yaml")},
         evaluation={"benchmarks": [str(write_jsonl(place / f"{NAME[:60]}.jsonl", asked))]},
     )
-    prepare(config)
-    for task in train_tasks(config):
-        train_task(config, *task)
-    for task in evaluate_tasks(config):
-        evaluate_task(config, *task)
+    run = Run(config).prepare()
+    for task in run.train_tasks:
+        run.train_task(*task)
+    for task in run.evaluate_tasks:
+        run.evaluate_task(*task)
     return config
 
 
 def explorers(config) -> list:
     """Return every widget of the kit, showing the probe, with its controls moved."""
-    tokenizer, passages = load_tokenizer(config.model), read_passages(config.folder)
-    read, (benchmark,) = read_run(config.folder), load_benchmarks(config)
-    rows, _ = rows_of(config, "cft", 0, passages, tokenizer)
-    corpus = CorpusBrowser.of(config)
-    corpus.words.value = "script"
-    prompts = PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config), seed=0)
-    own = PromptExplorer(config, passages, tokenizer, *prompt_sets_of(config), seed=0)
-    own.own.value = PROBE
-    return [
-        corpus, prompts, own,
-        QuestionBrowser(benchmark.questions, read.outcomes[benchmark.name], [0]),
-        ResultsExplorer(read),
-        RowViewer(rows, passage_order(rows.text_targets, config.train, 0), config.train, tokenizer),
-    ]  # fmt: skip
+    run = Run(config)
+    read, (benchmark,) = read_run(run), run.benchmarks
+    corpus, prompts, own = CorpusBrowser.of(run), PromptExplorer(run), PromptExplorer(run)
+    corpus.words.value, own.own.value = "script", PROBE
+    questions = QuestionBrowser(benchmark.questions, read.outcomes[benchmark.name], [0])
+    return [corpus, prompts, own, questions, ResultsExplorer(read), RowViewer(run, "cft")]
 
 
 def cell_of(shown: object):
