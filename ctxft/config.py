@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -170,8 +170,9 @@ def _variable(name: str) -> str:
 
 
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Price = Annotated[float, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Device = Literal["auto", "cpu", "cuda"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -290,10 +291,10 @@ class ServerConfig(Config):
     model: Text
     key_variable: Variable | None = None
     timeout: Positive = 60.0
-    retries: int = Field(5, ge=0)
+    retries: Natural = 5
     requests_per_minute: Count | None = None
-    price_in: Price | None = None
-    price_out: Price | None = None
+    price_in: NonNegative | None = None
+    price_out: NonNegative | None = None
 
     def key(self) -> str | None:
         """Return the key from the environment, or None where the server needs none.
@@ -340,10 +341,10 @@ class WriterConfig(Config):
     instruction: Text = INSTRUCTION
     batch: Count = 4
     timeout: Positive = 60.0
-    retries: int = Field(5, ge=0)
+    retries: Natural = 5
     requests_per_minute: Count | None = None
-    price_in: Price | None = None
-    price_out: Price | None = None
+    price_in: NonNegative | None = None
+    price_out: NonNegative | None = None
     limit_cost: Positive | None = None
 
     @model_validator(mode="after")
@@ -392,7 +393,7 @@ class PromptConfig(Config):
     strategies: PromptSetName = "strategies"
     negative: PromptSetName = "negative"
     writer: WriterConfig | None = None
-    exercise_tokens: int = Field(0, ge=0)
+    exercise_tokens: Natural = 0
 
 
 class LoraConfig(Config):
@@ -408,7 +409,7 @@ class LoraConfig(Config):
     r: Count = 8
     lora_alpha: Count = 32
     lora_dropout: Fraction = 0.1
-    target_modules: list[str] = Field(["all-linear"], min_length=1)
+    target_modules: list[str] = Field(default=["all-linear"], min_length=1)
 
 
 class TrainConfig(Config):
@@ -458,14 +459,14 @@ class TrainConfig(Config):
     loss: Literal["chunked", "full"] = "chunked"
     learning_rate: Positive = 5e-4
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: float = Field(0.05, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: NonNegative = 0.05
+    weight_decay: NonNegative = 0.0
     adam_beta1: Fraction = 0.9
     adam_beta2: Fraction = 0.95
     adam_epsilon: Positive = 1e-8
-    max_grad_norm: float = Field(1.0, ge=0)
+    max_grad_norm: NonNegative = 1.0
     gradient_checkpointing: bool = False
-    save_steps: int = Field(0, ge=0)
+    save_steps: Natural = 0
     report_to: list[Tracker] = []
     device: Device = "auto"
     threads: Count = 1
@@ -540,7 +541,7 @@ class EvaluationConfig(Config):
 
     benchmarks: Annotated[list[Benchmark], Distinct] = ["practice-mmlu"]
     form: Literal["mcf", "cloze", "labels"] = "cloze"
-    num_fewshot: int = Field(0, ge=0)
+    num_fewshot: Natural = 0
     apply_chat_template: bool = False
     output_type: Literal["loglikelihood", "generate_until"] = "loglikelihood"
     limit: Count | None = None
@@ -652,7 +653,7 @@ class SyntheticConfig(Config):
 
     name: FolderName = "synthetic-mini"
     dims: Count = 3
-    points: int = Field(8, ge=2)
+    points: int = Field(default=8, ge=2)
     layers: Count = 2
     width: Count = 48
     heads: Count = 4
@@ -662,8 +663,8 @@ class SyntheticConfig(Config):
     start_points: Count = 4
     points_every: Count = 200
     learning_rate: Positive = 2e-3
-    warmup_steps: int = Field(100, ge=0)
-    decay_share: float = Field(0.3, ge=0, le=1)
+    warmup_steps: Natural = 100
+    decay_share: float = Field(default=0.3, ge=0, le=1)
     log_every: Count = 20
     save_every: Count = 100
     test_prompts: Count = 1280
@@ -715,35 +716,55 @@ def from_mapping(kind: type[C], values: object, where: str, text: str = "", over
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        mistakes = error.errors(include_url=False)
+        mistakes = [(mistake["loc"], _message(kind, mistake)) for mistake in error.errors(include_url=False)]
+    raise input_error(mistakes, where, text, overrides)
+
+
+Loc = tuple[int | str, ...]
+
+
+def input_error(
+    mistakes: Iterable[tuple[Loc, str]], where: str, text: str, overrides: Sequence[str] = ()
+) -> InputError:
+    """Return an error with a sentence for each mistake, in the order of their lines.
+
+    Args:
+        mistakes: for each, the keys and indices that lead to its value, and a sentence.
+        where, text, overrides: as for ``from_mapping``.
+    """
     tree = yaml.compose(text, YamlLoader) if text else None
     found = []
-    for mistake in mistakes:
-        dotted, line = _dotted(mistake["loc"]), 0
-        if tree is not None and not any(re.match(rf"{re.escape(key)}(?!\w)", dotted) for key in overrides):
-            line = _line(tree, mistake)
-        found.append((line, f"{where}{f', line {line}' if line else ''}: {_message(kind, mistake, dotted)}"))
-    raise InputError(*(message for _, message in sorted(found, key=lambda pair: pair[0])))
+    for loc, message in mistakes:
+        overridden = any(re.match(rf"{re.escape(key)}(?!\w)", _dotted(loc)) for key in overrides)
+        line = 0 if tree is None or overridden else _line(tree, loc)
+        found.append((line, f"{where}{f', line {line}' if line else ''}: {message}"))
+    return InputError(*(message for _, message in sorted(found, key=lambda pair: pair[0])))
 
 
-def _dotted(loc: tuple[int | str, ...]) -> str:
+def _dotted(loc: Loc) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def _line(node: yaml.Node, mistake: ErrorDetails) -> int:
-    """Return the line of a mistake: of its value, of an unknown key, or of the mapping that lacks a key."""
-    for part in mistake["loc"]:
+def _line(node: yaml.Node, loc: Loc) -> int:
+    """Return the line of a value, or of the mapping that lacks it."""
+    mark = node.start_mark
+    for part in loc:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             node = node.value[part]
+            mark = node.start_mark
             continue
-        pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
-        if not isinstance(node, yaml.MappingNode) or pair is None:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        pair = next((pair for pair in pairs if pair[0].value == str(part)), None)
+        if pair is None:
             break
-        node = pair[0] if mistake["type"] == "extra_forbidden" and part == mistake["loc"][-1] else pair[1]
-    return node.start_mark.line + 1
+        node = pair[1]
+        block = isinstance(node, yaml.CollectionNode) and not node.flow_style  # begins in the line after its key
+        mark = (pair[0] if block else node).start_mark
+    return mark.line + 1
 
 
-def _message(kind: type[BaseModel], mistake: ErrorDetails, dotted: str) -> str:
+def _message(kind: type[BaseModel], mistake: ErrorDetails) -> str:
+    dotted = _dotted(mistake["loc"])
     value, message = mistake["input"], mistake["msg"].replace("Input should", "must").removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         return _unknown_key(kind, mistake["loc"], dotted)
@@ -759,14 +780,14 @@ def _message(kind: type[BaseModel], mistake: ErrorDetails, dotted: str) -> str:
     return f"{dotted} {message}, found {shown(value)}{hint}.".lstrip()
 
 
-def _unknown_key(kind: type[BaseModel], loc: tuple[int | str, ...], dotted: str) -> str:
+def _unknown_key(kind: type[BaseModel], loc: Loc, dotted: str) -> str:
     *parents, key = loc
     if dotted in RENAMED:
         names = " and ".join(f"'{_dotted((*parents, name))}'" for name in names_of(RENAMED[dotted]))
         values = ", ".join(f"{old} is now {new}" for old, new in RENAMED_VALUES.get(dotted, {}).items())
         return f"the key '{dotted}' was renamed to {names}{values and f' ({values})'}."
     for part in parents:
-        kind = _section(kind.model_fields[part].annotation) if part in kind.model_fields else kind
+        kind = (part in kind.model_fields and _section(kind.model_fields[part].annotation)) or kind
     return f"unknown key '{dotted}'{nearest(str(key), kind.model_fields)}; known: {', '.join(kind.model_fields)}."
 
 

@@ -132,6 +132,7 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path):
             r"seeds\[0\] must be greater .*\n.*seeds\[1\] must be less",
         ),
         (ExperimentConfig, {"name": "x", "ift": {"max_steps": -3}}, "ift.max_steps must be greater than or equal to 1"),
+        (ExperimentConfig, None, "here: must be a mapping of keys to values, found None"),
         (ExperimentConfig, ["name"], r"must be a mapping of keys to values, found \['name'\]"),
         (ServerConfig, {"url": "ftp://host/v1"}, "url: must be a base URL"),
         (ServerConfig, {"url": "http://host:port/v1"}, "url: must be a base URL"),

@@ -40,8 +40,6 @@ PLACEMENTS = ("before", "user", "system")
 SEPARATOR = "\n\n"
 MANY = 1000  # draws until an allowed prompt must have come
 LONGEST = 120  # words: a prompt is read before every passage of a corpus
-PROMPT_KEYS = ("id", "family", "text")
-PROMPT_SET_KEYS = ("name", "kind", "version", "extends", "placement", "separator", "families", "prompts")
 
 
 @dataclass(frozen=True)
