@@ -621,7 +621,7 @@ def _check_scores() -> float:
     requests = [render(question, "cloze") for question in questions]
 
     def likelihoods(budget: int) -> list[float]:
-        scores = score_choices(model, tokenizer, requests, token_budget=budget)
+        scores = score_choices(model, tokenizer, requests, max_batch_tokens=budget)
         return [value for score in scores for value in score.log_likelihoods]
 
     return max(abs(a - b) for a, b in zip(likelihoods(64), likelihoods(4096), strict=True))

@@ -1,24 +1,22 @@
-"""Training texts and benchmarks go in; for every benchmark item, whether its question stands in those texts, comes out.
-
-This is the one place where the two wings meet: what was read in training, prompts included, and what is asked.
+"""Look for benchmark items in training text and prompts: an item that a model has read says little about what it learned.
 
     question -> words (NFKC, no case, no punctuation) -> its 8-grams, or the whole question if it has fewer words
     texts    -> words, streamed a text at a time; every 8-gram that some question has is a hit
 
-What a hit means. A question that stands in a text as it is, or changed in case, spacing and punctuation only, is always
-found; one in other words is not. Each item gets the worst of these verdicts:
+What a hit means. A question that is in a text as it is, or changed in case, spacing and punctuation only, is always
+found; a paraphrase is not. Each item gets the worst of these verdicts:
 
     leaked     more than half of its n-grams were found
     partial    fewer, often one: part of the question, or eight words that any text of the field may hold ("the aim of this
                study was to")
-    short      a question of fewer than eight words was found whole; a headline of three words says little
-    common     found were only n-grams that several questions of the benchmark share (``COMMON``), the wording of the exam:
+    short      a question of fewer than eight words was found whole; a headline of three words is weak evidence
+    common     only n-grams that several questions of the benchmark share (``COMMON``) were found, the benchmark's wording:
                "which of the following is the most likely diagnosis"
     clean      nothing was found
     unchecked  it has no words
 
-The clean subset leaves out the first three. An answer says nothing alone; it is looked for behind its question only. A
-text that a question is about (PubMedQA's abstract) is looked for like the question, apart from it.
+The clean subset leaves out the first three. An answer alone is no evidence; it is looked for after its question only. A
+text that a question is about (PubMedQA's abstract) is looked for like the question, separately.
 """
 
 from __future__ import annotations
@@ -35,10 +33,10 @@ from ctxft.evaluation.metrics import metrics
 
 NGRAM = 8
 HALF = 0.5  # of its n-grams: an item of which more were found is leaked
-COMMON = 4  # an n-gram that so many questions of a benchmark share is wording of the exam
-NEAR = 100  # words behind a question in which its answer is looked for: other choices may stand before it
+COMMON = 4  # an n-gram that N questions of a benchmark share is the benchmark's wording
+NEAR = 100  # words after a question in which its answer is looked for: other choices may come first
 PLACES = 3  # places kept for each item
-PIECE = 1 << 20  # characters normalised at a time
+PIECE = 1 << 20  # characters normalized at a time
 WORD = re.compile(r"[^\W_]+")
 INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))  # soft hyphens, joiners of no width
 
@@ -76,8 +74,8 @@ class Part:
         kind: "question" or "context".
         words, answer: the words of the text, and of the right answer.
         ngrams: how many different n-grams it has that fewer than ``COMMON`` questions share.
-        found, common: its own n-grams that were found, and those of the exam's wording.
-        answered: whether its right answer stood behind it.
+        found, common: its own n-grams that were found, and those of the benchmark's wording.
+        answered: whether its right answer came after it.
         places: the first texts that hold some of it.
         last: number of the text and place in it where an n-gram of its own was last found.
     """
@@ -97,7 +95,7 @@ class Part:
 
     @property
     def share(self) -> float:
-        """The share of its own n-grams that were found."""
+        """The fraction of its own n-grams that were found."""
         return len(self.found) / self.ngrams if self.ngrams else 0.0
 
     @property
@@ -130,6 +128,7 @@ class LeakIndex:
         benchmarks: the benchmarks.
 
     Example:
+        >>> from ctxft.evaluation.benchmarks import Benchmark, Question
         >>> from ctxft.evaluation.benchmarks import Benchmark, Question
         >>> index = LeakIndex([Benchmark("own", (Question("1", "Which vessel is it?", ("vein", "duct"), 0, "all"),), "")])
         >>> index.read("a text", "Which vessel is it? A vein.")
@@ -175,11 +174,11 @@ class LeakIndex:
             if owners:
                 for place, gram in enumerate(grams_of(words, n)):
                     if gram in owners:
-                        behind = words[place + n : place + n + NEAR]
+                        after = words[place + n : place + n + NEAR]
                         for part in owners[gram]:
-                            self._hit(part, gram, where, place, behind)
+                            self._hit(part, gram, where, place, after)
 
-    def _hit(self, part: Part, gram: Gram, where: str, place: int, behind: Sequence[str]) -> None:
+    def _hit(self, part: Part, gram: Gram, where: str, place: int, after: Sequence[str]) -> None:
         if part.benchmark in self._shared.get(gram, ()):
             part.common.add(gram)
         else:
@@ -187,10 +186,10 @@ class LeakIndex:
             part.last = (self.texts, place)
             if where not in part.places and len(part.places) < PLACES:
                 part.places.append(where)
-        # The end of a question is often wording of the exam, which also ends others: its own words must stand before it.
+        # The end of a question is often the benchmark's wording, which also ends others: its own words must come before.
         ends = part.kind == "question" and part.words[-len(gram) :] == gram
         if ends and part.last[0] == self.texts and place - part.last[1] <= len(part.words) and part.answer:
-            part.answered = part.answered or part.answer in grams_of(behind, len(part.answer))
+            part.answered = part.answered or part.answer in grams_of(after, len(part.answer))
 
 
 def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]) -> dict:
@@ -199,12 +198,12 @@ def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]
     Time is linear in the texts, which are taken one by one.
 
     Args:
-        benchmarks: what will be asked.
-        texts: (where it stands, whole text): documents, prompts.
+        benchmarks: what will be evaluated.
+        texts: (where it is, whole text): documents, prompts.
 
     Returns:
         {"ngram", "common_from" (questions), "texts", "words", "benchmarks": {name: {"counts": items of each verdict,
-        "answered": leaked or short items whose right answer stands behind them, "items": records of what is not clean}}}.
+        "answered": leaked or short items whose right answer comes after them, "items": records of what is not clean}}}.
 
     Example:
         >>> find_leaks([load_benchmark("medqa", data)], [("doc 1", text)])["benchmarks"]  # doctest: +SKIP
@@ -213,20 +212,20 @@ def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]
     index = LeakIndex(benchmarks)
     for where, text in texts:
         index.read(where, text)
-    found = {}
+    results = {}
     for benchmark in benchmarks:
         parts = [part for part in index.parts if part.benchmark == benchmark.name]
         worst: dict[str, str] = {}
         for part in sorted(parts, key=lambda part: VERDICTS.index(part.verdict)):
             worst.setdefault(part.id, part.verdict)
         verdicts = list(worst.values())
-        found[benchmark.name] = {
+        results[benchmark.name] = {
             "counts": {verdict: verdicts.count(verdict) for verdict in VERDICTS},
             "answered": sum(part.answered for part in parts if part.verdict in ("leaked", "short")),
             "items": [part.to_json() for part in parts if part.verdict != "clean"],
         }
     sizes = {"ngram": NGRAM, "common_from": COMMON, "texts": index.texts, "words": index.words}
-    return {**sizes, "benchmarks": found}
+    return {**sizes, "benchmarks": results}
 
 
 def dirty_ids(leaks: dict, name: str) -> set[str]:

@@ -361,7 +361,7 @@ question: "{{ stem | trim }}"
 choices: "{{ options.split('|') }}"
 answer: "{{ key }}"
 subject: "{{ topic | default('all') }}"
-files:
+sources:
   - {pattern: 'quiz[^/]*\\.jsonl$'}
 """
 
@@ -394,17 +394,17 @@ def test_a_benchmark_from_outside_is_a_short_file(tmp_path: Path) -> None:
             "quesion: x\nanswer: 3",
             r"bad.yaml: answer: Input should be a valid string; quesion: Extra inputs are not permitted",
         ),
-        ("question: '{{ a }}'\nfiles: [{pattern: x}]", "has no template for 'answer'"),
+        ("question: '{{ a }}'\nsources: [{pattern: x}]", "has no template for 'answer'"),
         (
-            "question: '{{ a '\nanswer: '{{ a }}'\nfiles: [{pattern: 'x'}]",
+            "question: '{{ a '\nanswer: '{{ a }}'\nsources: [{pattern: 'x'}]",
             "bad.yaml: question: Value error, is no Jinja template",
         ),
         (
-            "question: '{{ a }}'\nanswer: '{{ b }}'\nfiles: [{pattern: '('}]",
+            "question: '{{ a }}'\nanswer: '{{ b }}'\nsources: [{pattern: '('}]",
             "the pattern '[(]' .* is no regular expression",
         ),
         (
-            "question: q\nanswer: '{{ a.__class__ }}'\nfiles: [{pattern: 'x'}]",
+            "question: q\nanswer: '{{ a.__class__ }}'\nsources: [{pattern: 'x'}]",
             "access to attribute '__class__' .* unsafe",
         ),
         ("benchmarks: {one: {}, two: {}}\nquestion: x\nanswer: y", "declares one, two: put its folder into `plugins`"),

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxft.evaluation.outcomes import Journal
 from ctxft.extras.attribution import attribute, attribution_file
 from ctxft.extras.server import Reply
 from ctxft.extras.server.answers import Answers
@@ -206,17 +205,6 @@ def test_a_damaged_attribution_is_measured_again(examined):
 
 
 # --- lines that are appended ------------------------------------------------------------------------------------------
-
-
-def test_a_changed_line_of_a_journal_is_asked_again(tmp_path):
-    journal = Journal(tmp_path / "x.partial", "key")
-    for number in range(4):
-        journal.add({"id": f"q{number}", "log_likelihoods": [-1.5, -2.5]})
-    lines = journal.path.read_text().splitlines(keepends=True)
-    lines[2] = lines[2].replace("-2.5", "-3.5")
-    journal.path.write_text("".join(lines)[:-9])
-    again = Journal(tmp_path / "x.partial", "key")
-    assert again.outcomes == {f"q{n}": {"id": f"q{n}", "log_likelihoods": [-1.5, -2.5]} for n in (0, 2)}
 
 
 def test_a_changed_answer_is_told_since_it_was_paid_for(tmp_path):

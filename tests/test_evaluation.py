@@ -9,13 +9,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from ctxft.evaluation import evaluate as evaluation
-from ctxft.evaluation.benchmarks import FORMS, Benchmark, Question, render
+from ctxft.evaluation.benchmarks import FORMS, Benchmark, Question, render, requests_of
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
-from ctxft.evaluation.outcomes import KEYS, RULES, Journal, read_outcomes, write_outcomes
+from ctxft.evaluation.outcomes import (
+    KEYS,
+    OUTPUT_TYPES,
+    generated_outcome,
+    read_outcomes,
+    scored_outcome,
+    write_outcomes,
+)
 from ctxft.evaluation.scoring import ChoiceScores
-from ctxft.storage import InputError, sha256
+from ctxft.storage import InputError, RecordLog, sha256
 from ctxft.world.facts import model_folder
 
 torch.set_num_threads(1)
@@ -41,18 +47,15 @@ def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
     )
 
 
-def score_as(monkeypatch: pytest.MonkeyPatch, *rows: list[float], cut: int = 0) -> list[dict]:
-    """Evaluate with the given log-likelihoods in place of a model's."""
-    scores = [ChoiceScores(list(row), [1] * len(row), cut if number == 0 else 0) for number, row in enumerate(rows)]
-    monkeypatch.setattr(
-        evaluation, "score_choices", lambda *a, scored, **k: [scored(*pair) for pair in enumerate(scores)]
-    )
-    return evaluate(None, None, BENCHMARK)
+def score_as(*rows: list[float]) -> list[dict]:
+    """Return the outcomes of the given log-likelihoods."""
+    pairs = zip(QUESTIONS, requests_of(BENCHMARK, "cloze"), rows, strict=True)
+    return [scored_outcome(q, *request, ChoiceScores(row, [1] * len(row), 0)) for q, request, row in pairs]
 
 
-def test_predictions_by_sum_and_per_character(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_by_sum_and_per_character() -> None:
     # "short" has 5 characters and "a much longer choice" 20: -3/5 < -8/20, so the two rules part on the first question.
-    first, second, third = score_as(monkeypatch, [-3.0, -8.0], [-1.0, -1.0, -2.0], [-4.0, -3.0])
+    first, second, third = score_as([-3.0, -8.0], [-1.0, -1.0, -2.0], [-4.0, -3.0])
     assert list(first) == list(KEYS)
     assert (first["prediction"], first["correct"]) == (0, False)
     assert (first["prediction_per_character"], first["correct_per_character"]) == (1, True)
@@ -61,9 +64,9 @@ def test_predictions_by_sum_and_per_character(monkeypatch: pytest.MonkeyPatch) -
     assert first["hash"] == QUESTIONS[0].hash and [row["choices"] for row in (first, second, third)] == [2, 3, 2]
 
 
-def test_nan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_refused() -> None:
     with pytest.raises(InputError, match="question 'b': a log-likelihood is NaN"):
-        score_as(monkeypatch, [-3.0, -8.0], [-1.0, math.nan, -2.0], [-4.0, -3.0])
+        score_as([-3.0, -8.0], [-1.0, math.nan, -2.0], [-4.0, -3.0])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -95,49 +98,39 @@ def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
         read_outcomes(path)
 
 
-def read_prompts(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[str]:
-    """Let a model write these answers; returns the list that its prompts are put into."""
-    prompts: list[str] = []
-
-    def write(_model, _tokenizer, texts: list[str], max_new_tokens: int, answered, **_options) -> None:
-        prompts.extend(texts)
-        for number, answer in enumerate(answers[: len(texts)]):
-            answered(number, answer, number)
-
-    monkeypatch.setattr(evaluation, "generate_answers", write)
-    return prompts
-
-
-def test_written_answers_are_read_strictly(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = read_prompts(monkeypatch, ["A much longer choice.", "one or two", " yes"])
-    first, second, third = outcomes = evaluate(None, tokenizer, BENCHMARK, rule="generate_until")
-    assert "these and nothing else: short; a much longer choice\n\nQuestion: Which is long?" in prompts[0]
+def test_generated_answers_are_read_strictly() -> None:
+    requests = requests_of(BENCHMARK, "cloze", generated=True)
+    answers = ["A much longer choice.", "one or two", " yes"]
+    pairs = enumerate(zip(QUESTIONS, requests, answers, strict=True))
+    first, second, third = outcomes = [generated_outcome(q, *request, text, n) for n, (q, request, text) in pairs]
+    assert "these and nothing else: short; a much longer choice\n\nQuestion: Which is long?" in requests[0][0]
     assert (first["prediction"], first["correct"], first["written"]) == (1, True, "A much longer choice.")
     assert (second["prediction"], second["correct"]) == (None, False) and second["correct_per_token"] is None
     assert (third["prediction"], third["correct"]) == (0, False)
     assert [row["truncated"] for row in outcomes] == [0, 1, 2]
-    assert [row["prompt_hash"] for row in outcomes] == [sha256(prompt) for prompt in prompts]
+    assert [row["prompt_hash"] for row in outcomes] == [sha256(context) for context, _ in requests]
     assert list(first) == list(KEYS) and first["log_likelihoods"] == first["tokens"] == []
-    found = metrics(outcomes, BENCHMARK)
-    assert (found["accuracy"], found["unanswered"], found["ties"]) == (pytest.approx(1 / 3), 1, 0)
-    assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(found)
-    lettered = read_prompts(monkeypatch, ["B", "(A)", "B. no"])
-    assert [row["correct"] for row in evaluate(None, tokenizer, BENCHMARK, "mcf", rule="generate_until")] == [True] * 3
-    assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1]
+    summary = metrics(outcomes, BENCHMARK)
+    assert (summary["accuracy"], summary["unanswered"], summary["ties"]) == (pytest.approx(1 / 3), 1, 0)
+    assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(summary)
+    lettered = requests_of(BENCHMARK, "mcf", generated=True)
+    pairs = zip(QUESTIONS, lettered, ["B", "(A)", "B. no"], strict=True)
+    assert all(generated_outcome(question, *request, text)["correct"] for question, request, text in pairs)
+    assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1][0]
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_chat_template_is_used_where_it_is_asked_for_and_once(rule: str) -> None:
+@pytest.mark.parametrize("output_type", OUTPUT_TYPES)
+def test_the_chat_template_is_used_where_it_is_asked_for_and_once(output_type: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder("practice-blind"))
     model, read = make_model(tokenizer), []
     model.register_forward_pre_hook(lambda _module, _args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True)
     with pytest.raises(InputError, match="no chat template"):
-        evaluate(model, tokenizer, BENCHMARK, rule=rule, chat_template=True)
+        evaluate(model, tokenizer, BENCHMARK, output_type=output_type, apply_chat_template=True)
     tokenizer.chat_template = CHAT
     hashes = []
     for chat in (False, True):
         read.clear()
-        outcomes = evaluate(model, tokenizer, BENCHMARK.only({"a"}), rule=rule, chat_template=chat)
+        outcomes = evaluate(model, tokenizer, BENCHMARK.only({"a"}), output_type=output_type, apply_chat_template=chat)
         hashes.append(outcomes[0]["prompt_hash"])
         texts = [tokenizer.decode(ids[0]) for ids in read]
         text = next(text for text in texts if "Which is long?" in text)  # the scorer tries the model on other ids first
@@ -156,33 +149,32 @@ def test_a_prediction_per_token_and_the_hash_of_the_prompt(tokenizer) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_writes_its_answers(tokenizer, tmp_path: Path, form: str) -> None:
-    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, rule="generate_until")
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, output_type="generate_until")
     assert all(isinstance(outcome["written"], str) for outcome in outcomes)
     assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
-    with pytest.raises(InputError, match="unknown rule 'generated'"):
-        evaluate(make_model(tokenizer), tokenizer, BENCHMARK, rule="generated")
+    with pytest.raises(InputError, match="unknown output_type 'generated'"):
+        evaluate(make_model(tokenizer), tokenizer, BENCHMARK, output_type="generated")
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: Path, rule: str) -> None:
+@pytest.mark.parametrize("output_type", OUTPUT_TYPES)
+def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: Path, output_type: str) -> None:
     model, path = make_model(tokenizer), tmp_path / "mine.partial"
-    expected = evaluate(model, tokenizer, BENCHMARK, rule=rule)
+    expected = evaluate(model, tokenizer, BENCHMARK, output_type=output_type)
 
     def stop(done: int, of: int) -> None:
         raise InterruptedError
 
-    with pytest.raises(InterruptedError):  # budget 1: a batch for each question
-        evaluate(model, tokenizer, BENCHMARK, token_budget=1, progress=stop, rule=rule, journal=Journal(path, "k"))
+    with pytest.raises(InterruptedError), RecordLog(path, "k") as log:  # a batch for each question
+        evaluate(model, tokenizer, BENCHMARK, max_batch_tokens=1, progress=stop, output_type=output_type, log=log)
     with path.open("a") as file:
-        file.write('{"id": "c", "answer": ')  # half a line, as a kill leaves it
-    journal = Journal(path, "k")
-    (first,) = journal.outcomes
-    journal.outcomes[first]["mark"] = True
-    again = evaluate(model, tokenizer, BENCHMARK, rule=rule, journal=journal)
+        file.write('[{"id": "c", "answer": ')  # half a line, as a kill leaves it
+    with RecordLog(path, "k") as log:
+        (first,) = log.records
+        log.records[first]["mark"] = True
+        again = evaluate(model, tokenizer, BENCHMARK, output_type=output_type, log=log)
     assert [outcome["id"] for outcome in again if "mark" in outcome] == [first]  # taken from disk, not made again
     for a, b in zip(again, expected, strict=True):
         assert a["prediction"] == b["prediction"] and a["written"] == b["written"]
         assert a["log_likelihoods"] == pytest.approx(b["log_likelihoods"], abs=1e-5)
-    assert len(Journal(path, "k").outcomes) == 3 and Journal(path, "another key").outcomes == {}
-    Journal(path, "k").finish()
-    assert not path.exists()
+    with RecordLog(path, "k") as log:
+        assert len(log.records) == 3

@@ -15,7 +15,7 @@ from peft import PeftModel
 from ctxft.config import PROFILES, ExperimentConfig, from_mapping, load_experiment, to_mapping
 from ctxft.data import documents
 from ctxft.data.rows import IGNORE_INDEX
-from ctxft.evaluation.outcomes import Journal, read_outcomes
+from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.run import run as runs_module
 from ctxft.run import tasks
@@ -24,7 +24,7 @@ from ctxft.run.prepare import prepare
 from ctxft.run.rows import read_passages, rows_of
 from ctxft.run.tasks import evaluate_tasks, parse_task, train_task, train_tasks
 from ctxft.run.workers import evaluate_all, train_all
-from ctxft.storage import InputError, hash_file, read_json, read_jsonl, write_json, write_jsonl, write_text
+from ctxft.storage import InputError, RecordLog, hash_file, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
 def files_of(folder) -> dict[str, int]:
@@ -261,20 +261,20 @@ def test_a_killed_examination_goes_on_within_a_benchmark(experiment, monkeypatch
     folder = config.folder / "evals" / "base" / "seed-0"
     expected = read_outcomes(folder / "own-questions.jsonl")
     shutil.rmtree(folder)
-    add, made = Journal.add, []
+    add, made = RecordLog.add, []
 
-    def killed_after_two(self, outcome):
+    def killed_after_two(self, key, outcome):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(outcome["id"])
-        add(self, outcome)
+        made.append(key)
+        add(self, key, outcome)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", killed_after_two)
+        patch.setattr(RecordLog, "add", killed_after_two)
         with pytest.raises(KeyboardInterrupt):
             evaluate_task(config, "base", 0)
     assert (folder / "own-questions.partial").exists() and not (folder / "own-questions.jsonl").exists()
-    monkeypatch.setattr(Journal, "add", lambda self, outcome: (made.append(outcome["id"]), add(self, outcome)))
+    monkeypatch.setattr(RecordLog, "add", lambda self, key, outcome: (made.append(key), add(self, key, outcome)))
     assert evaluate_task(config, "base", 0) == first
     assert sorted(made) == sorted(o["id"] for o in expected)  # each question was scored once, before or after
     again = read_outcomes(folder / "own-questions.jsonl")

@@ -112,7 +112,7 @@ def local() -> dict[str, list[dict]]:
     """What the model answers on this machine, by the path that the arms take: benchmark -> outcomes of 25 items."""
     model, tokenizer, config = load_model(MODEL), load_tokenizer(MODEL), exam()
     return {
-        benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.form, rule="generate_until")
+        benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.form, output_type="generate_until")
         for benchmark in load_benchmarks(config)
     }
 
@@ -182,7 +182,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
 
     def write(number: int, sent: str, most: int) -> str:
         with turn:
-            return generate_answers(model, tokenizer, [sent], most)[0][0]
+            return generate_answers(model, tokenizer, [sent], most)[0].text
 
     with TextServer(write) as stub:
         config = ServerConfig(url=stub.url, model="served/aware:1", retries=0)

@@ -99,7 +99,7 @@ def test_written_answers_have_no_calibration() -> None:
     found = metrics(outcomes, benchmark)
     assert (found["accuracy"], found["unanswered"], found["macro_f1"]) == (0.5, 1, 0.5)
     assert "calibration" not in found and "accuracy_per_token" not in found
-    with pytest.raises(InputError, match="calibration needs log-likelihoods, which written answers lack"):
+    with pytest.raises(InputError, match="calibration needs log-likelihoods, which generated answers lack"):
         calibration(outcomes)
 
 

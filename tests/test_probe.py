@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ctxft.data.rows import special_tokens
-from ctxft.evaluation.probe import in_form, write_on
+from ctxft.evaluation.probe import is_in_form
+from ctxft.evaluation.scoring.generation import generate_greedily
 from ctxft.models import load_model, load_tokenizer
 from ctxft.report import loss_table
 from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
@@ -24,19 +25,20 @@ def test_what_is_written_is_the_likeliest_and_does_not_depend_on_its_neighbours(
     special = special_tokens(tokenizer)
     texts = ["Question: Which disease", "Question: What", "The"]
     prompts = [[special.start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-    together = write_on(model, prompts, [special.eos], special.pad, 12)
-    assert together == [write_on(model, [prompt], [special.eos], special.pad, 12)[0] for prompt in prompts]
+    together = dict(generate_greedily(model, prompts, [special.eos], 12, special.pad))
+    for number, prompt in enumerate(prompts):
+        assert list(generate_greedily(model, [prompt], [special.eos], 12)) == [(0, together[number])]
     ids = list(prompts[0])
     for token in together[0]:
         with torch.inference_mode():
             assert model(torch.tensor([ids])).logits[0, -1].argmax() == token
         ids.append(token)
-    assert all(special.eos not in row[:-1] for row in together)
+    assert all(special.eos not in row[:-1] for row in together.values())
 
 
 def test_the_form_of_an_answer():
-    assert in_form([5, 6, 2], [2, 3], [1, 2, 3]) and in_form([5, 3], [2, 3], [1, 2, 3])
-    assert not in_form([5, 6], [2], [1, 2]) and not in_form([5, 1, 2], [2], [1, 2])
+    assert is_in_form([5, 6, 2], [2, 3], [1, 2, 3]) and is_in_form([5, 3], [2, 3], [1, 2, 3])
+    assert not is_in_form([5, 6], [2], [1, 2]) and not is_in_form([5, 1, 2], [2], [1, 2])
 
 
 def test_base_and_arms_are_probed_and_instructions_teach_the_form(runs):

@@ -208,10 +208,11 @@ def test_every_comparison_has_a_sentence_that_says_what_stands_after_holm(run: P
     assert len(said) == 2 * 5 and not [line for line in said if "nan" in line or "cpt:" in line]
     found = {line.split(":")[0]: line for line in said}
     assert re.search(
-        r"higher than cpt by 7\.7 points \(.+\), also after Holm's correction", found["practice-mmlu, adaptive"]
+        r"higher than cpt by 7\.7 pp \(.+\), also after Holm's correction", found["practice-mmlu, adaptive"]
     )
     assert "but not shown once corrected for 2 comparisons (Holm p 0.095)" in found["practice-mmlu, control"]
-    assert re.search(r"no difference to cpt shown; could have seen \d\.\d points\.$", found["practice-old, cft"])
+    null = r"no difference from cpt shown; minimum detectable effect \d\.\d pp \(80 % power\)\.$"
+    assert re.search(null, found["practice-old, cft"])
     alone = verdicts(read_run(run, benchmarks=["practice-mmlu"]))
     assert len(alone) == 5 and not [line for line in alone if "Holm" in line]
     assert "over all 10 comparisons at once" in overall(run) and "neg on practice-old (lower)" in overall(run)

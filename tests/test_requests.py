@@ -34,7 +34,7 @@ SUBJECTS = [
     "medical_genetics",
     "professional_medicine",
 ]
-FOLDERS = {"lettered": "default", "options": "continuation"}
+FOLDERS = {"mcf": "default", "cloze": "continuation"}
 
 
 class ChatTokenizer:
@@ -178,10 +178,10 @@ def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
 
 def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
-    assert form_of(own, "cloze") == "labels" and form_of(free, "cloze") == "options"
+    assert form_of(own, "cloze") == "labels" and form_of(free, "cloze") == "cloze"
     assert style_of(own, "cloze", 5, True) == "labels, 5-shot, chat template"
     assert style_of(free, "cloze", generated=True) == "options, written answers"
-    assert style_of(free, "cloze") == "options"  # as in metrics.json of older runs
+    assert style_of(free, "cloze") == "cloze"  # as in metrics.json of older runs
 
 
 def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> None:
@@ -191,7 +191,7 @@ def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> N
     plain, shown = experiment(evaluation=asked), experiment(evaluation=asked | {"num_fewshot": 1})
     prepare(plain)
     found = [evaluate_task(config, "base", 0)["benchmarks"]["own-questions"] for config in (plain, shown)]
-    assert [one["form"] for one in found] == ["options", "options, 1-shot"]
+    assert [one["form"] for one in found] == ["cloze", "options, 1-shot"]
     assert found[0]["calibration"] != found[1]["calibration"], "the example must reach the model"
     assert not is_examined(plain, "base", 0, load_benchmarks(plain)), "scores of another style are not reused"
     asked |= {"output_type": "generate_until"}

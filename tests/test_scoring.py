@@ -28,17 +28,10 @@ from transformers import (
 
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.benchmarks import FORMS, Question, render
-from ctxft.evaluation.scoring import choices as scorer
-from ctxft.evaluation.scoring import (
-    encode_pair,
-    generate_answers,
-    parse_answer,
-    reading_way,
-    score_choices,
-    text_losses,
-)
+from ctxft.evaluation.outcomes import parse_answer
+from ctxft.evaluation.scoring import encode_pair, generate_answers, reads_trees, score_choices, text_losses
 from ctxft.evaluation.scoring.encoding import encode_prompts, encode_requests
-from ctxft.evaluation.scoring.sharing import Group, Prompt, share_headers
+from ctxft.evaluation.scoring.tree import Prompt, share_headers
 from ctxft.models import window_of
 from ctxft.storage import InputError
 
@@ -176,7 +169,7 @@ def test_the_empty_context_agrees_with_lm_evaluation_harness() -> None:
 @pytest.mark.parametrize("make_model", [make_llama, make_gpt2, make_gemma2, make_lora])
 def test_scores_equal_a_hand_count_for_each_kind_of_model(make_model) -> None:
     model, tokenizer = make_model(), make_tokenizer("bytes")
-    requests = make_requests("options", 5)
+    requests = make_requests("cloze", 5)
     found = score_choices(model, tokenizer, requests)
     for (context, choices), scores in zip(requests, found, strict=True):
         for choice, value, tokens in zip(choices, scores.log_likelihoods, scores.tokens, strict=True):
@@ -189,15 +182,17 @@ def test_scores_equal_a_hand_count_for_each_kind_of_model(make_model) -> None:
 def test_scores_do_not_depend_on_the_batch(form: str) -> None:
     model, tokenizer = make_llama(), make_tokenizer("bytes")
     requests = make_requests(form, 12)
-    small, large = (score_choices(model, tokenizer, requests, token_budget=budget) for budget in (64, 4096))
+    small, large = (score_choices(model, tokenizer, requests, max_batch_tokens=budget) for budget in (64, 4096))
     for a, b in zip(small, large, strict=True):
         assert a.log_likelihoods == pytest.approx(b.log_likelihoods, abs=1e-5)
 
 
 def test_a_context_is_run_once_for_all_its_choices() -> None:
     seen = []
-    requests = make_requests("lettered", 6)
-    score_choices(make_llama(), make_tokenizer("bytes"), requests, token_budget=128, progress=lambda *p: seen.append(p))
+    requests = make_requests("mcf", 6)
+    score_choices(
+        make_llama(), make_tokenizer("bytes"), requests, max_batch_tokens=128, progress=lambda *p: seen.append(p)
+    )
     assert seen[-1] == (6, 6) and len(seen) > 1
 
 
@@ -226,7 +221,7 @@ def test_text_losses_equal_the_loss_of_the_model() -> None:
     for length in (5, 40, 17, 2):
         ids = [rng.randrange(3, 500) for _ in range(length)]
         rows.append((ids, [IGNORE_INDEX if rng.random() < 0.3 else id_ for id_ in ids[:-1]] + [ids[-1]]))
-    for (ids, labels), (loss, count) in zip(rows, text_losses(model, rows, token_budget=50), strict=True):
+    for (ids, labels), (loss, count) in zip(rows, text_losses(model, rows, max_batch_tokens=50), strict=True):
         with torch.no_grad():
             expected = model(torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
         assert count == sum(label != IGNORE_INDEX for label in labels[1:])
@@ -250,9 +245,9 @@ def make_shots(count: int, subjects: int = 2) -> list[tuple[str, list[str]]]:
     """Return lettered questions behind three solved ones, which the questions of a subject share."""
     headers = []
     for subject in range(subjects):
-        solved = make_requests("lettered", 3 + subject, words=4)[subject:]
+        solved = make_requests("mcf", 3 + subject, words=4)[subject:]
         headers.append("".join(f"{context}{choices[n % 4]}\n\n" for n, (context, choices) in enumerate(solved)))
-    requests = make_requests("lettered", count, words=4)
+    requests = make_requests("mcf", count, words=4)
     return [(headers[n % subjects] + context, choices) for n, (context, choices) in enumerate(requests)]
 
 
@@ -285,17 +280,16 @@ def test_five_shots_agree_with_lm_evaluation_harness(kind: str, form: str) -> No
     assert picks[0] == picks[1] and max(expected) - min(expected) > 1
 
 
-def test_a_common_header_is_read_once_and_changes_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_common_header_is_read_once_and_changes_no_score() -> None:
     model, tokenizer = make_wide(), make_tokenizer("bytes")
     requests = make_shots(12)
-    seen: list[int] = []
-    model.register_forward_pre_hook(lambda _, __, options: seen.append(options["input_ids"].numel()), with_kwargs=True)
-    shared, tokens = score_choices(model, tokenizer, requests), sum(seen)
-    seen.clear()
-    monkeypatch.setattr(scorer, "share_headers", lambda prompts: [Group(0, prompts)])
-    apart = score_choices(model, tokenizer, requests)
-    assert values_of(shared) == pytest.approx(values_of(apart), abs=1e-5)
-    assert tokens < sum(seen) / 2
+    read: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, options: read.append(options["input_ids"].numel()), with_kwargs=True)
+    shared, tokens = score_choices(model, tokenizer, requests), sum(read)
+    read.clear()
+    alone = [score_choices(model, tokenizer, [request])[0] for request in requests]  # nothing to share
+    assert values_of(shared) == pytest.approx(values_of(alone), abs=1e-5)
+    assert tokens < sum(read) / 2
 
 
 @pytest.mark.parametrize("form", [*FORMS, "shots"])
@@ -323,7 +317,7 @@ def test_headers_are_cut_where_they_save_most() -> None:
     assert [group.header for group in share_headers([make_prompt(*range(30), n) for n in range(50)])] == [0]
 
 
-@pytest.mark.parametrize("form", ["options", "lettered", "shots"])
+@pytest.mark.parametrize("form", ["cloze", "mcf", "shots"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_scores_depend_on_nothing_but_the_item(form: str, attention: str) -> None:
     model, tokenizer = make_wide(attn_implementation=attention), make_tokenizer("metaspace")
@@ -332,7 +326,7 @@ def test_scores_depend_on_nothing_but_the_item(form: str, attention: str) -> Non
     order = random.Random(3).sample(range(10), 10)
     tokenizer.padding_side = "left" if tokenizer.padding_side == "right" else "right"
     for budget in (1, 200, 1000, 100000):
-        shuffled = score_choices(model, tokenizer, [requests[n] for n in order], token_budget=budget)
+        shuffled = score_choices(model, tokenizer, [requests[n] for n in order], max_batch_tokens=budget)
         assert values_of(shuffled) == pytest.approx(values_of([expected[n] for n in order]), abs=1e-5)
     for part in (requests[:1], requests[3:7]):
         start = requests.index(part[0])
@@ -379,24 +373,24 @@ def make_eager() -> LlamaForCausalLM:
     return make_wide(attn_implementation="eager")
 
 
-WAYS = {
-    make_llama: "tree",
-    make_eager: "tree",
-    make_gpt2: "tree",
-    make_lora: "tree",
-    make_mistral: "tree",
-    make_gemma2: "cache",
-    make_deaf: "cache",
-    make_bloom: "cache",
-    make_mamba: "rows",
+TREES = {  # model -> whether it reads trees
+    make_llama: True,
+    make_eager: True,
+    make_gpt2: True,
+    make_lora: True,
+    make_mistral: True,
+    make_gemma2: False,
+    make_deaf: False,
+    make_bloom: False,
+    make_mamba: False,
 }
 
 
-@pytest.mark.parametrize("make_model", list(WAYS))
-def test_each_model_is_read_in_the_quickest_way_that_it_reads_right(make_model) -> None:
+@pytest.mark.parametrize("make_model", list(TREES))
+def test_each_model_is_read_in_the_quickest_way_that_is_right(make_model) -> None:
     model, tokenizer = make_model(), make_tokenizer("bytes")
-    assert reading_way(model) == WAYS[make_model]
-    requests = [*make_requests("options", 4), ("Long: " + make_text(random.Random(1), 40), [" blood", " salts & acid"])]
+    assert reads_trees(model) is TREES[make_model]
+    requests = [*make_requests("cloze", 4), ("Long: " + make_text(random.Random(1), 40), [" blood", " salts & acid"])]
     found = score_choices(model, tokenizer, requests)
     for (context, texts), scores in zip(requests, found, strict=True):
         for text, value in zip(texts, scores.log_likelihoods, strict=True):
@@ -407,10 +401,10 @@ def test_each_model_is_read_in_the_quickest_way_that_it_reads_right(make_model) 
 
 def test_a_model_in_bfloat16_is_read_as_a_tree_too() -> None:
     model, tokenizer = make_wide(), make_tokenizer("bytes")
-    requests = make_requests("options", 6)
+    requests = make_requests("cloze", 6)
     fine = values_of(score_choices(model, tokenizer, requests))
     model.to(torch.bfloat16)
-    assert reading_way(model) == "tree"
+    assert reads_trees(model)
     assert values_of(score_choices(model, tokenizer, requests)) == pytest.approx(fine, rel=0.05)
 
 
@@ -467,29 +461,33 @@ def test_written_answers_are_greedy_and_do_not_depend_on_the_batch(make_model) -
     model, tokenizer = make_model(), make_tokenizer("bytes")
     plain = model.get_base_model() if make_model is make_lora else model
     plain.generation_config.update(do_sample=True, temperature=9.0, repetition_penalty=5.0)
-    prompts = [context for context, _ in make_requests("options", 5)]
+    prompts = [context for context, _ in make_requests("cloze", 5)]
     found = generate_answers(model, tokenizer, prompts, 4)
-    assert generate_answers(model, tokenizer, prompts, 4, token_budget=1) == found
-    for prompt, (text, cut) in zip(prompts, found, strict=True):
+    assert generate_answers(model, tokenizer, prompts, 4, max_batch_tokens=1) == found
+    for prompt, answer in zip(prompts, found, strict=True):
         ids = tokenizer(prompt)["input_ids"]
         for _ in range(4):
             with torch.no_grad():
                 ids.append(model.eval()(torch.tensor([ids])).logits[0, -1].argmax().item())
             if ids[-1] == tokenizer.eos_token_id:
                 break
-        assert text == tokenizer.decode(
+        assert answer.text == tokenizer.decode(
             ids[-len(ids) + len(tokenizer(prompt)["input_ids"]) :], skip_special_tokens=True
         )
-        assert cut == 0
-    assert plain.generation_config.do_sample and len({text for text, _ in found}) > 1
+        assert answer.truncated == 0
+    assert plain.generation_config.do_sample and len({answer.text for answer in found}) > 1
 
 
 def test_a_long_prompt_is_cut_so_that_the_answer_fits() -> None:
     model, tokenizer = make_llama(), make_tokenizer("bytes")
     prompt = "Long: " + make_text(random.Random(1), 200)
     kept = tokenizer(prompt)["input_ids"][-(WINDOW - 4) :]
-    (text, cut), (expected, _) = generate_answers(model, tokenizer, [prompt, tokenizer.decode(kept)], 4)
-    assert text == expected and cut == len(tokenizer(prompt)["input_ids"]) - (WINDOW - 4)
+    cut, whole = generate_answers(model, tokenizer, [prompt, tokenizer.decode(kept)], 4)
+    assert (
+        cut.text == whole.text
+        and whole.truncated == 0
+        and cut.truncated == len(tokenizer(prompt)["input_ids"]) - (WINDOW - 4)
+    )
     with pytest.raises(InputError, match="the model reads 96 tokens, so 96 new ones leave no room"):
         generate_answers(model, tokenizer, [prompt], WINDOW)
     with pytest.raises(InputError, match="prompt 1 has no token"):
@@ -498,7 +496,7 @@ def test_a_long_prompt_is_cut_so_that_the_answer_fits() -> None:
 
 def test_a_text_with_an_end_token_is_told_from_one_that_was_cut_off() -> None:
     model, tokenizer = make_llama(), make_tokenizer("bytes")
-    prompts, told = ["the heart", "a bone in the arm", "blood"], {}
+    prompts = ["the heart", "a bone in the arm", "blood"]
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     for row in ids:
         for _ in range(6):
@@ -506,20 +504,18 @@ def test_a_text_with_an_end_token_is_told_from_one_that_was_cut_off() -> None:
                 row.append(model.eval()(torch.tensor([row])).logits[0, -1].argmax().item())
     written = [row[-6:] for row in ids]
     model.generation_config.eos_token_id = ends = [written[0][2], tokenizer.eos_token_id]
-    found = generate_answers(
-        model, tokenizer, prompts, 6, stopped=lambda n, size, ended: told.update({n: (size, ended)})
-    )
+    found = generate_answers(model, tokenizer, prompts, 6)
     sizes = [next((place for place, token in enumerate(row, 1) if token in ends), None) for row in written]
     assert sizes[0] is not None and None in sizes
-    assert told == {n: (size or 6, size is not None) for n, size in enumerate(sizes)}
+    assert [(one.tokens, one.ended) for one in found] == [(size or 6, size is not None) for size in sizes]
     texts = [tokenizer.decode(row[:size], skip_special_tokens=True) for row, size in zip(written, sizes, strict=True)]
-    assert [text for text, _ in found] == texts
+    assert [one.text for one in found] == texts
 
 
 def test_a_text_that_begins_with_bos_gets_no_second_one() -> None:
     model, tokenizer = make_llama(), make_tokenizer("metaspace")
     wrapped, plain = (generate_answers(model, tokenizer, [f"{bos}the heart"], 3, chat=True) for bos in ("<s>", ""))
-    assert wrapped == plain and wrapped[0][0]
+    assert wrapped == plain and wrapped[0].text
     assert encode_prompts(tokenizer, ["<s>the heart", "the heart"], chat=True)[0].count(1) == 1
     alone = [encode_prompts(tokenizer, [text], chat=True)[0] for text in "abc"]
     assert encode_prompts(tokenizer, ["a", "<s>b", "c"], chat=True) == alone

@@ -1,45 +1,174 @@
-"""Outcomes per question go to disk and come back; a killed evaluation finds those it already has.
+"""Define the outcome of a question, from which any later test can be made, and keep outcomes in files.
 
-A line of an outcome file is one question: what the model answered by each rule, and hashes of the question and of the
-text the model read. While an evaluation runs, a journal beside the file grows line by line; at the end the file appears
-whole and the journal goes.
+A line of an outcome file is one question: what the model answered by each rule, the log-likelihoods themselves, and hashes
+of the question and of the text that the model read, so that two models are compared on the same items.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from ctxft.storage import CHECKSUM, InputError, checksum_holds, read_jsonl, with_checksum, write_jsonl
+from ctxft.data.chat import unguarded
+from ctxft.evaluation.benchmarks.records import Question
+from ctxft.storage import InputError, read_jsonl, sha256, write_jsonl
 
-RULES = ("loglikelihood", "generate_until")
-KEYS = (
-    "id",
-    "hash",
-    "prompt_hash",
-    "subject",
-    "choices",
-    "answer",
-    "prediction",
-    "correct",
-    "log_likelihoods",
-    "tokens",
-    "prediction_per_character",
-    "correct_per_character",
-    "prediction_per_token",
-    "correct_per_token",
-    "written",
-    "truncated",
-)
+if TYPE_CHECKING:
+    from ctxft.evaluation.scoring import ChoiceScores
+
+OUTPUT_TYPES = ("loglikelihood", "generate_until")
+OPENING, CLOSING = " \t\"'`*([{", " \t\"'`*)]}.,:;!?"  # marks that may be around a label
 
 
-def write_outcomes(path: Path, outcomes: Iterable[dict]) -> Path:
-    """Write one outcome a line, whole or not at all; returns the path."""
-    return write_jsonl(path, outcomes)
+class Outcome(TypedDict):
+    """What a model answered to one question.
+
+    Attributes:
+        id, hash, subject, choices, answer: of the question; choices is their number, answer the index of the right one.
+        prompt_hash: SHA-256 of the text before the answer.
+        prediction, correct: by the highest log-likelihood (the first of equal ones), or as generated; prediction is None
+            if a generated text gives no answer.
+        log_likelihoods, tokens: of each choice, in nats, and its tokens; both empty if the answer was generated.
+        prediction_per_character, correct_per_character: by the highest log-likelihood per character of the choice, which
+            does not favor short ones; None if generated.
+        prediction_per_token, correct_per_token: likewise per token.
+        written: the generated text, or None.
+        truncated: tokens cut from the left of the prompt.
+    """
+
+    id: str
+    hash: str
+    prompt_hash: str
+    subject: str
+    choices: int
+    answer: int
+    prediction: int | None
+    correct: bool
+    log_likelihoods: list[float]
+    tokens: list[int]
+    prediction_per_character: int | None
+    correct_per_character: bool | None
+    prediction_per_token: int | None
+    correct_per_token: bool | None
+    written: str | None
+    truncated: int
 
 
-def read_outcomes(path: Path) -> list[dict]:
+KEYS = tuple(Outcome.__annotations__)
+
+
+def parse_answer(text: str, labels: Sequence[str], choices: Sequence[str] | None = None) -> int | None:
+    """Return which label a text gives as its answer, or None where it gives none, or more than one.
+
+    Only the first line that is not empty counts. It must begin with a label as a whole word (marks such as quotes,
+    brackets and asterisks may be before it), and the line must end there or continue with a mark: "B", "(B)", "B. heart",
+    but not "B is wrong". "not causal" is no answer "causal". Another label anywhere in the line makes it no answer,
+    unless what follows is the text of the choice itself. The case counts in letters, not in longer labels.
+
+    Args:
+        text: what the model wrote.
+        labels: the answers, such as ("A", "B") or ("noise", "causal").
+        choices: the texts behind the labels, where labels are letters.
+
+    Returns:
+        The index of the label, or None.
+
+    Example:
+        >>> parse_answer(" B. Vitamin A", ("A", "B"), ("Vitamin C", "Vitamin A")), parse_answer("A or B", ("A", "B"))
+        (1, None)
+    """
+    line = next((line for line in text.splitlines() if line.strip()), "").lstrip(OPENING)
+    # The longest first: of the labels "causal" and "causal chain" the second begins with the first.
+    for index in sorted(range(len(labels)), key=lambda n: -len(labels[n])):
+        match = _pattern(labels[index]).match(line)
+        if not match:
+            continue
+        rest = line[match.end() :].lstrip(" \t")
+        if rest and rest[0] not in CLOSING:
+            return None
+        text_after = rest.strip(OPENING + CLOSING).casefold()
+        if choices and text_after == choices[index].strip(OPENING + CLOSING).casefold():
+            return index
+        others = [label for n, label in enumerate(labels) if n != index]
+        return None if any(_pattern(label).search(rest) for label in others) else index
+    return None
+
+
+def _pattern(label: str) -> re.Pattern[str]:
+    """Return a pattern of the label as a whole word; "non-causal" holds no word "causal"."""
+    flags = 0 if len(label) == 1 else re.IGNORECASE
+    return re.compile(rf"(?<![\w-]){re.escape(label)}(?![\w-])", flags)
+
+
+def generated_outcome(
+    question: Question, context: str, continuations: Sequence[str], text: str, truncated: int = 0
+) -> Outcome:
+    """Return the outcome of a question whose answer was generated.
+
+    Args:
+        question: the question.
+        context, continuations: its request, from ``requests_of``.
+        text: what the model generated; "" where nothing came.
+        truncated: tokens cut from the left of the context.
+    """
+    labels = [unguarded(label).removeprefix(" ") for label in continuations]
+    return _outcome(question, context, parse_answer(text, labels, question.choices), written=text, truncated=truncated)
+
+
+def scored_outcome(question: Question, context: str, continuations: Sequence[str], scores: ChoiceScores) -> Outcome:
+    """Return the outcome of a question whose choices were scored.
+
+    Args:
+        question: the question.
+        context, continuations: its request, from ``requests_of``.
+        scores: of the continuations.
+
+    Raises:
+        InputError: a log-likelihood is not a number.
+    """
+    values = scores.log_likelihoods
+    if any(math.isnan(value) for value in values):
+        raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train again.")
+    sizes = {
+        "per_character": [len(unguarded(text).removeprefix(" ")) for text in continuations],
+        "per_token": scores.tokens,
+    }
+    others: dict[str, Any] = {}
+    for rule, counts in sizes.items():
+        choice = _best([value / count for value, count in zip(values, counts, strict=True)])
+        others |= {f"prediction_{rule}": choice, f"correct_{rule}": choice == question.answer}
+    return _outcome(
+        question,
+        context,
+        _best(values),
+        **others,
+        log_likelihoods=values,
+        tokens=scores.tokens,
+        truncated=scores.truncated,
+    )
+
+
+def _outcome(question: Question, context: str, prediction: int | None, **values: object) -> Outcome:
+    outcome = dict.fromkeys(KEYS) | {"log_likelihoods": [], "tokens": []}
+    outcome |= {"id": question.id, "hash": question.hash, "prompt_hash": sha256(context), "subject": question.subject}
+    outcome |= {"choices": len(question.choices), "answer": question.answer}
+    outcome |= {"prediction": prediction, "correct": prediction == question.answer, **values}
+    return cast(Outcome, outcome)
+
+
+def _best(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=lambda index: values[index])
+
+
+def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> Path:
+    """Write one outcome a line, all or nothing; returns the path."""
+    return write_jsonl(path, map(dict, outcomes))
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
     """Read outcomes that ``write_outcomes`` wrote.
 
     Raises:
@@ -49,55 +178,5 @@ def read_outcomes(path: Path) -> list[dict]:
     for number, row in read_jsonl(path):
         if missing := [key for key in KEYS if key not in row]:
             raise InputError(f"{path}, line {number}: an outcome lacks {', '.join(missing)}: evaluate again.")
-        outcomes.append(row)
+        outcomes.append(cast(Outcome, row))
     return outcomes
-
-
-class Journal:
-    """The outcomes of an evaluation that is under way, in a file that a killed process leaves readable.
-
-    The first line holds a key; a file with another key (another model, benchmark, form, ...) is begun anew. A last line
-    that was cut off by a kill does not count, nor does one whose checksum does not hold: those questions are asked again.
-
-    Args:
-        path: the file; its folder is made.
-        key: whatever decides the outcomes, as one text.
-
-    Attributes:
-        outcomes: id -> outcome, those found on disk and those added since.
-
-    Example:
-        >>> journal = Journal(folder / "medqa.partial", key)  # doctest: +SKIP
-        >>> evaluate(model, tokenizer, benchmark, journal=journal)  # doctest: +SKIP
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path = Path(path)
-        self.outcomes = {row["id"]: row for row in _whole_lines(self.path, key)}
-        # Written anew, so that nothing is appended to half a line.
-        write_jsonl(self.path, [{"key": key}, *map(with_checksum, self.outcomes.values())])
-
-    def add(self, outcome: dict) -> None:
-        """Append one outcome; it outlives the process from here on."""
-        self.outcomes[outcome["id"]] = outcome
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(with_checksum(outcome), ensure_ascii=False) + "\n")
-
-    def finish(self) -> None:
-        """Remove the file, once the outcomes stand in a whole one."""
-        self.path.unlink()
-
-
-def _whole_lines(path: Path, key: str) -> list[dict]:
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end is empty, or half a line
-        try:
-            row = json.loads(line)
-        except ValueError:  # after a power cut a block of the file may be missing; what stands before it is good
-            break
-        if not checksum_holds(row):  # a bit that flipped on the disk: what stands before and behind it is good
-            continue
-        rows.append({name: value for name, value in row.items() if name != CHECKSUM})
-    return rows[1:] if rows and rows[0] == {"key": key} else []

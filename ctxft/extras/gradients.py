@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ctxft.data.rows import IGNORE_INDEX
-from ctxft.evaluation.scoring.texts import budget_of, pad
+from ctxft.evaluation.scoring.texts import batch_tokens, pad
 from ctxft.storage import InputError
 from ctxft.training.checkpoint import trainable_parameters
 from ctxft.training.loss import patch_loss_forward
@@ -71,7 +71,7 @@ def mean_gradient(
     ordered = sorted(rows, key=lambda row: (-len(row["input_ids"]), row["input_ids"]))
     targets = sum(label != IGNORE_INDEX for row in ordered for label in row["labels"][1:])
     model.zero_grad(set_to_none=True)
-    for batch in _batches(ordered, budget_of(model, token_budget)):
+    for batch in _batches(ordered, batch_tokens(model, token_budget)):
         (_summed_loss(model, batch) / targets).backward()
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable_parameters(model).values()]
     found = torch.cat([grad.flatten().float().cpu() for grad in grads])

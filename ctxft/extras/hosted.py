@@ -23,9 +23,9 @@ import pandas
 
 from ctxft.config import ExperimentConfig, ServerConfig
 from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of, style_of
-from ctxft.evaluation.evaluate import answer_room, written_outcome
+from ctxft.evaluation.evaluate import answer_tokens
 from ctxft.evaluation.metrics import metrics
-from ctxft.evaluation.outcomes import write_outcomes
+from ctxft.evaluation.outcomes import generated_outcome, write_outcomes
 from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.models import shared_tokenizer
@@ -113,7 +113,7 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
     benchmarks, styles, requests = load_benchmarks(config), {}, []
     for benchmark in benchmarks:
         written = requests_of(benchmark, options.form, options.num_fewshot, generated=True)
-        room = answer_room(tokenizer, written)
+        room = answer_tokens(tokenizer, written)
         styles[benchmark.name] = style_of(benchmark, options.form, options.num_fewshot, not completions, generated=True)
         for question, (context, continuations) in zip(benchmark.questions, written, strict=True):
             key = sha256([server.url, server.model, completions, room, context])
@@ -137,9 +137,9 @@ def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[]
 
     Returns:
         The content of metrics.json: server, model, endpoint; requests (what this call sent, see ``Server.record``); for each
-        benchmark what ``ctxft.evaluation.metrics.metrics`` returns with interval (Wilson, 95 %), errors (items without any reply, by
-        kind; they count as unanswered, and are asked again next time), cut (answers that had no room to end), form, source,
-        revision and note. A benchmark none of whose items got a reply has no accuracy, no interval and no outcomes.
+        benchmark what ``ctxft.evaluation.metrics.metrics`` returns with interval (Wilson, 95 %), errors (items without any
+        reply, by kind; they count as unanswered, and are asked again next time), cut (answers that had no room to end),
+        form, source, revision and note. A benchmark none of whose items got a reply has no accuracy, no interval and no outcomes.
 
     Raises:
         InputError: the key is refused, the model is unknown, or another process asks this server for this run.
@@ -259,7 +259,7 @@ def _measured(plan: Plan, benchmark: Benchmark, requests: list[Request], replies
         reply = replies[request.id]
         # JSON can hold half of a character that takes two, UTF-8 cannot.
         text = "" if reply is None else reply.text.encode("utf-8", "replace").decode()
-        outcomes.append(written_outcome(request.question, request.context, request.continuations, text))
+        outcomes.append(generated_outcome(request.question, request.context, request.continuations, text))
     write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
     right = sum(outcome["correct"] for outcome in outcomes)
     return metrics(outcomes, benchmark) | {"interval": wilson(right, len(outcomes))}

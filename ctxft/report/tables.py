@@ -11,8 +11,7 @@ import pandas
 
 from ctxft.report.record import Source, as_record
 from ctxft.report.verdicts import ablation_rows, compared, p_value
-from ctxft.statistics import common_seeds, compare_f1
-from ctxft.statistics.f1 import AVERAGES, f1_lines
+from ctxft.statistics import AVERAGES, common_seeds, compare_f1, f1_lines
 from ctxft.storage import check_known
 
 

@@ -166,7 +166,7 @@ def ablation_rows(run: Source, reference: str, benchmark: str | None = None) -> 
     tables = {}
     for name in (name for name in names if name in tried):
         check_known(reference, run.outcomes[name], f"reference arm for {name}:")
-        rows = compare({arm: run.outcomes[name][arm] for arm in {*tried[name], reference}}, reference)
+        rows = compare({arm: run.outcomes[name][arm] for arm in sort_arms({*tried[name], reference})}, reference)
         parts = [row | dict(zip(("kind", "part"), tried[name].get(row["arm"], ()), strict=False)) for row in rows]
         known = [row for row in parts if "kind" in row]
         tables[name] = sorted(known, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))

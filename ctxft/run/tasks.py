@@ -24,12 +24,13 @@ from ctxft.config import ExperimentConfig, to_mapping
 from ctxft.evaluation.benchmarks import Benchmark, style_of
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
-from ctxft.evaluation.outcomes import Journal, write_outcomes
+from ctxft.evaluation.outcomes import write_outcomes
 from ctxft.evaluation.probe import forgetting, mean_loss, probe_state
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
 from ctxft.storage import (
     InputError,
+    RecordLog,
     check_known,
     exclusive_lock,
     hash_file,
@@ -256,12 +257,20 @@ class Evaluation:
 
     def _record(self, benchmark: Benchmark, model: PreTrainedModel) -> dict:
         options, path = self.run.config.evaluation, self.folder / f"{benchmark.name}.jsonl"
-        journal = Journal(path.with_suffix(".partial"), self.key(benchmark))
-        how = {"shots": options.num_fewshot, "chat_template": options.apply_chat_template, "rule": options.output_type}
-        how |= {"token_budget": options.max_batch_tokens, "journal": journal}
-        outcomes = evaluate(model, self.run.tokenizer, benchmark, options.form, **how)
+        with RecordLog(path.with_suffix(".partial"), header=self.key(benchmark), fsync=False) as log:
+            outcomes = evaluate(
+                model,
+                self.run.tokenizer,
+                benchmark,
+                options.form,
+                max_batch_tokens=options.max_batch_tokens,
+                num_fewshot=options.num_fewshot,
+                apply_chat_template=options.apply_chat_template,
+                output_type=options.output_type,
+                log=log,
+            )
         write_outcomes(path, outcomes)
-        journal.finish()
+        log.path.unlink()
         origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
         origin |= {
             "key": self.key(benchmark),

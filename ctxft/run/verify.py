@@ -16,9 +16,8 @@ from pathlib import Path
 
 from ctxft.config import FREE
 from ctxft.evaluation.benchmarks import benchmark_names, requests_of
-from ctxft.evaluation.evaluate import scored_outcome, written_outcome
 from ctxft.evaluation.metrics import metrics
-from ctxft.evaluation.outcomes import read_outcomes
+from ctxft.evaluation.outcomes import generated_outcome, read_outcomes, scored_outcome
 from ctxft.evaluation.scoring import ChoiceScores
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
@@ -272,7 +271,7 @@ def _outcomes(run: Run, folder: Path, arm: str, seed: int, name: str, place: Pat
 
 def _outcome(outcome: dict, question: object, context: str, continuations: list[str]) -> dict:
     if outcome["written"] is not None:
-        return written_outcome(question, context, continuations, outcome["written"], outcome["truncated"])
+        return generated_outcome(question, context, continuations, outcome["written"], outcome["truncated"])
     score = ChoiceScores(outcome["log_likelihoods"], outcome["tokens"], outcome["truncated"])
     return scored_outcome(question, context, continuations, score)
 

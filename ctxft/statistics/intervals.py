@@ -1,7 +1,7 @@
-"""Correct answers, differences per item or values per seed flow in; intervals flow out.
+"""Compute intervals: over items, over seeds, over both at once, and over documents.
 
-The items are a sample of what could be asked, the seeds a sample of training runs. ``wilson`` and ``item_interval`` speak
-of other items, ``seed_interval`` of other seeds, and ``Spread`` of both at once; ``cluster_interval`` speaks of other
+The items are a sample of all questions, the seeds a sample of training runs. ``wilson`` and ``item_interval`` are about
+other items, ``seed_interval`` about other seeds, ``VarianceComponents`` about both; ``cluster_interval`` is about other
 documents, whose passages resemble each other.
 """
 
@@ -21,10 +21,12 @@ from ctxft.storage import InputError
 def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
 
+    The same as ``statsmodels.stats.proportion.proportion_confint(correct, n, method="wilson")``.
+
     Args:
         correct: items answered correctly; a mean over seeds need not be whole.
-        n: items asked.
-        level: share of intervals that hold the true proportion.
+        n: items.
+        level: fraction of intervals that hold the true proportion.
 
     Returns:
         The lower and the upper end, between 0 and 1; exactly 0 if nothing is correct, exactly 1 if all is.
@@ -39,11 +41,11 @@ def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     if n < 1 or not 0 <= correct <= n:
         raise InputError(f"a proportion needs at least one item and 0 to n correct ones, found {correct} of {n}.")
     z = float(scipy.stats.norm.ppf((1 + level) / 2))
-    share = correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # In exact arithmetic the interval holds the share and ends at 0 or 1 for none or all; rounding can miss both.
-    return 0.0 if correct == 0 else min(share, centre - half), 1.0 if correct == n else max(share, centre + half)
+    p = correct / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # In exact arithmetic the interval holds p and ends at 0 or 1 for none or all; rounding can miss both.
+    return 0.0 if correct == 0 else min(p, center - half), 1.0 if correct == n else max(p, center + half)
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -59,10 +61,13 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     if not values:
         raise InputError("an interval over seeds needs at least one seed.")
     k, mean = len(values), math.fsum(values) / len(values)
-    if k == 1:
-        return mean, math.nan, math.nan
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1) / k)
-    half = float(scipy.stats.t.ppf((1 + level) / 2, k - 1)) * error
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return _t_interval(mean, math.sqrt(squares / (k - 1) / k) if k > 1 else math.nan, k, level)
+
+
+def _t_interval(mean: float, error: float, count: int, level: float) -> tuple[float, float, float]:
+    """Return a mean with Student's t interval at count - 1 degrees of freedom; its ends are nan where error is."""
+    half = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * error if count > 1 else math.nan
     return mean, mean - half, mean + half
 
 
@@ -79,7 +84,7 @@ def cluster_interval(
         sums: for each passage, what is summed over its tokens, such as a loss or a difference of losses.
         counts: for each passage its tokens.
         groups: for each passage its document.
-        level: share of intervals that hold the true mean.
+        level: fraction of intervals that hold the true mean.
 
     Returns:
         (mean, lower end, upper end); one group has no interval, so its ends are nan.
@@ -102,26 +107,23 @@ def cluster_interval(
     _, owner = numpy.unique(numpy.asarray(groups), return_inverse=True)
     total, size = (numpy.bincount(owner, weights=numpy.asarray(part, float)) for part in (sums, counts))
     k, mean = len(total), float(total.sum() / size.sum())
-    if k == 1:
-        return mean, math.nan, math.nan
-    error = math.sqrt(k / (k - 1) * float(((total - mean * size) ** 2).sum())) / float(size.sum())
-    half = float(scipy.stats.t.ppf((1 + level) / 2, k - 1)) * error
-    return mean, mean - half, mean + half
+    squares = float(((total - mean * size) ** 2).sum())
+    return _t_interval(mean, math.sqrt(k / (k - 1) * squares) / float(size.sum()) if k > 1 else math.nan, k, level)
 
 
 def item_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Return the interval of a paired difference of two accuracies over items.
 
-    The adjusted Wald interval of Agresti and Min (*Statistics in Medicine* 24, 2005): half a made-up item is added to
-    each cell of the 2 x 2 table, which keeps the interval honest when few items differ, or none. Written with one
+    The adjusted Wald interval of Agresti and Min (*Statistics in Medicine* 24, 2005): half an invented item is added to
+    each cell of the 2 x 2 table, which keeps the coverage when few items differ, or none. Written with one
     difference per item it holds for means over seeds too.
 
     Args:
         differences: per item, correct in the arm less correct in the reference: -1, 0, 1, or a mean over seeds.
-        level: share of intervals that hold the true difference.
+        level: fraction of intervals that hold the true difference.
 
     Returns:
-        The lower and the upper end, as shares (0.01 is one point).
+        The lower and the upper end, as fractions (0.01 is one percentage point).
     """
     mean, variance = adjusted_mean(differences)
     half = float(scipy.stats.norm.ppf((1 + level) / 2)) * math.sqrt(variance)
@@ -136,27 +138,27 @@ def adjusted_mean(differences: Sequence[float]) -> tuple[float, float]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """How much a mean difference would change with other items and with other seeds.
+class VarianceComponents:
+    """The variance of a mean difference over other items and over other seeds.
 
     Half the width of its interval is sqrt(z^2 * items + max(t^2 * seeds, z^2 * shared)), with the quantile t of Student
-    at count - 1 degrees of freedom: few seeds widen the part that they alone tell about, and no other, and seeds that lie
+    at count - 1 degrees of freedom: few seeds widen the part that only they estimate, and no other, and seeds that are
     close by luck never make it narrower than the interval over items. Such sums of squared half-widths are known as the
-    modified large-sample method; ``tests/benchmarks/coverage.py`` shows what it covers.
+    modified large-sample method; ``tests/benchmarks/coverage.py`` measures its coverage.
 
     Args:
         items: variance of the mean that other items would bring, whatever the seed.
-        seeds: variance of the mean that other seeds would bring; 0 where there is one seed, which cannot tell.
+        seeds: variance of the mean that other seeds would bring; 0 for one seed, which cannot show it.
         count: number of seeds.
-        shared: what lies between an item and a seed (an item that one training happens to learn and another does not); it
-            makes the seeds scatter too, so it is part of ``seeds`` and its lower bound.
+        shared: of the interaction of item and seed (an item that one training happens to learn and another does not); it
+            makes the seeds vary too, so it is part of ``seeds`` and its lower bound.
 
     Source:
         F. A. Graybill and C.-M. Wang, JASA 75, 1980; R. K. Burdick and F. A. Graybill, *Confidence Intervals on Variance
         Components*, 1992.
 
     Example:
-        >>> round(Spread(items=0.0001, seeds=0.0, count=1).half(), 4)
+        >>> round(VarianceComponents(items=0.0001, seeds=0.0, count=1).half(), 4)
         0.0196
     """
 
@@ -166,7 +168,7 @@ class Spread:
     shared: float = 0.0
 
     @classmethod
-    def of(cls, items: float, per_seed: Sequence[float], alone: float) -> Spread:
+    def of(cls, items: float, per_seed: Sequence[float], alone: float) -> VarianceComponents:
         """Split the variance of a mean over seeds.
 
         Args:
@@ -193,7 +195,7 @@ class Spread:
 
     def p_value(self, mean: float) -> float:
         """Return the two-sided p value of no difference: 1 less the level at which the interval just reaches 0."""
-        smallest = 1e-12  # a smaller p is not told apart
+        smallest = 1e-12  # a smaller p is reported as this
         if mean == 0:
             return 1.0
         if self._half(smallest / 2) < abs(mean):
@@ -201,5 +203,5 @@ class Spread:
         return float(scipy.optimize.brentq(lambda p: self._half(p / 2) - abs(mean), smallest, 1.0, xtol=1e-13))
 
     def detectable(self, level: float = 0.95, power: float = 0.8) -> float:
-        """Return the smallest true difference whose interval leaves out 0 in a share ``power`` of repetitions."""
+        """Return the smallest true difference whose interval excludes 0 in a fraction ``power`` of repetitions."""
         return self.half(level) + self.half(2 * power - 1)

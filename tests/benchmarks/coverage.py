@@ -21,7 +21,7 @@ import scipy.special
 import scipy.stats
 
 from ctxft.statistics import compare_f1, mcnemar, wilson
-from ctxft.statistics.comparison import seeds_spread
+from ctxft.statistics.comparison import variance_over_seeds
 
 ITEM_EFFECT, DIFFICULTY = 1.0, 2.0  # standard deviations, in logits
 CLASS_TASKS = {  # items, share of each class, how often each arm names the right class
@@ -83,7 +83,7 @@ def seeds_result(
         arm = generator.random((seeds, n)) < scipy.special.expit(difficulty + effect + ours)
         reference = generator.random((seeds, n)) < scipy.special.expit(difficulty + theirs)
         signs = arm.astype(int) - reference.astype(int)
-        mean, spread = seeds_spread(signs.tolist())
+        mean, spread = variance_over_seeds(signs.tolist())
         half = spread.half()
         raw, t_half = signs.mean(), scipy.stats.t.isf(0.025, seeds - 1) * signs.mean(1).std(ddof=1) / seeds**0.5
         item_half = 1.96 * signs.mean(0).std(ddof=1) / n**0.5
@@ -115,7 +115,7 @@ def f1_coverage(task: str, repetitions: int, draws: int, average: str = "macro",
             }
             for arm, ours in zip(("cft", "cpt"), named, strict=True)
         }
-        row = compare_f1(outcomes, "cpt", average, draws=draws, seed=repetition)[1]
+        row = compare_f1(outcomes, "cpt", average, draws=draws, seed=repetition)[0]
         own.append(row["low"] <= truth[0] <= row["high"])
         difference.append(row["difference_low"] <= 100 * (truth[0] - truth[1]) <= row["difference_high"])
     return {"own": float(numpy.mean(own)), "difference": float(numpy.mean(difference))}
@@ -123,7 +123,7 @@ def f1_coverage(task: str, repetitions: int, draws: int, average: str = "macro",
 
 def true_f1(shares: tuple[float, ...], hit: float, average: str) -> float:
     """Return the F1 of an arm that names the right class with chance ``hit`` and else any other, on endless items."""
-    from ctxft.statistics.f1 import f1_scores
+    from ctxft.statistics.comparison import f1_scores
 
     classes = len(shares)
     table = numpy.array(shares)[:, None] * ((1 - hit) / (classes - 1) + numpy.eye(classes) * 0)

@@ -25,7 +25,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from ctxft.evaluation.benchmarks import FORMS, load_benchmark, render
-from ctxft.evaluation.scoring import reading_way, score_choices
+from ctxft.evaluation.scoring import reads_trees, score_choices
 from ctxft.evaluation.scoring.encoding import encode_requests
 from ctxft.models import load_model, load_tokenizer, window_of
 from tests.benchmarks.record import record
@@ -114,7 +114,8 @@ def main() -> int:
     folder = str(Path(options.data) / "models" / "stories260K")
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch, device="cpu")
-    print(f"window {window_of(model)} and {harness.max_length} tokens; read as a {reading_way(model)}", flush=True)
+    way = "trees" if reads_trees(model) else "rows"
+    print(f"window {window_of(model)} and {harness.max_length} tokens; read as {way}", flush=True)
     names = ("mmlu-medical", "medqa")
     counts: Counter = Counter()
     agreed = [compare(harness, model, tokenizer, name, form, options, counts) for name in names for form in FORMS]

@@ -25,7 +25,8 @@ from ctxft.data.instructions import instruction_rows, read_instructions
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, requests_of
-from ctxft.evaluation.scoring import encode_pair, parse_answer
+from ctxft.evaluation.outcomes import parse_answer
+from ctxft.evaluation.scoring import encode_pair
 from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.leakage import NGRAM, find_leaks, words_of

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,7 +32,13 @@ FOLDER = Path(__file__).parent
 FEWSHOT_KEY = "evaluation.num_fewshot"
 JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 DATA_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-DEFAULTS = {"id": "{{ benchmark }}-{{ '%05d' % number }}", "subject": "{{ benchmark }}", "choices": "{{ labels }}"}
+FIELDS = {"keep", "id", "question", "choices", "answer", "subject", "context"}
+DEFAULTS = {
+    "keep": "{{ true }}",
+    "id": "{{ benchmark }}-{{ '%05d' % number }}",
+    "subject": "{{ benchmark }}",
+    "choices": "{{ labels }}",
+}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -92,19 +98,11 @@ class Templates(pydantic.BaseModel):
     keep: Template | None = None
 
 
-class HubTable(Templates):
-    """A table on the Hugging Face hub; ``items`` where it publishes another number of them than the files."""
-
-    path: str
-    name: str | None = None
-    split: str = "test"
-    items: int | None = None
-
-
-class Files(Templates):
-    """Local files and how to read them.
+class Source(Templates):
+    """Where records are: a hub table, local files that match a pattern, or either with the same columns.
 
     Attributes:
+        hub, name, split: of the hub table; ``items`` where it publishes another number of them than the files.
         pattern: regular expression, in any case, searched in "data-folder/path/of/file"; knows part, parts and split.
         format: csv, json (an object of records by key, or a list), jsonl, parquet, or text (a column ``line``); None
             takes it from the ending.
@@ -115,7 +113,11 @@ class Files(Templates):
         several: read all files that match, not exactly one.
     """
 
-    pattern: Template
+    hub: str | None = None
+    name: str = ""
+    split: str = "test"
+    items: int | None = None
+    pattern: str | None = None
     format: Literal["csv", "json", "jsonl", "parquet", "text"] | None = None
     columns: list[str] = []
     delimiter: str = ","
@@ -141,10 +143,10 @@ class Variant(pydantic.BaseModel):
 
 
 class BenchmarkFile(Templates):
-    """What a benchmark YAML file may hold; its templates hold where a hub table or files give none of their own.
+    """What a benchmark YAML file may hold; its templates hold where a source gives none of its own.
 
     Attributes:
-        about, source: one line on the set, and its publication.
+        about, citation: one line on the set, and its publication.
         title: the records in words, for messages; knows part, parts and split.
         advice: what to put where, if the hub cannot be used ("put x.jsonl into DIR").
         benchmarks: name -> variant; by default one, with the name of the file.
@@ -153,21 +155,20 @@ class BenchmarkFile(Templates):
         allow_empty: accept questions without text, which a few published sets hold.
         fewshot_split: the split of solved examples.
         wording: how its questions read, where that differs from the default.
-        hub, files: where the records are.
+        sources: where the records are.
     """
 
     about: str = ""
-    source: str = ""
-    title: Template = "the questions"
-    advice: Template = "put its files into DIR"
+    citation: str = ""
+    title: str = "the questions"
+    advice: str = "put its files into DIR"
     benchmarks: dict[str, Variant] = {}
     labels: list[str] | None = None
     form: str | None = None
     allow_empty: bool = False
     fewshot_split: str | None = None
     wording: Wording = Wording()
-    hub: HubTable | None = None
-    files: list[Files] = []
+    sources: list[Source] = []
 
 
 @functools.lru_cache(maxsize=256)
@@ -314,102 +315,131 @@ def _check_fewshot(benchmark: Benchmark, num_fewshot: int) -> None:
 
 def _load_declared(path: Path, name: str, data: Path | None, revision: str | None, fewshot: bool) -> Benchmark:
     """Load a benchmark of a YAML file; one that names no hub table and is not the kit's is read beside its own files."""
-    declared = read_declaration(path)
-    variant = declared.benchmarks[name]
-    if data is None and declared.hub is None and path.parent != FOLDER:
-        data = path.parent
-    source = _Source(declared, variant, name, data)
-    if data is None:
-        source.revision = source.pin(revision)
-    questions, sources = source.read("test")
-    dev = source.read(declared.fewshot_split)[0] if fewshot and declared.fewshot_split else ()
-    more = ""
-    if variant.subset:
-        questions, more = _subset(questions, variant.subset, data, sources)
-    expected = source.items or len(questions)
-    notes = [f"{expected} items expected, {len(questions)} found{more}" if expected != len(questions) else ""]
+    reader = _Reader(path, name, data, revision)
+    file, more = reader.file, ""
+    questions, source = reader.read("test")
+    if reader.variant.subset:
+        questions, source, more = reader.subset(questions, source)
+    dev = reader.read(file.fewshot_split)[0] if fewshot and file.fewshot_split else ()
+    notes = []
+    if reader.items not in (None, len(questions)):
+        notes.append(f"{reader.items} items expected, {len(questions)} found{more}")
     if empty := sum(not question.question for question in questions):
         notes.append(f"{empty} without text, as published")
-    note = "; ".join(filter(None, notes))
-    return Benchmark(
-        name, questions, ", ".join(sources), source.revision, note, declared.form, tuple(dev), declared.wording
-    )
+    return Benchmark(name, questions, source, reader.revision, "; ".join(notes), file.form, dev, file.wording)
 
 
-class _Source:
-    """Where the records of one benchmark are: a data folder, or the hub where that is None."""
+class _Reader:
+    """Reads one benchmark from a data folder, or from the hub where there is none."""
 
-    def __init__(self, declared: BenchmarkFile, variant: Variant, name: str, data: Path | None) -> None:
-        self.declared, self.variant, self.name, self.data = declared, variant, name, data
-        self.revision: str | None = None
-        self.items = variant.items
+    def __init__(self, path: Path, name: str, data: Path | None, revision: str | None) -> None:
+        self.file = read_declaration(path)
+        self.name, self.variant = name, self.file.benchmarks[name]
+        self.items, self.revision = self.variant.items, None
+        self.hub = next((source for source in self.file.sources if source.hub and self.variant.hub), None)
+        self.data = path.parent if data is None and not self.hub and path.parent != FOLDER else data
+        if self.data is None:
+            if self.hub is None or self.hub.hub is None:
+                raise InputError(f"{self.fill(self.file.title)} are not on the hub as a table: {self.advice()}.")
+            self.revision = resolve_revision(self.hub.hub, "dataset", revision, self.advice())
 
-    def words(self, template: str, split: str, *parts: str) -> str:
+    def fill(self, template: str, part: str | None = None, split: str = "test") -> str:
         """Fill in a template of the file that is no part of a question."""
-        return str(evaluate(template, {"part": ", ".join(parts), "parts": self.variant.parts, "split": split}))
+        parts = self.variant.parts
+        return str(
+            evaluate(template, {"part": ", ".join(parts) if part is None else part, "parts": parts, "split": split})
+        )
 
-    def advice(self, split: str) -> str:
-        return f"{self.words(self.declared.advice, split, *self.variant.parts)} and pass --data DIR"
+    def advice(self, split: str = "test") -> str:
+        """Return what to do without the hub."""
+        return f"{self.fill(self.file.advice, split=split)} and pass --data DIR"
 
-    def pin(self, revision: str | None) -> str | None:
-        """Return the hub commit that will be read."""
-        if self.declared.hub is None or not self.variant.hub:
-            title = self.words(self.declared.title, "test", *self.variant.parts)
-            raise InputError(f"{title} are not on the hub as a table: {self.advice('test')}.")
-        return resolve_revision(self.declared.hub.path, "dataset", revision, self.advice("test"))
-
-    def read(self, split: str) -> tuple[tuple[Question, ...], list[str]]:
+    def read(self, split: str) -> tuple[tuple[Question, ...], str]:
         """Return the questions of all parts of a split, and where they came from."""
         questions: list[Question] = []
-        sources: list[str] = []
+        places: list[str] = []
         for part in self.variant.parts:
-            layout, rows, where = self.open(part, split)
-            if isinstance(layout, HubTable) and layout.items:
-                self.items = layout.items
-            known = {"benchmark": self.name, "part": part, "split": split, "labels": self.declared.labels}
-            questions += questions_of(self.records(layout, rows, known), where, self.declared.allow_empty)
-            sources += [where] if where not in sources else []
-        return tuple(questions), sources
+            source, rows, place = self._hub_rows(part, split) if self.data is None else self._files(part, split)
+            known = {"benchmark": self.name, "part": part, "split": split, "labels": self.file.labels}
+            questions += questions_of(_records(self.file, source, rows, known), place, self.file.allow_empty)
+            places.append(place)
+            self.items = source.items or self.items
+        return tuple(questions), ", ".join(dict.fromkeys(places))
 
-    def open(self, part: str, split: str) -> tuple[Templates, Rows, str]:
-        """Return the layout, the records and the source of one part."""
-        hub = self.declared.hub if self.variant.hub else None
-        hub_name = self.words(hub.name, split, part) if hub and hub.name else None
-        hub_split = hub.split if hub and split == "test" else split
-        if self.data is None:
-            assert hub is not None  # else pin has refused
-            return hub, _hub_rows(hub.path, hub_name, hub_split, self.revision, self.advice(split)), hub.path
-        patterns: list[tuple[str, Templates]] = [(self.words(f.pattern, split, part), f) for f in self.declared.files]
-        if hub:
-            words = (hub.path.split("/")[1], hub_name or "")
-            ahead = "".join(f"(?=.*{re.escape(word)})" for word in words)
-            patterns.append((rf"^{ahead}.*{hub_split}[^/]*\.(parquet|jsonl)$", hub))
-        found = _matching(self.data, patterns)
-        title = self.words(self.declared.title, split, part)
-        if not found:
+    def _hub_rows(self, part: str, split: str) -> tuple[Source, Rows, str]:
+        from datasets import load_dataset  # seconds to import, and only the hub needs it
+
+        assert self.hub and self.hub.hub
+        name = self.fill(self.hub.name, part, split) or None
+        with hub_errors(self.hub.hub, "dataset", self.advice(split)):
+            hub_split = self.hub.split if split == "test" else split
+            table = load_dataset(self.hub.hub, name, split=hub_split, revision=self.revision)
+        place = f"{self.hub.hub} ({name})" if name else self.hub.hub
+        return self.hub, ((f"{place}, row {n}", dict(row)) for n, row in enumerate(table, start=1)), self.hub.hub
+
+    def _files(self, part: str, split: str) -> tuple[Source, Rows, str]:
+        found = {}
+        for source in self.file.sources:
+            if source.pattern:
+                found |= dict.fromkeys(self._matching(self.fill(source.pattern, part, split)), source)
+        title, paths = self.fill(self.file.title, part, split), sorted(found)
+        if not paths:
             raise InputError(f"{title} were not found under {self.data}: {self.advice(split)}.")
-        layout, paths = next(iter(found.values())), list(found)
-        if len(found) > 1 and not (isinstance(layout, Files) and layout.several):
-            several = ", ".join(map(str, paths))
-            raise InputError(f"{title} were found more than once under {self.data}: keep one of {several}.")
-        return layout, (row for path in paths for row in _file_rows(path, layout)), ", ".join(map(str, paths))
+        source, place = found[paths[0]], ", ".join(map(str, paths))
+        if len(paths) > 1 and not source.several:
+            raise InputError(f"{title} were found more than once under {self.data}: keep one of {place}.")
+        return source, (row for path in paths for row in _file_rows(path, source)), place
 
-    def records(self, layout: Templates, rows: Rows, known: dict) -> Iterator[tuple[str, dict]]:
-        """Yield records as ``questions_of`` wants them, each with where it is."""
-        templates = dict(DEFAULTS)
-        for place in (self.declared, layout):
-            templates |= {key: getattr(place, key) for key in Templates.model_fields if getattr(place, key) is not None}
-        if missing := [key for key in ("question", "answer") if key not in templates]:
-            raise InputError(f"the file of benchmark '{self.name}' has no template for '{missing[0]}': add one.")
-        keep = templates.pop("keep", "{{ true }}")
-        number = 0
-        for where, row in rows:
-            values = {**known, "number": number, **row}
-            if not _field(keep, "keep", values, row, where):
-                continue
-            record = {key: _field(template, key, values, row, where) for key, template in templates.items()}
-            yield where, _labeled(record, self.declared.labels, where) if self.declared.labels else record
+    def _matching(self, pattern: str) -> list[Path]:
+        """Return the files below the data folder that match a pattern."""
+        data = self.data
+        if data is None or not data.is_dir():
+            raise InputError(f"{data} is not a folder: --data needs the folder that holds the benchmark files.")
+        try:
+            search = re.compile(pattern, re.IGNORECASE).search
+        except re.error as error:
+            raise InputError(
+                f"the pattern {pattern!r} of a benchmark file is no regular expression ({error})."
+            ) from None
+        files = (path for path in data.rglob("*") if path.is_file())
+        return [path for path in files if search(f"{data.resolve().name}/{path.relative_to(data).as_posix()}")]
+
+    def subset(self, questions: tuple[Question, ...], source: str) -> tuple[tuple[Question, ...], str, str]:
+        """Return the questions that a file of answers names (all where it is missing), their source, more for the note."""
+        paths = self._matching(self.variant.subset or "") if self.data else []
+        if not paths:
+            return (
+                questions,
+                source,
+                ": the file that names the test items is missing, so all labeled questions are used",
+            )
+        truth = read_json(paths[0])
+        if not isinstance(truth, dict) or not truth:
+            raise InputError(f"{paths[0]}: an object of answers by id is needed, found {shown(truth)}: fetch it again.")
+        answers = {question.id: question.choices[question.answer] for question in questions}
+        if wrong := [key for key, label in truth.items() if answers.get(key) != label]:
+            raise InputError(f"{paths[0]} and {source} differ at id '{wrong[0]}': take both from one release.")
+        half = tuple(question for question in questions if question.id in truth)
+        return half, f"{source} (test half by {paths[0].name})", ""
+
+
+def _records(file: BenchmarkFile, source: Source, rows: Rows, known: dict) -> Iterator[tuple[str, dict]]:
+    """Yield records as ``questions_of`` wants them, each with where it is."""
+    templates = DEFAULTS | file.model_dump(include=FIELDS, exclude_none=True)
+    templates |= source.model_dump(include=FIELDS, exclude_none=True)
+    if missing := [key for key in ("question", "answer") if key not in templates]:
+        raise InputError(f"the file of benchmark '{known['benchmark']}' has no template for '{missing[0]}': add one.")
+    number = 0
+    for where, row in rows:
+        values = {**known, "number": number, **row}
+        record = {}
+        for key, template in templates.items():  # `keep` is the first
+            record[key] = _field(template, key, values, row, where)
+            if not record["keep"]:
+                break
+        else:
             number += 1
+            yield where, _labeled(record, file.labels, where) if file.labels else record
 
 
 def _field(template: str, key: str, values: dict, row: dict, where: str) -> Any:
@@ -435,76 +465,26 @@ def _labeled(record: dict, labels: list[str], where: str) -> dict:
     return {**record, "answer": answer, "question": text.strip() if isinstance(text, str) else text}
 
 
-def _matching(data: Path, patterns: Iterable[tuple[str, Templates]]) -> dict[Path, Templates]:
-    """Return the files below a folder that match a pattern, in order, with the first layout that does."""
-    if not data.is_dir():
-        raise InputError(f"{data} is not a folder: --data needs the folder that holds the benchmark files.")
-    try:
-        compiled = [(re.compile(pattern, re.IGNORECASE), layout) for pattern, layout in patterns]
-    except re.error as error:
-        raise InputError(
-            f"the pattern {error.pattern!r} of a benchmark file is no regular expression ({error})."
-        ) from None
-    found: dict[Path, Templates] = {}
-    for path in sorted(path for path in data.rglob("*") if path.is_file()):
-        below = f"{data.resolve().name}/{path.relative_to(data).as_posix()}"
-        for pattern, layout in compiled:
-            if pattern.search(below):
-                found.setdefault(path, layout)
-    return found
-
-
-def _subset(
-    questions: tuple[Question, ...], pattern: str, data: Path | None, sources: list[str]
-) -> tuple[tuple[Question, ...], str]:
-    """Return the questions that a file of answers names, all where there is none, and what to add to the note."""
-    paths = list(_matching(data, [(pattern, Templates())])) if data is not None else []
-    if not paths:
-        return questions, ": the file that names the test items is missing, so all labeled questions are used"
-    if len(paths) > 1:
-        raise InputError(f"{', '.join(map(str, paths))} both name the test items: keep one.")
-    truth = read_json(paths[0])
-    if not isinstance(truth, dict) or not truth:
-        raise InputError(f"{paths[0]}: an object of answers by id is needed, found {shown(truth)}: fetch it again.")
-    answers = {question.id: question.choices[question.answer] for question in questions}
-    if wrong := [key for key, label in truth.items() if answers.get(key) != label]:
-        raise InputError(f"{paths[0]} and {', '.join(sources)} differ at id '{wrong[0]}': take both from one release.")
-    sources[-1] += f" (test half by {paths[0].name})"
-    return tuple(question for question in questions if question.id in truth), ""
-
-
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-def _hub_rows(path: str, name: str | None, split: str, revision: str | None, advice: str) -> Rows:
-    from datasets import load_dataset  # seconds to import, and only the hub needs it
-
-    with hub_errors(path, "dataset", advice):
-        table = load_dataset(path, name, split=split, revision=revision)
-    where = f"{path} ({name})" if name else path
-    return ((f"{where}, row {n}", dict(row)) for n, row in enumerate(table, start=1))
-
-
-def _file_rows(path: Path, layout: Templates) -> Rows:
+def _file_rows(path: Path, source: Source) -> Rows:
     """Yield (where it is, record) of a file."""
-    kind = (layout.format if isinstance(layout, Files) else None) or path.suffix.removeprefix(".")
     readers = {"csv": _csv_rows, "json": _json_rows, "jsonl": _jsonl_rows, "text": _text_rows}
-    for where, row in readers.get(kind, _parquet_rows)(path, layout):
+    reader = readers.get(source.format or path.suffix.removeprefix("."), _parquet_rows)
+    for where, row in reader(path, source):
         if not isinstance(row, dict):
             raise InputError(f"{where}: a record is needed, found {shown(row)}.")
         yield where, {"file": path.name, **row}
 
 
-def _jsonl_rows(path: Path, _layout: Templates) -> Rows:
+def _jsonl_rows(path: Path, _source: Source) -> Rows:
     return ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
 
 
-def _text_rows(path: Path, layout: Files) -> Rows:
-    text = path.read_bytes().decode("latin-1") if layout.encoding == "latin-1" else read_text(path)
+def _text_rows(path: Path, source: Source) -> Rows:
+    text = path.read_bytes().decode("latin-1") if source.encoding == "latin-1" else read_text(path)
     return ((f"{path}, line {n}", {"line": line}) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
 
 
-def _json_rows(path: Path, layout: Files) -> Rows:
+def _json_rows(path: Path, source: Source) -> Rows:
     table = read_json(path)
     if isinstance(table, list):
         table = dict(enumerate(table))
@@ -513,19 +493,19 @@ def _json_rows(path: Path, layout: Files) -> Rows:
     for key, row in table.items():
         where = f"{path}, id {key}"
         record = {"key": key, **row} if isinstance(row, dict) else row
-        if not layout.explode:
+        if not source.explode:
             yield where, record
             continue
-        members = record.get(layout.explode) if isinstance(record, dict) else None
+        members = record.get(source.explode) if isinstance(record, dict) else None
         if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
-            raise InputError(f"{where}: '{layout.explode}' must be a list of records, found {shown(members)}.")
-        yield from ((f"{where}, {layout.explode} {n}", {**record, **one, "index": n}) for n, one in enumerate(members))
+            raise InputError(f"{where}: '{source.explode}' must be a list of records, found {shown(members)}.")
+        yield from ((f"{where}, {source.explode} {n}", {**record, **one, "index": n}) for n, one in enumerate(members))
 
 
-def _csv_rows(path: Path, layout: Files) -> Rows:
-    quoting = csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=layout.delimiter, quoting=quoting)
-    names = list(layout.columns)
+def _csv_rows(path: Path, source: Source) -> Rows:
+    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=source.delimiter, quoting=quoting)
+    names = list(source.columns)
     try:
         for fields in reader:
             stripped = [field.strip() for field in fields]
@@ -544,7 +524,7 @@ def _csv_rows(path: Path, layout: Files) -> Rows:
         raise InputError(f"{path}, line {reader.line_num}: not a CSV file ({error}): check the quotes.") from None
 
 
-def _parquet_rows(path: Path, _layout: Templates) -> Rows:
+def _parquet_rows(path: Path, _source: Source) -> Rows:
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

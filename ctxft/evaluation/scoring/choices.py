@@ -1,22 +1,32 @@
-"""Questions go in as contexts with their choices; a log-likelihood in nats for every choice comes out.
+"""Score the choices of questions: a log-likelihood in nats for each, as lm-evaluation-harness computes it.
 
-A choice is scored as lm-evaluation-harness scores it: the same token ids, the same cut of texts that are too long, the
-sum of the log-probabilities of the choice's tokens. What is shared is computed once: the beginning that many contexts have
-in common, the context that a question's choices have in common (with letters, that pass is all), and of the output layer
-only the positions that are read.
+The same token ids, the same cut of texts that are too long, the sum of the log-probabilities of the choice's tokens.
+What is shared is computed once: the beginning that many contexts have in common, the context that a question's choices
+have in common (with letters, that pass is all), and of the output layer only the positions that are read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ctxft.evaluation.scoring.encoding import Pair, Progress, check_pair, encode_requests
-from ctxft.evaluation.scoring.passes import read_header, reading_way, score, sliding_window
-from ctxft.evaluation.scoring.sharing import Choice, Group, Prompt, batches, share_headers
-from ctxft.evaluation.scoring.texts import budget_of, reading
+from ctxft.evaluation.scoring.texts import batch_tokens, inference
+from ctxft.evaluation.scoring.tree import (
+    Choice,
+    Group,
+    Prompt,
+    batches,
+    read_header,
+    reads_trees,
+    score_rows,
+    score_tree,
+    share_headers,
+    sliding_window,
+)
 from ctxft.models import window_of
 from ctxft.storage import InputError
 
@@ -41,7 +51,7 @@ def score_choices(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[tuple[str, Sequence[str]]],
     window: int | None = None,
-    token_budget: int | None = None,
+    max_batch_tokens: int | None = None,
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
     scored: Callable[[int, ChoiceScores], None] | None = None,
@@ -58,7 +68,7 @@ def score_choices(
         tokenizer: its tokenizer.
         requests: (context, continuations) for each question.
         window: tokens the model can read; None takes ``max_position_embeddings`` of its config.
-        token_budget: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
+        max_batch_tokens: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
             takes what suits the device.
         progress: called with (contexts done, all contexts) after each batch.
         names: a name for each request, used in errors.
@@ -78,29 +88,29 @@ def score_choices(
         >>> score_choices(model, tokenizer, [("2 + 2 =", [" 4", " 5"])])[0].log_likelihoods  # doctest: +SKIP
         [-1.3, -4.2]
     """
-    if not requests:
-        return []
     window = window or window_of(model) or sys.maxsize
     pairs = encode_requests(tokenizer, requests, chat)
+    scores = []
     for number, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
-        _check(context, texts, encoded, window, names[number] if names else f"request {number}")
-    scores = [_empty(encoded, window) for encoded in pairs]
+        scores.append(_unscored(context, texts, encoded, window, names[number] if names else f"request {number}"))
     prompts = _prompts(pairs, window)
     missing = [len(encoded) for encoded in pairs]
     done = 0
-    for batch, values in _read(model, prompts, budget_of(model, token_budget)):
-        for choice, value in zip((choice for prompt in batch for choice in prompt.choices), values, strict=True):
-            scores[choice.request].log_likelihoods[choice.number] = value
-            missing[choice.request] -= 1
-            if scored and not missing[choice.request]:
-                scored(choice.request, scores[choice.request])
-        done += len(batch)
-        if progress:
-            progress(done, len(prompts))
+    with contextlib.closing(_read(model, prompts, batch_tokens(model, max_batch_tokens))) as batches_read:
+        for batch, values in batches_read:
+            for choice, value in zip((choice for prompt in batch for choice in prompt.choices), values, strict=True):
+                scores[choice.request].log_likelihoods[choice.number] = value
+                missing[choice.request] -= 1
+                if scored and not missing[choice.request]:
+                    scored(choice.request, scores[choice.request])
+            done += len(batch)
+            if progress:
+                progress(done, len(prompts))
     return scores
 
 
-def _check(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: int, name: str) -> None:
+def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: int, name: str) -> ChoiceScores:
+    """Return what is known of a request before it is read; raises InputError if a choice cannot be scored."""
     for text, pair in zip(texts, encoded, strict=True):
         try:
             check_pair(pair, context, text)
@@ -110,46 +120,40 @@ def _check(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: 
             raise InputError(
                 f"{name}: a choice has {len(pair[1])} tokens, but the model reads {window}: shorten {text[:40]!r}."
             )
-
-
-def _empty(encoded: Sequence[Pair], window: int) -> ChoiceScores:
-    cut = max((len(context) + len(ids) - window - 1 for context, ids in encoded), default=0)
+    cut = max((len(context_ids) + len(ids) - window - 1 for context_ids, ids in encoded), default=0)
     return ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(0, cut))
 
 
 def _prompts(pairs: Sequence[Sequence[Pair]], window: int) -> list[Prompt]:
-    """Return the contexts that are left of the window's size, each with all choices behind it.
+    """Return the contexts that are left of the window's size, each with all of its choices.
 
     Choices of unequal length cut unequally much of their context; those that leave the same of it share a prompt.
     """
-    found: dict[tuple[int, ...], Prompt] = {}
+    prompts: dict[tuple[int, ...], Prompt] = {}
     for request, encoded in enumerate(pairs):
         for number, (context, ids) in enumerate(encoded):
             cut = max(0, len(context) + len(ids) - (window + 1))
             kept = tuple(context[cut:])
-            found.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
-    return list(found.values())
+            prompts.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
+    return list(prompts.values())
 
 
 def _read(
-    model: PreTrainedModel, prompts: Sequence[Prompt], token_budget: int
+    model: PreTrainedModel, prompts: Sequence[Prompt], max_batch_tokens: int
 ) -> Iterator[tuple[list[Prompt], list[float]]]:
-    """Yield batches with the log-likelihoods of all their choices, the longest prompts first."""
-    with reading(model):
-        for way, groups in _plan(model, prompts):
-            # Only in a tree do the choices share their context; else each choice holds a copy.
-            budget = token_budget if way == "tree" else token_budget // max(len(p.choices) for p in prompts)
-            for group in groups:
-                header = read_header(model, group.prompts[0].context[: group.header]) if group.header else None
-                for batch in batches(group, budget):
-                    yield batch, score(model, batch, way, header)
+    """Yield batches with the log-likelihoods of all their choices, the longest prompts first.
 
-
-def _plan(model: PreTrainedModel, prompts: Sequence[Prompt]) -> Iterable[tuple[str, list[Group]]]:
-    """Return how each prompt is read: the model's way, or behind a cache where it is longer than a sliding window."""
-    way, reach = reading_way(model), sliding_window(model)
-    if way != "tree":
-        return [(way, [Group(0, list(prompts))])]
-    long = [prompt for prompt in prompts if reach and prompt.span > reach]
-    short = [prompt for prompt in prompts if not reach or prompt.span <= reach]
-    return [("cache", [Group(0, long)] if long else []), ("tree", share_headers(short))]
+    The one mask of a tree stands for all layers, so a prompt that is longer than a sliding window is read row by row.
+    """
+    if not prompts:
+        return
+    reach = (sliding_window(model) or sys.maxsize) if reads_trees(model) else 0
+    rows, trees = ([p for p in prompts if (p.span <= reach) is tree] for tree in (False, True))
+    copies = max(len(prompt.choices) for prompt in prompts)  # of a context, where each choice has one of its own
+    with inference(model):
+        for batch in batches(Group(0, rows), max_batch_tokens // copies):
+            yield batch, score_rows(model, batch)
+        for group in share_headers(trees):
+            header = read_header(model, group.prompts[0].context[: group.header]) if group.header else None
+            for batch in batches(group, max_batch_tokens):
+                yield batch, score_tree(model, batch, header)

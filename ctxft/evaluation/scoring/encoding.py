@@ -1,4 +1,4 @@
-"""Pairs of context and continuation go in as text; their token ids come out, by the rule of lm-evaluation-harness."""
+"""Tokenise contexts and continuations by the rule of lm-evaluation-harness, so that scores can be compared."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def encode_requests(
     for (context, continuations), kind in zip(moved, special, strict=True):
         before = ids[kind][context] if context else [prefix] if prefix is not None else []
         wholes = [ids[kind][context + text] for text in continuations]
-        # Behind an empty context nothing is cut off, except a BOS that the continuation brings along.
+        # After an empty context nothing is cut off, except a BOS that the continuation brings along.
         cuts = [len(before) if context else int(whole[:1] == before) for whole in wholes]
         pairs.append([(before, whole[cut:]) for whole, cut in zip(wholes, cuts, strict=True)])
     return pairs
@@ -126,7 +126,7 @@ def _move_space(context: str, continuations: Sequence[str]) -> tuple[str, list[s
 
 
 def check_pair(pair: Pair, context: str, continuation: str) -> None:
-    """Raise InputError if a continuation has no token of its own, or no token stands before it."""
+    """Raise InputError if a continuation has no token of its own, or no token is before it."""
     if not all(pair):
         raise InputError(
             f"nothing is left to score of {continuation!r} after {context.rstrip()[-40:]!r}: the tokenizer merges the"

@@ -1,10 +1,10 @@
-"""Rows of token ids go in; their losses, summed over the targets, come out."""
+"""Compute the losses of texts as the model reads them, and what all scoring shares: batches, padding, inference mode."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 CPU_BUDGET, GPU_BUDGET = 1024, 8192  # a CPU is quickest while a batch stays in its caches, a GPU while it is full
 
 
-def budget_of(model: PreTrainedModel, token_budget: int | None) -> int:
-    """Return the padded tokens of one batch: those asked for, or what suits the model's device."""
-    return token_budget or (CPU_BUDGET if model.device.type == "cpu" else GPU_BUDGET)
+def batch_tokens(model: PreTrainedModel, max_batch_tokens: int | None) -> int:
+    """Return the padded tokens of one batch: the limit that is set, or what suits the model's device."""
+    return max_batch_tokens or (CPU_BUDGET if model.device.type == "cpu" else GPU_BUDGET)
 
 
 @contextlib.contextmanager
-def reading(model: PreTrainedModel) -> Iterator[None]:
+def inference(model: PreTrainedModel) -> Iterator[None]:
     """Switch dropout and gradients off, and restore the training mode afterwards."""
     training = model.training
     model.eval()
@@ -35,8 +35,13 @@ def reading(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
+def base_model(model: Any) -> PreTrainedModel:
+    """Return the model itself, below an adapter's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> torch.Tensor:
-    """Return rows as one tensor, filled up on the right; no real token of a causal model can see the filling."""
+    """Return rows as one tensor, padded on the right; no real token of a causal model can see the padding."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
 
@@ -53,17 +58,17 @@ def gather(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor | Non
 
 
 def text_losses(
-    model: PreTrainedModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], token_budget: int | None = None
+    model: PreTrainedModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]], max_batch_tokens: int | None = None
 ) -> list[tuple[float, int]]:
     """Return the loss of texts, summed over the tokens that are targets.
 
-    Rows are sorted by length and padded on the right. ``token_budget`` x vocabulary logits are in memory at once.
+    Rows are sorted by length and padded on the right. ``max_batch_tokens`` x vocabulary logits are in memory at once.
 
     Args:
         model: a causal language model, plain or with a LoRA adapter; its training mode is restored afterwards.
         rows: (input ids, labels) of equal length; label i is predicted from the ids before it; ``IGNORE_INDEX`` is
             no target. The label of the first id has nothing before it and is never a target, as in ``transformers``.
-        token_budget: padded tokens in one batch; a longer row runs alone. None takes what suits the device.
+        max_batch_tokens: padded tokens in one batch; a longer row runs alone. None takes what suits the device.
 
     Returns:
         For each row (summed negative log-likelihood in nats, number of target tokens).
@@ -80,9 +85,9 @@ def text_losses(
             raise InputError(
                 f"row {number} has {len(ids)} ids and {len(labels)} labels: they must be equally many, 1 or more."
             )
-    found, budget = [(0.0, 0)] * len(rows), budget_of(model, token_budget)
+    losses, budget = [(0.0, 0)] * len(rows), batch_tokens(model, max_batch_tokens)
     order = sorted(range(len(rows)), key=lambda n: -len(rows[n][0]))
-    with reading(model):
+    with inference(model):
         while order:
             size = max(1, budget // len(rows[order[0]][0]))
             batch, order = order[:size], order[size:]
@@ -91,7 +96,7 @@ def text_losses(
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for number, row in zip(batch, logits, strict=True):
                 labels = torch.tensor(rows[number][1][1:], dtype=torch.long, device=model.device)
-                wanted = (labels != IGNORE_INDEX).nonzero()[:, 0]
-                values = gather(row[wanted], labels[wanted])
-                found[number] = (-values.double().sum().item(), len(wanted))
-    return found
+                targets = (labels != IGNORE_INDEX).nonzero()[:, 0]
+                values = gather(row[targets], labels[targets])
+                losses[number] = (-values.double().sum().item(), len(targets))
+    return losses

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ctxft.config import WriterConfig
 from ctxft.data.chat import rendered
 from ctxft.evaluation.scoring.encoding import encode_prompts
-from ctxft.evaluation.scoring.generation import generate_answers
+from ctxft.evaluation.scoring.generation import Generated, generate_answers
 from ctxft.extras.server import Counts, Reply, Server, ServerError
 from ctxft.models import load_model, pick_device, shared_tokenizer, window_of
 from ctxft.storage import InputError
@@ -109,23 +109,16 @@ class Local:
         sizes = [len(row) for row in encode_prompts(self.tokenizer, prompts, chat=True)]
         fits = [window is None or size + self.room <= window for size in sizes]
         short = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        ends: dict[int, tuple[int, bool]] = {}  # number of the prompt -> tokens written, whether it came to its end
-
-        def stopped(number: int, written: int, ended: bool) -> None:
-            ends[number] = written, ended
-
-        options = {"token_budget": ALL, "chat": True, "stopped": stopped}
-        texts = generate_answers(self.model, self.tokenizer, short, self.room, **options)
-        found = iter((text, *ends[number]) for number, (text, _) in enumerate(texts))
+        texts = iter(generate_answers(self.model, self.tokenizer, short, self.room, max_batch_tokens=ALL, chat=True))
         for job, size, fit in zip(jobs, sizes, fits, strict=True):
-            yield job, self._reply(size, *next(found)) if fit else "too long for the writer"
+            yield job, self._reply(size, next(texts)) if fit else "too long for the writer"
 
-    def _reply(self, size: int, text: str, written: int, ended: bool) -> Reply:
+    def _reply(self, size: int, answer: Generated) -> Reply:
         self.counts.requests += 1
         self.counts.replies += 1
         self.counts.tokens_in += size
-        self.counts.tokens_out += written
-        return Reply(text, size, written, cut=not ended)
+        self.counts.tokens_out += answer.tokens
+        return Reply(answer.text, size, answer.tokens, cut=not answer.ended)
 
 
 def local_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
