@@ -120,7 +120,7 @@ def test_in_a_chat_template_its_own_control_tokens_alone_count(tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["byte", "metaspace"])
-@pytest.mark.parametrize("rule", ["likelihood", "generate"])
+@pytest.mark.parametrize("rule", ["loglikelihood", "generate_until"])
 def test_a_question_cannot_end_its_turn(model_folders, kind, rule):
     tokenizer, model = load_tokenizer(str(model_folders[kind])), load_model(str(model_folders[kind]))
     tokenizer.chat_template = CHAT
