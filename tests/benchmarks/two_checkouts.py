@@ -2,11 +2,12 @@
 
     python tests/benchmarks/two_checkouts.py OLD NEW [--rounds 5] [--documents 96]
 
-Each run is a process of its own with its checkout first on PYTHONPATH; it goes from a model folder to a saved model. Reported
+Each run is a process of its own, forked from one that has its checkout first on PYTHONPATH and has imported what training needs;
+it goes from a model folder to a saved model. Reported
 are tokens read a second of CPU time, and the peak of resident memory over what the process held before the model was read:
 median, lowest and highest, and the ratio of the medians. Both spellings of the config keys are understood.
 
-    practice   practice-aware, rows of up to 96 tokens
+    practice   practice-aware, rows of up to 96 tokens, eight times as many documents
     hidden 256 a random Llama of 6 layers and 8,192 tokens, rows of up to 630 tokens
     49,152     the same with 2 layers and a vocabulary of 49,152
     lora       the last one with adapters
@@ -59,22 +60,34 @@ def recipe(method: str, window: int):
     return kind(**same, **dict(zip(names, (window, 1, 8, "constant", 0.0), strict=True)))
 
 
-def work(case: str, folder: str, documents: int) -> None:
-    """Train once in this process and print its numbers."""
-    import psutil
+def work(folders: dict[str, str], documents: int) -> None:
+    """Train once for each case, in a fork of this process, and print the numbers."""
     import torch
     import transformers
-    from peft import PeftModel  # noqa: F401 (what is loaded before must not count as training's memory)
+
+    importlib.import_module(f"ctxft.training.{'loop' if importlib.util.find_spec('ctxft.training.loop') else 'arm'}")
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    for case, folder in folders.items():
+        child = os.fork()
+        if not child:
+            print("RESULT " + json.dumps({case: train(case, folder, documents)}), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+def train(case: str, folder: str, documents: int) -> dict:
+    """Train once in this process and return its numbers."""
+    import psutil
+    import transformers
 
     from ctxft.models import load_tokenizer
 
     place = "loop" if importlib.util.find_spec("ctxft.training.loop") else "arm"
     train_arm = importlib.import_module(f"ctxft.training.{place}").train_arm
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
     _, _, longest, method = CASES[case]
     tokenizer, config = load_tokenizer(folder), transformers.AutoConfig.from_pretrained(folder)
-    rows = make_rows(documents, config.vocab_size, longest)
+    rows = make_rows(8 * documents if case == "practice" else documents, config.vocab_size, longest)
     process, state = psutil.Process(), {"on": True, "most": 0}
 
     def look() -> None:
@@ -91,7 +104,7 @@ def work(case: str, folder: str, documents: int) -> None:
     state["on"] = False
     thread.join()
     tokens = sum(len(row["input_ids"]) for row in rows)
-    print("RESULT " + json.dumps({"speed": tokens / seconds, "peak": (state["most"] - before) / 2**20}))
+    return {"speed": tokens / seconds, "peak": (state["most"] - before) / 2**20}
 
 
 def make_model(case: str, folder: Path) -> str:
@@ -112,15 +125,18 @@ def make_model(case: str, folder: Path) -> str:
     return str(folder)
 
 
-def run(checkout: str, case: str, folder: str, documents: int) -> dict:
-    """Train once in a process of a checkout."""
+def run(checkout: str, folders: dict[str, str], documents: int) -> dict[str, dict]:
+    """Train each case once with a checkout."""
     environment = {**os.environ, "PYTHONPATH": checkout, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, __file__, "--work", case, "--folder", folder, "--documents", str(documents)]
+    command = [sys.executable, __file__, "--work", json.dumps(folders), "--documents", str(documents)]
     done = subprocess.run(command, env=environment, cwd=checkout, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        raise SystemExit(f"{case} of {checkout} failed:\n{done.stderr[-3000:]}")
-    return json.loads(lines[0].removeprefix("RESULT "))
+    results: dict[str, dict] = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("RESULT "):
+            results |= json.loads(line.removeprefix("RESULT "))
+    if missing := folders.keys() - results.keys():
+        raise SystemExit(f"{', '.join(missing)} of {checkout} failed:\n{done.stderr[-3000:]}")
+    return results
 
 
 def main() -> None:
@@ -130,23 +146,23 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=96)
     parser.add_argument("--cases", default=";".join(CASES), help="separated by semicolons")
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work, options.folder, options.documents)
+        work(json.loads(options.work), options.documents)
         return
     old, new = (str(Path(checkout).resolve()) for checkout in options.checkouts)
     sys.path.insert(0, new)
+    cases = options.cases.split(";")
+    with tempfile.TemporaryDirectory() as place:
+        folders = {case: make_model(case, Path(place) / str(number)) for number, case in enumerate(cases)}
+        rounds = []
+        for number in range(options.rounds):
+            rounds.append([run(checkout, folders, options.documents) for checkout in (old, new)])
+            print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr, flush=True)
     print("| model | measure | old | new | new / old |\n|---|---|---|---|---|")
-    for case in options.cases.split(";"):
-        with tempfile.TemporaryDirectory() as place:
-            folder = make_model(case, Path(place))
-            rounds = [
-                [run(checkout, case, folder, options.documents) for checkout in (old, new)]
-                for _ in range(options.rounds)
-            ]
+    for case in cases:
         for key, name in (("speed", "tokens a CPU second"), ("peak", "peak memory, MB")):
-            columns = list(zip(*[[result[key] for result in pair] for pair in rounds], strict=True))
+            columns = [[pair[side][case][key] for pair in rounds] for side in (0, 1)]
             shown = [f"{statistics.median(v):.0f} [{min(v):.0f}-{max(v):.0f}]" for v in columns]
             ratio = statistics.median(columns[1]) / statistics.median(columns[0])
             print(f"| {case} | {name} | {shown[0]} | {shown[1]} | {ratio:.2f} |", flush=True)
