@@ -401,10 +401,11 @@ def test_an_adapter_merges_within_float_tolerance(train, recipe, tmp_path):
     assert (apart - merged).abs().max() < 1e-5
 
 
-def test_a_tracker_without_its_package_is_reported(train, recipe, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(InputError, match="tensorboard needs the package tensorboard: pip install tensorboard"):
-        train("events", recipe(report_to=["tensorboard"]))
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio", "mlflow"])
+def test_a_tracker_without_its_package_is_reported(train, recipe, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=f"train.report_to: {name} needs the package {name}: pip install {name}"):
+        train("events", recipe(report_to=[name]))
 
 
 def test_tensorboard_gets_what_the_log_holds_and_a_resumed_training_continues_there(

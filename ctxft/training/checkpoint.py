@@ -42,7 +42,7 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
 
 
 def gather_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return what is trained, and the buffers beside it, on the first process; every process must call it.
+    """Return what is trained, with the buffers that are saved, on the first process; every process must call it.
 
     A weight with two names, as tied ones have, is returned once.
     """

@@ -182,7 +182,7 @@ def train_arm(
         order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.
 
     Raises:
-        InputError: a row is longer than the model's or the config's window, the device is missing, the model cannot be
+        InputError: a row is longer than max_length or the model's limit, the device is missing, the model cannot be
             packed, or a checkpoint is of another recipe.
     """
     set_seed(seed)

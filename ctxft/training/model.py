@@ -84,7 +84,7 @@ def trainable_model(
 
 
 def check_row_lengths(rows: Sequence[Row], model: torch.nn.Module, config: TrainConfig) -> None:
-    """Raise InputError if a row is longer than the recipe's window or the model's limit."""
+    """Raise InputError if a row is longer than max_length or the model's limit."""
     longest = getattr(rows, "longest", None) or max(len(row["input_ids"]) for row in rows)
     limit = window_of(model)
     if longest > min(config.max_length, limit or longest):

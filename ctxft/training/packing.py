@@ -2,7 +2,7 @@
 
     segments   CPU: rows end to end in one line, one causal scaled-dot-product call for each; no mask, no work between rows
     varlen     GPU: the same line under torch's variable-length flash attention (bfloat16)
-    sdpa       rows padded to the longest beside them, under the model's own mask; so is "eager"
+    sdpa       rows padded to the longest of their micro-batch, under the model's own mask; so is "eager"
 
 A row keeps its own positions from 0, attends to itself alone, and nothing predicts its first token, so that loss and gradients
 are those of the rows one at a time. Transformers can guess rows from position ids, but only where neither a mask nor a cache

@@ -43,13 +43,13 @@ def passage_order(
 ) -> list[list[int]]:
     """Choose the passages of each optimizer step from the seed and the target counts alone: the same in every arm.
 
-    With ``batch_tokens`` a step takes passages while their target tokens fit, one at least; with ``batch_passages`` it takes
-    that many. Each epoch has an order of its own. Where ``epochs`` decides the length, the last step is filled from a
-    further epoch.
+    With ``train_batch_tokens`` a step takes passages while their target tokens fit, one at least; with ``train_batch_size``
+    it takes that many. Each epoch has an order of its own. Where ``num_train_epochs`` decides the length, the last step is
+    filled from a further epoch.
 
     Args:
         targets: target tokens of each passage.
-        config: epochs or steps, and the size of a step.
+        config: the recipe; its epochs or steps, and the size of a step.
         seed: of the experiment.
         general: target tokens of each passage of general text, which may be mixed in; their indices follow the passages'.
         fraction: of general text among the passages of an epoch, from 0 to below 1.
@@ -58,7 +58,7 @@ def passage_order(
         For each optimizer step the indices of its passages.
 
     Example:
-        >>> order = passage_order([30, 30, 30], TrainConfig(epochs=2, batch_passages=2), seed=0)
+        >>> order = passage_order([30, 30, 30], TrainConfig(num_train_epochs=2, train_batch_size=2), seed=0)
         >>> len(order), sorted(order[0] + order[1][:1])
         (3, [0, 1, 2])
     """
