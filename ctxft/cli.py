@@ -22,8 +22,7 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from ctxft import __version__
-from ctxft.prompts.files import load_prompt_set, prompt_set_path
-from ctxft.prompts.sets import PROMPT_SETS, PromptSet
+from ctxft.prompts.sets import PROMPT_SETS, PromptSet, load_prompt_set, prompt_set_path
 from ctxft.run.processes import die_with_parent
 from ctxft.storage import (
     KEPT,

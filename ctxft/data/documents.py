@@ -1,4 +1,4 @@
-"""Files, hub data sets or the practice world flow in; documents flow out, checked one by one."""
+"""Read documents from files, hub data sets or the practice world, and check them one by one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Document:
     reliable: bool | None = None
 
 
-Row = tuple[str, str, dict]  # (where it stands, the id it gets if it has none, the record as found)
+Row = tuple[str, str, dict]  # (where it is, the id it gets if it has none, the record)
 
 
 def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
@@ -58,8 +58,8 @@ def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
 def _files_of(place: Path) -> list[Path]:
     """Return the corpus files of a folder in the order of their names, or the file itself."""
     if place.is_dir():
-        found = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts))
+        paths = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(place).parts))
     if place.suffix.lower() not in SUFFIXES:
         raise InputError(f"{place}: a corpus file must be one of {', '.join(SUFFIXES)}.")
     return [place]
@@ -153,11 +153,11 @@ def _rows(config: CorpusConfig) -> Iterator[Row]:
     return _hub_rows(config)
 
 
-def _identity(given: object, where: str) -> str:
+def _identity(value: object, where: str) -> str:
     """Return an id as text; a number is one too, a list or a truth value is not."""
-    if isinstance(given, bool) or not isinstance(given, (str, int)) or not str(given).strip():
-        raise InputError(f"{where}: the id must be a text or a whole number, found {shown(given)}: mend it.")
-    return str(given)
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise InputError(f"{where}: the id must be a text or a whole number, found {shown(value)}: correct it.")
+    return str(value)
 
 
 def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
@@ -165,7 +165,7 @@ def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
 
     Args:
         config: which corpus.
-        counts: "documents empty" is counted up here where ``skip_empty`` is set.
+        counts: "documents empty" is counted here where ``skip_empty`` is set.
 
     Raises:
         InputError: unknown source, a record without text (file and line named), a text that is not valid Unicode, two
@@ -187,10 +187,10 @@ def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
             raise InputError(
                 f"{where}: the record has no text; remove it, or set corpus.skip_empty: true to skip such records."
             )
-        given = row.get(config.id_field)
-        identity = default if given is None else _identity(given, where)
+        value = row.get(config.id_field)
+        identity = default if value is None else _identity(value, where)
         if identity in seen:
-            raise InputError(f"{where}: the id '{identity}' is used twice; give every document an id of its own.")
+            raise InputError(f"{where}: the id '{identity}' is used twice; give every document its own id.")
         if not is_unicode(identity):  # a file's name may be of bytes that are no UTF-8
             raise InputError(f"{where}: the id '{identity}' is no valid Unicode: rename the file, or give another id.")
         seen.add(identity)

@@ -11,8 +11,7 @@ from ctxft.prompts.arms import (
     text_stages,
 )
 from ctxft.prompts.controls import COMMON_WORDS, control_prompt, count_tokens
-from ctxft.prompts.files import load_prompt_set
-from ctxft.prompts.sets import FAMILIES, PROMPT_SETS, SEPARATOR, ContextualPrompt, PromptSet
+from ctxft.prompts.sets import FAMILIES, PROMPT_SETS, SEPARATOR, ContextualPrompt, PromptSet, load_prompt_set
 
 __all__ = [
     "COMMON_WORDS",

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
-from ctxft.prompts.files import load_prompt_set
-from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptSet
+from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptSet, load_prompt_set
 from ctxft.storage import InputError, check_known, nearest, seeded
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""A prompt goes in; a control that stands in its place comes out: as many tokens of meaningless words, or its words shuffled."""
+"""Make control prompts: as many tokens of random words, or the words of a prompt in another order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SHUFFLES = 50
 
 # Everyday words without a subject of their own: none asks for anything, denies anything, or speaks of reading,
-# learning, medicine or money, so that a row of them is as meaningless as words can be.
+# learning, medicine or money, so that a row of them says as little as words can.
 COMMON_WORDS = tuple(
     """the a of and to in on at by for with from or as it that this these those some many few every other each one two
     three four five six seven eight nine ten day night week year hour morning summer winter hill river lake sea rock
@@ -35,17 +35,17 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 def control_prompt(
     tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int, passage_id: str, separator: str = SEPARATOR
 ) -> ContextualPrompt:
-    """Return meaningless common words that take, with the separator, exactly the asked number of tokens.
+    """Return random common words that take, with the separator, exactly N tokens.
 
-    Words are drawn without replacement until the row has the right length. The row is tokenised as a whole each time,
+    Words are sampled without replacement until the row has the right length. The row is tokenized as a whole each time,
     so merges are counted as they are. A row that steps over the number is dropped for the next one, 200 at most.
 
     Args:
         tokenizer: a transformers tokenizer, of any family.
         tokens: tokens of prompt and separator together, special tokens not counted.
         seed: the run's seed.
-        passage_id: the passage that the prompt stands before.
-        separator: what stands between prompt and passage.
+        passage_id: the passage that the prompt is prepended to.
+        separator: what is between prompt and passage.
 
     Raises:
         InputError: no row of words has that length, for example because it is shorter than the separator.
@@ -81,7 +81,7 @@ def shuffled_prompt(
         tokenizer: counts the tokens.
         prompt: whose words.
         seed, passage_id: decide the order.
-        separator: what stands between prompt and passage.
+        separator: what is between prompt and passage.
 
     Raises:
         InputError: the prompt has a single word.
