@@ -42,8 +42,6 @@ from ctxft.storage import (
 if TYPE_CHECKING:
     from ctxft.run.run import Run
 
-# YAML reads 1e-4 as text; on the command line it is meant as a number.
-EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 MANY: dict[str, Any] = {"default_factory": list, "show_default": False}  # an option that may be repeated
 
 Config = Annotated[str, Argument(metavar="CONFIG", help="a profile (mini), an experiment's YAML file, or a run")]
@@ -163,7 +161,7 @@ def read_settings(pairs: list[str]) -> dict:
         if not equals or not key:
             raise InputError(f"--set {pair}: write KEY=VALUE, for example --set train.max_steps=3.")
         try:
-            values[key] = float(value) if EXPONENT.fullmatch(value) else parse_yaml(value, "")
+            values[key] = parse_yaml(value, "")
         except InputError:
             raise InputError(f"--set {pair}: '{value}' is not a YAML value; quote it or fix it.") from None
     return values

@@ -23,11 +23,11 @@ from tests.offline import guarded  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("notebooks_small.json")
 STUDY = {"pretrain_steps": 20, "finetune_steps": 20, "test_prompts": 32}
-RECIPE = {"window": 96, "steps": 3, "batch_passages": 8, "device": "cpu"}
+RECIPE = {"max_length": 96, "max_steps": 3, "train_batch_size": 8, "device": "cpu"}
 PARAMETERS = {"document_number": 2, "question_number": 1, "arm": "neg", "lora_steps": 2, "settings": STUDY}
 PARAMETERS |= {"passage_number": 1, "own_prompt": "", "families": ["creative"], "ablation_seeds": [2], "left_out": True}
 PARAMETERS |= {"own_seeds": [3], "recipe": RECIPE}
-SMALL = {"train.steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
+SMALL = {"train.max_steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 WORDS = ["run", "--name", "small"]
 WORDS += [word for key, value in PARAMETERS.items() for word in ("-p", f"{key}={json.dumps(value)}")]
 WORDS += [word for key, value in SMALL.items() for word in ("--set", f"{key}={json.dumps(value)}")]
