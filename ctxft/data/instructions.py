@@ -126,8 +126,8 @@ def _rendered(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> t
 def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """Build the training row of an instruction: only the assistant's answers are targets.
 
-    Without a chat template the row is BOS, "Question: ...\\nAnswer: ..." as benchmarks are formatted, EOS. With one it is what the template
-    writes; control tokens come from the template alone, and a text that spells one stays text.
+    Without a chat template the row is BOS, "Question: ...\\nAnswer: ..." as benchmarks are formatted, EOS. With one it
+    is what the template writes; control tokens come from the template alone, and a text that spells one stays text.
 
     Args:
         instruction: the conversation.
