@@ -287,7 +287,7 @@ def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> N
 
     record = read_run(_folder(run))
     print(results_table(record, reference).to_string(index=False), "\n\nHow to read it")
-    for note in how_to_read(reference, record):
+    for note in how_to_read(record, reference):
         print(textwrap.fill(note, 118, initial_indent="  ", subsequent_indent="  "))
     print("\nWhat the tests show\n" + "\n".join(f"  {verdict}" for verdict in verdicts(record, reference)))
     print("\n" + textwrap.fill(overall(record, reference), 120))

@@ -2,7 +2,7 @@
 
 A widget is some controls above a view. The view is HTML that a template makes from the controls' values, so it can be had, and
 tested, without a browser; where no front end runs a kernel (GitHub, a page), a cell shows the view as it was when the cell ran.
-All work by keyboard, and nothing is told by color alone.
+All work by keyboard, and nothing is shown by color alone.
 """
 
 from __future__ import annotations

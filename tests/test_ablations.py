@@ -22,7 +22,7 @@ from ctxft.report.attribution import (
     report_sections,
     training_table,
 )
-from ctxft.report.verdicts import ablations, part_of
+from ctxft.report.verdicts import ablations
 from ctxft.run.examine import evaluate_task
 from ctxft.run.prepare import prepare
 from ctxft.run.tasks import train_task
@@ -68,13 +68,6 @@ PARTS = {
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_names_of_arms_are_read():
-    assert part_of("only-key-concepts") == part_of("only-key-concepts-ift") == ("only", "key-concepts")
-    assert part_of("without-application-ift") == ("without", "application") and part_of("count-12") == ("count", "12")
-    assert [part_of(arm) for arm in ("cpt", "cft-ift", "neg", "control", "control-shuffled")] == [("arm", "")] * 5
-    assert [part_of(arm) for arm in ("base", "adaptive", "ift", "adaptive-ift")] == [None] * 4
 
 
 def test_rows_stand_in_order_and_other_arms_cost_no_power():

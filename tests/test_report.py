@@ -132,7 +132,7 @@ def test_a_benchmark_in_two_forms_is_refused(tmp_path: Path):
     path = folder / "evals" / "neg" / "seed-1" / "metrics.json"
     change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].update(form="mcf"))
     message = (
-        "'practice-mmlu' has the form 'options' for base, seed 0 and 'lettered' for neg, seed 1, .* evaluate again"
+        "'practice-mmlu' has the form 'options' for base, seed 0 and 'mcf' for neg, seed 1, .* evaluate again"
     )
     with pytest.raises(InputError, match=message):
         read_run(folder)
@@ -415,7 +415,7 @@ def test_report_is_whole_and_opens_offline(run: Path):
         assert text in page
     for text in (
         "over other items and other seeds at once",
-        *map(escape, (*how_to_read("cpt"), *verdicts(run), overall(run))),
+        *map(escape, (*how_to_read(run), *verdicts(run), overall(run))),
     ):
         assert text in page
     assert "3 seeds are few" in page and "10 comparisons" in page and "planted" not in page
@@ -510,12 +510,10 @@ def test_arms_that_take_a_prompt_apart_are_explained_where_a_run_has_them():
             Path("run"), manifest, {}, {arm: {} for arm in arms}, {"exam": {arm: {} for arm in arms}}, None
         )
 
-    assert not any("exercises" in said for said in how_to_read("cpt", run_of("base", "cpt", "cft-ift")))
-    assert not any(
-        "all comparisons of the run" in said for said in how_to_read("cpt", run_of("cpt", "control-neutral"))
-    )
-    assert any("an oracle that knows" in said for said in how_to_read("cpt", run_of("cpt", "adaptive")))
-    parts = how_to_read("cpt", run_of("cpt", "only-critical", "reading-ift"))
+    assert not any("exercises" in said for said in how_to_read(run_of("base", "cpt", "cft-ift")))
+    assert not any("all comparisons of the run" in said for said in how_to_read(run_of("cpt", "control-neutral")))
+    assert any("an oracle that knows" in said for said in how_to_read(run_of("cpt", "adaptive")))
+    parts = how_to_read(run_of("cpt", "only-critical", "reading-ift"))
     assert any("all comparisons of the run" in said for said in parts)
     assert (
         "cpt reads the text alone; only-* reads prompts of one family; "

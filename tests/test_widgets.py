@@ -430,7 +430,7 @@ def test_names_of_benchmarks_are_escaped_and_a_reference_is_needed(tmp_path):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition, seconds: float = 90.0) -> None:
+def wait_for(condition, seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
@@ -503,7 +503,7 @@ def test_the_monitor_starts_stops_and_resumes(experiment):
     wait_for(lambda: len({path.parent for path in run.folder.glob("arms/*/seed-0/checkpoint-*0")}) == 2)
     monitor.halt.click()
     with pytest.raises(FailedError, match="the training was stopped; what was finished is kept"):
-        monitor.wait(60)
+        monitor.wait(600)
     assert monitor.view.value.count("<img ") == 1 and "Stopped: 0 of 2 trained. A new start" in monitor.view.value
     started = monitor.progress.read()
     assert started["step"].between(1, 249).all() and all(started["checkpoint"]) and not monitor.go.disabled
@@ -520,7 +520,7 @@ def test_the_monitor_shows_why_a_training_failed(experiment):
     monitor = TrainingMonitor(config, workers=1)
     monitor.start()
     with pytest.raises(InputError, match=r"^train\.lora\.target_modules: .*no_such_layer"):
-        monitor.wait(120)
+        monitor.wait(600)
     assert "Failed: 0 of 1 trained. train.lora.target_modules" in monitor.text and not monitor.go.disabled
     assert "&lt;b&gt;no_such_layer" in monitor.view.value and "<b>no_such_layer" not in monitor.view.value
 

@@ -80,19 +80,19 @@ def overall(run: Source, reference: str = "cpt") -> str:
     )
 
 
-USUAL = ("base", "cpt", "cft", "neg", "control", "adaptive")  # the arms that are explained where no run is given
 BY_ARM = "Holm p corrects p for the number of benchmarks on which this arm was compared."
 BY_ALL = "Holm p corrects p for all comparisons of the run at once, since it looks for the best of many prompts."
 
 
-def how_to_read(reference: str = "cpt", run: RunRecord | None = None) -> list[str]:
+def how_to_read(run: Source, reference: str = "cpt") -> list[str]:
     """Return sentences that explain the columns and verdicts of ``results_table``.
 
     Args:
+        run: a run folder, a Run, or a run that is read already.
         reference: the arm that is subtracted.
-        run: whose arms are explained; None explains those that every run may have.
     """
-    arms = [get_arm(arm) for arm in sort_arms(run.metrics if run else USUAL)]
+    run = as_record(run)
+    arms = [get_arm(arm) for arm in sort_arms(run.metrics)]
     reads = {arm.kind + "-*" * bool(arm.argument): arm.reads for arm in arms}
     return [
         f"An arm is one way of training, a seed one training of it. {'; '.join(f'{k} reads {v}' for k, v in reads.items())}. "
@@ -102,7 +102,7 @@ def how_to_read(reference: str = "cpt", run: RunRecord | None = None) -> list[st
         f"minus {reference} is the difference from {reference} in percentage points (pp), on the same items and the same "
         "seeds. With one seed its interval is over items (Agresti and Min) and p is McNemar's exact test; with several, "
         "interval and p are over other items and other seeds at once, and a few seeds make them wide.",
-        f"{BY_ALL if run and searched(run) else BY_ARM} Verdict: higher or lower is shown "
+        f"{BY_ALL if searched(run) else BY_ARM} Verdict: higher or lower is shown "
         'after that; "not after Holm" is shown by this comparison alone; "not shown" is not a proof of equality.',
         "The minimum detectable effect is the smallest true difference that this comparison, with its items and its seeds, "
         "would show (before Holm) with 80 % power.",
@@ -112,27 +112,13 @@ def how_to_read(reference: str = "cpt", run: RunRecord | None = None) -> list[st
 # --- ablations: which family of prompts matters? ----------------------------------------------------------------------
 
 
-def part_of(arm: str) -> tuple[str, str] | None:
-    """Return the kind of an arm among ablations and its family or number; None for an arm that is none of them.
-
-    Example:
-        >>> part_of("only-key-concepts-ift"), part_of("count-3"), part_of("neg"), part_of("base")
-        (('only', 'key-concepts'), ('count', '3'), ('arm', ''), None)
-    """
-    found = get_arm(arm)
-    if found.argument:
-        return found.kind, found.argument
-    return ("arm", "") if found.compared else None
-
-
-def ablations(run: RunRecord, reference: str) -> dict[str, dict[str, tuple[str, str]]]:
-    """Return benchmark -> arm -> its kind and part, where parts of the prompts were tried; of the reference's last stage."""
-    tried = {}
-    for name, arms in run.outcomes.items():
-        stage = get_arm(reference).instructed
-        parts = {arm: part for arm in arms if get_arm(arm).instructed == stage and (part := part_of(arm))}
-        if any(kind != "arm" for kind, _ in parts.values()):
-            tried[name] = parts
+def ablations(run: RunRecord, reference: str) -> dict[str, list[str]]:
+    """Return benchmark -> the arms to compare, where parts of the prompts were tried; they have the reference's last stage."""
+    stage, tried = get_arm(reference).instructed, {}
+    for name, outcomes in run.outcomes.items():
+        arms = [arm for arm in map(get_arm, outcomes) if arm.compared and arm.instructed == stage]
+        if any(arm.argument for arm in arms):
+            tried[name] = [arm.name for arm in arms]
     return tried
 
 
@@ -167,10 +153,14 @@ def ablation_rows(run: Source, reference: str, benchmark: str | None = None) -> 
     for name in (name for name in names if name in tried):
         check_known(reference, run.outcomes[name], f"reference arm for {name}:")
         rows = compare({arm: run.outcomes[name][arm] for arm in sort_arms({*tried[name], reference})}, reference)
-        parts = [row | dict(zip(("kind", "part"), tried[name].get(row["arm"], ()), strict=False)) for row in rows]
-        known = [row for row in parts if "kind" in row]
-        tables[name] = sorted(known, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))
+        parts = [_with_part(row) for row in rows if row["arm"] in tried[name]]
+        tables[name] = sorted(parts, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))
     return corrected(tables, "all")
+
+
+def _with_part(row: dict) -> dict:
+    arm = get_arm(row["arm"])
+    return row | {"kind": arm.kind if arm.argument else "arm", "part": arm.argument}
 
 
 # --- the paper's claims -----------------------------------------------------------------------------------------------
