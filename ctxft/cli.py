@@ -301,9 +301,9 @@ def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> N
 @app.command()
 def leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
     """Look for benchmark items in the training texts and prompts of a run."""
-    from ctxft.run.leaks import leaks_in, leaks_text
+    from ctxft.run.leaks import leaks_text, look_for_leaks
 
-    result = leaks_in(_run(config, settings, data))
+    result = look_for_leaks(_run(config, settings, data))
     print(leaks_text(result))
     if out:
         print(f"\nitem by item: {write_json(out, result)}")
@@ -338,8 +338,8 @@ def attribute(
     from ctxft.report.attribution import attribution_text
 
     run = _run(config, settings, data).prepare()
-    print(attribution_text(attribute(run.config, arm, seed, limit, passages)))
-    print(f"\nin full: {attribution_file(run.config, arm, seed)}")
+    print(attribution_text(attribute(run, arm, seed, limit, passages)))
+    print(f"\nin full: {attribution_file(run, arm, seed)}")
 
 
 @app.command()
@@ -385,7 +385,7 @@ def export(
     """Write what an arm reads as (prompt, passage) pairs for a tuning service or library."""
     from ctxft.extras.export import export_pairs
 
-    record = export_pairs(_run(config, settings, data).wanted, arm, seed, form, out)
+    record = export_pairs(_run(config, settings, data), arm, seed, form, out)
     print(f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts")
     for name, counts in record["leaks"].items():
         parts = f"{counts['partial']} in part, {counts['short']} short ones without an answer"
@@ -418,7 +418,7 @@ def hosted(
     from ctxft.extras.server import Server
 
     where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
-    client, plan = Server(where), plan_of(_run(config, settings, data).wanted, where, completions)
+    client, plan = Server(where), plan_of(_run(config, settings, data), where, completions)
     cost = plan.cost()
     due = cost["items"] - cost["answered"]
     price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
@@ -523,13 +523,13 @@ def adapt(
     from ctxft.extras.written import failure_of
 
     run = _run(config, settings, data).prepare()
-    due = estimate_adapt(run.wanted)
+    due = estimate_adapt(run)
     for name, value in due.items():
         print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
     writer = run.config.prompts.writer
     if estimate or (writer and writer.server and due["to write"] and not _agreed(yes)):
         return
-    record = adapt(run.wanted)
+    record = adapt(run)
     passages, failed = record["passages"], record["failed"]
     written = f"{record['prompts']} with a written prompt ({record['cached']} texts from before)"
     print(f"{passages} passages: {written}, {sum(record['rejected'].values())} refused, {failed} failed")

@@ -363,12 +363,12 @@ def _check_parameters(parameters: dict, declared: Iterable[set[str]], where: str
 def _inputs(run: Run) -> list:
     """Return what all notebooks of a run depend on: config, contents that it names, code, committed results, libraries."""
     from ctxft.config import to_mapping
-    from ctxft.run.prepare import run_inputs
+    from ctxft.run.prepare import inputs_of
 
     code = {path.relative_to(PACKAGE_ROOT).as_posix(): hash_file(path) for path in sorted(PACKAGE_ROOT.rglob("*.py"))}
     results = {path.name: hash_file(path) for path in sorted((notebooks_folder() / "results").glob("*.json"))}
     items = [[question.hash for question in benchmark.questions] for benchmark in run.benchmarks]
-    return [to_mapping(run.wanted), run_inputs(run), items, code, results, versions()]
+    return [to_mapping(run.wanted), inputs_of(run), items, code, results, versions()]
 
 
 def _run_notebook(run: Run, path: Path, given: dict, inputs: str, states: dict[Path, str]) -> None:

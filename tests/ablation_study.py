@@ -65,7 +65,7 @@ def write_results(folder: Path) -> Path:
 def main() -> None:
     """Run what is not there yet, and write the file."""
     os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
-    from ctxft.run.workers import ensure_run
+    from tests.runs import ensure_run
 
     config = study_config()
     print(write_results(config.folder if "--only-write" in sys.argv else ensure_run(config)))

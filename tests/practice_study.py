@@ -19,10 +19,10 @@ from tools.practice_models import build_base
 
 from ctxft.config import ExperimentConfig, load_experiment
 from ctxft.report import read_run
-from ctxft.run.workers import ensure_run
 from ctxft.statistics import common_seeds, compare
 from ctxft.storage import InputError, write_json
 from ctxft.world.exams import EXAMS as EXAMS_OF_WORLD
+from tests.runs import ensure_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "notebooks" / "results" / "practice_study.json"

@@ -29,10 +29,14 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", TQDM_DISA
 import psutil  # noqa: E402
 
 from ctxft.config import load_experiment  # noqa: E402
-from ctxft.run.examine import evaluate_task  # noqa: E402
-from ctxft.run.prepare import prepare  # noqa: E402
-from ctxft.run.tasks import arm_folder, eval_folder, train_task  # noqa: E402
 from ctxft.storage import hash_file, read_json, sha256  # noqa: E402
+from tests.runs import (  # noqa: E402
+    arm_folder,
+    eval_folder,
+    evaluate_task,
+    prepare,
+    train_task,
+)
 
 GROWTH = 0.02  # of resident memory, from the first third to the last
 WARM_UP = 5  # cycles

@@ -23,12 +23,10 @@ from ctxft.report.attribution import (
     training_table,
 )
 from ctxft.report.verdicts import ablations
-from ctxft.run.examine import evaluate_task
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import train_task
 from ctxft.statistics import compare, holm, mcnemar
 from ctxft.statistics.intervals import cluster_interval
 from ctxft.storage import InputError, write_json
+from tests.runs import evaluate_task, prepare, train_task
 from tests.test_report import fake_run
 
 

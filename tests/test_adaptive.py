@@ -17,13 +17,10 @@ from ctxft.extras.written import exchanged, written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import ContextualPrompt
 from ctxft.run.estimate import count_tokens_and_steps
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages, rows_of
 from ctxft.run.run import Run
-from ctxft.run.tasks import train_task
-from ctxft.run.workers import train_all
 from ctxft.storage import InputError, read_json, read_jsonl
 from ctxft.world.facts import model_folder
+from tests.runs import prepare, read_passages, rows_of, train_all, train_task
 from tests.stub_server import StubServer, good_text
 
 ARMS = ["cpt", "cft", "adaptive", "control-adaptive"]
@@ -52,7 +49,7 @@ def test_arms_read_what_was_written_and_share_the_rest(adaptive):
         with pytest.raises(InputError, match="no written prompts yet: run `ctxft prompts adapt CONFIG` first"):
             train_all(config, 1)
         assert not (folder / "arms").exists()  # told before any arm was trained
-        record = adapt(config)
+        record = adapt(Run(config))
     written, passages = written_prompts(config), read_passages(folder)
     assert set(written) == {p.id for p in passages} and sum(prompt is None for prompt in written.values()) == 1
     assert sum(record["rejected"].values()) == 1
@@ -85,7 +82,7 @@ def test_passages_leave_room_for_the_longest_prompt_that_may_be_written(adaptive
         tokenizer = load_tokenizer(config.model)
         assert Run(config).longest_prompt == 50
         folder = prepare(config)
-        adapt(config)
+        adapt(Run(config))
         rows, _ = rows_of(config, "adaptive", 0, read_passages(folder), tokenizer)
     budget = read_json(folder / "ledger.json")["text budget (tokens)"]
     assert budget == config.train.max_length - 2 - 50 and rows.longest <= config.train.max_length
@@ -110,14 +107,14 @@ def test_prompts_do_not_change_once_an_arm_was_trained_with_them(adaptive):
     with StubServer(mostly_good) as stub:
         config = adaptive(stub, batch=1)
         folder = prepare(config)
-        adapt(config)
+        adapt(Run(config))
         first = written_prompts(config)
         train_task(config, "control-adaptive", 0)
     rows = [{"passage": passage, "prompt": "adaptive-other"} for passage in first]
     with pytest.raises(InputError, match="control-adaptive/seed-0 was trained with other written prompts"):
-        require_untrained(config, rows)
+        require_untrained(Run(config), rows)
     shutil.rmtree(folder / "arms")
-    require_untrained(config, rows)
+    require_untrained(Run(config), rows)
 
 
 def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing(adaptive, tmp_path, capsys):
@@ -151,7 +148,7 @@ def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):
         config.evaluation.limit, config.arms = 1, ["cpt", "cft", "adaptive"]
         assert "adaptive" not in count_tokens_and_steps(Run(config))["reads"]
         folder = prepare(config)
-        record = adapt(config)
+        record = adapt(Run(config))
         assert record["prompts"] == 0 and record["rejected"] == {"gives away an item": record["passages"]}
         prepare(config)
     ledger = read_json(folder / "ledger.json")
@@ -161,7 +158,7 @@ def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):
         config = adaptive(stub, model="another")
         config.name = "tiny-2"
         prepare(config)
-        adapt(config)
+        adapt(Run(config))
         prepare(config)
     assert read_json(config.folder / "ledger.json")["adaptive: prompts of"] != before
 
@@ -199,11 +196,10 @@ def test_adapt_asks_no_question_for_a_model_here(experiment, tmp_path, capsys):
 
 CELLS = [
     "from ctxft.extras.adaptive import adapt, estimate_adapt\n"
-    "from ctxft.config import load_experiment\n"
-    "from ctxft.run.prepare import prepare\n"
-    "config = load_experiment({path!r})",
-    "prepare(config)\nprint(estimate_adapt(config))\nprint(adapt(config))",
-    "print(config.prompts.writer, config.prompts.writer.server_config())",
+    "from ctxft import Run\n"
+    "run = Run({path!r}).prepare()",
+    "print(estimate_adapt(run))\nprint(adapt(run))",
+    "print(run.config.prompts.writer, run.config.prompts.writer.server_config())",
 ]
 
 

@@ -24,10 +24,9 @@ from ctxft.extras.gradients import cosines, let_learn, mean_gradient, require_me
 from ctxft.extras.readers import open_reader, read_in_training, spread_out, text_stage
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, control_prompt
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import prompt_sets_of, read_passages
-from ctxft.run.tasks import arm_folder, train_task
+from ctxft.run.run import Run
 from ctxft.storage import InputError, read_jsonl, write_jsonl
+from tests.runs import arm_folder, prepare, prompt_sets_of, read_passages, train_task
 
 KEYS = {"families": ("family", "kind"), "kinds": ("kind",)}
 
@@ -56,7 +55,7 @@ def model_of(config, arm: str):
 
 
 def test_losses_behind_prompts_are_those_of_plain_torch(trained):
-    found = prompt_losses(trained, "cft", 0)
+    found = prompt_losses(Run(trained), "cft", 0)
     model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
     special, passages = special_tokens(tokenizer), read_passages(trained.folder, "held_out")
     targets = sum(passage.targets for passage in passages)
@@ -96,7 +95,7 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
 
 def test_the_interval_is_that_of_the_documents_by_hand(trained):
     prompt = prompt_sets_of(trained)[0].prompts[0]
-    (record, _), reader = prompt_losses(trained, "base", 0, [prompt])["prompts"], open_reader(trained, "base", 0)
+    (record, _), reader = prompt_losses(Run(trained), "base", 0, [prompt])["prompts"], open_reader(Run(trained), "base", 0)
     passages = read_passages(trained.folder, "held_out")
     ids = prompt_ids(reader.tokenizer, prompt)
     (none, own), counts = reader.losses(passages, [[[]] * len(passages), [ids] * len(passages)])
@@ -117,33 +116,33 @@ def test_passages_of_training_general_text_and_limits(experiment, corpus_file):
     config = experiment(general={"source": "practice-old", "limit": 30, "held_out": 0.3})
     prepare(config)
     prompts = prompt_sets_of(config)[0].prompts[:1]
-    every, few = (prompt_losses(config, "base", 0, prompts, "passages", limit) for limit in (None, 2))
+    every, few = (prompt_losses(Run(config), "base", 0, prompts, "passages", limit) for limit in (None, 2))
     assert every["passages"] == every["available"] == few["available"] == len(read_passages(config.folder))
     assert few["passages"] == few["documents"] == 2
-    assert prompt_losses(config, "base", 0, prompts, "general_held_out")["available"] > 0
+    assert prompt_losses(Run(config), "base", 0, prompts, "general_held_out")["available"] > 0
     with pytest.raises(InputError, match=r"unknown kind of passages .heldout. \(did you mean .held_out.\?\)"):
-        prompt_losses(config, "base", 0, prompts, "heldout")
+        prompt_losses(Run(config), "base", 0, prompts, "heldout")
     with pytest.raises(InputError, match="at least 1 passage is needed, found 0"):
-        prompt_losses(config, "base", 0, prompts, limit=0)
+        prompt_losses(Run(config), "base", 0, prompts, limit=0)
     assert spread_out(list(range(10)), 3) == [0, 3, 6] and spread_out([1, 2], 5) == [1, 2]
 
 
 def test_one_document_knows_no_interval_and_none_is_refused(experiment, corpus_file):
     config = experiment()
     prepare(config)
-    found = prompt_losses(config, "base", 0, prompt_sets_of(config)[0].prompts[:1])
+    found = prompt_losses(Run(config), "base", 0, prompt_sets_of(config)[0].prompts[:1])
     assert found["documents"] == 1
     assert found["prompts"][0]["to_none"]["low"] is None and found["prompts"][0]["to_none"]["high"] is None
     none = experiment(name="none", corpus={"source": str(corpus_file), "held_out": 0.0})
     prepare(none)
     with pytest.raises(InputError, match=r"held_out\.jsonl holds no passage: raise corpus\.held_out"):
-        prompt_losses(none, "base", 0)
+        prompt_losses(Run(none), "base", 0)
 
 
 def test_a_prompt_that_the_model_cannot_read_is_refused(trained):
     long = ContextualPrompt("long", "own", "the house by the road " * 80, "strategy")
     with pytest.raises(InputError, match="tokens behind its prompt, but the model reads at most 256"):
-        prompt_losses(trained, "base", 0, [long])
+        prompt_losses(Run(trained), "base", 0, [long])
 
 
 def test_unknown_and_untrained_tasks_are_refused(experiment):
@@ -151,9 +150,9 @@ def test_unknown_and_untrained_tasks_are_refused(experiment):
     prepare(config)
     for arm, seed in (("cft", 1), ("neg", 0), ("base", 1)):
         with pytest.raises(InputError, match=f"unknown task '{arm}:{seed}'"):
-            prompt_losses(config, arm, seed)
+            prompt_losses(Run(config), arm, seed)
     with pytest.raises(InputError, match=r"arm .cft., seed 0 of .* is not trained yet"):
-        attribute(config, "cft", 0)
+        attribute(Run(config), "cft", 0)
 
 
 def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(experiment, tmp_path):
@@ -173,11 +172,11 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(ex
     )
     prepare(config)
     train_task(config, "cft", 0)
-    found = prompt_losses(config, "cft", 0, prompt_sets_of(config)[0].prompts)
+    found = prompt_losses(Run(config), "cft", 0, prompt_sets_of(config)[0].prompts)
     planted, control = found["prompts"]
     assert planted["prompt"] == "one-1" and control["kind"] == "control" and planted["tokens"] == control["tokens"]
     assert planted["to_none"]["high"] < 0 and planted["to_control"]["high"] < 0
-    base = prompt_losses(config, "base", 0, prompt_sets_of(config)[0].prompts)["prompts"][0]
+    base = prompt_losses(Run(config), "base", 0, prompt_sets_of(config)[0].prompts)["prompts"][0]
     assert base["to_control"]["difference"] > planted["to_control"]["difference"]
 
 
@@ -189,7 +188,7 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
         books["strategies" if kind == "strategy" else "negative"] = str(tmp_path / f"{kind}.yaml")
     config = experiment(prompts=books)
     prepare(config)
-    reader, prompt = open_reader(config, "base", 0), prompt_sets_of(config)[0].prompts[0]
+    reader, prompt = open_reader(Run(config), "base", 0), prompt_sets_of(config)[0].prompts[0]
     assert reader.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
     passages = read_passages(config.folder)[:3]
     turn = dataclasses.replace(reader, template=PromptTemplate(before=(5,), separator="", after=(6, 7)))
@@ -203,7 +202,7 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
 
 
 def test_training_losses_are_behind_the_recorded_prompts(trained):
-    found = training_losses(trained, "cft", 0)
+    found = training_losses(Run(trained), "cft", 0)
     folder, passages = arm_folder(trained, "cft", 0), read_passages(trained.folder)
     model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
     drawn = {row["passage"]: row for _, row in read_jsonl(folder / "prompts.jsonl")}
@@ -228,13 +227,13 @@ def test_passages_that_few_steps_never_came_to_are_left_out(experiment):
     config = experiment({"max_steps": 1, "train_batch_size": 3}, arms=["cpt", "ift", "cpt-ift"])
     prepare(config)
     train_task(config, "cpt", 0)
-    found = training_losses(config, "cpt", 0)
+    found = training_losses(Run(config), "cpt", 0)
     assert found["passages"] == 3 < len(read_passages(config.folder))
     assert [(one["family"], one["kind"]) for one in found["families"]] == [("none", "none")] and found["prompts"] == []
     assert [text_stage(arm) for arm in ("base", "ift", "cpt", "cpt-ift")] == [None, None, "cpt", "cpt"]
-    assert read_in_training(config, "cpt-ift", 0) == read_in_training(config, "cpt", 0)
+    assert read_in_training(Run(config), "cpt-ift", 0) == read_in_training(Run(config), "cpt", 0)
     with pytest.raises(InputError, match="arm 'ift' reads no text in training"):
-        read_in_training(config, "ift", 0)
+        read_in_training(Run(config), "ift", 0)
 
 
 def test_shuffled_words_are_controls_and_exercises_are_no_prompts(experiment):
@@ -242,7 +241,7 @@ def test_shuffled_words_are_controls_and_exercises_are_no_prompts(experiment):
     prepare(config)
     for arm in config.arms:
         train_task(config, arm, 0)
-    shuffled, reading = (training_losses(config, arm, 0) for arm in config.arms)
+    shuffled, reading = (training_losses(Run(config), arm, 0) for arm in config.arms)
     assert {one["kind"] for one in shuffled["families"]} == {"control"}
     assert {one["family"] for one in shuffled["families"]} <= set(prompt_sets_of(config)[0].families)
     assert [(one["family"], one["kind"]) for one in reading["families"]] == [("none", "none")]
@@ -278,15 +277,15 @@ def test_of_an_adapter_its_own_weights_alone_are_compared(experiment):
     config = experiment({"method": "lora", "lora": dataclasses.asdict(LoraConfig(r=2, lora_dropout=0.5))})
     prepare(config)
     train_task(config, "cft", 0)
-    found = gradient_similarity(config, "cft", 0, passages=4)
+    found = gradient_similarity(Run(config), "cft", 0, passages=4)
     model = model_of(config, "cft")
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert found["weights"] == own < sum(p.numel() for p in model.parameters()) - own
-    assert found == gradient_similarity(config, "cft", 0, passages=4), "no dropout, and the same from run to run"
+    assert found == gradient_similarity(Run(config), "cft", 0, passages=4), "no dropout, and the same from run to run"
 
 
 def test_cosines_between_families_none_negative_and_control(trained):
-    found = gradient_similarity(trained, "cft", 0, passages=6)
+    found = gradient_similarity(Run(trained), "cft", 0, passages=6)
     strategies, negative = prompt_sets_of(trained)
     names = [one["family"] for one in found["conditions"]]
     assert names == ["none", *strategies.families, "negative", "control"] and found["passages"] == 6
@@ -315,7 +314,7 @@ def test_too_many_weights_and_vectors_without_direction_are_refused(trained):
     with pytest.raises(InputError, match=r"13 gradients of 1,000,000,000 weights take 48.4 GiB, more than the 4 GiB"):
         require_memory(13, 10**9, 4.0)
     with pytest.raises(InputError, match=r"more than the 0\.0001 GiB allowed"):
-        gradient_similarity(trained, "cft", 0, memory=1e-4)
+        gradient_similarity(Run(trained), "cft", 0, memory=1e-4)
     with pytest.raises(InputError, match="gradient 1 is 0 everywhere"):
         cosines([torch.ones(3), torch.zeros(3)])
 
@@ -324,22 +323,22 @@ def test_too_many_weights_and_vectors_without_direction_are_refused(trained):
 
 
 def test_an_attribution_is_written_once_and_anew_where_something_changed(trained):
-    found = attribute(trained, "cft", 0, limit=4, passages=3)
-    path = attribution_file(trained, "cft", 0)
+    found = attribute(Run(trained), "cft", 0, limit=4, passages=3)
+    path = attribution_file(Run(trained), "cft", 0)
     assert json.loads(path.read_text(encoding="utf-8")) == found
     assert found["books"]["strategies"] == prompt_sets_of(trained)[0].hash and found["gradients"]["passages"] == 3
     written = path.stat().st_mtime_ns
-    assert attribute(trained, "cft", 0, limit=4, passages=3) == found and path.stat().st_mtime_ns == written
-    other = attribute(trained, "cft", 0, limit=2, passages=0)
+    assert attribute(Run(trained), "cft", 0, limit=4, passages=3) == found and path.stat().st_mtime_ns == written
+    other = attribute(Run(trained), "cft", 0, limit=2, passages=0)
     assert other["gradients"] is None and other["prompts"]["passages"] == 2 and other["key"] != found["key"]
-    assert attribute(trained, "base", 0, limit=2, passages=0)["training"] is None
+    assert attribute(Run(trained), "base", 0, limit=2, passages=0)["training"] is None
 
 
 def test_the_command_prints_the_tables_and_names_the_file(trained, capsys):
     command = ["attribute", "tiny", "--arm", "cft", "--limit", "3", "--passages", "2"]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert str(attribution_file(trained, "cft", 0)) in shown
+    assert str(attribution_file(Run(trained), "cft", 0)) in shown
     assert all(word in shown for word in ("key-concepts-1", "control", "minus no prompt", "cosine"))
     assert main(["attribute", "tiny", "--arm", "neg"]) == 2
     assert "unknown task 'neg:0'" in capsys.readouterr().err

@@ -168,8 +168,8 @@ def test_questions_that_are_none_are_told_before_anything_runs(refuse, config_fi
 
 
 def test_ensure_run_reads_the_questions_before_it_trains(experiment, questions_file, runs):
-    from ctxft.run.workers import ensure_run
     from ctxft.storage import InputError
+    from tests.runs import ensure_run
 
     questions_file.write_text("{}\n")
     with pytest.raises(InputError, match=r"own-questions\.jsonl, line 1"):
@@ -188,7 +188,7 @@ def test_a_folder_that_is_not_a_run(refuse, config_file, runs):
 
 
 def test_a_run_folder_with_another_config(refuse, experiment, config_file):
-    from ctxft.run.prepare import prepare
+    from tests.runs import prepare
 
     prepare(experiment())
     assert "train.num_train_epochs was 5, is 7" in refuse("train", config_file(), "--set", "train.num_train_epochs=7")

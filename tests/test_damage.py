@@ -15,10 +15,7 @@ from ctxft.extras.server import Reply
 from ctxft.extras.server.answers import Answers
 from ctxft.extras.writer.store import Store
 from ctxft.report import read_run
-from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.run.leaks import check_leaks
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import arm_folder, eval_folder, train_task
+from ctxft.run.run import Run
 from ctxft.storage import (
     ChecksumError,
     InputError,
@@ -32,6 +29,16 @@ from ctxft.storage import (
     write_jsonl,
 )
 from ctxft.training.checkpoint import checkpoints
+from tests.runs import (
+    arm_folder,
+    check_leaks,
+    eval_folder,
+    evaluate_task,
+    is_examined,
+    load_benchmarks,
+    prepare,
+    train_task,
+)
 
 
 def flip(path: Path, place: int) -> None:
@@ -196,11 +203,11 @@ def test_a_damaged_manifest_is_told_and_never_overwritten(experiment):
 
 def test_a_damaged_attribution_is_measured_again(examined):
     config, _, _ = examined
-    found = attribute(config, "base", 0, limit=2, passages=0)
-    path = attribution_file(config, "base", 0)
+    found = attribute(Run(config), "base", 0, limit=2, passages=0)
+    path = attribution_file(Run(config), "base", 0)
     path.write_text(path.read_text().replace('"loss": ', '"loss": 1', 1))
     assert (
-        attribute(config, "base", 0, limit=2, passages=0) == found and path.with_name(f"{path.name}.damaged").exists()
+        attribute(Run(config), "base", 0, limit=2, passages=0) == found and path.with_name(f"{path.name}.damaged").exists()
     )
 
 

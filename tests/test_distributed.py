@@ -12,10 +12,9 @@ import pytest
 import yaml
 
 from ctxft.config import to_mapping
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import arm_folder, train_task
 from ctxft.storage import REPO_ROOT, read_json, read_jsonl
 from ctxft.training.checkpoint import checkpoints
+from tests.runs import arm_folder, prepare, train_task
 
 SHARDED = Path(__file__).parent / "sharded.py"
 

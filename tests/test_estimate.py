@@ -12,13 +12,12 @@ from ctxft.cli import main
 from ctxft.config import TrainConfig
 from ctxft.models import load_model, model_config
 from ctxft.run.estimate import count_tokens_and_steps
-from ctxft.run.prepare import prepare
 from ctxft.run.run import Run
-from ctxft.run.tasks import train_task
 from ctxft.storage import InputError, read_json, write_jsonl
 from ctxft.training.estimate import advice, empty_model, estimate, kept_bytes
 from ctxft.training.model import trainable_model
 from ctxft.world.facts import model_folder
+from tests.runs import prepare, train_task
 
 RECIPE = TrainConfig(max_length=96, micro_batch_tokens=1024)
 

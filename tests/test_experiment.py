@@ -19,12 +19,21 @@ from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.run import run as runs_module
 from ctxft.run import tasks
-from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages, rows_of
-from ctxft.run.tasks import evaluate_tasks, parse_task, train_task, train_tasks
-from ctxft.run.workers import evaluate_all, train_all
+from ctxft.run.tasks import parse_task
 from ctxft.storage import InputError, RecordLog, hash_file, read_json, read_jsonl, write_json, write_jsonl, write_text
+from tests.runs import (
+    evaluate_all,
+    evaluate_task,
+    evaluate_tasks,
+    is_examined,
+    load_benchmarks,
+    prepare,
+    read_passages,
+    rows_of,
+    train_all,
+    train_task,
+    train_tasks,
+)
 
 
 def files_of(folder) -> dict[str, int]:

@@ -17,9 +17,9 @@ from ctxft.evaluation.benchmarks import load_benchmark
 from ctxft.extras.export import export_pairs
 from ctxft.extras.tuning import FORMS, Pair, check_limits, lines_of
 from ctxft.models import load_tokenizer
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages, rows_of
+from ctxft.run.run import Run
 from ctxft.storage import InputError, hash_file, read_json, write_jsonl
+from tests.runs import prepare, read_passages, rows_of
 
 GOOD = [Pair(f"d-{n}", "Read, then doubt.", f'Passage {n}, with a "mark",\nand ünïcödé 🙂.') for n in range(20)]
 
@@ -59,7 +59,7 @@ def pairs_in(path: Path, form: str) -> list[tuple[str, str]]:
 def test_pairs_are_those_that_the_arm_trains_on(prepared, tmp_path, form, arm):
     config = prepared()
     path = tmp_path / "out" / f"pairs-{form}"
-    record = export_pairs(config, arm, 3, form, path)
+    record = export_pairs(Run(config), arm, 3, form, path)
     passages = read_passages(config.folder)
     drawn = rows_of(config, arm, 3, passages, load_tokenizer(config.model))[1]
     assert pairs_in(path, form) == [(row["text"], p.text) for row, p in zip(drawn, passages, strict=True)]
@@ -74,18 +74,18 @@ def test_pairs_are_those_that_the_arm_trains_on(prepared, tmp_path, form, arm):
 
 def test_another_seed_draws_other_prompts_before_the_same_passages(prepared, tmp_path):
     config = prepared()
-    first, second = (export_pairs(config, "cft", seed, "chat", tmp_path / str(seed)) for seed in (0, 1))
+    first, second = (export_pairs(Run(config), "cft", seed, "chat", tmp_path / str(seed)) for seed in (0, 1))
     assert first["hashes"]["passages"] == second["hashes"]["passages"]
     assert first["hashes"]["drawn prompts"] != second["hashes"]["drawn prompts"]
 
 
 def test_an_arm_without_prompts_goes_only_where_an_empty_turn_may(prepared, tmp_path):
     config = prepared()
-    export_pairs(config, "cpt", 0, "chat", tmp_path / "pairs")
+    export_pairs(Run(config), "cpt", 0, "chat", tmp_path / "pairs")
     assert {prompt for prompt, _ in pairs_in(tmp_path / "pairs", "chat")} == {""}
     for form in ("gemini", "csv"):
         with pytest.raises(InputError, match=r"passage 'd0:?.*' has no prompt.*choose an arm"):
-            export_pairs(config, "cpt", 0, form, tmp_path / form)
+            export_pairs(Run(config), "cpt", 0, form, tmp_path / form)
         assert not (tmp_path / form).exists()
 
 
@@ -104,7 +104,7 @@ def test_an_arm_without_prompts_goes_only_where_an_empty_turn_may(prepared, tmp_
 )
 def test_an_arm_without_such_pairs_is_refused(experiment, tmp_path, arm, said):
     with pytest.raises(InputError, match=said):
-        export_pairs(experiment(), arm, 0, "chat", tmp_path / "pairs")
+        export_pairs(Run(experiment()), arm, 0, "chat", tmp_path / "pairs")
 
 
 def test_texts_that_hold_an_item_are_refused_whole_and_the_places_told(prepared, tmp_path, capsys):
@@ -120,14 +120,14 @@ def test_texts_that_hold_an_item_are_refused_whole_and_the_places_told(prepared,
     texts = (f"They asked him: {asked} He said Anna.", f"{short} Anna does.", "Who sells rain? Nobody knows.", half)
     config = prepared(texts, evaluation=exam)
     with pytest.raises(InputError) as told:
-        export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")
+        export_pairs(Run(config), "cft", 0, "chat", tmp_path / "pairs")
     ids = {p.document: p.id for p in read_passages(config.folder)}
     assert f"2 benchmark items (item 'q-long' of exam in passage {ids['more0']}" in str(told.value)
     assert f"item 'q-short' of exam in passage {ids['more1']}" in str(told.value)
     assert "q-bare" not in str(told.value) and "q-part" not in str(told.value)
     assert not list(tmp_path.glob("pairs*")), "nothing is written"
     config = prepared(texts[2:], name="fewer", evaluation=exam)
-    found = export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")["leaks"]["exam"]
+    found = export_pairs(Run(config), "cft", 0, "chat", tmp_path / "pairs")["leaks"]["exam"]
     assert found["partial_ids"] == ["q-part"] and (found["partial"], found["short"], found["leaked"]) == (1, 1, 0)
 
 
@@ -144,9 +144,9 @@ def test_an_item_in_a_prompt_or_cut_between_passages_is_found_too(prepared, tmp_
     config = prepared((asked,), evaluation=exam, prompts={"strategies": str(book)})
     assert not any(asked in passage.text for passage in read_passages(config.folder)), "the question must be cut"
     with pytest.raises(InputError, match=r"item 'q0' of exam in passage .*; item 'q1' of exam in prompt p1"):
-        export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")
+        export_pairs(Run(config), "cft", 0, "chat", tmp_path / "pairs")
     with pytest.raises(InputError, match=r"1 benchmark item \(item 'q0'"):
-        export_pairs(config, "neg", 0, "chat", tmp_path / "pairs")
+        export_pairs(Run(config), "neg", 0, "chat", tmp_path / "pairs")
 
 
 def test_more_items_than_a_line_holds_are_counted(prepared, tmp_path):
@@ -156,7 +156,7 @@ def test_more_items_than_a_line_holds_are_counted(prepared, tmp_path):
     for limit in (None, 1):  # of what is examined now; the rest may be examined later
         config.evaluation.limit = limit
         with pytest.raises(InputError) as told:
-            export_pairs(config, "cft", 0, "chat", tmp_path / "pairs")
+            export_pairs(Run(config), "cft", 0, "chat", tmp_path / "pairs")
         assert "13 benchmark items" in str(told.value) and "; and 3 more)" in str(told.value)
 
 
@@ -171,7 +171,7 @@ def test_the_questions_of_a_real_exam_are_refused_as_a_corpus(experiment, tmp_pa
     config = experiment(corpus=corpus, evaluation=exam)
     prepare(config)
     with pytest.raises(InputError, match=r"hold 40 benchmark items \(item '.*' of medqa in passage .*; and 30 more\)"):
-        export_pairs(config, "cft", 0, "csv", tmp_path / "pairs")
+        export_pairs(Run(config), "cft", 0, "csv", tmp_path / "pairs")
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ from ctxft.extras.hosted import PATIENCE, ask_all, hosted_table, plan_of
 from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
 from ctxft.models import load_model, load_tokenizer
-from ctxft.run.examine import load_benchmarks
-from ctxft.run.prepare import prepare
+from ctxft.run.run import Run
 from ctxft.statistics import wilson
 from ctxft.storage import FailedError, InputError, read_json
 from ctxft.world.facts import model_folder
+from tests.runs import load_benchmarks, prepare
 
 MODEL = "practice-aware"
 BENCHMARKS = ["practice-fiqa", "practice-causal20", "practice-multifin", "practice-mmlu"]
@@ -168,7 +168,7 @@ def served(tmp_path_factory) -> tuple[str, str]:
 def test_transformers_serve_predicts_what_the_local_path_does(served, runs, local, completions):
     url, name = served
     config = ServerConfig(url=url, model=name, retries=0)
-    plan = plan_of(exam(), config, completions)
+    plan = plan_of(Run(exam()), config, completions)
     record = ask_all(plan, Server(config))
     same_as_local(plan.folder, record, local)
     assert record["endpoint"] == ("completions" if completions else "chat")
@@ -186,7 +186,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
 
     with TextServer(write) as stub:
         config = ServerConfig(url=stub.url, model="served/aware:1", retries=0)
-        plan = plan_of(exam(), config, completions)
+        plan = plan_of(Run(exam()), config, completions)
         record = ask_all(plan, Server(config), parallel=4)
     same_as_local(plan.folder, record, local)
     assert {path for path, _ in stub.asked} == {"/v1/completions" if completions else "/v1/chat/completions"}
@@ -200,7 +200,7 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(runs):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number != 30 else 401) as stub:
         config = ServerConfig(url=stub.url, model="m")
-        plan = plan_of(exam(), config)
+        plan = plan_of(Run(exam()), config)
         with pytest.raises(InputError, match="refuses access"):
             ask_all(plan, patient(config))
         assert len(stub.asked) == 31 and not (plan.folder / "metrics.json").exists()
@@ -258,16 +258,16 @@ def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
     with TextServer(first_choice) as one, TextServer(first_choice) as two:
         for stub in (one, two):
             config = ServerConfig(url=stub.url, model="m")
-            ask_all(plan_of(exam(2), config), patient(config))
+            ask_all(plan_of(Run(exam(2)), config), patient(config))
             assert len(stub.asked) == 8
         config = ServerConfig(url=one.url, model="m")
-        shots = plan_of(exam(2, benchmarks=["practice-mmlu"], form="mcf"), config)
-        assert len(shots.due()) == 2 and not plan_of(exam(2), config).due()
+        shots = plan_of(Run(exam(2, benchmarks=["practice-mmlu"], form="mcf")), config)
+        assert len(shots.due()) == 2 and not plan_of(Run(exam(2)), config).due()
 
 
 def test_each_server_and_model_has_a_folder_of_its_own(runs):
     asked = [(url, model) for url in ("http://one/v1", "http://two/v1") for model in ("org/m", "org-m")]
-    folders = {plan_of(exam(1), ServerConfig(*where), way).folder for where in asked for way in (False, True)}
+    folders = {plan_of(Run(exam(1)), ServerConfig(*where), way).folder for where in asked for way in (False, True)}
     assert len(folders) == 8
     assert all(folder.name.startswith("org-m-") for folder in folders)
 
@@ -283,7 +283,7 @@ def test_outcomes_are_by_id_whatever_the_order_of_the_replies(runs):
     for parallel in (1, 8):
         with TextServer(write) as stub:
             config = ServerConfig(url=stub.url, model=f"m{parallel}")
-            plan = plan_of(exam(5), config)
+            plan = plan_of(Run(exam(5)), config)
             found.append(ask_all(plan, patient(config), parallel)["benchmarks"])
             rows = [read_outcomes(plan.folder / f"{name}.jsonl") for name in BENCHMARKS]
             assert [row["id"] for outcomes in rows for row in outcomes] == [r.question.id for r in plan.requests]
@@ -330,7 +330,7 @@ def test_a_thread_that_outlives_an_interrupt_loses_no_answer(runs):
 
     with TextServer(write) as stub:
         config = ServerConfig(url=stub.url, model="m")
-        plan, before = plan_of(exam(5), config), set(threading.enumerate())
+        plan, before = plan_of(Run(exam(5)), config), set(threading.enumerate())
         with pytest.raises(KeyboardInterrupt):
             ask_all(plan, patient(config))
         # The server's own thread is among these, and ends with its reply.
@@ -356,7 +356,7 @@ def test_errors_stay_in_the_denominator_are_counted_and_asked_again(runs):
 
     with TextServer(write) as stub:
         config = ServerConfig(url=stub.url, model="m", retries=0)
-        plan = plan_of(exam(10, benchmarks=["practice-fiqa"]), config)
+        plan = plan_of(Run(exam(10, benchmarks=["practice-fiqa"])), config)
         record = ask_all(plan, patient(config))
         found = record["benchmarks"]["practice-fiqa"]
         assert found["n"] == 10 and found["unanswered"] == 4 and found["errors"] == {"request": 2, "server": 1}
@@ -373,7 +373,7 @@ def test_errors_stay_in_the_denominator_are_counted_and_asked_again(runs):
 def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, parallel):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number < 7 else 503) as stub:
         config = ServerConfig(url=stub.url, model="m", retries=0)
-        plan = plan_of(exam(), config)
+        plan = plan_of(Run(exam()), config)
         with pytest.raises(
             FailedError, match=rf"no reply to {PATIENCE} requests in a row \(server\): 7 answers are kept"
         ):
@@ -386,11 +386,11 @@ def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, para
 def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs, parallel):
     with TextServer(lambda number, sent, most: 400) as stub:
         config = ServerConfig(url=stub.url, model="m")
-        plan = plan_of(exam(4), config)
+        plan = plan_of(Run(exam(4)), config)
         with pytest.raises(FailedError, match=rf"{PATIENCE} requests were refused before any reply.*HTTP 400, no\b"):
             ask_all(plan, patient(config), parallel)
         assert PATIENCE <= len(stub.asked) < PATIENCE + parallel
-        few = plan_of(exam(2, benchmarks=["practice-fiqa"]), config)
+        few = plan_of(Run(exam(2, benchmarks=["practice-fiqa"])), config)
         with pytest.raises(FailedError, match=r"nothing was answered, so there is no accuracy: .*HTTP 400, no\b"):
             ask_all(few, patient(config))
     assert not list(plan.folder.glob("*.json*"))
@@ -399,7 +399,7 @@ def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs,
 def test_after_a_reply_requests_may_be_refused_one_by_one_and_what_had_none_has_no_accuracy(runs):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number == 0 else 400) as stub:
         config = ServerConfig(url=stub.url, model="m")
-        plan = plan_of(exam(4), config)
+        plan = plan_of(Run(exam(4)), config)
         record = ask_all(plan, patient(config))
         assert len(stub.asked) == 16
     first, *others = record["benchmarks"].values()
@@ -418,8 +418,8 @@ def test_what_is_refused_before_anything_is_asked(runs):
     with TextServer(first_choice) as stub:
         config = ServerConfig(url=stub.url, model="m")
         with pytest.raises(InputError, match="--completions sends plain text"):
-            plan_of(exam(chat_template=True), config, completions=True)
-        plan = plan_of(exam(), config)
+            plan_of(Run(exam(chat_template=True)), config, completions=True)
+        plan = plan_of(Run(exam()), config)
         with pytest.raises(InputError, match="--parallel must be at least 1"):
             ask_all(plan, patient(config), parallel=0)
         plan.folder.mkdir(parents=True)
@@ -495,7 +495,7 @@ def command(runs, tmp_path) -> Callable[..., list[str]]:
 
 
 def test_the_command_tells_the_cost_first_and_asks_only_when_told_to(command, runs, capsys, monkeypatch):
-    plan = plan_of(exam(5), ServerConfig(url="http://localhost/v1", model="m"))
+    plan = plan_of(Run(exam(5)), ServerConfig(url="http://localhost/v1", model="m"))
     read = sum(-(-len(request.context) // 4) + 16 for request in plan.requests)
     written = sum(request.max_tokens for request in plan.requests)
     prices = ("--price-in", "150", "--price-out", "600")
@@ -551,7 +551,7 @@ def test_a_run_may_be_prepared_after_a_hosted_model_was_asked(experiment, runs):
     config = experiment()
     with TextServer(first_choice) as stub:
         where = ServerConfig(url=stub.url, model="m")
-        ask_all(plan_of(config, where), patient(where))
+        ask_all(plan_of(Run(config), where), patient(where))
     prepare(config)
     (path,) = config.folder.glob("hosted/m-*/metrics.json")
     assert read_json(path)["benchmarks"]["own-questions"]["n"] == 6

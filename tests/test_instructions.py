@@ -12,11 +12,9 @@ from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.scoring import encode_pair
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.run import prepare as preparation
-from ctxft.run.instruct import has_instructions, read_instruction_rows
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages
-from ctxft.run.tasks import arm_folder, train_task, train_tasks
+from ctxft.run.run import Run
 from ctxft.storage import InputError, read_json, read_jsonl, with_checksum, write_json, write_jsonl
+from tests.runs import arm_folder, prepare, read_instruction_rows, read_passages, train_task, train_tasks
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -117,7 +115,7 @@ def test_arms_of_two_stages_share_instructions_order_and_steps(experiment):
 def test_a_second_stage_may_be_added_later_and_then_not_be_changed(experiment):
     config = experiment(arms=["cpt"])
     prepare(config)
-    assert not has_instructions(config.arms)
+    assert not Run(config).has_instructions
     later = {"arms": ["cpt", "cpt-ift"], "ift": {"max_steps": 2, "limit": 20}}
     prepare(experiment(**later))
     train_task(experiment(**later), "cpt-ift", 0)

@@ -17,11 +17,19 @@ import pytest
 import yaml
 
 from ctxft.config import to_mapping
-from ctxft.run.examine import is_examined, load_benchmarks
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import arm_folder, eval_folder, is_trained, train_task, train_tasks
-from ctxft.run.workers import evaluate_all, train_all
 from ctxft.storage import REPO_ROOT, FailedError, hash_file, read_json, read_jsonl
+from tests.runs import (
+    arm_folder,
+    eval_folder,
+    evaluate_all,
+    is_examined,
+    is_trained,
+    load_benchmarks,
+    prepare,
+    train_all,
+    train_task,
+    train_tasks,
+)
 
 KILLS = int(os.environ.get("CTXFT_KILLS", "3"))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

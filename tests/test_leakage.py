@@ -15,10 +15,8 @@ from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark
 from ctxft.leakage import COMMON, clean_subset, dirty_ids, find_leaks, metrics_with_clean, words_of
-from ctxft.run.leaks import check_leaks, texts_of
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages
 from ctxft.storage import write_jsonl, write_text
+from tests.runs import check_leaks, prepare, read_passages, texts_of
 
 RANDOM = random.Random(5)
 WORDS = [
@@ -166,7 +164,6 @@ def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp
     items = {item["id"]: item for item in leaks["benchmarks"]["own"]["items"]}
     assert (items["0"]["verdict"], items["0"]["places"], items["0"]["answered"]) == ("leaked", ["document d"], True)
     assert (items["1"]["verdict"], items["1"]["places"]) == ("leaked", ["prompt p1"]) and "2" not in items
-    assert json.loads((config.folder / "leaks.json").read_text()) == leaks
     assert [where for where, _ in texts_of(config)][:2] == ["document d", "prompt p1"]
     before = sorted(config.folder.rglob("*"))
     assert main(["leaks", config.name, "--out", str(tmp_path / "leaks.json")]) == 0

@@ -10,9 +10,7 @@ from ctxft.evaluation.probe import is_in_form
 from ctxft.evaluation.scoring.generation import generate_greedily
 from ctxft.models import load_model, load_tokenizer
 from ctxft.report import loss_table
-from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import train_task
+from tests.runs import evaluate_task, is_examined, load_benchmarks, prepare, train_task
 
 
 @pytest.fixture(scope="module")

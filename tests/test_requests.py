@@ -16,9 +16,8 @@ from lm_eval.tasks.pubmedqa.preprocess_pubmedqa import doc_to_text as pubmedqa_t
 
 from ctxft.evaluation.benchmarks import Benchmark, Question, Wording, form_of, render, requests_of, style_of, wording_of
 from ctxft.evaluation.outcomes import read_outcomes
-from ctxft.run.examine import evaluate_task, is_examined, load_benchmarks
-from ctxft.run.prepare import prepare
 from ctxft.storage import InputError
+from tests.runs import evaluate_task, is_examined, load_benchmarks, prepare
 
 ITEMS = [
     ("Which vessel carries blood away from the heart?", ["vein", "artery", "nerve", "duct"], 1),

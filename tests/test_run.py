@@ -39,6 +39,12 @@ def test_a_name_that_leads_nowhere_names_what_there_is(runs):
         ctxft.Run("mini", arms=["ctf"])
 
 
+def test_settings_replace_single_values_of_any_source(experiment):
+    run = ctxft.Run(experiment(), overrides={"evaluation.limit": 2, "general.source": "practice-old"})
+    assert run.config.evaluation.limit == 2 and run.config.general.source == "practice-old"
+    assert len(run.benchmarks[0].questions) == 2 and len(run.whole_benchmarks[0].questions) == 6
+
+
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, ctxft; print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

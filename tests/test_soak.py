@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from ctxft import models
-from ctxft.run.examine import evaluate_task
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import train_task
 from tests import soak
+from tests.runs import evaluate_task, prepare, train_task
 
 
 def test_a_few_cycles_give_the_same_result_with_the_same_handles():

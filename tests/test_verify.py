@@ -13,12 +13,11 @@ from ctxft.cli import main
 from ctxft.config import ExperimentConfig, from_mapping
 from ctxft.extras.adaptive import adapt
 from ctxft.extras.attribution import attribute
-from ctxft.run.examine import evaluate_task
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import evaluate_tasks, train_task, train_tasks
+from ctxft.run.run import Run
 from ctxft.run.verify import verify
 from ctxft.storage import with_checksum, write_jsonl
 from tests.conftest import make_text
+from tests.runs import evaluate_task, evaluate_tasks, prepare, train_task, train_tasks
 from tests.stub_server import StubServer
 
 ARMS = ["base", "cpt", "cft", "control", "adaptive", "cft-ift"]
@@ -62,12 +61,12 @@ def made(tmp_path_factory, model_folders):
         }
         config = from_mapping(ExperimentConfig, values, "test")
         prepare(config)
-        adapt(config)
+        adapt(Run(config))
         for task in train_tasks(config):
             train_task(config, *task)
         for task in evaluate_tasks(config):
             evaluate_task(config, *task)
-        attribute(config, "cft", 0, limit=4, passages=2)
+        attribute(Run(config), "cft", 0, limit=4, passages=2)
     return place
 
 

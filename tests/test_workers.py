@@ -15,10 +15,8 @@ from ctxft import cli
 from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.run import prepare as preparation
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import train_task
-from ctxft.run.workers import ensure_run, train_all
 from ctxft.storage import InputError, read_json, read_jsonl, write_text
+from tests.runs import ensure_run, prepare, train_all, train_task
 
 
 def files_of(folder) -> dict[str, int]:

@@ -25,10 +25,10 @@ from ctxft.extras.writer.write import GIVE_UP, jobs_of
 from ctxft.extras.written import written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import load_prompt_set
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages
+from ctxft.run.run import Run
 from ctxft.storage import REPO_ROOT, FailedError, InputError, hash_file, read_json, read_jsonl, sha256, write_jsonl
 from ctxft.world.facts import model_folder
+from tests.runs import prepare, read_passages
 from tests.stub_server import StubServer, good_text, passage_of
 
 BOOK = load_prompt_set("strategies")
@@ -481,16 +481,16 @@ def test_an_experiment_is_adapted(experiment):
         writer = {"model": "stub", "server": stub.url, "batch": 1, "price_in": 1.0, "price_out": 1.0}
         config = experiment(prompts={"writer": writer})
         with pytest.raises(InputError, match="not a run yet"):
-            adapt(config)
+            adapt(Run(config))
         prepare(config)
         with pytest.raises(InputError, match="no written prompts yet: run `ctxft prompts adapt CONFIG` first"):
             written_prompts(config)
-        assert estimate_adapt(config)["to write"] > 1 and stub.requests == []
-        found = adapt(config)
+        assert estimate_adapt(Run(config))["to write"] > 1 and stub.requests == []
+        found = adapt(Run(config))
         asked = len(stub.requests)
         files = [config.folder / f"adaptive.{ending}" for ending in ("json", "jsonl")]
         hashes = list(map(hash_file, files))
-        again = adapt(config)
+        again = adapt(Run(config))
         assert len(stub.requests) == asked and hash_file(files[1]) == hashes[1]
     passages = read_passages(config.folder)
     assert asked == found["passages"] == len(passages) and again["cached"] == asked and again["paid"] == found["paid"]
@@ -507,7 +507,7 @@ def test_written_prompts_of_another_writer_are_refused(experiment):
     with StubServer(lambda number, body: "good") as stub:
         config = experiment(prompts={"writer": {"model": "stub", "server": stub.url}})
         prepare(config)
-        adapt(config)
+        adapt(Run(config))
     path = config.folder / "adaptive.jsonl"
     config.prompts.writer.instruction = "Write."
     with pytest.raises(InputError, match="by another writer"):
@@ -525,11 +525,11 @@ def test_an_item_of_a_benchmark_is_refused(experiment, tmp_path):
             prompts={"writer": {"model": "stub", "server": stub.url}}, evaluation={"benchmarks": [str(benchmark)]}
         )
         prepare(config)
-        found = adapt(config)
+        found = adapt(Run(config))
     assert found["prompts"] == 0 and found["rejected"] == {"gives away an item": found["passages"]}
     assert {row["reason"] for row in lines_of(config.folder / "adaptive.jsonl")} == {"rejected: gives away leaky/q"}
 
 
 def test_an_experiment_without_a_writer(experiment):
     with pytest.raises(InputError, match=r"set prompts\.writer"):
-        adapt(experiment())
+        adapt(Run(experiment()))

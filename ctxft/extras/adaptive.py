@@ -11,34 +11,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ctxft.config import ExperimentConfig
 from ctxft.data.passages import Passage
 from ctxft.evaluation.scoring.encoding import Progress
 from ctxft.extras.writer import WriterRecord, estimate_cost, forbids, write_prompts
 from ctxft.extras.writer.write import WRITTEN_ID
 from ctxft.extras.written import writer_of
-from ctxft.models import shared_tokenizer
-from ctxft.run.examine import load_benchmarks
-from ctxft.run.prepare import require_same
-from ctxft.run.rows import prompt_sets_of, read_passages
+from ctxft.run.run import Run
 from ctxft.storage import InputError, read_jsonl, sha256, write_json, write_jsonl
 
 
-def estimate_adapt(config: ExperimentConfig) -> dict:
+def estimate_adapt(run: Run) -> dict:
     """Tell what ``adapt`` would take, before anything is sent: as ``ctxft.extras.writer.estimate_cost``."""
-    writer, config = writer_of(config), require_same(config)
-    tokenizer = shared_tokenizer(config.model, config.revision)
-    return estimate_cost(read_passages(config.folder), writer, prompt_sets_of(config)[0], tokenizer)
+    writer = writer_of(run.config)
+    run.require_prepared()
+    return estimate_cost(run.passages, writer, run.prompt_sets.strategies, run.tokenizer)
 
 
-def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
+def adapt(run: Run, progress: Progress | None = None) -> dict:
     """Let the experiment's writer write a prompt for every passage of a prepared run.
 
     A prompt that holds an item of the experiment's benchmarks is refused. Where there is none, because the text was
     refused or the writer gave none, the drawn prompt stands: adaptive.jsonl says why.
 
     Args:
-        config: the experiment, with ``prompts.writer``.
+        run: a prepared run, with ``prompts.writer``.
         progress: called with (passages that need nothing more, all passages).
 
     Returns:
@@ -50,26 +46,25 @@ def adapt(config: ExperimentConfig, progress: Progress | None = None) -> dict:
         FailedError: the writer fails again and again, or the limit of cost is reached; what was written is kept.
 
     Example:
-        >>> adapt(load_experiment("my.yaml"))["prompts"]  # doctest: +SKIP
+        >>> adapt(Run("my.yaml"))["prompts"]  # doctest: +SKIP
         1184
     """
-    # All items, also those that a limit leaves out now: the rest may be examined another time.
-    whole = config.replace(evaluation=config.evaluation.replace(limit=None))
-    writer, benchmarks, config = writer_of(config), load_benchmarks(whole), require_same(config)
-    tokenizer, passages = shared_tokenizer(config.model, config.revision), read_passages(config.folder)
-    record = write_prompts(passages, writer, prompt_sets_of(config)[0], tokenizer, forbids(benchmarks), progress)
-    rows = list(_rows(passages, record))
-    require_untrained(config, rows)
+    writer, benchmarks = writer_of(run.config), run.whole_benchmarks
+    run.require_prepared()
+    forbidden = forbids(benchmarks)
+    record = write_prompts(run.passages, writer, run.prompt_sets.strategies, run.tokenizer, forbidden, progress)
+    rows = list(_rows(run.passages, record))
+    require_untrained(run, rows)
     found = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}
-    write_jsonl(config.folder / "adaptive.jsonl", rows)
-    write_json(config.folder / "adaptive.json", found)
+    write_jsonl(run.folder / "adaptive.jsonl", rows)
+    write_json(run.folder / "adaptive.json", found)
     return found
 
 
-def require_untrained(config: ExperimentConfig, rows: Sequence[dict]) -> None:
+def require_untrained(run: Run, rows: Sequence[dict]) -> None:
     """Refuse to change the prompts of a run after an arm was trained with them: its seeds would differ in more than the seed."""
     now = Counter(row["prompt"] for row in rows if row["prompt"])
-    for path in config.folder.glob("arms/*adaptive*/seed-*/prompts.jsonl"):
+    for path in run.folder.glob("arms/*adaptive*/seed-*/prompts.jsonl"):
         told = [row["prompt"] for _, row in read_jsonl(path)]
         if Counter(prompt for prompt in told if prompt.startswith(WRITTEN_ID)) != now:
             raise InputError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctxft.config import ExperimentConfig
 from ctxft.data.passages import Passage
 from ctxft.extras.gradients import cosines, let_learn, mean_gradient, require_memory
 from ctxft.extras.readers import (
@@ -26,14 +25,11 @@ from ctxft.extras.readers import (
     spread_out,
     text_stage,
 )
-from ctxft.prompts import ContextualPrompt, get_arm
-from ctxft.run.prepare import require_same
-from ctxft.run.rows import prompt_sets_of, read_passages
-from ctxft.run.tasks import arm_folder
+from ctxft.prompts import ContextualPrompt
+from ctxft.run.run import Run
 from ctxft.storage import (
     InputError,
     check_known,
-    read_checked,
     read_json,
     read_or_quarantine,
     sha256,
@@ -49,7 +45,7 @@ TEXTS = ("held_out", "passages", "general_held_out")
 
 
 def prompt_losses(
-    config: ExperimentConfig,
+    run: Run,
     arm: str,
     seed: int,
     prompts: Sequence[ContextualPrompt] | None = None,
@@ -64,7 +60,7 @@ def prompt_losses(
     first may come from any words in front; the second comes from what the prompt says.
 
     Args:
-        config: the experiment; its run is prepared.
+        run: a prepared run.
         arm, seed: of the model, see ``open_reader``.
         prompts: what to try; None takes all of the run's strategy set and negative set.
         which: "held_out", "general_held_out", or "passages", those of training.
@@ -82,18 +78,16 @@ def prompt_losses(
         InputError: as ``open_reader``; no such passages; or a prompt with its passage is longer than the model reads.
 
     Example:
-        >>> prompt_losses(config, "cft", 0)["prompts"][0]["to_none"]  # doctest: +SKIP
+        >>> prompt_losses(run, "cft", 0)["prompts"][0]["to_none"]  # doctest: +SKIP
         {'difference': -0.031, 'low': -0.042, 'high': -0.02}
     """
-    reader = reader or open_reader(config, arm, seed)
-    every = read_passages(reader.config.folder, check_known(which, TEXTS, "kind of passages"))
+    reader = reader or open_reader(run, arm, seed)
+    every = getattr(reader.run, check_known(which, TEXTS, "kind of passages"))
     if not every:
-        raise InputError(
-            f"{reader.config.folder / which}.jsonl holds no passage: raise corpus.held_out, or read others."
-        )
+        raise InputError(f"{reader.run.folder / which}.jsonl holds no passage: raise corpus.held_out, or read others.")
     passages = spread_out(every, limit)
     if prompts is None:
-        prompts = [prompt for prompt_set in prompt_sets_of(reader.config) for prompt in prompt_set.prompts]
+        prompts = [prompt for prompt_set in reader.run.prompt_sets for prompt in prompt_set.prompts]
     tried, paired = _try(reader, passages, prompts)
     kinds, families = _groups([prompt.kind for prompt, _ in tried]), _groups([(p.family, p.kind) for p, _ in tried])
     return {
@@ -132,16 +126,14 @@ def _name(prompt: ContextualPrompt) -> dict:
 # --- passages of training ---------------------------------------------------------------------------------------------
 
 
-def training_losses(
-    config: ExperimentConfig, arm: str, seed: int, limit: int | None = None, reader: Reader | None = None
-) -> dict:
+def training_losses(run: Run, arm: str, seed: int, limit: int | None = None, reader: Reader | None = None) -> dict:
     """Measure how well a trained model knows the passages that it read, each behind the very prompt that it read there.
 
     Different prompts stand before different passages here, so only what is larger than the intervals (95 %, over documents)
     says something about a prompt. Of an arm with a second stage it is the text stage whose passages and prompts are taken.
 
     Args:
-        config: the experiment.
+        run: a prepared run.
         arm, seed: of the model; an arm that reads no text (base, ift) has nothing to measure.
         limit: at most so many passages, evenly spread; None takes all that were read.
         reader: a model that is open already.
@@ -155,11 +147,11 @@ def training_losses(
         InputError: as ``open_reader``, or the arm reads no text.
 
     Example:
-        >>> training_losses(config, "cft", 0)["families"][0]["loss"]  # doctest: +SKIP
+        >>> training_losses(run, "cft", 0)["families"][0]["loss"]  # doctest: +SKIP
         1.47
     """
-    reader = reader or open_reader(config, arm, seed)
-    every = read_in_training(reader.config, arm, seed)
+    reader = reader or open_reader(run, arm, seed)
+    every = read_in_training(reader.run, arm, seed)
     passages, prompts = zip(*spread_out(every, limit), strict=True)
     known = {prompt: reader.ids(prompt) for prompt in set(prompts)}
     (losses,), counts = reader.losses(passages, [[known[prompt] for prompt in prompts]])
@@ -194,7 +186,7 @@ def _groups(keys: Sequence) -> dict:
 
 
 def gradient_similarity(
-    config: ExperimentConfig,
+    run: Run,
     arm: str,
     seed: int,
     passages: int = 64,
@@ -209,7 +201,7 @@ def gradient_similarity(
     the model, its gradient, and a vector of 4 bytes a weight for each condition (the families, none, negative, control).
 
     Args:
-        config: the experiment.
+        run: a prepared run.
         arm, seed: of the model, see ``open_reader``.
         passages: how many.
         memory: GiB that the vectors may take.
@@ -223,15 +215,15 @@ def gradient_similarity(
         InputError: as ``open_reader``; the vectors would take more than ``memory``; or a gradient is 0 everywhere.
 
     Example:
-        >>> gradient_similarity(config, "cft", 0)["cosine"][0][:2]  # doctest: +SKIP
+        >>> gradient_similarity(run, "cft", 0)["cosine"][0][:2]  # doctest: +SKIP
         [1.0, 0.993]
     """
-    reader = reader or open_reader(config, arm, seed)
-    chosen = spread_out(read_passages(reader.config.folder), passages)
+    reader = reader or open_reader(run, arm, seed)
+    chosen = spread_out(reader.run.passages, passages)
     conditions = _conditions(reader, chosen)
-    weights = let_learn(reader.model, reader.config.train.loss)
+    weights = let_learn(reader.model, reader.run.config.train.loss)
     require_memory(len(conditions), weights, memory)
-    vectors, budget = [], reader.config.evaluation.max_batch_tokens
+    vectors, budget = [], reader.run.config.evaluation.max_batch_tokens
     for _, prompts in conditions:
         rows = reader.rows(chosen, prompts)
         vectors.append(mean_gradient(reader.model, list(rows), budget))
@@ -242,7 +234,7 @@ def gradient_similarity(
 
 def _conditions(reader: Reader, passages: Sequence[Passage]) -> list[tuple[dict, list[list[int]]]]:
     """Return (family and kind, prompt ids of each passage) for each condition."""
-    strategies, negative = prompt_sets_of(reader.config)
+    strategies, negative = reader.run.prompt_sets
 
     def in_turn(prompts: Sequence[ContextualPrompt]) -> list[list[int]]:
         ids = [reader.ids(prompt) for prompt in prompts]
@@ -260,18 +252,18 @@ def _conditions(reader: Reader, passages: Sequence[Passage]) -> list[tuple[dict,
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-def attribution_file(config: ExperimentConfig, arm: str, seed: int) -> Path:
+def attribution_file(run: Run, arm: str, seed: int) -> Path:
     """Return where the attribution of a model lives."""
-    return config.folder / "attribution" / f"{arm}-seed-{seed}.json"
+    return run.folder / "attribution" / f"{arm}-seed-{seed}.json"
 
 
-def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None = 256, passages: int = 64) -> dict:
+def attribute(run: Run, arm: str, seed: int, limit: int | None = 256, passages: int = 64) -> dict:
     """Measure what prompts do to a model, once, and write it to attribution/<arm>-seed-<n>.json of the run.
 
     What is there is kept while model, prompt sets, passages and the two numbers are the same.
 
     Args:
-        config: the experiment.
+        run: a prepared run.
         arm, seed: of the model, see ``open_reader``.
         limit: passages whose losses are taken, of the held-out ones and of those of training; None takes all.
         passages: passages whose gradients are compared; 0 leaves gradients out.
@@ -284,23 +276,19 @@ def attribute(config: ExperimentConfig, arm: str, seed: int, limit: int | None =
         InputError: as these.
 
     Example:
-        >>> attribute(config, "cft", 0)["prompts"]["passages"]  # doctest: +SKIP
+        >>> attribute(run, "cft", 0)["prompts"]["passages"]  # doctest: +SKIP
         256
     """
-    config = require_same(config)
-    require_task(config, arm, seed)
-    path, hashes = attribution_file(config, arm, seed), read_json(config.folder / "manifest.json")["hashes"]
-    done = arm_folder(config, arm, seed) / "done.json"
-    model = hashes["model"] if not get_arm(arm).stages else read_checked(done)["model_hash"]
-    prompt_sets = dict(
-        zip(("strategies", "negative"), (prompt_set.hash for prompt_set in prompt_sets_of(config)), strict=True)
-    )
+    hashes = run.require_prepared().hashes
+    require_task(run, arm, seed)
+    path, model = attribution_file(run, arm, seed), run.model_hash(arm, seed)
+    prompt_sets = {name: prompt_set.hash for name, prompt_set in run.prompt_sets._asdict().items()}
     origin = {"arm": arm, "seed": seed, "model_hash": model, "books": prompt_sets, "hashes": hashes}
-    key = sha256([REVISION, origin, limit, passages, config.train.loss])
+    key = sha256([REVISION, origin, limit, passages, run.config.train.loss])
     if (found := read_or_quarantine(path)) and found.get("key") == key:
         return found
-    reader = open_reader(config, arm, seed)
-    given = (config, arm, seed)
+    reader = open_reader(run, arm, seed)
+    given = (run, arm, seed)
     found = {  # gradients first: what does not fit in memory is told before hours of reading
         "gradients": gradient_similarity(*given, passages, reader=reader) if passages else None,
         "prompts": prompt_losses(*given, limit=limit, reader=reader),

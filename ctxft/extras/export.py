@@ -11,21 +11,16 @@ from __future__ import annotations
 from itertools import chain, groupby
 from pathlib import Path
 
-from ctxft.config import ExperimentConfig
-from ctxft.data.passages import Passage, passages_hash
 from ctxft.extras.tuning import Pair, check_limits, form_named, lines_of
 from ctxft.leakage import find_leaks
-from ctxft.models import shared_tokenizer
 from ctxft.prompts import check_subsets, get_arm
-from ctxft.run.examine import load_benchmarks
-from ctxft.run.prepare import manifest_of, require_same
-from ctxft.run.rows import prompt_sets_of, read_passages, rows_of
+from ctxft.run.run import Run
 from ctxft.storage import InputError, atomic_file, code_revision, hash_file, sha256, write_json
 
 SHOWN = 10  # items that a refusal names
 
 
-def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path: Path) -> dict:
+def export_pairs(run: Run, arm: str, seed: int, form: str, path: Path) -> dict:
     """Write what one arm reads as examples for a tuning service: the prompt in, the passage out.
 
     Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Where a prompt set
@@ -33,7 +28,7 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
     general text stay out.
 
     Args:
-        config: the experiment; its run must be prepared.
+        run: a prepared run.
         arm: one of a single stage of text, such as "cft", "neg", "control" or "only-critical"; "cpt", which has no prompt,
             where the form takes an empty one.
         seed: draws the prompts; one that is not among the experiment's will do too.
@@ -51,31 +46,30 @@ def export_pairs(config: ExperimentConfig, arm: str, seed: int, form: str, path:
             are named), or a limit of the service that is broken.
 
     Example:
-        >>> export_pairs(load_experiment("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
+        >>> export_pairs(Run("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
         1200
     """
-    _require_pairs(config, arm)
+    _require_pairs(run, arm)
     form_named(form)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: --out needs the name of a file.")
-    config = require_same(config)
-    passages = read_passages(config.folder)
-    drawn = rows_of(config, arm, seed, passages, shared_tokenizer(config.model, config.revision))[1]
+    run.require_prepared()
+    passages, (_, drawn) = run.passages, run.rows(arm, seed)
     prompts = {row["passage"]: row["text"] for row in drawn}
     pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
     limits = check_limits(pairs, form)
-    leaks = _require_clean(config, passages, drawn)
+    leaks = _require_clean(run, drawn)
     with atomic_file(path) as file:
         file.writelines(lines_of(pairs, form))
-    record = {"run": config.name, "arm": arm, "seed": seed, **_counts(config, passages, drawn)}
-    record |= _limits(form, limits) | {"leaks": leaks, "hashes": _hashes(config, passages, pairs, path)}
+    record = {"run": run.folder.name, "arm": arm, "seed": seed, **_counts(run, drawn)}
+    record |= _limits(form, limits) | {"leaks": leaks, "hashes": _hashes(run, pairs, path)}
     record["code"] = code_revision()
     write_json(path.with_name(f"{path.name}.manifest.json"), record)
     return record
 
 
-def _require_pairs(config: ExperimentConfig, arm: str) -> None:
+def _require_pairs(run: Run, arm: str) -> None:
     """Refuse an arm of which no pairs of a prompt and a passage can be told."""
     found = get_arm(arm)
     reasons = {
@@ -86,16 +80,15 @@ def _require_pairs(config: ExperimentConfig, arm: str) -> None:
     }
     for why in (why for why, holds in reasons.items() if holds):
         raise InputError(f"arm '{arm}' gives no pairs of a prompt and a passage: {why}.")
-    check_subsets([arm], prompt_sets_of(config)[0])
+    check_subsets([arm], run.prompt_sets.strategies)
 
 
-def _counts(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict[str, int]:
-    general = config.folder / "general.jsonl"
+def _counts(run: Run, drawn: list[dict]) -> dict[str, int]:
     return {
-        "pairs": len(passages),
-        "documents": len({passage.document for passage in passages}),
+        "pairs": len(run.passages),
+        "documents": len({passage.document for passage in run.passages}),
         "prompts": len({row["text"] for row in drawn}),
-        "general_passages_left_out": len(read_passages(config.folder, "general")) if general.exists() else 0,
+        "general_passages_left_out": len(run.general),
     }
 
 
@@ -104,19 +97,19 @@ def _limits(form: str, found: dict) -> dict:
     return {"form": form, "service": how.service, "limits": found | {"source": how.source, "looked_up": how.looked_up}}
 
 
-def _hashes(config: ExperimentConfig, passages: list[Passage], pairs: list[Pair], path: Path) -> dict[str, str]:
-    prompt_sets = manifest_of(config)["hashes"]["prompts"]
+def _hashes(run: Run, pairs: list[Pair], path: Path) -> dict[str, str]:
+    manifest = run.require_prepared()
+    passages, prompt_sets = manifest.files["passages.jsonl"], manifest.hashes["prompts"]
     drawn = sha256([[pair.passage, pair.prompt] for pair in pairs])
-    return {"file": hash_file(path), "passages": passages_hash(passages), "books": prompt_sets, "drawn prompts": drawn}
+    return {"file": hash_file(path), "passages": passages, "books": prompt_sets, "drawn prompts": drawn}
 
 
 # --- no benchmark item leaves the house -------------------------------------------------------------------------------
 
 
-def _require_clean(config: ExperimentConfig, passages: list[Passage], drawn: list[dict]) -> dict:
+def _require_clean(run: Run, drawn: list[dict]) -> dict:
     """Return what was found of each benchmark, all of its items, or refuse texts that hold one."""
-    every_item = config.evaluation.replace(limit=None)  # the rest may be examined another time
-    benchmarks = load_benchmarks(config.replace(evaluation=every_item))
+    benchmarks, passages = run.whole_benchmarks, run.passages
     prompts = {row["text"]: f"prompt {row['prompt']}" for row in drawn}
     told = [(where, text) for text, where in prompts.items()]
     documents = groupby(passages, key=lambda passage: passage.document)

@@ -21,15 +21,14 @@ from pathlib import Path
 
 import pandas
 
-from ctxft.config import ExperimentConfig, ServerConfig
+from ctxft.config import ServerConfig
 from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of, style_of
 from ctxft.evaluation.evaluate import answer_tokens
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import generated_outcome, write_outcomes
 from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.extras.server.answers import Answers
-from ctxft.models import shared_tokenizer
-from ctxft.run.examine import load_benchmarks
+from ctxft.run.run import Run
 from ctxft.statistics import wilson
 from ctxft.storage import FailedError, InputError, exclusive_lock, sha256, write_json
 
@@ -90,11 +89,11 @@ class Plan:
         return counts | {"tokens_in": read, "tokens_out": written, "price": self.server.cost(read, written)}
 
 
-def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = False) -> Plan:
+def plan_of(run: Run, server: ServerConfig, completions: bool = False) -> Plan:
     """Write out what a server would be asked of an experiment's benchmarks; nothing is asked yet.
 
     Args:
-        config: the experiment; its run need not be prepared. Its model's tokenizer counts how many tokens an answer may
+        run: the run; it need not be prepared. Its model's tokenizer counts how many tokens an answer may
             have, as it does for the arms.
         server: where and which model.
         completions: the text goes to ``/v1/completions`` as it is, for a base model; else it is one turn of the user in a
@@ -104,16 +103,15 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
         InputError: a benchmark cannot be loaded, two questions of one have the same id, or ``evaluation.apply_chat_template`` is
             set and plain text is asked for.
     """
-    options = config.evaluation
+    options = run.config.evaluation
     if completions and options.apply_chat_template:
         raise InputError(
             "--completions sends plain text, and evaluation.apply_chat_template asks for a chat: set the one or the other."
         )
-    tokenizer = shared_tokenizer(config.model, config.revision)
-    benchmarks, styles, requests = load_benchmarks(config), {}, []
+    benchmarks, styles, requests = run.benchmarks, {}, []
     for benchmark in benchmarks:
         written = requests_of(benchmark, options.form, options.num_fewshot, generated=True)
-        room = answer_tokens(tokenizer, written)
+        room = answer_tokens(run.tokenizer, written)
         styles[benchmark.name] = style_of(benchmark, options.form, options.num_fewshot, not completions, generated=True)
         for question, (context, continuations) in zip(benchmark.questions, written, strict=True):
             key = sha256([server.url, server.model, completions, room, context])
@@ -123,7 +121,7 @@ def plan_of(config: ExperimentConfig, server: ServerConfig, completions: bool = 
         raise InputError(f"two questions have the id '{twice[0]}', so their answers cannot be told apart: rename one.")
     name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + f"-{sha256([server.url, server.model])[:8]}"
     name += "-completions" if completions else ""
-    return Plan(server, completions, config.folder / "hosted" / name, benchmarks, styles, requests)
+    return Plan(server, completions, run.folder / "hosted" / name, benchmarks, styles, requests)
 
 
 def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[], object] | None = None) -> dict:

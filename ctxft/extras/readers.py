@@ -10,16 +10,13 @@ import numpy
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ctxft.config import ExperimentConfig
 from ctxft.data.passages import Passage
-from ctxft.data.rows import PromptTemplate, Rows, prompt_ids, prompt_template, special_tokens
+from ctxft.data.rows import PromptTemplate, Rows, prompt_ids, special_tokens
 from ctxft.evaluation.scoring import text_losses
-from ctxft.models import shared_tokenizer, window_of
+from ctxft.models import window_of
 from ctxft.prompts import ContextualPrompt, control_prompt, get_arm
-from ctxft.run.examine import trained_model
-from ctxft.run.prepare import require_same
-from ctxft.run.rows import prompt_sets_of, read_passages
-from ctxft.run.tasks import arm_folder, parse_task, require_trained, train_tasks
+from ctxft.run.run import Run
+from ctxft.run.tasks import parse_task, require_trained
 from ctxft.statistics.intervals import cluster_interval
 from ctxft.storage import InputError, read_jsonl
 
@@ -30,7 +27,7 @@ CONTROL_SEED = 0  # draws the meaningless words, the same for every arm and seed
 class Reader:
     """A model of a run with what is needed to read passages behind prompts, framed as the run's prompt sets say."""
 
-    config: ExperimentConfig
+    run: Run
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: PromptTemplate
@@ -71,7 +68,7 @@ class Reader:
             (losses in nats, summed over targets, ways x passages; targets of each passage, the same behind every prompt).
         """
         rows = self.rows([*passages] * len(before), [ids for way in before for ids in way])
-        pairs = text_losses(self.model, _Pairs(rows), self.config.evaluation.max_batch_tokens)
+        pairs = text_losses(self.model, _Pairs(rows), self.run.config.evaluation.max_batch_tokens)
         sums = numpy.array([loss for loss, _ in pairs]).reshape(len(before), len(passages))
         return sums, numpy.array([count for _, count in pairs[: len(passages)]])
 
@@ -119,29 +116,27 @@ class Paired:
         return found
 
 
-def open_reader(config: ExperimentConfig, arm: str, seed: int) -> Reader:
+def open_reader(run: Run, arm: str, seed: int) -> Reader:
     """Load a model of a prepared run in float32.
 
     Args:
-        config: the experiment.
+        run: a prepared run.
         arm: "base" (seed 0), or a trained arm.
         seed: of the training.
 
     Raises:
         InputError: the run is not prepared or of another config, has no such arm and seed, or the arm is not trained yet.
     """
-    config = require_same(config)
-    require_task(config, arm, seed)
-    torch.set_num_threads(config.train.threads)
-    tokenizer = shared_tokenizer(config.model, config.revision)
-    template = prompt_template(tokenizer, prompt_sets_of(config)[0])  # the negative prompt set has the same
-    return Reader(config, trained_model(config, arm, seed), tokenizer, template)
+    run.require_prepared()
+    require_task(run, arm, seed)
+    torch.set_num_threads(run.config.train.threads)
+    return Reader(run, run.model(arm, seed), run.tokenizer, run.template)
 
 
-def require_task(config: ExperimentConfig, arm: str, seed: int) -> None:
+def require_task(run: Run, arm: str, seed: int) -> None:
     """Raise InputError if the experiment has no such arm and seed, or it is not trained yet."""
-    parse_task(f"{arm}:{seed}", [("base", 0), *train_tasks(config)])
-    require_trained(config, arm, seed)
+    parse_task(f"{arm}:{seed}", [("base", 0), *run.train_tasks])
+    require_trained(run, arm, seed)
 
 
 def spread_out(passages: Sequence, limit: int | None) -> list:
@@ -180,7 +175,7 @@ def text_stage(arm: str) -> str | None:
     return found.stages[0] if found.reads_text else None
 
 
-def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tuple[Passage, ContextualPrompt | None]]:
+def read_in_training(run: Run, arm: str, seed: int) -> list[tuple[Passage, ContextualPrompt | None]]:
     """Return the run's passages that a training came to (few steps do not reach all), each with the prompt it was read behind.
 
     A prompt's kind is that of the set that holds its text; else it is "control" in a control arm, and "written" in another.
@@ -192,8 +187,8 @@ def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tupl
     stage = text_stage(arm)
     if stage is None:
         raise InputError(f"arm '{arm}' reads no text in training: choose an arm that does, such as cft.")
-    folder = arm_folder(config, stage, seed)
-    kinds = {prompt.text: prompt.kind for prompt_set in prompt_sets_of(config) for prompt in prompt_set.prompts}
+    folder = run.arm_folder(stage, seed)
+    kinds = {prompt.text: prompt.kind for prompt_set in run.prompt_sets for prompt in prompt_set.prompts}
     other = "control" if get_arm(stage).control else "written"
     rows = [] if get_arm(stage).after else [row for _, row in read_jsonl(folder / "prompts.jsonl")]
     drawn = {
@@ -201,5 +196,5 @@ def read_in_training(config: ExperimentConfig, arm: str, seed: int) -> list[tupl
         for row in rows
     }
     read = {place for _, step in read_jsonl(folder / "log.jsonl") for place in step["passages"]}
-    passages = enumerate(read_passages(config.folder))
+    passages = enumerate(run.passages)
     return [(passage, drawn.get(passage.id)) for place, passage in passages if place in read]

@@ -44,7 +44,7 @@ def texts_read(run: Run) -> Iterator[tuple[str, str]]:
                 yield f"prompt {row['prompt']} ({arm}, {seed})", row["text"]
 
 
-def leaks_in(run: Run) -> dict:
+def look_for_leaks(run: Run) -> dict:
     """Look for a run's benchmark items in what its arms read; nothing is written.
 
     Returns:
@@ -93,11 +93,3 @@ def clean_table(leaks: dict) -> pandas.DataFrame:
     for which in ("all", "clean"):
         rows[f"accuracy % {which}"] = (100 * groups[f"{which}_accuracy"].mean()).round(1)
     return rows.reset_index()
-
-
-def __getattr__(name: str) -> object:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    from ctxft.run import shims
-
-    return getattr(shims, name)

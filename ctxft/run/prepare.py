@@ -134,7 +134,7 @@ def pinned(config: ExperimentConfig, commits: dict[str, str | None]) -> Experime
     return config
 
 
-def run_inputs(run: Run) -> dict[str, tuple[str, str | None]]:
+def inputs_of(run: Run) -> dict[str, tuple[str, str | None]]:
     """Return what an experiment reads: name -> (hash of its content, commit on the hub or None)."""
     config = run.config
     strategies, negative = run.prompt_sets
@@ -199,7 +199,7 @@ def check_same(run: Run, manifest: Manifest) -> None:
     now = {key: value for key, value in now.items() if key.removeprefix(f"{WRITER}.") not in HOW_TO_ASK}
     now |= {key: None for key in then if WRITER in now and key.startswith(f"{WRITER}.") and key.endswith(".model")}
     changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
-    for name, (state, _) in run_inputs(run).items():
+    for name, (state, _) in inputs_of(run).items():
         if state != manifest.hashes.get(name, state if name == "instructions" else None):
             changed.append(f"the {name} changed")
     if changed:
@@ -250,7 +250,7 @@ def _with_arms(run: Run, ledger: dict) -> dict:
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def prepare_run(run: Run) -> None:
+def prepare(run: Run) -> None:
     """Do what ``Run.prepare`` says."""
     root = run.folder.parent
     made = not root.exists()
@@ -281,7 +281,7 @@ def _prepare(run: Run) -> None:
         raise InputError(
             f"{run.folder} is not empty and not a run (no manifest.json): choose another name, or empty it."
         )
-    inputs = run_inputs(run)
+    inputs = inputs_of(run)
     hashes, commits = ({name: state[part] for name, state in inputs.items()} for part in (0, 1))
     run.pin(commits)
     check_labels(config.arms, run.passages, config.prompts.writer is not None)  # before anything is written
@@ -300,7 +300,7 @@ def _extend(run: Run, manifest: Manifest) -> None:
     now = then | {"arms": sort_arms([*then["arms"], *run.config.arms])}
     now |= {"seeds": sorted({*then["seeds"], *run.config.seeds}), "evaluation": wanted["evaluation"]}
     if run.has_instructions and "instructions" not in manifest.hashes:
-        manifest.hashes["instructions"], manifest.commits["instructions"] = run_inputs(run)["instructions"]
+        manifest.hashes["instructions"], manifest.commits["instructions"] = inputs_of(run)["instructions"]
         manifest.files |= write_texts(run, INSTRUCTIONS, run.folder)
         now["ift"] = wanted["ift"]
         manifest.write(run.folder)  # before the ledger reads them back
@@ -310,11 +310,3 @@ def _extend(run: Run, manifest: Manifest) -> None:
     if now != then:
         manifest.config = now
         manifest.write(run.folder)
-
-
-def __getattr__(name: str) -> object:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    from ctxft.run import shims
-
-    return getattr(shims, name)

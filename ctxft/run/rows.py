@@ -62,7 +62,7 @@ def load_prompt_sets(config: ExperimentConfig) -> PromptSets:
     return PromptSets(strategies, negative)
 
 
-def run_longest_prompt(run: Run) -> int:
+def longest_of(run: Run) -> int:
     """Return the tokens that every passage of a run leaves for what any arm adds to it."""
     train, writer = run.config.train, run.config.prompts.writer
     longest = max(longest_prompt(run.tokenizer, run.prompt_sets), run.config.prompts.exercise_tokens)
@@ -197,11 +197,3 @@ def arm_ledger(run: Run, arm: str, ledger: dict) -> dict:
         )
         counts["prompts of"] = state
     return {f"{arm}: {name}": value for name, value in counts.items()}
-
-
-def __getattr__(name: str) -> object:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    from ctxft.run import shims
-
-    return getattr(shims, name)

@@ -25,7 +25,7 @@ from ctxft.run import prepare as preparation
 from ctxft.run import tasks
 from ctxft.run import workers as processes
 from ctxft.run.prepare import Manifest, pinned
-from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets, run_longest_prompt
+from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets, longest_of
 from ctxft.run.tasks import Task
 from ctxft.storage import InputError, hash_file, is_there, nearest, parse_json, read_jsonl, runs_root
 from ctxft.training.loop import targets_of
@@ -154,7 +154,7 @@ class Run:
     @cached_property
     def longest_prompt(self) -> int:
         """The tokens that every passage leaves for a prompt: those of the longest of all arms."""
-        return run_longest_prompt(self)
+        return longest_of(self)
 
     @cached_property
     def budget(self) -> int:
@@ -236,6 +236,11 @@ class Run:
         """The benchmarks that every arm is evaluated on."""
         return [self.benchmark(source) for source in self.wanted.evaluation.benchmarks]
 
+    @cached_property
+    def whole_benchmarks(self) -> list[Benchmark]:
+        """The benchmarks with all their items: what a limit leaves out now may be evaluated another time."""
+        return Run(self.wanted, overrides={"evaluation.limit": None}).benchmarks
+
     def benchmark(self, source: str, revision: str | None = None) -> Benchmark:
         """Load a benchmark, once: from the ``data`` folder, the practice world, a file, or the hub at a revision."""
         options = self.wanted.evaluation
@@ -315,7 +320,7 @@ class Run:
         Raises:
             InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
         """
-        preparation.prepare_run(self)
+        preparation.prepare(self)
         return self
 
     def train_task(self, arm: str, seed: int = 0, quiet: bool = True) -> dict:
@@ -327,7 +332,7 @@ class Run:
         Raises:
             InputError: the run is not prepared, its files changed, or another process trains this task now.
         """
-        return tasks.run_training(self, arm, seed, quiet)
+        return tasks.train_task(self, arm, seed, quiet)
 
     def evaluate_task(self, arm: str, seed: int = 0) -> dict:
         """Evaluate one trained arm (or base) on every benchmark and on held-out text; valid results are kept.
@@ -339,7 +344,7 @@ class Run:
             InputError: the run is of another config, the arm is not trained, its model was changed since, or another process
                 evaluates it now.
         """
-        return tasks.run_evaluation(self, arm, seed)
+        return tasks.evaluate_task(self, arm, seed)
 
     def train(self, workers: int | None = None, tick: Callable[[], object] | None = None) -> Run:
         """Prepare the run and train what is not trained yet; returns the run.
@@ -353,19 +358,19 @@ class Run:
             InputError: bad input, with the message of the task that met it.
             FailedError: a task stopped for another reason; the end of its output is shown.
         """
-        processes.train_waiting(self, workers, tick)
+        processes.train_all(self, workers, tick)
         return self
 
     def evaluate(self, workers: int | None = None) -> Run:
         """Evaluate every trained arm that is not evaluated yet; arguments and errors as for ``train``."""
-        processes.evaluate_waiting(self, workers)
+        processes.evaluate_all(self, workers)
         return self
 
     # --- results ------------------------------------------------------------------------------------------------------
 
     def model_hash(self, arm: str, seed: int = 0) -> str:
         """Return the hash of a task's model; raises InputError if it is not trained yet."""
-        tasks.require_training(self, arm, seed)
+        tasks.require_trained(self, arm, seed)
         if not get_arm(arm).stages:
             return self.manifest.hashes["model"]
         return tasks.read_done(self, arm, seed)["model_hash"]

@@ -87,19 +87,19 @@ def require_written(run: Run) -> None:
             arm.written(run.config, run.config.seeds[0])
 
 
-def require_training(run: Run, arm: str, seed: int) -> None:
+def require_trained(run: Run, arm: str, seed: int) -> None:
     """Raise InputError if an arm has to be trained before it can be evaluated."""
     if not run.is_trained(arm, seed):
         raise InputError(f"arm '{arm}', seed {seed} of {run.folder} is not trained yet: run `ctxft train` first.")
 
 
-def run_training(run: Run, arm: str, seed: int, quiet: bool = True, wait: bool = False) -> dict:
+def train_task(run: Run, arm: str, seed: int, quiet: bool = True, wait: bool = False) -> dict:
     """Do what ``Run.train_task`` says; ``wait`` for another process that trains the same task."""
     run.require_prepared()
     if done := _finished(run, arm, seed):
         return done
     if first := get_arm(arm).start:
-        run_training(run, first, seed, quiet, wait=True)
+        train_task(run, first, seed, quiet, wait=True)
     with _lock(run, arm, seed, wait):
         return _finished(run, arm, seed) or _train(run, arm, seed, quiet)  # perhaps by the process that was waited for
 
@@ -290,19 +290,11 @@ def _held_out(run: Run, model: PreTrainedModel) -> dict:
     return results | forgetting(model, run.tokenizer, run.config.train.max_length, documents, run.instructions_held_out)
 
 
-def run_evaluation(run: Run, arm: str, seed: int) -> dict:
+def evaluate_task(run: Run, arm: str, seed: int) -> dict:
     """Do what ``Run.evaluate_task`` says."""
     run.benchmarks  # noqa: B018  bad questions are reported before anything is written
     run.require_prepared()
-    require_training(run, arm, seed)
+    require_trained(run, arm, seed)
     lock = run.eval_folder(arm, seed).parent / f".seed-{seed}.lock"
     with exclusive_lock(lock, f"evaluates {arm}:{seed} in {run.folder}"):
         return Evaluation(run, arm, seed).evaluate()
-
-
-def __getattr__(name: str) -> object:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    from ctxft.run import shims
-
-    return getattr(shims, name)

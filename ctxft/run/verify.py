@@ -21,7 +21,7 @@ from ctxft.evaluation.outcomes import generated_outcome, read_outcomes, scored_o
 from ctxft.evaluation.scoring import ChoiceScores
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
-from ctxft.run.prepare import CORPUS, GENERAL, INSTRUCTIONS, ledger_of, run_inputs, write_texts
+from ctxft.run.prepare import CORPUS, GENERAL, INSTRUCTIONS, inputs_of, ledger_of, write_texts
 from ctxft.run.run import Run
 from ctxft.run.tasks import Evaluation, asked_as, prompt_set_files, read_done
 from ctxft.storage import InputError, hash_file, read_checked, read_json, read_jsonl, read_text, write_json, write_jsonl
@@ -140,7 +140,7 @@ def _not_covered(folder: Path) -> str:
 
 
 def _input(run: Run, name: str, recorded: str) -> str:
-    if run_inputs(run)[name][0] != recorded:
+    if inputs_of(run)[name][0] != recorded:
         raise InputError(f"the {name} is another one than when the run was made: its hash is not manifest.json's.")
     return "has the hash that manifest.json holds"
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ctxft.config import to_mapping
 from ctxft.models import pick_device
 from ctxft.run.processes import count_workers, run_parallel
-from ctxft.run.tasks import Task, require_training, require_written
+from ctxft.run.tasks import Task, require_trained, require_written
 from ctxft.world.exams import EXAMS
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _workers(run: Run, wanted: int | None) -> int:
     return count_workers(wanted, run.config.train.threads, pick_device(run.config.train.device))
 
 
-def train_waiting(run: Run, workers: int | None = None, tick: Callable[[], object] | None = None) -> None:
+def train_all(run: Run, workers: int | None = None, tick: Callable[[], object] | None = None) -> None:
     """Do what ``Run.train`` says."""
     workers = _workers(run, workers)
     for source in run.config.evaluation.benchmarks:  # bad questions are reported before hours of training
@@ -71,12 +71,12 @@ def train_waiting(run: Run, workers: int | None = None, tick: Callable[[], objec
         _run_workers("train", run, waiting, workers, lambda task: run.is_trained(*task), tick)
 
 
-def evaluate_waiting(run: Run, workers: int | None = None) -> None:
+def evaluate_all(run: Run, workers: int | None = None) -> None:
     """Do what ``Run.evaluate`` says."""
     workers = _workers(run, workers)
     run.benchmarks  # noqa: B018  bad questions are reported before anything is written
     for arm, seed in run.train_tasks:
-        require_training(run, arm, seed)
+        require_trained(run, arm, seed)
     run.prepare()
     waiting = [task for task in run.evaluate_tasks if not run.is_evaluated(*task)]
     started = time.time()
@@ -87,11 +87,3 @@ def evaluate_waiting(run: Run, workers: int | None = None) -> None:
 
     if waiting:
         _run_workers("evaluate", run, waiting, workers, written)
-
-
-def __getattr__(name: str) -> object:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    from ctxft.run import shims
-
-    return getattr(shims, name)

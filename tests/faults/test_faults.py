@@ -25,11 +25,9 @@ import pytest
 import yaml
 
 from ctxft.config import ExperimentConfig, from_mapping, to_mapping
-from ctxft.run.examine import evaluate_task
-from ctxft.run.prepare import prepare
-from ctxft.run.tasks import arm_folder, eval_folder, train_task
 from ctxft.storage import REPO_ROOT, hash_file, read_json, write_jsonl
 from tests.conftest import make_text
+from tests.runs import arm_folder, eval_folder, evaluate_task, prepare, train_task
 
 TRIES = int(os.environ.get("CTXFT_FAULTS", "1"))
 FEWER = -(-TRIES // 4)  # of what no chance decides

@@ -132,7 +132,7 @@ def cell_of(shown: object):
 
 
 def test_pages_and_widgets_show_the_probe_as_text(run, tmp_path):
-    found = attribute(run, "cft", 0, limit=4, passages=2)
+    found = attribute(Run(run), "cft", 0, limit=4, passages=2)
     page = write_report(read_run(run.folder)).read_text(encoding="utf-8")
     assert clean(page) > 10
 

@@ -18,13 +18,20 @@ from ctxft.config import ExperimentConfig, load_experiment
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import shared_tokenizer
 from ctxft.report import f1_table, loss_table, read_run, results_table
-from ctxft.run.examine import evaluate_task
-from ctxft.run.prepare import prepare
-from ctxft.run.rows import read_passages
-from ctxft.run.tasks import arm_folder, eval_folder, evaluate_tasks, lesson_of, train_task, train_tasks
 from ctxft.storage import hash_file, read_json, read_jsonl
 from ctxft.synthetic.figures import read_result, study_table
 from tests.golden.model import build_model
+from tests.runs import (
+    arm_folder,
+    eval_folder,
+    evaluate_task,
+    evaluate_tasks,
+    lesson_of,
+    prepare,
+    read_passages,
+    train_task,
+    train_tasks,
+)
 
 GOLDEN = Path(__file__).resolve().parent
 TEXTS = ("passages", "held_out", "general", "general_held_out")
