@@ -22,7 +22,6 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from ctxft import __version__
-from ctxft.prompts.sets import PROMPT_SETS, PromptSet, load_prompt_set, prompt_set_path
 from ctxft.run.processes import die_with_parent
 from ctxft.storage import (
     KEPT,
@@ -40,6 +39,7 @@ from ctxft.storage import (
 )
 
 if TYPE_CHECKING:
+    from ctxft.prompts import PromptSet
     from ctxft.run.run import Run
 
 MANY: dict[str, Any] = {"default_factory": list, "show_default": False}  # an option that may be repeated
@@ -443,6 +443,8 @@ def hosted(
 @prompts.command("list")
 def list_prompt_sets() -> None:
     """List the prompt sets of the kit."""
+    from ctxft.prompts import PROMPT_SETS, load_prompt_set
+
     print(f"{'prompt set':<22}{'kind':<10}families prompts version hash")
     for prompt_set in map(load_prompt_set, PROMPT_SETS):
         sizes = f"{len(prompt_set.families):>8} {len(prompt_set.prompts):>7} {prompt_set.version:>7}"
@@ -452,6 +454,8 @@ def list_prompt_sets() -> None:
 @prompts.command()
 def show(name: SetName, family: Family = None, model: Model = None) -> None:
     """Show a prompt set's families, the ideas behind them, and their prompts."""
+    from ctxft.prompts import load_prompt_set
+
     prompt_set = load_prompt_set(name)
     if family and family not in prompt_set.families:
         known = ", ".join(prompt_set.families)
@@ -483,6 +487,8 @@ def _tokens(prompt_set: PromptSet, model: str | None) -> dict[str, int]:
 @prompts.command()
 def validate(name: SetName, model: Model = None) -> None:
     """Check a custom prompt set; what is wrong is reported with file and line."""
+    from ctxft.prompts import load_prompt_set
+
     prompt_set = load_prompt_set(name)
     sizes = f"{len(prompt_set.prompts)} prompts in {len(prompt_set.families)} families"
     notes = [f"{sizes}, kind {prompt_set.kind}, hash {prompt_set.hash[:12]}"]
@@ -499,6 +505,8 @@ def write(
     start: Annotated[str, Option("--from", metavar="SET", help="a prompt set to start from")] = "strategies",
 ) -> None:
     """Start a custom prompt set from one of the kit."""
+    from ctxft.prompts.sets import prompt_set_path
+
     if file.exists():
         raise InputError(f"{file} exists already: choose another name, or remove it.")
     if file.suffix not in (".yaml", ".yml"):
@@ -581,6 +589,7 @@ def _check_training(folder: Path) -> dict[str, tuple[float, float]]:
     """Train three times for a few steps; return how far losses and gradient norms differ, and how far they may."""
     from ctxft.config import TrainConfig
     from ctxft.models import encode_text, load_tokenizer
+    from ctxft.prompts import load_prompt_set
     from ctxft.training.loop import train_arm
     from ctxft.world.texts import practice_documents
 

@@ -105,7 +105,7 @@ def test_a_command_that_is_not_understood_has_the_exit_code_of_bad_input(words, 
 
 def test_an_interrupt_ends_in_one_sentence_with_the_code_of_its_signal(monkeypatch, capsys):
     for stop, code in ((KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)):
-        monkeypatch.setattr("ctxft.cli.load_prompt_set", Mock(side_effect=stop))
+        monkeypatch.setattr("ctxft.prompts.load_prompt_set", Mock(side_effect=stop))
         assert main(["prompts", "show", "strategies"]) == code
         assert capsys.readouterr().err == f"ctxft: stopped. {KEPT}\n"
 
