@@ -274,3 +274,24 @@ def test_an_input_that_changed_since_is_named(made, run, file, what, said):
     finally:
         (made / file).write_bytes(content)
     assert what in found and said in found[what], found
+
+
+@pytest.mark.parametrize("words", [["verify", "whole"], ["leaks", "whole"], ["estimate", "whole"]])
+def test_commands_that_only_look_write_nothing(run, capsys, words):
+    """A run folder that nobody may write to gives the same output, and none of its files changes."""
+
+    def outcome() -> tuple[int, str]:
+        return main(words), capsys.readouterr().out
+
+    def state() -> dict[Path, tuple]:
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")}
+
+    before, first = state(), outcome()
+    assert first[0] == 0 and state() == before
+    for path in (run, *run.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        assert outcome() == first and state() == before
+    finally:
+        for path in (run, *run.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
