@@ -39,37 +39,24 @@ LIBRARIES = tuple(
     "ctxft torch transformers datasets peft accelerate jupyterlab papermill nbval ipywidgets matplotlib".split()
 )
 LONGEST = 4000  # characters of an error: it may quote a text of any length
-MOST_NODES = 1_000_000  # that aliases of a YAML file may stand for
+MOST_NODES = 1_000_000  # that aliases of a YAML file may write out
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON spells half of a character that takes two
 # What PyYAML raises for a tag whose value is none of its kind, a date that is no day, or a number without digits.
 NO_VALUE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
-KEPT = "What was finished is kept, and the same command goes on from there."
-SYSTEM = {
-    errno.ENOSPC: "no space is left on the disk",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than the system allows",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "there is no right to write or read",
-    errno.EPERM: "there is no right to write or read",
-    errno.EMFILE: "too many files are open",
-    errno.EIO: "the disk reports an error",
+KEPT = "What was finished is kept, and the same command continues from there."
+REFUSED = {  # number of the system -> what it refuses, {} for the place, and advice
+    errno.ENOSPC: "no space is left on the disk{}: free some, or set CTXFT_RUNS to a larger disk",
+    errno.EDQUOT: "the disk quota is used up{}: free some, or set CTXFT_RUNS to another disk",
+    errno.EFBIG: "the file would be larger than the system allows{}: set CTXFT_RUNS to another disk",
+    errno.EROFS: "the file system is read-only{}: set CTXFT_RUNS to a folder that you can write to",
+    errno.EACCES: "there is no right to write or read{}: change the rights, or set CTXFT_RUNS to a folder of yours",
+    errno.EPERM: "there is no right to write or read{}: change the rights, or set CTXFT_RUNS to a folder of yours",
+    errno.EMFILE: "too many files are open{}: raise the limit (ulimit -n)",
+    errno.EIO: "the disk reports an error{}: check it, or set CTXFT_RUNS to another disk",
 }
-ADVICE = {
-    errno.ENOSPC: "free some, or set CTXFT_RUNS to a larger disk",
-    errno.EDQUOT: "free some, or set CTXFT_RUNS to another disk",
-    errno.EROFS: "set CTXFT_RUNS to a folder that you can write to",
-    errno.EACCES: "change the rights, or set CTXFT_RUNS to a folder of yours",
-    errno.EPERM: "change the rights, or set CTXFT_RUNS to a folder of yours",
-}
-MEMORY = (
-    "not enough memory",
-    "out of memory",
-    "cannot allocate memory",
-    "unable to allocate",
-    "bad_alloc",
-    "can't start new thread",
-    "can't allocate",
+MEMORY = re.compile(
+    "not enough memory|out of memory|(cannot|can't|unable to) allocate|bad_alloc|can't start new thread", re.IGNORECASE
 )
 
 
@@ -112,13 +99,10 @@ def explain(error: BaseException) -> str | None:
     """
     seen: BaseException | None = error
     while seen is not None:
-        number = _number(seen)
-        if number in SYSTEM:
+        if (number := _number(seen)) in REFUSED:
             name = getattr(seen, "filename", None)
-            where = f", at {name}" if name else ""
-            advice = ADVICE.get(number, "see to it")
-            return f"{SYSTEM[number]}{where}: {advice}. {KEPT}"
-        if isinstance(seen, MemoryError) or any(words in str(seen).lower() for words in MEMORY):
+            return f"{REFUSED[number].format(f', at {name}' if name else '')}. {KEPT}"
+        if isinstance(seen, MemoryError) or MEMORY.search(str(seen)):
             return (
                 "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.max_batch_tokens), or fewer "
                 f"processes at a time (--workers). {KEPT}"
@@ -127,10 +111,10 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _number(error: BaseException) -> int | None:
+def _number(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    return next((number for number in SYSTEM if f"os error {number})" in str(error)), None)
+    return next((number for number in REFUSED if f"os error {number})" in str(error)), 0)
 
 
 # --- JSON and YAML that anybody may have written ----------------------------------------------------------------------
@@ -169,15 +153,15 @@ def shown(value: object) -> str:
 
 
 def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
-    """Parse JSON text; ``where`` (a file, or a file and line) stands in the error.
+    """Parse JSON text; ``where`` (a file, or a file and line) is named in the error.
 
     Args:
         text: the text.
-        where: stands at the start of each error.
+        where: the start of each error.
         halves: let lone surrogates pass, as a server may send them; UTF-8 cannot hold them.
 
     Raises:
-        InputError: the text is not valid JSON, a key stands twice in one object, or a text holds a lone surrogate.
+        InputError: the text is not valid JSON, a key is there twice in one object, or a text holds a lone surrogate.
 
     Example:
         >>> parse_json('{"id": "a"}', "corpus.jsonl, line 1")
@@ -189,7 +173,7 @@ def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
         if len(values) < len(pairs):  # json would keep the last one, and say nothing
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"{where}: the key {shown(twice)} stands twice in one object: remove one.")
+            raise InputError(f"{where}: the key {shown(twice)} is there twice in one object: remove one.")
         return values
 
     try:
@@ -197,15 +181,17 @@ def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
         if not halves and HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: invalid JSON ({error.msg}, column {error.colno}): mend or remove it.") from None
+        raise InputError(f"{where}: invalid JSON ({error.msg}, column {error.colno}): correct or remove it.") from None
     except UnicodeEncodeError:
-        raise InputError(f"{where}: a text holds a lone surrogate, half of a character: mend or remove it.") from None
+        raise InputError(
+            f"{where}: a text holds a lone surrogate, half of a character: correct or remove it."
+        ) from None
     except RecursionError:
-        raise InputError(f"{where}: invalid JSON (nested too deeply): mend or remove it.") from None
+        raise InputError(f"{where}: invalid JSON (nested too deeply): correct or remove it.") from None
     except InputError:
         raise
     except ValueError:  # Python reads no number of more than 4300 digits
-        raise InputError(f"{where}: invalid JSON (a number with thousands of digits): mend or remove it.") from None
+        raise InputError(f"{where}: invalid JSON (a number with thousands of digits): correct or remove it.") from None
     return value
 
 
@@ -223,10 +209,10 @@ def parse_yaml(text: str, where: str) -> typing.Any:
 
     Args:
         text: the text.
-        where: stands at the start of each error; the line follows where it is known.
+        where: the start of each error; the line follows where it is known.
 
     Raises:
-        InputError: the text is not valid YAML, is nested too deeply, or its aliases stand for themselves or for too much.
+        InputError: the text is not valid YAML, is nested too deeply, or its aliases contain themselves or too much.
 
     Example:
         >>> parse_yaml("epochs: 3", "my.yaml")
@@ -236,8 +222,10 @@ def parse_yaml(text: str, where: str) -> typing.Any:
         loader = YamlLoader(text)
         try:
             node = loader.get_single_node()
+            if node is None:
+                return None
             _weigh(node, where, {})
-            return None if node is None else loader.construct_document(node)
+            return loader.construct_document(node)
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
@@ -263,8 +251,8 @@ def _require_distinct(keys: list[yaml.Node], where: str) -> None:
         seen.add(str(key.value))
 
 
-def _weigh(node: yaml.Node | None, where: str, known: dict[int, int | None]) -> int:
-    """Return for how many nodes a node stands with its aliases written out; refuse too many, a circle, half a character."""
+def _weigh(node: yaml.Node, where: str, known: dict[int, int | None]) -> int:
+    """Return how many nodes a node has with its aliases written out; refuse too many, a circle, half a character."""
     if id(node) in known:
         if (size := known[id(node)]) is None:
             raise InputError(
@@ -279,10 +267,12 @@ def _weigh(node: yaml.Node | None, where: str, known: dict[int, int | None]) -> 
     elif isinstance(node, yaml.SequenceNode):
         parts = node.value
     elif isinstance(node, yaml.ScalarNode) and not is_unicode(node.value):
-        raise InputError(f"{where}, line {node.start_mark.line + 1}: a text holds a lone surrogate: mend or remove it.")
+        raise InputError(
+            f"{where}, line {node.start_mark.line + 1}: a text holds a lone surrogate: correct or remove it."
+        )
     size = known[id(node)] = 1 + sum(_weigh(part, where, known) for part in parts)
     if size > MOST_NODES:
-        raise InputError(f"{where}: invalid YAML (aliases that stand for more than {MOST_NODES} values): write less.")
+        raise InputError(f"{where}: invalid YAML (aliases that write out more than {MOST_NODES} values): write less.")
     return size
 
 
@@ -305,11 +295,8 @@ def sha256(value: object) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _hash_file(path: Path, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -338,8 +325,7 @@ def atomic_file(path: Path, binary: bool = False) -> Iterator[typing.IO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        kind = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": "\n"}
-        with os.fdopen(handle, **kind) as file:
+        with open(handle, "wb") if binary else open(handle, "w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -372,7 +358,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> Path:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path`` that takes its place when the block ends, and vanishes if it fails.
+    """Give a temporary folder next to ``path`` that takes its place when the block ends, and vanishes if it fails.
 
     A folder that was already at ``path`` is replaced.
     """
@@ -482,12 +468,12 @@ def read_checked(path: Path) -> dict:
             raise
         raise ChecksumError(str(error)) from None
     if not checksum_holds(values):
-        raise ChecksumError(f"{path} was changed after it was written (its checksum differs): make it again.")
+        raise ChecksumError(f"{path} was changed after it was written (its checksum differs): regenerate it.")
     return values
 
 
 def quarantine(path: Path, why: str) -> Path:
-    """Rename a damaged file or folder, so that it can be made again, and say so; returns its new path."""
+    """Rename a damaged file or folder, so that it can be made again, and print a note; returns its new path."""
     number, target = 1, path.with_name(f"{path.name}.damaged")
     while target.exists():
         number += 1
@@ -499,7 +485,7 @@ def quarantine(path: Path, why: str) -> Path:
 
 
 def read_or_quarantine(path: Path) -> dict | None:
-    """Return what ``with_checksum`` wrote; None where nothing is, or where it was damaged and is quarantined now."""
+    """Return what ``with_checksum`` wrote; None where there is nothing, or where it was damaged and is quarantined now."""
     if not path.exists():
         return None
     try:
@@ -517,12 +503,12 @@ def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]
     """Hold a lock while the block runs; the system frees it when the process ends, however it ends.
 
     Args:
-        lock: the lock file; who holds it stands in a file beside it.
+        lock: the lock file; who holds it is recorded in a file next to it.
         doing: what the holder does, as in "trains cft:0 in runs/mini".
         wait: wait for the other process instead of refusing.
 
     Raises:
-        InputError: another process holds it; its number, machine and start are told.
+        InputError: another process holds it; its number, machine and start are named.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = lock.with_suffix(".held")

@@ -111,7 +111,7 @@ def test_values_come_out_as_they_are():
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '{"b": {"a": 1, "c": 2, "a": 3}}', '[{"a": [], "a": null}]'])
 def test_a_key_that_stands_twice_is_told(text):
-    with pytest.raises(InputError, match=r"^x, line 1: the key 'a' stands twice in one object: remove one\.$"):
+    with pytest.raises(InputError, match=r"^x, line 1: the key 'a' is there twice in one object: remove one\.$"):
         parse_json(text, "x, line 1")
 
 

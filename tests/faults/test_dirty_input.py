@@ -280,7 +280,7 @@ BOMB = "c0: &c0 [x, x]\n" + "".join(f"c{n}: &c{n} [*c{n - 1}{f', *c{n - 1}' * 8}
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (BOMB, "stand for more than"),
+        (BOMB, "write out more than"),
         ("a: &a\n  <<: [*a]\n", "an alias within its own anchor"),
         ("name: &n [*n]\n", "an alias within its own anchor"),
         (f"name: {nested(3000)}\n", "nested too deeply"),
@@ -310,7 +310,7 @@ def test_yaml_that_would_never_end(runs, tmp_path, text, said):
         (nested(100_000), "nested too deeply"),
         (nested(100_000, "{"), "nested too deeply"),
         ('{"id": ' + "9" * 5000 + ', "text": "A text."}', "thousands of digits"),
-        ('{"id": "a", "id": "b", "text": "A text."}', "the key 'id' stands twice"),
+        ('{"id": "a", "id": "b", "text": "A text."}', "the key 'id' is there twice"),
         ('{"id": "\\udc00", "text": "A text."}', "lone surrogate"),
         ('{"id": NaN, "text": "A text."}', "the id must be"),
         ('{"id": ["a"], "text": "A text."}', "the id must be"),
