@@ -281,8 +281,8 @@ def estimate(
 @app.command()
 def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> None:
     """Print a run's paired table and what its tests show."""
+    from ctxft.extras.attribution import report_sections
     from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts, write_report
-    from ctxft.report.attribution import report_sections
     from ctxft.report.verdicts import how_to_read, overall
 
     record = read_run(_folder(run))
@@ -334,8 +334,7 @@ def attribute(
     data: Data = None,
 ) -> None:
     """Measure what each prompt does to a model's loss and gradient."""
-    from ctxft.extras.attribution import attribute, attribution_file
-    from ctxft.report.attribution import attribution_text
+    from ctxft.extras.attribution import attribute, attribution_file, attribution_text
 
     run = _run(config, settings, data).prepare()
     print(attribution_text(attribute(run, arm, seed, limit, passages)))
@@ -377,7 +376,7 @@ def export(
     *,
     arm: Arm = "cft",
     seed: Seed = 0,
-    form: Annotated[str, Option(help="shape of the file")] = "chat",
+    form: Annotated[str, Option(help="prompt-completion (TRL, axolotl, tinker) or vertex")] = "prompt-completion",
     out: Annotated[Path, Option(metavar="FILE", help="the file; its manifest is next to it")],
     settings: Settings,
     data: Data = None,
@@ -414,22 +413,21 @@ def hosted(
     from tqdm import tqdm
 
     from ctxft.config import ServerConfig
-    from ctxft.extras.hosted import ask_all, hosted_table, plan_of
+    from ctxft.extras.hosted import evaluate_hosted, hosted_table, plan_of
     from ctxft.extras.server import Server
 
     where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
     client, plan = Server(where), plan_of(_run(config, settings, data), where, completions)
     cost = plan.cost()
-    due = cost["items"] - cost["answered"]
     price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
-    print(f"{cost['items']} items, {cost['answered']} of them answered already, {due} to ask of {where.url}")
+    print(f"{cost['items']} items, {cost['answered']} of them answered already, {cost['due']} requests to {where.url}")
     tokens = f"about {cost['tokens_in']} (estimated: a token for 4 characters); out: {cost['tokens_out']} at most"
     print(f"  tokens in: {tokens}")
     print(f"  price: {price}")
-    if due and not _agreed(yes):
+    if cost["due"] and not _agreed(yes):
         return
-    with tqdm(total=due, unit="item", disable=not sys.stderr.isatty()) as bar:
-        record = ask_all(plan, client, parallel, bar.update)
+    with tqdm(total=cost["due"], unit="item", disable=not sys.stderr.isatty()) as bar:
+        record = evaluate_hosted(plan, client, parallel, bar.update)
     spent = record["requests"]
     print(hosted_table(record).to_string(index=False))
     print(
@@ -527,8 +525,7 @@ def adapt(
     data: Data = None,
 ) -> None:
     """Let a model write the prompt of each passage, for arm adaptive."""
-    from ctxft.extras.adaptive import adapt, estimate_adapt
-    from ctxft.extras.written import failure_of
+    from ctxft.extras.adaptive import adapt, estimate_adapt, failure_of
 
     run = _run(config, settings, data).prepare()
     due = estimate_adapt(run)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on this machine that answers well or badly, as told, and remembers what it was asked."""
+"""An OpenAI-compatible server on this machine that answers well or badly, as configured, and remembers its requests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class StubServer:
     """The server, up while the block runs.
 
     Args:
-        behave: (number of the request from 0, its body) -> what to do: one of the names in ``_Handler``, or "text:..." to
-            reply with that text.
+        behave: (number of the request from 0, its body) -> what to do: one of the names in ``_Handler``, "text:..." to reply
+            with that text, or "json:..." for a whole body.
         retry_after: header of a 429, if any.
         usage: whether replies say their tokens.
 
@@ -72,6 +72,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         what = self.stub.behave(number, body)
         if what.startswith("text:"):
             self.chat(what.removeprefix("text:"))
+        elif what.startswith("json:"):
+            self.reply(200, what.removeprefix("json:"))
         else:
             getattr(self, what)(body)
 
@@ -91,6 +93,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(content)
+
+    def completion(self, body: dict) -> None:
+        usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+        choice = {"index": 0, "text": f"{body['prompt']}!", "finish_reason": "stop"}
+        self.reply(200, json.dumps({"choices": [choice], "usage": usage}))
+
+    def number(self, body: dict) -> None:
+        self.reply(200, '{"choices": [{"message": {"role": "assistant", "content": 7}, "finish_reason": "stop"}]}')
 
     def good(self, body: dict) -> None:
         self.chat(good_text(body))
@@ -146,7 +156,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.reply(400, '{"error": {"message": "the context is too long"}}')
 
     def hang(self, body: dict) -> None:
-        self.stub.closing.wait(20)
+        self.stub.closing.wait(60)
 
     def close(self, body: dict) -> None:
         self.close_connection = True

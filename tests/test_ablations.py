@@ -11,9 +11,7 @@ import pandas
 import pytest
 from matplotlib.colors import same_color
 
-from ctxft.prompts import load_prompt_set
-from ctxft.report import RunRecord, ablation_figure, ablation_rows, ablation_table, arm_color, read_run, write_report
-from ctxft.report.attribution import (
+from ctxft.extras.attribution import (
     attribution_text,
     family_table,
     gradient_table,

@@ -12,16 +12,15 @@ import yaml
 from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.course import execute
-from ctxft.extras.adaptive import adapt, require_untrained
-from ctxft.extras.written import exchanged, written_prompts
+from ctxft.extras.adaptive import adapt, exchanged, require_untrained, written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import ContextualPrompt
 from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.run import Run
 from ctxft.storage import InputError, read_json, read_jsonl
 from ctxft.world.facts import model_folder
-from tests.runs import prepare, read_passages, rows_of, train_all, train_task
 from tests.stub_server import StubServer, good_text
+from tests.runs import prepare, read_passages, rows_of, train_all, train_task
 
 ARMS = ["cpt", "cft", "adaptive", "control-adaptive"]
 
@@ -112,9 +111,9 @@ def test_prompts_do_not_change_once_an_arm_was_trained_with_them(adaptive):
         train_task(config, "control-adaptive", 0)
     rows = [{"passage": passage, "prompt": "adaptive-other"} for passage in first]
     with pytest.raises(InputError, match="control-adaptive/seed-0 was trained with other written prompts"):
-        require_untrained(Run(config), rows)
+        require_untrained(folder, rows)
     shutil.rmtree(folder / "arms")
-    require_untrained(Run(config), rows)
+    require_untrained(folder, rows)
 
 
 def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing(adaptive, tmp_path, capsys):
@@ -196,10 +195,11 @@ def test_adapt_asks_no_question_for_a_model_here(experiment, tmp_path, capsys):
 
 CELLS = [
     "from ctxft.extras.adaptive import adapt, estimate_adapt\n"
-    "from ctxft import Run\n"
-    "run = Run({path!r}).prepare()",
-    "print(estimate_adapt(run))\nprint(adapt(run))",
-    "print(run.config.prompts.writer, run.config.prompts.writer.server_config())",
+    "from ctxft.config import load_experiment\n"
+    "from ctxft.run.run import Run\n"
+    "config = load_experiment({path!r})",
+    "run = Run(config).prepare()\nprint(estimate_adapt(run))\nprint(adapt(run))",
+    "print(config.prompts.writer, config.prompts.writer.server_config())",
 ]
 
 

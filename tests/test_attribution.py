@@ -16,12 +16,18 @@ from ctxft.data.rows import PromptTemplate, build_row, prompt_ids, special_token
 from ctxft.extras.attribution import (
     attribute,
     attribution_file,
+    cosines,
+    enable_grad,
     gradient_similarity,
+    mean_gradient,
+    open_reader,
     prompt_losses,
+    read_in_training,
+    require_memory,
+    spread_out,
+    text_stage,
     training_losses,
 )
-from ctxft.extras.gradients import cosines, let_learn, mean_gradient, require_memory
-from ctxft.extras.readers import open_reader, read_in_training, spread_out, text_stage
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, control_prompt
 from ctxft.run.run import Run
@@ -95,9 +101,12 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
 
 def test_the_interval_is_that_of_the_documents_by_hand(trained):
     prompt = prompt_sets_of(trained)[0].prompts[0]
-    (record, _), reader = prompt_losses(Run(trained), "base", 0, [prompt])["prompts"], open_reader(Run(trained), "base", 0)
+    (record, _), reader = (
+        prompt_losses(Run(trained), "base", 0, [prompt])["prompts"],
+        open_reader(Run(trained), "base", 0),
+    )
     passages = read_passages(trained.folder, "held_out")
-    ids = prompt_ids(reader.tokenizer, prompt)
+    ids = prompt_ids(reader.run.tokenizer, prompt)
     (none, own), counts = reader.losses(passages, [[[]] * len(passages), [ids] * len(passages)])
     documents = sorted({passage.document for passage in passages})
     assert len(documents) == 2 < len(passages)
@@ -141,7 +150,7 @@ def test_one_document_knows_no_interval_and_none_is_refused(experiment, corpus_f
 
 def test_a_prompt_that_the_model_cannot_read_is_refused(trained):
     long = ContextualPrompt("long", "own", "the house by the road " * 80, "strategy")
-    with pytest.raises(InputError, match="tokens behind its prompt, but the model reads at most 256"):
+    with pytest.raises(InputError, match="tokens after its prompt, but the model reads at most 256"):
         prompt_losses(Run(trained), "base", 0, [long])
 
 
@@ -189,11 +198,12 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
     config = experiment(prompts=books)
     prepare(config)
     reader, prompt = open_reader(Run(config), "base", 0), prompt_sets_of(config)[0].prompts[0]
-    assert reader.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
+    assert reader.run.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
     passages = read_passages(config.folder)[:3]
-    turn = dataclasses.replace(reader, template=PromptTemplate(before=(5,), separator="", after=(6, 7)))
+    turn = dataclasses.replace(reader, run=Run(config))
+    turn.run.template = PromptTemplate(before=(5,), separator="", after=(6, 7))
     for one, ids in ((reader, (len(reader.ids(prompt)),) * 3), (turn, (20, 21, 22))):
-        rows = one.control(passages, ids)
+        rows = one.random_words(passages, ids)
         assert [len(row) for row in rows] == list(ids)
     assert all(row[0] == 5 and row[-2:] == [6, 7] for row in rows)
 
@@ -266,7 +276,7 @@ def test_gradients_are_those_of_plain_autograd(trained, loss):
     rows = [build_row(passage, ids, special_tokens(tokenizer)) for passage in passages]
     expected = plain_gradient(model_of(trained, "cft"), rows)
     model = model_of(trained, "cft")
-    assert let_learn(model, loss) == len(expected)
+    assert enable_grad(model, loss) == len(expected)
     found = mean_gradient(model, rows, token_budget=150)
     assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-5 < expected.abs().max()
     assert torch.equal(found, mean_gradient(model, rows[::-1], token_budget=150))

@@ -16,7 +16,6 @@ from ctxft.data.rows import build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.scoring.encoding import encode_prompts, encode_requests
-from ctxft.extras.writer.ask import Job, template
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, count_tokens
 
@@ -115,8 +114,7 @@ def test_in_a_chat_template_its_own_control_tokens_alone_count(tokenizer):
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2
     learned = [label for label in row["labels"] if label >= 0]
     assert learned.count(tokenizer.eos_token_id) == 1 and learned[-1] == tokenizer.eos_token_id
-    job = Job("key", "critical", turns)
-    assert encode_prompts(tokenizer, [template(tokenizer, job)], chat=True) == [ids]
+    assert encode_prompts(tokenizer, [rendered(tokenizer, turns, answer=True)], chat=True) == [ids]
 
 
 @pytest.mark.parametrize("kind", ["byte", "metaspace"])

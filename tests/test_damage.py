@@ -11,9 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctxft.extras.attribution import attribute, attribution_file
-from ctxft.extras.server import Reply
-from ctxft.extras.server.answers import Answers
-from ctxft.extras.writer.store import Store
 from ctxft.report import read_run
 from ctxft.run.run import Run
 from ctxft.storage import (
@@ -212,31 +209,3 @@ def test_a_damaged_attribution_is_measured_again(examined):
 
 
 # --- lines that are appended ------------------------------------------------------------------------------------------
-
-
-def test_a_changed_answer_is_told_since_it_was_paid_for(tmp_path):
-    answers = Answers(tmp_path / "answers.jsonl")
-    with answers:
-        for number in range(3):
-            answers.add(f"q{number}", "key", Reply("B", 3, 1))
-    answers.path.write_text(
-        answers.path.read_text().replace('"q1", "key": "key", "text": "B"', '"q1", "key": "key", "text": "C"')
-    )
-    with pytest.raises(InputError, match=r"answers\.jsonl, line 2: not a reply of a server, or changed since"):
-        Answers(tmp_path / "answers.jsonl")
-
-
-def test_a_changed_text_of_a_writer_is_told_since_it_was_paid_for(tmp_path):
-    path = tmp_path / "store.jsonl"
-    rows = [{"key": f"k{n}", "text": "Ask why.", "cut": False, "tokens_in": 3, "tokens_out": 2} for n in range(3)]
-    with Store.open(path) as store:
-        for row in rows:
-            store.add(row)
-    assert list(Store.read(path).rows.values()) == rows
-    path.write_text(path.read_text().replace("Ask why.", "Ask who.", 1))
-    with pytest.raises(
-        InputError, match=r"store\.jsonl, line 1: the text was changed after it was written: remove the line"
-    ):
-        Store.read(path)
-    write_jsonl(path, rows)  # as they were written before lines had a checksum
-    assert len(Store.read(path).rows) == 3 and "checksum" not in json.loads(path.read_text().splitlines()[0])

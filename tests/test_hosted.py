@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -22,22 +21,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from filelock import FileLock
 
 from ctxft.cli import main
 from ctxft.config import ExperimentConfig, ServerConfig, load_experiment, to_mapping
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.evaluation.scoring import generate_answers
-from ctxft.extras.hosted import PATIENCE, ask_all, hosted_table, plan_of
-from ctxft.extras.server import Reply, Server, ServerError
-from ctxft.extras.server.answers import Answers
+from ctxft.extras.hosted import evaluate_hosted, hosted_table, plan_of
+from ctxft.extras.server import PATIENCE, Server
 from ctxft.models import load_model, load_tokenizer
 from ctxft.run.run import Run
 from ctxft.statistics import wilson
-from ctxft.storage import FailedError, InputError, read_json
+from ctxft.storage import FailedError, InputError, RecordLog, read_json, read_records
 from ctxft.world.facts import model_folder
-from tests.runs import load_benchmarks, prepare
 
 MODEL = "practice-aware"
 BENCHMARKS = ["practice-fiqa", "practice-causal20", "practice-multifin", "practice-mmlu"]
@@ -97,9 +93,13 @@ def exam(limit: int = 25, **evaluation) -> ExperimentConfig:
     return load_experiment("mini", {"name": "exam", "model": MODEL, "evaluation": options})
 
 
-def patient(config: ServerConfig) -> Server:
-    """A server that is asked again at once."""
-    return Server(config, sleep=lambda seconds: None)
+def where(stub: TextServer, model: str = "m", **values) -> ServerConfig:
+    """A server that fails a request at once."""
+    return ServerConfig(url=stub.url, model=model, **{"retries": 0} | values)
+
+
+def ask(plan, parallel: int = 1) -> dict:
+    return evaluate_hosted(plan, Server(plan.server), parallel)
 
 
 def first_choice(number: int, sent: str, most: int) -> str:
@@ -113,7 +113,7 @@ def local() -> dict[str, list[dict]]:
     model, tokenizer, config = load_model(MODEL), load_tokenizer(MODEL), exam()
     return {
         benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.form, output_type="generate_until")
-        for benchmark in load_benchmarks(config)
+        for benchmark in Run(config).benchmarks
     }
 
 
@@ -167,9 +167,8 @@ def served(tmp_path_factory) -> tuple[str, str]:
 @pytest.mark.parametrize("completions", [True, False])
 def test_transformers_serve_predicts_what_the_local_path_does(served, runs, local, completions):
     url, name = served
-    config = ServerConfig(url=url, model=name, retries=0)
-    plan = plan_of(Run(exam()), config, completions)
-    record = ask_all(plan, Server(config))
+    plan = plan_of(Run(exam()), ServerConfig(url=url, model=name, retries=0), completions)
+    record = ask(plan)
     same_as_local(plan.folder, record, local)
     assert record["endpoint"] == ("completions" if completions else "chat")
     assert (record["requests"]["requests"], record["requests"]["replies"]) == (100, 100)
@@ -185,9 +184,8 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
             return generate_answers(model, tokenizer, [sent], most)[0].text
 
     with TextServer(write) as stub:
-        config = ServerConfig(url=stub.url, model="served/aware:1", retries=0)
-        plan = plan_of(Run(exam()), config, completions)
-        record = ask_all(plan, Server(config), parallel=4)
+        plan = plan_of(Run(exam()), where(stub, "served/aware:1"), completions)
+        record = ask(plan, parallel=4)
     same_as_local(plan.folder, record, local)
     assert {path for path, _ in stub.asked} == {"/v1/completions" if completions else "/v1/chat/completions"}
     assert all(body["temperature"] == 0 and body["model"] == "served/aware:1" for _, body in stub.asked)
@@ -197,27 +195,27 @@ def test_a_server_of_the_same_model_predicts_what_the_local_path_does(runs, loca
 # --- what was asked is not asked again --------------------------------------------------------------------------------
 
 
-def test_a_stopped_run_goes_on_and_asks_nothing_twice(runs):
+def test_a_stopped_run_resumes_and_asks_nothing_twice(runs):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number != 30 else 401) as stub:
-        config = ServerConfig(url=stub.url, model="m")
-        plan = plan_of(Run(exam()), config)
+        plan = plan_of(Run(exam()), where(stub))
+        due = len(plan.due())
         with pytest.raises(InputError, match="refuses access"):
-            ask_all(plan, patient(config))
+            ask(plan)
         assert len(stub.asked) == 31 and not (plan.folder / "metrics.json").exists()
-        path = plan.folder / "answers.jsonl"
-        whole = path.read_bytes()
-        path.write_bytes(whole + whole.split(b"\n")[0][:40])  # a kill while a line was written
-        assert plan.cost()["answered"] == 30
-        record = ask_all(plan, patient(config))
-        assert len(stub.asked) == 101 and record["requests"]["requests"] == 70
-        assert path.read_bytes().startswith(whole) and len(path.read_text().splitlines()) == 100
+        whole = plan.log.read_bytes()
+        plan.log.write_bytes(whole + whole.split(b"\n")[1][:40])  # a kill while a line was written
+        assert plan.cost()["due"] == due - 30 and plan.cost()["answered"] >= 30
+        record = ask(plan)
+        assert len(stub.asked) == due + 1 and record["requests"]["requests"] == due - 30
+        assert plan.log.read_bytes().startswith(whole) and len(plan.log.read_bytes().splitlines()) == 1 + due
         sent = [json.dumps(body["messages"]) for number, (_, body) in enumerate(stub.asked) if number != 30]
-        assert len(sent) == 100 and len(set(sent)) == len({request.context for request in plan.requests})
-        again = ask_all(plan, patient(config))
-    assert len(stub.asked) == 101 and again["benchmarks"] == record["benchmarks"]
+        assert len(sent) == len(set(sent)) == due == len({item.context for item in plan.items})
+        again = ask(plan)
+    assert len(stub.asked) == due + 1 and again["benchmarks"] == record["benchmarks"]
     assert again["requests"]["requests"] == 0
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_killed_process_asks_only_what_was_under_way_again(command, runs):
     def write(number: int, sent: str, most: int) -> str:
@@ -228,121 +226,101 @@ def test_a_killed_process_asks_only_what_was_under_way_again(command, runs):
     with TextServer(write) as stub:
         words = [sys.executable, "-m", "ctxft", *command(stub.url, "--yes")]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        assert process.wait(120) == -signal.SIGKILL
+        assert process.wait(300) == -signal.SIGKILL
         assert main(command(stub.url, "--yes")) == 0
         asked = [json.dumps(body["messages"]) for _, body in stub.asked]
-    assert asked[12] == asked[13] and len(asked) == 21 and len(set(asked)) == 20
+    assert asked[12] == asked[13] and len(asked) == len(set(asked)) + 1
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_an_interrupt_does_not_wait_for_a_slow_server(command, runs):
-    closing = threading.Event()
+def test_a_stopped_process_does_not_wait_for_a_server_that_is_silent(command, runs):
+    ended = threading.Event()
 
     def write(number: int, sent: str, most: int) -> str:
         if number == 5:
-            process.send_signal(signal.SIGINT)
-            closing.wait(60)
+            process.send_signal(signal.SIGTERM)
+            ended.wait()  # replies only after the process has ended
         return first_choice(number, sent, most)
 
     with TextServer(write) as stub:
         words = [sys.executable, "-m", "ctxft", *command(stub.url, "--yes")]
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        said = process.communicate(timeout=50)[1]
-        closing.set()
-    assert process.returncode == 130 and "goes on from there" in said and "Traceback" not in said
-    (path,) = runs.glob("exam/hosted/m-*/answers.jsonl")
-    assert len(path.read_text().splitlines()) == 5
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(words, **streams)
+        message = process.communicate()[1]
+        ended.set()
+    assert process.returncode == 143 and "Traceback" not in message
+    (path,) = runs.glob("exam/hosted/m-*/answers.log")
+    assert len(read_records(path)[1]) == 5
 
 
-def test_another_server_or_wording_is_asked_anew_and_old_answers_stay(runs):
+def test_another_server_or_wording_is_asked_again_and_old_answers_stay(runs):
     with TextServer(first_choice) as one, TextServer(first_choice) as two:
         for stub in (one, two):
-            config = ServerConfig(url=stub.url, model="m")
-            ask_all(plan_of(Run(exam(2)), config), patient(config))
+            ask(plan_of(Run(exam(2)), where(stub)))
             assert len(stub.asked) == 8
-        config = ServerConfig(url=one.url, model="m")
-        shots = plan_of(Run(exam(2, benchmarks=["practice-mmlu"], form="mcf")), config)
-        assert len(shots.due()) == 2 and not plan_of(Run(exam(2)), config).due()
+        lettered = plan_of(Run(exam(2, benchmarks=["practice-mmlu"], form="mcf")), where(one))
+        assert len(lettered.due()) == 2 and not plan_of(Run(exam(2)), where(one)).due()
 
 
-def test_each_server_and_model_has_a_folder_of_its_own(runs):
-    asked = [(url, model) for url in ("http://one/v1", "http://two/v1") for model in ("org/m", "org-m")]
-    folders = {plan_of(Run(exam(1)), ServerConfig(*where), way).folder for where in asked for way in (False, True)}
+def test_each_server_and_model_has_its_own_folder(runs):
+    configs = [
+        ServerConfig(url=url, model=model) for url in ("http://one/v1", "http://two/v1") for model in ("org/m", "org-m")
+    ]
+    folders = {plan_of(Run(exam(1)), config, way).folder for config in configs for way in (False, True)}
     assert len(folders) == 8
     assert all(folder.name.startswith("org-m-") for folder in folders)
 
 
 def test_outcomes_are_by_id_whatever_the_order_of_the_replies(runs):
-    waits = random.Random(0)
+    """The first reply of eight arrives last."""
+    others = threading.Semaphore(0)
 
     def write(number: int, sent: str, most: int) -> str:
-        time.sleep(waits.random() / 20)
+        if model == "m8" and number == 0:
+            for _ in range(7):
+                others.acquire()
+        others.release()
         return first_choice(number, sent, most)
 
-    found = []
+    results = []
     for parallel in (1, 8):
+        model = f"m{parallel}"
         with TextServer(write) as stub:
-            config = ServerConfig(url=stub.url, model=f"m{parallel}")
-            plan = plan_of(Run(exam(5)), config)
-            found.append(ask_all(plan, patient(config), parallel)["benchmarks"])
+            plan = plan_of(Run(exam(5)), where(stub, model))
+            results.append(ask(plan, parallel)["benchmarks"])
             rows = [read_outcomes(plan.folder / f"{name}.jsonl") for name in BENCHMARKS]
-            assert [row["id"] for outcomes in rows for row in outcomes] == [r.question.id for r in plan.requests]
+            assert [row["id"] for outcomes in rows for row in outcomes] == [item.question.id for item in plan.items]
             assert all(outcome["prediction"] == 0 for outcomes in rows[:3] for outcome in outcomes)
-    assert found[0] == found[1]
-
-
-def test_answers_survive_and_bad_lines_are_told(tmp_path):
-    half = json.loads('"\\ud83d"')  # half of a character that takes two
-    with Answers(tmp_path / "a" / "answers.jsonl") as answers:
-        answers.add("one", "k", Reply(half, None, 3, True))
-        answers.add("two", "k", Reply("B", 5, 1))
-    again = Answers(answers.path)
-    assert again.get("one", "k") == Reply(half, None, 3, True) and again.get("one", "other") is None and len(again) == 2
-    for line, said in (("{}", "line 3: not a reply"), ("[1]", "line 3: not a reply"), ("{", "line 3: invalid JSON")):
-        other = tmp_path / "other.jsonl"
-        other.write_bytes(answers.path.read_bytes() + line.encode() + b"\n")
-        with pytest.raises(InputError, match=said):
-            Answers(other)
-
-
-def test_no_handle_cuts_what_another_wrote_and_a_closed_one_writes_nothing(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    path.write_text('{"id": "half')
-    assert len(Answers(path)) == 0 and path.read_text()  # who only reads changes nothing
-    with Answers(path) as first, Answers(path) as second:
-        second.add("one", "k", Reply("A", 5, 1))
-        first.add("two", "k", Reply("B", 5, 1))
-    first.add("three", "k", Reply("C", 5, 1))
-    again = Answers(path)
-    assert [again.get(id, "k") for id in ("one", "two", "three")] == [Reply("A", 5, 1), Reply("B", 5, 1), None]
-    assert first.late == 1 and len(first) == 1 and second.late == 0
+    assert results[0] == results[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_thread_that_outlives_an_interrupt_loses_no_answer(runs):
-    closing = threading.Event()
+def test_a_thread_that_outlives_an_interrupt_writes_nothing(runs):
+    late, replied = threading.Event(), threading.Event()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
 
     def write(number: int, sent: str, most: int) -> str:
         if number == 5:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            closing.wait(60)
+            late.wait()
+            replied.set()
         return first_choice(number, sent, most)
 
     with TextServer(write) as stub:
-        config = ServerConfig(url=stub.url, model="m")
-        plan, before = plan_of(Run(exam(5)), config), set(threading.enumerate())
+        plan, before = plan_of(Run(exam(5)), where(stub, timeout=600.0)), set(threading.enumerate())
+        due = len(plan.due())
         with pytest.raises(KeyboardInterrupt):
-            ask_all(plan, patient(config))
-        # The server's own thread is among these, and ends with its reply.
-        late = set(threading.enumerate()) - before
-        assert len(plan.due()) == 15 and late
-        ask_all(plan, patient(config))
-        content = (plan.folder / "answers.jsonl").read_bytes()
-        closing.set()
-        for thread in late:
-            thread.join(60)
-        assert not any(thread.is_alive() for thread in late) and len(stub.asked) == 21
-    assert (plan.folder / "answers.jsonl").read_bytes() == content and content.count(b"\n") == 20
+            ask(plan)
+        threads = set(threading.enumerate()) - before  # the server's own thread is among these, and ends with its reply
+        assert len(plan.due()) == due - 5 and threads
+        ask(plan)
+        content = plan.log.read_bytes()
+        late.set()
+        for thread in threads:
+            thread.join()
+        assert replied.is_set() and len(stub.asked) == due + 1
+    assert plan.log.read_bytes() == content and content.count(b"\n") == 1 + due
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -355,9 +333,8 @@ def test_errors_stay_in_the_denominator_are_counted_and_asked_again(runs):
         return troubles.get(number) or ("I cannot say" if number == 1 else first_choice(number, sent, most))
 
     with TextServer(write) as stub:
-        config = ServerConfig(url=stub.url, model="m", retries=0)
-        plan = plan_of(Run(exam(10, benchmarks=["practice-fiqa"])), config)
-        record = ask_all(plan, patient(config))
+        plan = plan_of(Run(exam(10, benchmarks=["practice-fiqa"])), where(stub))
+        record = ask(plan)
         found = record["benchmarks"]["practice-fiqa"]
         assert found["n"] == 10 and found["unanswered"] == 4 and found["errors"] == {"request": 2, "server": 1}
         rows = read_outcomes(plan.folder / "practice-fiqa.jsonl")
@@ -365,123 +342,68 @@ def test_errors_stay_in_the_denominator_are_counted_and_asked_again(runs):
         assert found["accuracy"] == sum(row["correct"] for row in rows) / 10 and "macro_f1" in found
         table = hosted_table(record).iloc[0]
         assert (table["items"], table["unanswered"], table["of these errors"]) == (10, 4, 3)
-        found = ask_all(plan, patient(config))["benchmarks"]["practice-fiqa"]
+        found = ask(plan)["benchmarks"]["practice-fiqa"]
         assert len(stub.asked) == 13 and (found["unanswered"], found["errors"]) == (1, {})
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
-def test_a_server_that_is_gone_ends_the_work_and_what_it_said_is_kept(runs, parallel):
-    with TextServer(lambda number, *sent: first_choice(number, *sent) if number < 7 else 503) as stub:
-        config = ServerConfig(url=stub.url, model="m", retries=0)
-        plan = plan_of(Run(exam()), config)
+def test_a_server_that_is_gone_ends_the_work_and_what_it_replied_is_kept(runs, parallel):
+    def write(number: int, *sent) -> str | int:
+        if number < 7:
+            return first_choice(number, *sent)
+        while len(read_records(plan.log)[1]) < 7:
+            time.sleep(0.01)
+        return 503
+
+    with TextServer(write) as stub:
+        plan = plan_of(Run(exam()), where(stub))
+        due = len(plan.due())
         with pytest.raises(
             FailedError, match=rf"no reply to {PATIENCE} requests in a row \(server\): 7 answers are kept"
         ):
-            ask_all(plan, patient(config), parallel)
+            ask(plan, parallel)
         assert 7 + PATIENCE <= len(stub.asked) < 7 + PATIENCE + parallel  # those under way end
-    assert len(plan.due()) == 93 and not (plan.folder / "metrics.json").exists()
+    assert len(plan.due()) == due - 7 and not (plan.folder / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("parallel", [1, 4])
 def test_a_server_that_refuses_everything_ends_the_work_and_is_no_accuracy(runs, parallel):
     with TextServer(lambda number, sent, most: 400) as stub:
-        config = ServerConfig(url=stub.url, model="m")
-        plan = plan_of(Run(exam(4)), config)
+        plan = plan_of(Run(exam(4)), where(stub))
         with pytest.raises(FailedError, match=rf"{PATIENCE} requests were refused before any reply.*HTTP 400, no\b"):
-            ask_all(plan, patient(config), parallel)
+            ask(plan, parallel)
         assert PATIENCE <= len(stub.asked) < PATIENCE + parallel
-        few = plan_of(Run(exam(2, benchmarks=["practice-fiqa"])), config)
+        few = plan_of(Run(exam(2, benchmarks=["practice-fiqa"])), where(stub))
         with pytest.raises(FailedError, match=r"nothing was answered, so there is no accuracy: .*HTTP 400, no\b"):
-            ask_all(few, patient(config))
+            ask(few)
     assert not list(plan.folder.glob("*.json*"))
 
 
 def test_after_a_reply_requests_may_be_refused_one_by_one_and_what_had_none_has_no_accuracy(runs):
     with TextServer(lambda number, *sent: first_choice(number, *sent) if number == 0 else 400) as stub:
-        config = ServerConfig(url=stub.url, model="m")
-        plan = plan_of(Run(exam(4)), config)
-        record = ask_all(plan, patient(config))
+        record = ask(plan := plan_of(Run(exam(4)), where(stub)))
         assert len(stub.asked) == 16
     first, *others = record["benchmarks"].values()
     assert first["errors"] == {"request": 3} and first["unanswered"] == 3 and "accuracy" in first
-    for found in others:
-        assert found["errors"] == {"request": 4} and found["n"] == found["unanswered"] == 4
-        assert not {"accuracy", "interval", "macro_f1"} & set(found)
+    for result in others:
+        assert result["errors"] == {"request": 4} and result["n"] == result["unanswered"] == 4
+        assert not {"accuracy", "interval", "macro_f1"} & set(result)
     assert [path.stem for path in plan.folder.glob("practice-*.jsonl")] == [BENCHMARKS[0]]
     table = hosted_table(record)
-    assert (
-        list(table["accuracy %"][1:]) == list(table["95 % interval"][1:]) == ["-"] * 3 and table["accuracy %"][0] != "-"
-    )
+    assert list(table["accuracy %"][1:]) == list(table["95 % interval"][1:]) == ["-"] * 3
+    assert table["accuracy %"][0] != "-"
 
 
 def test_what_is_refused_before_anything_is_asked(runs):
     with TextServer(first_choice) as stub:
-        config = ServerConfig(url=stub.url, model="m")
         with pytest.raises(InputError, match="--completions sends plain text"):
-            plan_of(Run(exam(chat_template=True)), config, completions=True)
-        plan = plan_of(Run(exam()), config)
+            plan_of(Run(exam(apply_chat_template=True)), where(stub), completions=True)
+        plan = plan_of(Run(exam()), where(stub))
         with pytest.raises(InputError, match="--parallel must be at least 1"):
-            ask_all(plan, patient(config), parallel=0)
-        plan.folder.mkdir(parents=True)
-        with FileLock(plan.folder / ".lock"), pytest.raises(InputError, match="another process asks for"):
-            ask_all(plan, patient(config))
+            ask(plan, parallel=0)
+        with RecordLog(plan.log), pytest.raises(InputError, match=r"another process writes .*answers\.log"):
+            ask(plan)
         assert stub.asked == []
-
-
-# --- completions of a plain text --------------------------------------------------------------------------------------
-
-
-def test_what_a_completion_sends_and_returns(monkeypatch):
-    monkeypatch.setenv("STUB_KEY", "sk-0123456789abcdef")
-    monkeypatch.setenv("HF_TOKEN", "hf_abcdefghijklmnop")
-    with TextServer(lambda number, sent, most: f"{sent}!") as stub:
-        server = Server(
-            ServerConfig(url=stub.url + "/", model="m", key_variable="STUB_KEY", price_in=1.0, price_out=2.0)
-        )
-        assert server.complete("Go", 5, stop=["\n"]) == Reply("Go!", 10, 2)
-        Server(ServerConfig(url=stub.url, model="m")).complete("Go", 5)
-    body = {"model": "m", "prompt": "Go", "max_tokens": 5, "temperature": 0, "seed": 0}
-    assert stub.asked == [
-        ("/v1/completions", body | {"stop": ["\n"], "authorization": "Bearer sk-0123456789abcdef"}),
-        ("/v1/completions", body | {"authorization": "Bearer none"}),
-    ]
-    assert server.cost() == pytest.approx(14e-6)
-
-
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        (b"[1]", "protocol"),
-        (b"{}", "protocol"),
-        (b'{"choices": []}', "protocol"),
-        (b'{"choices": ["B"]}', "protocol"),
-        (b'{"choices": [{"text": 7}]}', "protocol"),
-        (b'{"choices": [{"text": "B"}], "usage": 7}', "protocol"),
-        (b'{"choi', "protocol"),
-        (None, "timeout"),
-    ],
-)
-def test_a_completion_of_another_shape_is_a_trouble_of_the_server(content, kind):
-    closing = threading.Event()
-
-    class Odd(_Handler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if content is None:
-                closing.wait(20)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    with TextServer(first_choice) as stub:
-        stub.server.RequestHandlerClass = Odd
-        server = Server(ServerConfig(url=stub.url, model="m", timeout=0.3, retries=1), sleep=lambda seconds: None)
-        with pytest.raises(ServerError) as caught:
-            server.complete("Go", 5)
-        closing.set()
-    assert caught.value.kind == kind and server.counts.errors == {kind: 2}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -496,14 +418,15 @@ def command(runs, tmp_path) -> Callable[..., list[str]]:
 
 def test_the_command_tells_the_cost_first_and_asks_only_when_told_to(command, runs, capsys, monkeypatch):
     plan = plan_of(Run(exam(5)), ServerConfig(url="http://localhost/v1", model="m"))
-    read = sum(-(-len(request.context) // 4) + 16 for request in plan.requests)
-    written = sum(request.max_tokens for request in plan.requests)
+    contexts = {item.query.key: item.context for item in plan.items}
+    read = sum(-(-len(context) // 4) + 16 for context in contexts.values())
+    written = sum(query.max_tokens for query in plan.due())
     prices = ("--price-in", "150", "--price-out", "600")
     with TextServer(first_choice) as stub:
         assert main(command(stub.url, *prices)) == 2
         said = capsys.readouterr()
         assert "nothing was asked: this may cost money, so add --yes" in said.err and stub.asked == []
-        assert f"20 items, 0 of them answered already, 20 to ask of {stub.url}" in said.out
+        assert f"20 items, 0 of them answered already, 20 requests to {stub.url}" in said.out
         assert f"tokens in: about {read} (estimated: a token for 4 characters); out: {written} at most" in said.out
         assert f"price: {(read * 150 + written * 600) / 1e6:.4f}" in said.out
         with monkeypatch.context() as terminal:
@@ -543,15 +466,14 @@ def test_the_key_reaches_no_file_and_an_unset_one_is_told(command, runs, capsys,
         assert main(command(stub.url, "--yes", "--key-variable", "STUB_KEY")) == 0
         assert stub.asked[0][1]["authorization"] == "Bearer sk-0123456789abcdef"
     files = [path for path in runs.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"answers.jsonl", "metrics.json", "practice-mmlu.jsonl"}
+    assert {path.name for path in files} >= {"answers.log", "metrics.json", "practice-mmlu.jsonl"}
     assert not [path for path in files if b"sk-0123456789abcdef" in path.read_bytes()]
 
 
 def test_a_run_may_be_prepared_after_a_hosted_model_was_asked(experiment, runs):
     config = experiment()
     with TextServer(first_choice) as stub:
-        where = ServerConfig(url=stub.url, model="m")
-        ask_all(plan_of(Run(config), where), patient(where))
-    prepare(config)
+        ask(plan_of(Run(config), where(stub)))
+    Run(config).prepare()
     (path,) = config.folder.glob("hosted/m-*/metrics.json")
     assert read_json(path)["benchmarks"]["own-questions"]["n"] == 6

@@ -96,3 +96,10 @@ def test_inputs_are_read_once_and_rows_are_built_once(experiment, questions_file
     assert set(read.values()) == {1}, read
     arms = Counter((call.args[1], len(call.args[3])) for call in build.call_args_list)
     assert set(arms.values()) == {1} and len(arms) == 3 + 2, arms  # rows of three arms, and held-out text in two ways
+
+
+def test_overrides_of_a_config_reach_its_sections():
+    config = ctxft.load_experiment("mini")
+    run = ctxft.Run(config, overrides={"evaluation.limit": 3, "train.learning_rate": 0.5})
+    assert (run.config.evaluation.limit, run.config.train.learning_rate) == (3, 0.5)
+    assert run.config.evaluation.benchmarks == config.evaluation.benchmarks and config.evaluation.limit != 3

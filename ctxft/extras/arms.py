@@ -27,20 +27,20 @@ def _adaptive(sources: PromptSources, passage: Passage) -> ContextualPrompt:
 
 
 def _written(config: ExperimentConfig, seed: int) -> Mapping[str, ContextualPrompt | None] | None:
-    from ctxft.extras.written import written_prompts
+    from ctxft.extras.adaptive import written_prompts
 
     return written_prompts(config) if config.prompts.writer else None
 
 
 def _exchanged(config: ExperimentConfig, seed: int) -> Mapping[str, ContextualPrompt | None] | None:
-    from ctxft.extras.written import exchanged
+    from ctxft.extras.adaptive import exchanged
 
     written = _written(config, seed)
     return None if written is None else exchanged(written, seed)
 
 
 def _state(config: ExperimentConfig) -> str | None:
-    from ctxft.extras.written import is_written, written_state
+    from ctxft.extras.adaptive import is_written, written_state
 
     if config.prompts.writer is None:
         return ""
@@ -48,10 +48,10 @@ def _state(config: ExperimentConfig) -> str | None:
 
 
 def _exercises(passages: Sequence[Passage], seed: int) -> Iterator[Sequence[str]]:
-    from ctxft.extras.exercises import exercises_of, exercises_text
+    from ctxft.extras.reading import exercise_text, exercises_of
 
     for exercises in exercises_of(passages, seed):
-        yield [exercises_text([exercise])[0] for exercise in exercises]
+        yield [exercise_text(exercise) for exercise in exercises]
 
 
 ARMS = [

@@ -1,144 +1,135 @@
-"""A prepared run flows in; a file of (prompt, passage) pairs for a tuning service flows out, with a manifest beside it.
+"""Write what an arm trains on as (prompt, passage) pairs for a tuning library or service, once no benchmark item is in it.
 
-    passages.jsonl + the prompts that an arm and a seed draw -> leak check, limits -> FILE, FILE.manifest.json
+    prompt-completion   {"prompt": "...", "completion": "..."}: TRL, axolotl, tinker and most others
+    vertex              {"contents": [{"role": "user", ...}, {"role": "model", ...}]}: supervised tuning on Vertex AI
 
-What a hosted model is tuned on cannot be taken back, and nobody can look into it afterwards: texts that hold a question of
+What a hosted model is tuned on cannot be taken back, and nobody can inspect it afterwards: texts that contain a question of
 the experiment's benchmarks are refused, all of them at once.
 """
 
 from __future__ import annotations
 
-from itertools import chain, groupby
+import json
+from itertools import groupby
 from pathlib import Path
 
-from ctxft.extras.tuning import Pair, check_limits, form_named, lines_of
 from ctxft.leakage import find_leaks
 from ctxft.prompts import check_subsets, get_arm
 from ctxft.run.run import Run
-from ctxft.storage import InputError, atomic_file, code_revision, hash_file, sha256, write_json
+from ctxft.storage import InputError, atomic_file, check_known, code_revision, hash_file, sha256, write_json
 
 SHOWN = 10  # items that a refusal names
 
 
-def export_pairs(run: Run, arm: str, seed: int, form: str, path: Path) -> dict:
-    """Write what one arm reads as examples for a tuning service: the prompt in, the passage out.
+def _prompt_completion(prompt: str, text: str) -> dict:
+    return {"prompt": prompt, "completion": text}
 
-    Prompts are drawn as in training, so a hosted model and a local arm of the same seed read the same pairs. Where a prompt set
-    places its prompts, and by what separator, is for local models: a service has its own turns. Held-out documents and
-    general text stay out.
+
+def _vertex(prompt: str, text: str) -> dict:
+    return {"contents": [{"role": role, "parts": [{"text": t}]} for role, t in (("user", prompt), ("model", text))]}
+
+
+FORMS = {"prompt-completion": _prompt_completion, "vertex": _vertex}
+
+
+def export_pairs(run: Run, arm: str, seed: int, form: str, path: Path) -> dict:
+    """Write what one arm reads as training examples: the prompt in, the passage out.
+
+    Prompts are sampled as in training, so a tuned model and a local arm of the same seed read the same pairs. Where a prompt
+    set places its prompts, and by what separator, is for local models: others have their own templates. Held-out documents
+    and general text are left out.
 
     Args:
         run: a prepared run.
         arm: one of a single stage of text, such as "cft", "neg", "control" or "only-critical"; "cpt", which has no prompt,
-            where the form takes an empty one.
-        seed: draws the prompts; one that is not among the experiment's will do too.
-        form: "chat", "gemini" or "csv" (see ``ctxft.extras.tuning.FORMS``).
+            only in the form "prompt-completion".
+        seed: samples the prompts; need not be among the experiment's.
+        form: a key of ``FORMS``.
         path: the file.
 
     Returns:
-        The content of ``<file>.manifest.json``: run, arm, seed, form and service; pairs, documents, prompts (different
-        ones), general_passages_left_out; hashes; limits as they were found, with source and date; leaks, the items of each
-        verdict and the ids of those partly found, for each benchmark.
+        The content of ``<file>.manifest.json``: run, arm, seed, form; pairs, documents, prompts (different ones),
+        general_passages_left_out; hashes; leaks: for each benchmark how many items have which verdict, and the ids of those
+        partly found.
 
     Raises:
-        InputError: an arm without such pairs (it trains on no text, learns prompts, reads exercises, or has two stages), an
-            unknown form, a run that is not prepared or of another config, a benchmark item in the texts (items and places
-            are named), or a limit of the service that is broken.
+        InputError: an arm without such pairs, an unknown form, a run that is not prepared or of another config, a blank
+            passage, or a benchmark item in the texts (items and places are named).
 
     Example:
-        >>> export_pairs(Run("mini"), "cft", 0, "chat", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
+        >>> export_pairs(Run("mini"), "cft", 0, "prompt-completion", Path("pairs.jsonl"))["pairs"]  # doctest: +SKIP
         1200
     """
     _require_pairs(run, arm)
-    form_named(form)
+    shape = FORMS[check_known(form, FORMS, "form")]
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: --out needs the name of a file.")
-    run.require_prepared()
-    passages, (_, drawn) = run.passages, run.rows(arm, seed)
-    prompts = {row["passage"]: row["text"] for row in drawn}
-    pairs = [Pair(passage.id, prompts.get(passage.id, ""), passage.text) for passage in passages]
-    limits = check_limits(pairs, form)
-    leaks = _require_clean(run, drawn)
+    hashes, passages = run.require_prepared().hashes, run.passages
+    sampled = run.rows(arm, seed)[1]
+    prompts = {row["passage"]: row["text"] for row in sampled}
+    for passage in passages:
+        if not passage.text.strip():
+            raise InputError(f"passage '{passage.id}' is blank, and nothing is learned from an empty turn: remove it.")
+        if form == "vertex" and not prompts.get(passage.id):
+            raise InputError(f"arm '{arm}' has no prompts, and Vertex AI takes no empty turn: use prompt-completion.")
+    leaks = _require_clean(run, sampled)
     with atomic_file(path) as file:
-        file.writelines(lines_of(pairs, form))
-    record = {"run": run.folder.name, "arm": arm, "seed": seed, **_counts(run, drawn)}
-    record |= _limits(form, limits) | {"leaks": leaks, "hashes": _hashes(run, pairs, path)}
-    record["code"] = code_revision()
+        for passage in passages:
+            pair = shape(prompts.get(passage.id, ""), passage.text)
+            file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+    record = {
+        **{"run": run.config.name, "arm": arm, "seed": seed, "form": form, "pairs": len(passages)},
+        "documents": len({passage.document for passage in passages}),
+        "prompts": len({row["text"] for row in sampled}),
+        "general_passages_left_out": len(run.general),
+        "hashes": {"file": hash_file(path), "sampled prompts": sha256(prompts), **hashes},
+        **{"leaks": leaks, "code": code_revision()},
+    }
     write_json(path.with_name(f"{path.name}.manifest.json"), record)
     return record
 
 
 def _require_pairs(run: Run, arm: str) -> None:
-    """Refuse an arm of which no pairs of a prompt and a passage can be told."""
-    found = get_arm(arm)
+    """Refuse an arm that gives no pairs of a prompt and a passage."""
+    known = get_arm(arm)
     reasons = {
-        "it is trained on no text": not found.reads_text,
-        "it has a second stage; export its first, and tune on instructions apart": found.start,
-        "its prompts are learned too, and a service learns the answer alone": found.learn_prompt,
-        "it reads exercises after each text": found.after,
+        "it is trained on no text": not known.reads_text,
+        "it has a second stage; export its first, and tune on instructions separately": known.start,
+        "its prompts are learned too, and a completion is learned alone": known.learn_prompt,
+        "it reads exercises after each text": known.after,
     }
     for why in (why for why, holds in reasons.items() if holds):
         raise InputError(f"arm '{arm}' gives no pairs of a prompt and a passage: {why}.")
     check_subsets([arm], run.prompt_sets.strategies)
 
 
-def _counts(run: Run, drawn: list[dict]) -> dict[str, int]:
-    return {
-        "pairs": len(run.passages),
-        "documents": len({passage.document for passage in run.passages}),
-        "prompts": len({row["text"] for row in drawn}),
-        "general_passages_left_out": len(run.general),
-    }
-
-
-def _limits(form: str, found: dict) -> dict:
-    how = form_named(form)
-    return {"form": form, "service": how.service, "limits": found | {"source": how.source, "looked_up": how.looked_up}}
-
-
-def _hashes(run: Run, pairs: list[Pair], path: Path) -> dict[str, str]:
-    manifest = run.require_prepared()
-    passages, prompt_sets = manifest.files["passages.jsonl"], manifest.hashes["prompts"]
-    drawn = sha256([[pair.passage, pair.prompt] for pair in pairs])
-    return {"file": hash_file(path), "passages": passages, "books": prompt_sets, "drawn prompts": drawn}
-
-
-# --- no benchmark item leaves the house -------------------------------------------------------------------------------
-
-
-def _require_clean(run: Run, drawn: list[dict]) -> dict:
-    """Return what was found of each benchmark, all of its items, or refuse texts that hold one."""
-    benchmarks, passages = run.whole_benchmarks, run.passages
-    prompts = {row["text"]: f"prompt {row['prompt']}" for row in drawn}
-    told = [(where, text) for text, where in prompts.items()]
-    documents = groupby(passages, key=lambda passage: passage.document)
-    whole = ((f"document {name}", "".join(p.text for p in parts)) for name, parts in documents)  # slices that touch
-    leaks = find_leaks(benchmarks, chain(whole, told))["benchmarks"]
-    held = {(name, item["id"]): item["places"] for name in leaks for item in leaks[name]["items"] if _is_held(item)}
-    if held:
-        pieces = find_leaks(benchmarks, chain(((f"passage {p.id}", p.text) for p in passages), told))["benchmarks"]
-        for name, found in pieces.items():
-            closer = {(name, item["id"]): item["places"] for item in found["items"] if item["places"]}
-            held |= {key: places for key, places in closer.items() if key in held}
-        raise InputError(_refusal(held))
-    return {name: _told(found) for name, found in leaks.items()}
+def _require_clean(run: Run, sampled: list[dict]) -> dict:
+    """Return what was found of each benchmark, all of its items, or refuse texts that contain one."""
+    benchmarks = Run(
+        run.wanted, overrides={"evaluation.limit": None}
+    ).benchmarks  # the rest may be evaluated another time
+    prompts = [(f"prompt {row['prompt']}", text) for text, row in {row["text"]: row for row in sampled}.items()]
+    documents = groupby(run.passages, key=lambda passage: passage.document)
+    texts = [(f"document {name}", "".join(passage.text for passage in parts)) for name, parts in documents]
+    leaks = find_leaks(benchmarks, texts + prompts)["benchmarks"]
+    items = [
+        f"item '{i['id']}' of {name} in {', '.join(i['places'])}"
+        for name in leaks
+        for i in leaks[name]["items"]
+        if _is_held(i)
+    ]
+    if items:
+        more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+        raise InputError(
+            f"nothing was exported, because the texts contain {len(items)} benchmark item{'s' * (len(items) > 1)} "
+            f"({'; '.join(items[:SHOWN])}{more}): a model tuned on them cannot be evaluated on them; take these texts out of "
+            "the corpus or the prompt set."
+        )
+    partial = {name: sorted(i["id"] for i in leaks[name]["items"] if i["verdict"] == "partial") for name in leaks}
+    return {name: {**result["counts"], "partial_ids": partial[name]} for name, result in leaks.items()}
 
 
 def _is_held(item: dict) -> bool:
-    """Say whether a text holds an item: most of it, or a short question with its answer behind it."""
+    """Return whether a text contains an item: most of it, or a short question with its answer after it."""
     return item["verdict"] == "leaked" or (item["verdict"] == "short" and item["answered"])
-
-
-def _refusal(held: dict[tuple[str, str], list[str]]) -> str:
-    said = [f"item '{id}' of {name} in {', '.join(places)}" for (name, id), places in held.items()]
-    more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-    return (
-        f"nothing was exported, because the texts hold {len(said)} benchmark item{'s' * (len(said) > 1)} "
-        f"({'; '.join(said[:SHOWN])}{more}): a model tuned on them cannot be examined on them; take these texts out of the "
-        "corpus or the prompt set."
-    )
-
-
-def _told(found: dict) -> dict:
-    return {**found["counts"], "partial_ids": sorted({i["id"] for i in found["items"] if i["verdict"] == "partial"})}

@@ -1,19 +1,17 @@
-"""An experiment's benchmarks and a model behind a server flow in; its written answers, and what they are worth, flow out.
+"""Evaluate a model behind a server on an experiment's benchmarks, once its cost is known; every reply is kept on disk.
 
-    benchmarks -> requests -> Plan (what it will cost) -> server -> <run>/hosted/<model>-<hash>/answers.jsonl
-                                                                 -> <benchmark>.jsonl metrics.json
+    benchmarks -> items -> Plan (what it will cost) -> server -> <run>/hosted/<model>-<hash>/answers.log
+                                                              -> <benchmark>.jsonl metrics.json
 
-Questions are asked in the same words as arms that write their answers (``output_type: generate_until``), and read by the same
-strict rule. A hosted model is no arm: it was not trained on the run's passages, so its outcomes lie apart from those of the
-arms and are not compared with them.
+Questions have the same words as for arms that generate their answers, and are read by the same strict rule. A hosted model is
+no arm: it was not trained on the run's passages, so its outcomes are stored apart from those of the arms and are not compared
+with them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,40 +24,36 @@ from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of, style_
 from ctxft.evaluation.evaluate import answer_tokens
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import generated_outcome, write_outcomes
-from ctxft.extras.server import Reply, Server, ServerError
-from ctxft.extras.server.answers import Answers
+from ctxft.extras.server import Query, Server, ServerError, ask_all
 from ctxft.run.run import Run
 from ctxft.statistics import wilson
-from ctxft.storage import FailedError, InputError, exclusive_lock, sha256, write_json
+from ctxft.storage import FailedError, InputError, RecordLog, read_records, sha256, write_json
 
 CHARACTERS = 4  # of English text in a token, roughly; only the estimate before the first request rests on it
 TURN = 16  # tokens for the marks of a turn, likewise
-PATIENCE = 10  # requests in a row without any reply: the server is gone, or nothing that is sent suits it
 
 
 @dataclass(frozen=True)
-class Request:
-    """One question as a server is asked it; ``id`` is the benchmark's name and the question's id."""
+class Item:
+    """One question with what a server reads of it."""
 
-    id: str
     benchmark: str
     question: Question
     context: str
     continuations: list[str]
-    max_tokens: int
-    key: str
+    query: Query
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that will be asked of one server.
+    """All that one server will be asked.
 
     Attributes:
         server: where.
-        completions: ask for plain text to be written on, in place of a reply in a chat.
-        folder: where answers and outcomes go; its name tells the model, and a hash of URL and model sets it apart.
-        benchmarks, styles: the benchmarks, and the name of each -> how it is asked, in words.
-        requests: one for each question.
+        completions: ask for the continuation of a plain text instead of a reply in a chat.
+        folder: of answers and outcomes; its name says the model, and a hash of URL and model makes it unique.
+        benchmarks, styles: the benchmarks, and the name of each -> how it is formatted, in words.
+        items: one for each question.
     """
 
     server: ServerConfig
@@ -67,65 +61,72 @@ class Plan:
     folder: Path
     benchmarks: list[Benchmark]
     styles: dict[str, str]
-    requests: list[Request]
+    items: list[Item]
 
-    def due(self) -> list[Request]:
-        """Return the requests that have no answer on disk yet."""
-        answers = Answers(self.folder / "answers.jsonl")
-        return [request for request in self.requests if answers.get(request.id, request.key) is None]
+    @property
+    def log(self) -> Path:
+        """The file of the answers."""
+        return self.folder / "answers.log"
+
+    def due(self) -> list[Query]:
+        """Return the queries that have no answer on disk yet."""
+        answered = read_records(self.log)[1]
+        return list({item.query.key: item.query for item in self.items if item.query.key not in answered}.values())
 
     def cost(self) -> dict:
         """Return what is still to ask, and what it costs at most.
 
         Returns:
-            items; answered (of them, on disk already); tokens_in (an estimate: a token for four characters, and a few for
-            the turn); tokens_out (at most); price (None without prices), in their currency.
+            items; answered (of them, on disk already); due (queries to send; equal ones are sent once); tokens_in (an
+            estimate: a token for four characters, and a few for the turn); tokens_out (at most); price (None without
+            prices), in their currency.
         """
-        due = self.due()
+        due, answered = self.due(), read_records(self.log)[1]
+        contexts = {item.query.key: item.context for item in self.items}
         marks = 0 if self.completions else TURN
-        read = sum(math.ceil(len(request.context) / CHARACTERS) + marks for request in due)
-        written = sum(request.max_tokens for request in due)
-        counts = {"items": len(self.requests), "answered": len(self.requests) - len(due)}
-        return counts | {"tokens_in": read, "tokens_out": written, "price": self.server.cost(read, written)}
+        read = sum(math.ceil(len(contexts[query.key]) / CHARACTERS) + marks for query in due)
+        written = sum(query.max_tokens for query in due)
+        counts = {"items": len(self.items), "answered": sum(item.query.key in answered for item in self.items)}
+        counts |= {"due": len(due), "tokens_in": read, "tokens_out": written}
+        return counts | {"price": self.server.cost(read, written)}
 
 
 def plan_of(run: Run, server: ServerConfig, completions: bool = False) -> Plan:
-    """Write out what a server would be asked of an experiment's benchmarks; nothing is asked yet.
+    """Write out what a server would be asked about an experiment's benchmarks; nothing is sent yet.
 
     Args:
-        run: the run; it need not be prepared. Its model's tokenizer counts how many tokens an answer may
+        run: of the experiment; it need not be prepared. Its model's tokenizer counts how many tokens an answer may
             have, as it does for the arms.
         server: where and which model.
         completions: the text goes to ``/v1/completions`` as it is, for a base model; else it is one turn of the user in a
             chat, and the server applies its own template.
 
     Raises:
-        InputError: a benchmark cannot be loaded, two questions of one have the same id, or ``evaluation.apply_chat_template`` is
-            set and plain text is asked for.
+        InputError: a benchmark cannot be loaded, or ``evaluation.apply_chat_template`` is set and plain text is wanted.
     """
-    options = run.config.evaluation
+    options = run.wanted.evaluation
     if completions and options.apply_chat_template:
         raise InputError(
-            "--completions sends plain text, and evaluation.apply_chat_template asks for a chat: set the one or the other."
+            "--completions sends plain text, and evaluation.apply_chat_template wants a chat: set one or the other."
         )
-    benchmarks, styles, requests = run.benchmarks, {}, []
+    benchmarks, styles, items = run.benchmarks, {}, []
     for benchmark in benchmarks:
-        written = requests_of(benchmark, options.form, options.num_fewshot, generated=True)
-        room = answer_tokens(run.tokenizer, written)
+        requests = requests_of(benchmark, options.form, options.num_fewshot, generated=True)
+        room = answer_tokens(run.tokenizer, requests)
         styles[benchmark.name] = style_of(benchmark, options.form, options.num_fewshot, not completions, generated=True)
-        for question, (context, continuations) in zip(benchmark.questions, written, strict=True):
-            key = sha256([server.url, server.model, completions, room, context])
-            id = f"{benchmark.name}/{question.id}"
-            requests.append(Request(id, benchmark.name, question, context, continuations, room, key))
-    if twice := [id for id, count in Counter(request.id for request in requests).items() if count > 1]:
-        raise InputError(f"two questions have the id '{twice[0]}', so their answers cannot be told apart: rename one.")
+        for question, (context, continuations) in zip(benchmark.questions, requests, strict=True):
+            prompt = context if completions else [{"role": "user", "content": context}]
+            query = Query(sha256([room, context]), prompt, room)
+            items.append(Item(benchmark.name, question, context, continuations, query))
     name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + f"-{sha256([server.url, server.model])[:8]}"
-    name += "-completions" if completions else ""
-    return Plan(server, completions, run.folder / "hosted" / name, benchmarks, styles, requests)
+    folder = run.folder / "hosted" / (name + "-completions" * completions)
+    return Plan(server, completions, folder, benchmarks, styles, items)
 
 
-def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[], object] | None = None) -> dict:
-    """Ask what is due, and write outcomes and metrics; every answer is on the disk as soon as it is there.
+def evaluate_hosted(
+    plan: Plan, server: Server, parallel: int = 1, progress: Callable[[], object] | None = None
+) -> dict:
+    """Ask what is due, and write outcomes and metrics; every answer is on the disk as soon as it arrives.
 
     Args:
         plan: from ``plan_of``.
@@ -134,10 +135,10 @@ def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[]
         progress: called after each request.
 
     Returns:
-        The content of metrics.json: server, model, endpoint; requests (what this call sent, see ``Server.record``); for each
-        benchmark what ``ctxft.evaluation.metrics.metrics`` returns with interval (Wilson, 95 %), errors (items without any
-        reply, by kind; they count as unanswered, and are asked again next time), cut (answers that had no room to end),
-        form, source, revision and note. A benchmark none of whose items got a reply has no accuracy, no interval and no outcomes.
+        The content of metrics.json: server, model, endpoint; requests (what this call sent, see ``Usage``, and its cost);
+        for each benchmark what ``ctxft.evaluation.metrics.metrics`` returns with interval (Wilson, 95 %), errors (items
+        without any reply, by kind; they count as unanswered, and are asked again next time), cut (answers that had no room
+        to end), form, source, revision and note. A benchmark without any reply has no accuracy, no interval and no outcomes.
 
     Raises:
         InputError: the key is refused, the model is unknown, or another process asks this server for this run.
@@ -146,141 +147,58 @@ def ask_all(plan: Plan, server: Server, parallel: int = 1, progress: Callable[[]
     """
     if parallel < 1:
         raise InputError(f"--parallel must be at least 1 request at a time, found {parallel}.")
-    with _only_process(plan.folder):
-        with Answers(plan.folder / "answers.jsonl") as answers:
-            failed = _Asking(plan, server, answers, progress).run(parallel)
-        replies = {request.id: answers.get(request.id, request.key) for request in plan.requests}
-        where = {"server": plan.server.url, "model": plan.server.model}
-        where["endpoint"] = "completions" if plan.completions else "chat"
+    where = {"server": plan.server.url, "model": plan.server.model}
+    where["endpoint"] = "completions" if plan.completions else "chat"
+    with RecordLog(plan.log, header=where) as log:
+        failed = ask_all(server, plan.due(), log, parallel, progress and (lambda *_: progress()))
+        if failed and not log.records:
+            raise FailedError(f"nothing was answered, so there is no accuracy: {list(failed.values())[-1]}")
         (plan.folder / "metrics.json").unlink(missing_ok=True)  # a kill must not leave old metrics beside new outcomes
-        found = {b.name: _examined(plan, b, replies, failed) for b in plan.benchmarks}
-        record = {**where, "requests": server.record(), "benchmarks": found}
-        write_json(plan.folder / "metrics.json", record)
+        results = {benchmark.name: _evaluated(plan, benchmark, log.records, failed) for benchmark in plan.benchmarks}
+        requests = server.usage.to_json() | {"cost": server.usage.cost(plan.server)}
+        write_json(plan.folder / "metrics.json", record := {**where, "requests": requests, "benchmarks": results})
     return record
 
 
-class _Asking:
-    """What the threads that ask share: what is due, the answers, and what failed."""
-
-    def __init__(self, plan: Plan, server: Server, answers: Answers, progress: Callable[[], object] | None) -> None:
-        self.plan, self.server, self.answers, self.progress = plan, server, answers, progress
-        self.waiting = iter(plan.due())
-        self.failed: dict[str, str] = {}  # id -> kind of trouble
-        self.said = ""  # of the last one that failed
-        self.silent = self.refused = 0  # requests in a row without a reply, or refused
-        self.end: Exception | None = None  # why no thread need go on
-        self.lock = threading.Lock()
-
-    def run(self, parallel: int) -> dict[str, str]:
-        """Ask all that is due; returns what failed."""
-        # Daemons: Ctrl-C does not wait for a server that is slow, or asks for minutes of patience. One that outlives the
-        # call, as in a notebook, finds the answers closed.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(parallel)]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            self.waiting = iter(())
-        if self.end:
-            raise self.end
-        if self.failed and not len(self.answers):
-            raise FailedError(f"nothing was answered, so there is no accuracy: {self.said}")
-        return self.failed
-
-    def _work(self) -> None:
-        while not self.end:
-            with self.lock:
-                request = next(self.waiting, None)
-            if request is None:
-                return
-            try:
-                self._ask(request)
-            except Exception as error:  # raised again by the thread that waits for all
-                self.end = error
-            if self.progress:
-                self.progress()
-
-    def _ask(self, request: Request) -> None:
-        """Ask one question, and keep its answer before another is asked."""
-        try:
-            reply = self._reply(request)
-        except ServerError as error:
-            self._count(request, error)
-        else:
-            self.silent = self.refused = 0
-            self.answers.add(request.id, request.key, reply)
-
-    def _count(self, request: Request, error: ServerError) -> None:
-        """Note a request without a reply; raises FailedError where the next would hardly get one."""
-        with self.lock:
-            self.failed[request.id] = error.kind
-            # A request that is refused, being too long perhaps, tells only of itself, once the server has answered another.
-            self.refused += error.kind == "request"
-            self.silent += error.kind != "request"
-            self.said = str(error)
-        if self.refused >= PATIENCE and not len(self.answers):
-            raise FailedError(
-                f"{PATIENCE} requests were refused before any reply, so no more are sent: {error}"
-            ) from None
-        if self.silent >= PATIENCE:
-            raise FailedError(
-                f"the server at {self.plan.server.url} gave no reply to {PATIENCE} requests in a row ({error.kind}): "
-                f"{len(self.answers)} answers are kept, and the same command goes on from there."
-            ) from None
-
-    def _reply(self, request: Request) -> Reply:
-        if self.plan.completions:
-            return self.server.complete(request.context, request.max_tokens)
-        return self.server.chat([{"role": "user", "content": request.context}], request.max_tokens)
-
-
-def _examined(plan: Plan, benchmark: Benchmark, replies: dict[str, Reply | None], failed: dict[str, str]) -> dict:
+def _evaluated(plan: Plan, benchmark: Benchmark, replies: dict[str, dict], failed: dict[str, ServerError]) -> dict:
     """Write the outcomes of a benchmark and return its metrics; without any reply there are neither."""
-    requests = [request for request in plan.requests if request.benchmark == benchmark.name]
-    errors = Counter(failed[request.id] for request in requests if request.id in failed)
-    given = [reply for request in requests if (reply := replies[request.id])]
-    if given:
-        found = _measured(plan, benchmark, requests, replies)
+    items = [item for item in plan.items if item.benchmark == benchmark.name]
+    keys = [item.query.key for item in items]
+    if any(key in replies for key in keys):
+        # JSON can hold half of a character that takes two, UTF-8 cannot.
+        texts = [replies.get(key, {"text": ""})["text"].encode("utf-8", "replace").decode() for key in keys]
+        outcomes = [
+            generated_outcome(item.question, item.context, item.continuations, text)
+            for item, text in zip(items, texts, strict=True)
+        ]
+        write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
+        correct = sum(outcome["correct"] for outcome in outcomes)
+        result = metrics(outcomes, benchmark) | {"interval": wilson(correct, len(outcomes))}
     else:
         (plan.folder / f"{benchmark.name}.jsonl").unlink(missing_ok=True)
-        found = {"n": len(requests), "chance": benchmark.chance, "unanswered": len(requests)}
-    found |= {"errors": dict(errors), "cut": sum(reply.cut for reply in given)}
-    found |= {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-    return found | {"form": plan.styles[benchmark.name], "rule": "generate_until"}
-
-
-def _measured(plan: Plan, benchmark: Benchmark, requests: list[Request], replies: dict[str, Reply | None]) -> dict:
-    outcomes = []
-    for request in requests:
-        reply = replies[request.id]
-        # JSON can hold half of a character that takes two, UTF-8 cannot.
-        text = "" if reply is None else reply.text.encode("utf-8", "replace").decode()
-        outcomes.append(generated_outcome(request.question, request.context, request.continuations, text))
-    write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
-    right = sum(outcome["correct"] for outcome in outcomes)
-    return metrics(outcomes, benchmark) | {"interval": wilson(right, len(outcomes))}
+        result = {"n": len(items), "chance": benchmark.chance, "unanswered": len(items)}
+    result["errors"] = dict(Counter(failed[key].kind for key in keys if key in failed))
+    result["cut"] = sum(replies[key]["cut"] for key in keys if key in replies)
+    result |= {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
+    return result | {"form": plan.styles[benchmark.name], "rule": "generate_until"}
 
 
 def hosted_table(record: dict) -> pandas.DataFrame:
     """Return a row for each benchmark, from the content of metrics.json; accuracy, interval and F1 in per cent, or "-"."""
-    rows = []
-    for name, found in record["benchmarks"].items():
-        interval = " to ".join(f"{100 * end:.1f}" for end in found.get("interval", ()))
-        rows.append(
-            {
-                **{"benchmark": name, "items": found["n"]},
-                "accuracy %": round(100 * found["accuracy"], 1) if "accuracy" in found else "-",
-                "95 % interval": interval or "-",
-                "macro F1 %": round(100 * found["macro_f1"], 1) if "macro_f1" in found else "-",
-                "chance %": round(100 * found["chance"], 1),
-                **{"unanswered": found["unanswered"], "of these errors": sum(found["errors"].values())},
-            }
-        )
-    return pandas.DataFrame(rows)
 
+    def percent(result: dict, name: str) -> float | str:
+        return round(100 * result[name], 1) if name in result else "-"
 
-def _only_process(folder: Path) -> contextlib.AbstractContextManager:
-    """Let one process at a time ask for a folder, so that nothing is paid for twice."""
-    return exclusive_lock(folder / ".lock", f"asks for {folder} now")
+    return pandas.DataFrame(
+        {
+            "benchmark": name,
+            "items": result["n"],
+            "accuracy %": percent(result, "accuracy"),
+            "95 % interval": " to ".join(f"{100 * end:.1f}" for end in result.get("interval", ())) or "-",
+            "macro F1 %": percent(result, "macro_f1"),
+            "chance %": percent(result, "chance"),
+            "unanswered": result["unanswered"],
+            "of these errors": sum(result["errors"].values()),
+        }
+        for name, result in record["benchmarks"].items()
+    )

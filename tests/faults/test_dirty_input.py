@@ -28,11 +28,10 @@ from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, req
 from ctxft.evaluation.outcomes import parse_answer
 from ctxft.evaluation.scoring import encode_pair
 from ctxft.extras.server import Reply, Server, ServerError
-from ctxft.extras.server.answers import Answers
 from ctxft.leakage import NGRAM, find_leaks, words_of
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.prompts import ContextualPrompt, load_prompt_set
-from ctxft.storage import write_jsonl
+from ctxft.storage import RecordLog, read_records, write_jsonl
 from tests.faults.dirt import broken, changed, dump, dump_lines, nested, refused, texts, values
 from tests.stub_server import StubServer
 
@@ -419,11 +418,11 @@ def test_replies_of_a_server(place, server, said, tried, data, status, chat):
         assert status in (401, 404) and str(error).isprintable() and server.config.url in str(error)
         return
     assert isinstance(reply, Reply) and isinstance(reply.text, str)
-    path = place / "answers.jsonl"
+    path = place / "answers.log"
     path.unlink(missing_ok=True)
-    with Answers(path) as answers:
-        answers.add("id", "key", reply)
-    assert Answers(path).get("id", "key") == reply  # half a character comes back too
+    with RecordLog(path) as log:
+        log.add("key", vars(reply))
+    assert Reply(**read_records(path)[1]["key"]) == reply  # half a character comes back too
 
 
 @given(question=texts, text=texts, before=texts)

@@ -14,9 +14,8 @@ from IPython.core.formatters import DisplayFormatter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ctxft.course import normalize, to_html
-from ctxft.extras.attribution import attribute
+from ctxft.extras.attribution import attribute, family_table, prompt_table
 from ctxft.report import loss_table, read_run, results_table, show_table, subject_table, write_report
-from ctxft.report.attribution import family_table, prompt_table
 from ctxft.run.run import Run
 from ctxft.storage import write_jsonl
 from ctxft.widgets import CorpusBrowser, PromptExplorer, QuestionBrowser, ResultsExplorer, RowViewer

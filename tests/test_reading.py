@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import subprocess
@@ -14,8 +13,7 @@ import pytest
 from ctxft.data.documents import Document
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, Rows, arm_tokens, build_row, fitting_pieces, special_tokens
-from ctxft.extras.exercises import MOST, Exercise, exercises_of, exercises_text, mine_exercises
-from ctxft.extras.mining import GAP, Reading, causes
+from ctxft.extras.reading import GAP, MOST, Exercise, Reading, causes, exercise_text, exercises_of, mine_exercises
 from ctxft.extras.sentences import sentences
 from ctxft.models import encode_text
 from ctxft.storage import read_jsonl
@@ -308,7 +306,7 @@ def test_exercises_depend_on_seed_and_passage_alone():
     assert first == mine_exercises(text, 0, "p#0")
     others = [mine_exercises(text, seed, name) for seed in range(5) for name in ("p#0", "p#1")]
     assert len({tuple(other) for other in others}) == 10
-    code = "import sys; from ctxft.extras.exercises import *; print(mine_exercises(sys.stdin.read(), 0, 'p#0'))"
+    code = "import sys; from ctxft.extras.reading import *; print(mine_exercises(sys.stdin.read(), 0, 'p#0'))"
     environment = {**os.environ, "PYTHONHASHSEED": "4321"}
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, check=True)
@@ -358,27 +356,14 @@ ASKED = [
 ]
 
 
-def test_layout_keeps_questions_and_answers_in_order():
-    text, dropped = exercises_text(ASKED)
-    assert dropped == 0 and text == exercises_text(ASKED, lambda text: True)[0]
-    blocks = text.split("\n\n")[1:]
-    assert len(blocks) == 4 and text.startswith("\n\n")
-    for block, exercise in zip(blocks, ASKED, strict=True):
+def test_an_exercise_has_its_question_and_its_answer_on_a_line_each():
+    for exercise in ASKED:
+        empty, block = exercise_text(exercise).split("\n\n")
         question, answer = block.split("\n")
-        assert question.startswith("Question: ") and question.endswith(exercise.question)
+        assert empty == "" and question.startswith("Question: ") and question.endswith(exercise.question)
         assert answer == f"Answer: {exercise.answer}"
-    leads = {exercises_text([Exercise("cause", f"What is {n}?", "a")])[0].partition("What")[0] for n in range(30)}
+    leads = {exercise_text(Exercise("cause", f"What is {n}?", "a")).partition("What")[0] for n in range(30)}
     assert len(leads) > 1
-
-
-def test_what_does_not_fit_is_dropped_from_the_end_and_counted():
-    whole = exercises_text(ASKED)[0]
-    for kept in range(5):
-        expected = exercises_text(ASKED[:kept])[0]
-        assert whole.startswith(expected)
-        fits = functools.partial(lambda most, text: len(text) <= most, len(expected))
-        assert exercises_text(ASKED, fits) == (expected, 4 - kept)
-    assert exercises_text([], lambda text: False) == ("", 0)
 
 
 @pytest.mark.parametrize("kind", ["byte", "metaspace"])
@@ -390,10 +375,10 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
     )
     window, after, dropped = 160, [], 0
     for passage, exercises in zip(passages, exercises_of(passages, 0), strict=True):
-        pieces = [exercises_text([exercise])[0] for exercise in exercises]
+        pieces = [exercise_text(exercise) for exercise in exercises]
         kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - len(passage.ids) - passage.last)
         left = len(exercises) - len(kept)
-        assert ids == (encode_text(tokenizer, exercises_text(exercises[: len(exercises) - left])[0])[0] if ids else [])
+        assert list(kept) == pieces[: len(kept)] and ids == encode_text(tokenizer, "".join(kept))[0]
         after.append(ids)
         dropped += left
     assert dropped > 0 and any(after)
@@ -412,7 +397,7 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
 
 
 def test_without_room_a_row_has_no_exercises(tokenizers):
-    assert fitting_pieces(tokenizers["byte"], [exercises_text([one])[0] for one in ASKED], 3) == ([], [])
+    assert fitting_pieces(tokenizers["byte"], [exercise_text(one) for one in ASKED], 3) == ([], [])
     assert fitting_pieces(tokenizers["byte"], [], 100) == ([], [])
 
 

@@ -1,23 +1,35 @@
-"""A passage's whole sentences flow in; candidates for exercises flow out, rule by rule: what a pattern finds in a sentence.
+"""Mine a passage for exercises: questions whose answers are in that very text, for arm reading.
 
-    Reading(text, sentences) -> clozes, definitions, causes, orders -> Exercise(kind, question, answer)
+    text -> whole sentences -> Exercise(kind, question, answer), a few of each kind, in an order that seed and passage decide
+         -> "\\n\\nQuestion: ...\\nAnswer: ..." after the text, as many as fit
 
-The rules would rather find nothing than ask nonsense: each says what it leaves alone. No answer is made up: it is a piece of
-the passage, word for word.
+To train on a text followed by exercises about it is the method of AdaptLLM (Cheng et al., *Adapting Large Language Models
+via Reading Comprehension*, ICLR 2024, arXiv 2309.09530), a baseline of contextual fine-tuning. Patterns and wording are ours.
+No model takes part and nothing is invented: an answer is a piece of the passage, word for word (a line break is a space). The
+rules would rather find nothing than ask nonsense: each states what it leaves alone.
+
+    cloze        a sentence with its rarest word blanked             -> the word
+    definition   "X is a ...", "X, a ..., does", "X refers to ..."   -> what X is
+    cause        "E because C", "C leads to E", "Therefore, E" ...   -> the cause, or the effect
+    order        the beginnings of two or three sentences, shuffled  -> the one that comes first
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
+from ctxft.data.passages import Passage
+from ctxft.extras.sentences import in_pairs, sentences
+from ctxft.storage import seeded
+
 GAP = "____"
-SENTENCE_WORDS = range(4, 61)  # words of a sentence that is asked about
-BEGINNING = 8  # words by which an order exercise tells a sentence
+SENTENCE_WORDS = range(4, 61)  # words of a sentence that a question may be about
+BEGINNING = 8  # words by which an order exercise identifies a sentence
 WORD = re.compile(r"[^\W_]+(?:-[^\W_]+|[\u2019'](?!s\b)[^\W_]+)*")
 
 STOP_WORDS = frozenset(
@@ -44,11 +56,11 @@ STARTS = frozenset("a all an another both each every many most other several som
 
 @dataclass(frozen=True)
 class Exercise:
-    """A question about a passage whose answer stands in it.
+    """A question about a passage whose answer is in it.
 
     Args:
         kind: "cloze", "definition", "cause" or "order".
-        question: what is asked, on one line; a cloze is the sentence with ``GAP`` in it.
+        question: on one line; a cloze is the sentence with ``GAP`` in it.
         answer: words of the passage, on one line.
     """
 
@@ -86,10 +98,9 @@ class Reading:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """The sentences that may be asked about, each once."""
-        all_ = (line for lines in self.paragraphs for line in lines)
-        asked = (line for line in all_ if len(line.split()) in SENTENCE_WORDS and GAP[:2] not in line)
-        return list(dict.fromkeys(asked))
+        """The sentences that a question may be about, each once."""
+        lines = (line for paragraph in self.paragraphs for line in paragraph)
+        return list(dict.fromkeys(x for x in lines if len(x.split()) in SENTENCE_WORDS and GAP[:2] not in x))
 
     def inside(self, phrase: str) -> str:
         """Return a sentence's first words as they are written inside a sentence, as far as the passage shows it."""
@@ -107,15 +118,15 @@ class Reading:
 def clozes(reading: Reading, rng: Random) -> Iterator[Exercise]:
     """Blank in each sentence its rarest content word, by the passage's own counts.
 
-    A content word has three letters in a row, is no stop word, and stands in the sentence once. Among equally rare words the
+    A content word has three letters in a row, is no stop word, and occurs in the sentence once. Among equally rare words the
     longest is taken, then the first.
     """
     for sentence in reading.sentences:
-        found = list(WORD.finditer(sentence))
-        once = Counter(match.group().lower() for match in found)
+        matches = list(WORD.finditer(sentence))
+        once = Counter(match.group().lower() for match in matches)
         terms = [
             match
-            for match in found
+            for match in matches
             if (word := match.group().lower()) not in STOP_WORDS and once[word] == 1 and re.search(r"[^\W\d_]{3}", word)
         ]
         if terms:
@@ -142,7 +153,7 @@ def _is_term(term: str) -> bool:
 def definitions(reading: Reading, rng: Random) -> Iterator[Exercise]:
     """Ask what a sentence's subject is: "X is a ...", "X refers to ...", "X is defined as ...", "X, a ..., does ...".
 
-    X stands at the sentence's beginning and has at most five words, none of them a stop word but for "of", "and", "the" inside.
+    X is at the sentence's beginning and has at most five words, none of them a stop word but for "of", "and", "the" inside.
     What something *was* does not define it. Before an apposition X has no article and at most three words, since "The report
     tells much, a ...," begins like one, and a verb follows: "Bones, a joint, and muscles" defines nothing.
     """
@@ -186,8 +197,8 @@ def _phrase(text: str) -> str:
     return NEXT.split(text)[0]
 
 
-def _say_something(*phrases: str) -> bool:
-    """Return whether each phrase has a content word: "this" or "because of it" tells nobody what is meant."""
+def _have_content(*phrases: str) -> bool:
+    """Return whether each phrase has a content word: "this" or "because of it" leaves open what is meant."""
     return all(set(WORD.findall(phrase.lower())) - STOP_WORDS for phrase in phrases)
 
 
@@ -203,7 +214,7 @@ def _because(sentence: str, asks_cause: bool) -> Exercise | None:
     effect, cause = match["effect"], _phrase(match["cause"])
     if REPORTED & set(cause.split()) or cause.split()[0] in OPEN or not _is_statement(effect):
         return None
-    if not _say_something(effect, cause):
+    if not _have_content(effect, cause):
         return None
     if asks_cause:
         return Exercise("cause", f'What reason does the text give for this: "{effect}"?', cause)
@@ -222,7 +233,7 @@ def _due(sentence: str, asks_cause: bool) -> Exercise | None:
     if not match or not _is_subject(match["effect"]):
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
-    if not _say_something(effect, cause):
+    if not _have_content(effect, cause):
         return None
     if asks_cause:
         return Exercise("cause", f"{effect} {match['be']} due to what?", cause)
@@ -243,11 +254,11 @@ def _leads(sentence: str, asks_cause: bool) -> Exercise | None:
         return None
     if verb == "results in" and (VERBS | REPORTED) & set(effect.split()):
         return None
-    if (verb.startswith("cause") and effect.split()[0] in NO_OBJECT) or not _say_something(match["cause"], effect):
+    if (verb.startswith("cause") and effect.split()[0] in NO_OBJECT) or not _have_content(match["cause"], effect):
         return None
     if asks_cause:
-        asked = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
-        return Exercise("cause", f"What {asked} {effect}?", match["cause"])
+        singular = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
+        return Exercise("cause", f"What {singular} {effect}?", match["cause"])
     return Exercise("cause", f"{match['cause']} {verb} what?", effect)
 
 
@@ -261,7 +272,7 @@ def _is_subject(phrase: str) -> bool:
 def _therefore(previous: str, sentence: str, asks_cause: bool) -> Exercise | None:
     """Read "Therefore, E" with the sentence before it in the paragraph as the cause; also "Thus,", "As a result," ..."""
     match = THEREFORE.fullmatch(sentence)
-    if not match or not previous.endswith(".") or not _say_something(previous, match["effect"]):
+    if not match or not previous.endswith(".") or not _have_content(previous, match["effect"]):
         return None
     if asks_cause:
         return Exercise("cause", f"What does the text take for the reason that {match['effect']}?", previous[:-1])
@@ -269,18 +280,18 @@ def _therefore(previous: str, sentence: str, asks_cause: bool) -> Exercise | Non
 
 
 def causes(reading: Reading, rng: Random) -> Iterator[Exercise]:
-    """Ask of each causal sentence one thing, drawn anew: the cause from the effect, or the effect from the cause."""
+    """Ask one thing about each causal sentence, at random: the cause from the effect, or the effect from the cause."""
     for lines in reading.paragraphs:
         for previous, sentence in zip(["", *lines], lines, strict=False):
             if sentence not in reading.sentences:
                 continue
             asks_cause = rng.random() < 0.5
-            found = [rule(sentence, asks_cause) for rule in (_because, _due, _leads)]
-            yield from filter(None, [*found, _therefore(previous, sentence, asks_cause)])
+            mined = [rule(sentence, asks_cause) for rule in (_because, _due, _leads)]
+            yield from filter(None, [*mined, _therefore(previous, sentence, asks_cause)])
 
 
 def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:
-    """Ask which of two or three sentences comes first, told by their beginnings, which stand in the passage once each."""
+    """Ask which of two or three sentences comes first, identified by their beginnings, which occur in the passage once each."""
     heads = [" ".join(sentence.split()[:BEGINNING]).rstrip(".") for sentence in reading.sentences]
     heads = [head for head in heads if reading.text.count(head) == 1]
     if len(heads) > 1:
@@ -288,3 +299,81 @@ def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:
         shuffled = [f'"{heads[place]}"' for place in rng.sample(places, len(places))]
         choices = f"{', '.join(shuffled[:-1])} or {shuffled[-1]}"
         yield Exercise("order", f"Which sentence comes first, the one that begins {choices}?", heads[places[0]])
+
+
+# --- a passage --------------------------------------------------------------------------------------------------------
+
+RULES = {"cloze": clozes, "definition": definitions, "cause": causes, "order": orders}
+MOST = {"cloze": 2, "definition": 2, "cause": 2, "order": 1}  # exercises of each kind about one passage
+ANSWER_WORDS = range(1, 41)
+
+LAYOUTS = {
+    "cloze": ("Which word is missing? {}", "Fill the gap with a word of the text: {}", "Complete this statement: {}"),
+    "definition": ("{}", "Say it as the text does. {}", "Go back to the text. {}"),
+    "cause": ("{}", "Think of cause and effect. {}", "Go by the text. {}"),
+    "order": ("{}", "Recall the course of the text. {}", "Mind the order. {}"),
+}
+
+
+def mine_exercises(text: str, seed: int, passage_id: str, before: str = "", after: str = "") -> list[Exercise]:
+    """Mine a passage for exercises, at most ``MOST`` of a kind.
+
+    The result depends on the arguments alone: the seed and the passage id decide which exercises are taken where a rule finds
+    many, which way a causal sentence is asked, and the order. So a cut from the end favors no kind.
+
+    Args:
+        text: the passage.
+        seed: of the run.
+        passage_id: the passage's id.
+        before: what precedes the passage in its document; "" if the document begins here.
+        after: what follows it; "" if the document ends here.
+
+    Returns:
+        The exercises; none where the passage has no sentence to ask about.
+
+    Example:
+        >>> text = "Renin is an enzyme of the kidney. Low pressure leads to its release."
+        >>> [exercise.answer for exercise in mine_exercises(text, 0, "p#0") if exercise.kind == "definition"]
+        ['an enzyme of the kidney']
+    """
+    reading = Reading(" ".join(text.split()), sentences(text, before, after))
+    random = seeded("exercises", seed, passage_id)
+    exercises = []
+    for kind, rule in RULES.items():
+        mined = [each for each in dict.fromkeys(rule(reading, random)) if _is_valid(each.answer)]
+        exercises += random.sample(mined, min(MOST[kind], len(mined)))
+    random.shuffle(exercises)
+    return exercises
+
+
+def _is_valid(answer: str) -> bool:
+    return len(answer.split()) in ANSWER_WORDS and in_pairs(answer)
+
+
+def exercises_of(passages: Sequence[Passage], seed: int) -> Iterator[list[Exercise]]:
+    """Yield the exercises of each passage, whose neighbors show which sentences a cut has left half.
+
+    Args:
+        passages: of whole documents, in order, as ``passages_of`` returns them.
+        seed: of the run.
+
+    Example:
+        >>> rows = list(exercises_of(passages, seed=0))  # doctest: +SKIP
+        >>> len(rows) == len(passages)  # doctest: +SKIP
+        True
+    """
+    for number, passage in enumerate(passages):
+        around = [passages[place] if 0 <= place < len(passages) else None for place in (number - 1, number + 1)]
+        before, after = (other.text if other and other.document == passage.document else "" for other in around)
+        yield mine_exercises(passage.text, seed, passage.id, before, after)
+
+
+def exercise_text(exercise: Exercise) -> str:
+    """Format an exercise as it follows its passage.
+
+    Example:
+        >>> exercise_text(Exercise("definition", "What is renin?", "an enzyme"))[-18:]
+        '\\nAnswer: an enzyme'
+    """
+    layout = seeded("layout", exercise.question).choice(LAYOUTS[exercise.kind])
+    return f"\n\nQuestion: {layout.format(exercise.question)}\nAnswer: {exercise.answer}"
