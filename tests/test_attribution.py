@@ -11,7 +11,6 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ctxft.cli import main
-from ctxft.config import LoraConfig
 from ctxft.data.rows import PromptTemplate, build_row, prompt_ids, special_tokens
 from ctxft.extras.attribution import (
     attribute,
@@ -284,7 +283,7 @@ def test_gradients_are_those_of_plain_autograd(trained, loss):
 
 
 def test_of_an_adapter_its_own_weights_alone_are_compared(experiment):
-    config = experiment({"method": "lora", "lora": dataclasses.asdict(LoraConfig(r=2, lora_dropout=0.5))})
+    config = experiment({"method": "lora", "lora": {"r": 2, "lora_dropout": 0.5}})
     prepare(config)
     train_task(config, "cft", 0)
     found = gradient_similarity(Run(config), "cft", 0, passages=4)
