@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 from matplotlib.colors import same_color
+from tests.runs import evaluate_task, prepare, train_task
 
 from ctxft.extras.attribution import (
     attribution_text,
@@ -20,6 +21,8 @@ from ctxft.extras.attribution import (
     report_sections,
     training_table,
 )
+from ctxft.prompts import load_prompt_set
+from ctxft.report import RunRecord, ablation_figure, ablation_rows, ablation_table, arm_color, read_run, write_report
 from ctxft.report.verdicts import ablations
 from ctxft.statistics import compare, holm, mcnemar
 from ctxft.statistics.intervals import cluster_interval

@@ -9,6 +9,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.runs import (
+    arm_folder,
+    check_leaks,
+    eval_folder,
+    evaluate_task,
+    is_examined,
+    load_benchmarks,
+    prepare,
+    train_task,
+)
 
 from ctxft.extras.attribution import attribute, attribution_file
 from ctxft.report import read_run
