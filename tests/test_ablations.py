@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas
 import pytest
 from matplotlib.colors import same_color
-from tests.runs import evaluate_task, prepare, train_task
 
 from ctxft.extras.attribution import (
     attribution_text,

@@ -19,8 +19,8 @@ from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.run import Run
 from ctxft.storage import InputError, read_json, read_jsonl
 from ctxft.world.facts import model_folder
-from tests.stub_server import StubServer, good_text
 from tests.runs import prepare, read_passages, rows_of, train_all, train_task
+from tests.stub_server import StubServer, good_text
 
 ARMS = ["cpt", "cft", "adaptive", "control-adaptive"]
 

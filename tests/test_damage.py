@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runs import (
-    arm_folder,
-    check_leaks,
-    eval_folder,
-    evaluate_task,
-    is_examined,
-    load_benchmarks,
-    prepare,
-    train_task,
-)
 
 from ctxft.extras.attribution import attribute, attribution_file
 from ctxft.report import read_run
@@ -33,7 +22,6 @@ from ctxft.storage import (
     read_or_quarantine,
     with_checksum,
     write_json,
-    write_jsonl,
 )
 from ctxft.training.checkpoint import checkpoints
 from tests.runs import (
@@ -214,7 +202,8 @@ def test_a_damaged_attribution_is_measured_again(examined):
     path = attribution_file(Run(config), "base", 0)
     path.write_text(path.read_text().replace('"loss": ', '"loss": 1', 1))
     assert (
-        attribute(Run(config), "base", 0, limit=2, passages=0) == found and path.with_name(f"{path.name}.damaged").exists()
+        attribute(Run(config), "base", 0, limit=2, passages=0) == found
+        and path.with_name(f"{path.name}.damaged").exists()
     )
 
 

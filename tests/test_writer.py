@@ -46,8 +46,8 @@ from ctxft.storage import (
     write_jsonl,
 )
 from ctxft.world.facts import model_folder
-from tests.stub_server import StubServer, good_text, passage_of
 from tests.runs import prepare, read_passages
+from tests.stub_server import StubServer, good_text, passage_of
 
 PROMPTS = load_prompt_set("strategies")
 KEY = "sk-stub-0123456789abcdef"
