@@ -577,8 +577,8 @@ class ExperimentConfig(Config):
     Its YAML file may have parameters of the course under ``notebooks``, which are no part of it.
 
     Attributes:
-        plugins: Folders with your arms (Python files, which are run; see ``ctxft.prompts.arms``) and prompt sets (YAML files,
-            named without .yaml under ``prompts``).
+        plugins: Folders with your arms (Python files, which are run; see ``ctxft.prompts.arms``), prompt sets and benchmarks
+            (YAML files, named without .yaml under ``prompts`` and ``evaluation.benchmarks``).
         name: Of the run folder below the run root.
         model: "practice-aware" or "practice-blind", a folder or a hub id.
         revision: The model's hub revision.
@@ -608,13 +608,24 @@ class ExperimentConfig(Config):
     general: GeneralConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @model_validator(mode="after")
-    def _find_prompt_sets(self) -> Self:
-        for name in ("strategies", "negative"):
-            file = f"{getattr(self.prompts, name)}.yaml"
-            if found := next((path for folder in self.plugins if (path := Path(folder) / file).exists()), None):
-                setattr(self.prompts, name, str(found))
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _find_in_plugins(cls, values: Any) -> Any:
+        """Replace names of prompt sets and benchmarks by their files where a plugin folder has them."""
+        folders = values.get("plugins") if isinstance(values, dict) else None
+        if not isinstance(folders, list):
+            return values
+
+        def find(name: Any) -> Any:
+            if isinstance(name, list):
+                return [find(item) for item in name]
+            paths = [Path(str(folder)).expanduser() / f"{name}.yaml" for folder in folders]
+            return next((str(path.resolve()) for path in paths if path.is_file()), name)
+
+        for section, keys in (("prompts", ("strategies", "negative")), ("evaluation", ("benchmarks",))):
+            if isinstance(chosen := values.get(section), dict):
+                values = values | {section: chosen | {key: find(chosen[key]) for key in keys if key in chosen}}
+        return values
 
     @property
     def folder(self) -> Path:

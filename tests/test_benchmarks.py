@@ -374,8 +374,7 @@ def test_a_benchmark_from_outside_is_a_short_file(tmp_path: Path) -> None:
         tmp_path / "data" / "quiz-1.jsonl", row, {**row, "stem": "Which is dry?", "key": "sand", "topic": "dry"}
     )
     by_path = load_benchmark(str(tmp_path / "quiz.yaml"))
-    by_name = load_benchmark("quiz", plugins=(tmp_path,))
-    assert by_path == by_name and by_path.name == "quiz" and by_path.note == ""
+    assert by_path.name == "quiz" and by_path.note == ""
     assert by_path.questions[0] == Question("quiz-00000", "Which is wet?", ("rain", "sand", "salt"), 0, "all")
     assert (by_path.questions[1].answer, by_path.questions[1].subject) == (1, "dry")
     outcomes = evaluate(load_model("practice-blind"), load_tokenizer("practice-blind"), by_path)
@@ -384,7 +383,7 @@ def test_a_benchmark_from_outside_is_a_short_file(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"quiz-1.jsonl, line 1 \(id 'quiz-00000'\): the answer 7 is outside the choices"
     ):
-        load_benchmark("quiz", tmp_path / "data", plugins=(tmp_path,))
+        load_benchmark(str(tmp_path / "quiz.yaml"), tmp_path / "data")
 
 
 @pytest.mark.parametrize(
@@ -407,7 +406,7 @@ def test_a_benchmark_from_outside_is_a_short_file(tmp_path: Path) -> None:
             "question: q\nanswer: '{{ a.__class__ }}'\nsources: [{pattern: 'x'}]",
             "access to attribute '__class__' .* unsafe",
         ),
-        ("benchmarks: {one: {}, two: {}}\nquestion: x\nanswer: y", "declares one, two: put its folder into `plugins`"),
+        ("benchmarks: {one: {}, two: {}}\nquestion: x\nanswer: y", "declares one, two: keep one in a file"),
         ("benchmarks: {medqa: {}}\nquestion: x\nanswer: y", "'medqa' is the name of a built-in benchmark"),
     ],
 )
@@ -416,12 +415,6 @@ def test_a_bad_benchmark_file_is_refused(tmp_path: Path, text: str, message: str
     write_lines(tmp_path / "x.jsonl", {"a": "text", "choices": ["x", "y"]})
     with pytest.raises(InputError, match=message):
         load_benchmark(str(tmp_path / "bad.yaml"))
-
-
-def test_two_files_that_declare_one_name_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "medqa.yaml").write_text(QUIZ)
-    with pytest.raises(InputError, match=r"medqa.yaml: the benchmark 'medqa' is also in .*medqa.yaml: rename one"):
-        load_benchmark("medqa", plugins=(tmp_path,))
 
 
 def test_hashes_of_questions_stay() -> None:

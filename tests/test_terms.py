@@ -101,5 +101,3 @@ def test_exceptions_are_still_needed():
     prose = dict(texts())
     assert all(phrase in prose[file].lower() for file, phrase in (key.split(": ") for key in ALLOWED_PROSE))
     assert all(name in set(public_names(TREES[file])) for file, name in (key.split(": ") for key in ALLOWED_NAMES))
-
-

@@ -182,26 +182,20 @@ def read_declaration(path: Path) -> BenchmarkFile:
     return declared if declared.benchmarks else declared.model_copy(update={"benchmarks": {path.stem: Variant()}})
 
 
-@functools.lru_cache(maxsize=16)
-def declared_benchmarks(folders: tuple[Path, ...] = ()) -> Mapping[str, Path]:
-    """Return name -> YAML file of the benchmarks of the kit and of plugin folders; two of one name are an InputError."""
-    paths: dict[str, Path] = {}
-    for path in (path for folder in (FOLDER, *folders) for path in sorted(Path(folder).glob("*.yaml"))):
-        for name in read_declaration(path).benchmarks:
-            if name in paths:
-                raise InputError(f"{path}: the benchmark '{name}' is also in {paths[name]}: rename one.")
-            paths[name] = path
-    return paths
+@functools.cache
+def declared_benchmarks() -> Mapping[str, Path]:
+    """Return name -> YAML file of the kit's benchmarks."""
+    return {name: path for path in sorted(FOLDER.glob("*.yaml")) for name in read_declaration(path).benchmarks}
 
 
-def benchmark_names(plugins: tuple[Path, ...] = ()) -> tuple[str, ...]:
-    """Return the names that ``load_benchmark`` knows: of the practice world, of the kit, of plugin folders.
+def benchmark_names() -> tuple[str, ...]:
+    """Return the names that ``load_benchmark`` knows: of the practice world and of the kit.
 
     Example:
         >>> "medqa" in benchmark_names()
         True
     """
-    return (*EXAMS, *declared_benchmarks(plugins))
+    return (*EXAMS, *declared_benchmarks())
 
 
 def load_benchmark(
@@ -210,7 +204,6 @@ def load_benchmark(
     revision: str | None = None,
     limit: int | None = None,
     num_fewshot: int = 0,
-    plugins: tuple[Path, ...] = (),
 ) -> Benchmark:
     """Load a benchmark by name, or custom questions by path.
 
@@ -225,7 +218,6 @@ def load_benchmark(
             takes all.
         num_fewshot: solved examples to be shown before each question; MMLU has five a subject, a custom file x.jsonl those
             of x.dev.jsonl next to it; the other sets have none.
-        plugins: folders with YAML files that declare more benchmarks.
 
     Returns:
         The benchmark. Its ``note`` is not empty if the source does not hold the published number of items.
@@ -240,7 +232,7 @@ def load_benchmark(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be 1 or more, found {limit}.")
-    data, path, known = (Path(data) if data is not None else None), Path(name), declared_benchmarks(plugins)
+    data, path, known = (Path(data) if data is not None else None), Path(name), declared_benchmarks()
     if name in EXAMS:
         rows = ((f"practice world, record {n}", row) for n, row in enumerate(practice_questions(name), start=1))
         benchmark = Benchmark(name, questions_of(rows, "practice world"), "practice world")
@@ -249,14 +241,14 @@ def load_benchmark(
     elif path.suffix == ".yaml":
         names = list(read_declaration(path).benchmarks)
         if len(names) > 1:
-            raise InputError(f"{path} declares {', '.join(names)}: put its folder into `plugins` and name one of them.")
-        _check_stem(path, names[0], plugins)
+            raise InputError(f"{path} declares {', '.join(names)}: keep one in a file.")
+        _check_stem(path, names[0])
         benchmark = _load_declared(path, names[0], data, revision, num_fewshot > 0)
     elif path.suffix == ".jsonl":
-        _check_stem(path, path.stem, plugins)
+        _check_stem(path, path.stem)
         benchmark = _load_own(path, num_fewshot > 0)
     else:
-        names = benchmark_names(plugins)
+        names = benchmark_names()
         raise InputError(
             f"unknown benchmark '{name}'{nearest(name, names)}; known: {', '.join(names)}, or the path of a .jsonl or"
             " .yaml file."
@@ -278,8 +270,8 @@ def wording_of(name: str) -> Wording:
     return read_declaration(known[name]).wording if name in known else Wording()
 
 
-def _check_stem(path: Path, name: str, plugins: tuple[Path, ...]) -> None:
-    if name in benchmark_names(plugins):
+def _check_stem(path: Path, name: str) -> None:
+    if name in benchmark_names():
         raise InputError(f"{path}: '{name}' is the name of a built-in benchmark: rename the file.")
 
 
