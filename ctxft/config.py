@@ -34,6 +34,7 @@ from ctxft.world.facts import BASES
 from ctxft.world.texts import SOURCES, unreliable_articles
 
 PROFILES = PACKAGE_ROOT / "profiles"
+MOST = 20  # mistakes that are reported
 LONGEST_NAME = 200  # bytes: a file system takes 255, and files next to the folder have longer names
 TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
 # What may change between a stop and a resume: speed and memory, and no result but by rounding (and, with dropout, by other
@@ -749,7 +750,9 @@ def input_error(
         overridden = any(re.match(rf"{re.escape(key)}(?!\w)", _dotted(loc)) for key in overrides)
         line = 0 if tree is None or overridden else _line(tree, loc)
         found.append((line, f"{where}{f', line {line}' if line else ''}: {message}"))
-    return InputError(*(message for _, message in sorted(found, key=lambda pair: pair[0])))
+    messages = [message for _, message in sorted(found, key=lambda pair: pair[0])]
+    more = [f"{where}: and {len(messages) - MOST} more."] if len(messages) > MOST else []
+    return InputError(*messages[:MOST], *more)
 
 
 def _dotted(loc: Loc) -> str:

@@ -52,6 +52,9 @@ def test_every_mistake_of_a_file_is_reported_with_its_line(tmp_path):
         lambda: load_experiment(path, {"arms": ["ctf"], "train": {}, "evaluation": {}, "general": None})
     )
     assert mistake.startswith("my.yaml: arms[0]: unknown arm 'ctf'")  # not a line of the file
+    path.write_text("name: mine\n" + "".join(f"k{number}: 1\n" for number in range(99)))
+    many = mistakes_of(lambda: load_experiment(path))
+    assert len(many) == 21 and many[19].startswith("my.yaml, line 21:") and many[20] == "my.yaml: and 79 more."
     path.write_text("model: practice-blind\n\ncorpus: {held_out: 0.1}\n")
     assert mistakes_of(lambda: load_experiment(path)) == ["my.yaml, line 1: the key 'name' is missing."]
 

@@ -190,7 +190,7 @@ def test_passages_that_were_damaged_are_refused_by_their_hash(experiment, change
 def test_a_damaged_manifest_is_told_and_never_overwritten(experiment):
     config = experiment()
     path = prepare(config) / "manifest.json"
-    path.write_text(path.read_text().replace('"window": ', '"window": 1'))
+    path.write_text(path.read_text().replace('"max_length": ', '"max_length": 1'))
     for call in (lambda: prepare(config), lambda: train_task(config, "cpt", 0), lambda: read_run(config.folder)):
         with pytest.raises(InputError, match=r"manifest\.json was changed after it was written"):
             call()

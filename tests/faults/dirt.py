@@ -87,7 +87,8 @@ def refused(call: Callable[[], object], *names: str) -> str | None:
         call()
     except InputError as error:
         said = str(error)
-        assert said.isprintable() and len(said) < 5000, said  # one line, whatever it quotes
+        lines = said.split("\n")  # one for each mistake, whatever it quotes
+        assert len(lines) <= 21 and all(line.isprintable() and len(line) < 5000 for line in lines), said
         assert any(name in said for name in names), said
         return said
     return None

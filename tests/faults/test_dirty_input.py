@@ -345,7 +345,7 @@ def test_a_line_of_a_corpus_that_no_program_should_write(place, line, said):
     ],
 )
 def test_names_of_runs_that_lead_elsewhere_or_hide(runs, name):
-    assert "name must be a plain folder name" in refused(lambda: load_experiment("mini", {"name": name}), "name")
+    assert "name: must be a plain folder name" in refused(lambda: load_experiment("mini", {"name": name}), "name")
     assert not runs.exists()
 
 
