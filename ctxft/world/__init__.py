@@ -8,3 +8,14 @@ for ``practice-blind`` they had none. ``tests/tools/practice_models.py`` in the 
 To test facts about invented entities that are told in many wordings is the idea of Allen-Zhu and Li, *Physics of Language
 Models: Part 3.1* (arXiv 2309.14316).
 """
+
+from ctxft import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "exams": "practice_questions",
+        "facts": "entities",
+        "texts": "practice_documents",
+    },
+)
