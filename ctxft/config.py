@@ -607,7 +607,7 @@ class ExperimentConfig(Config):
     train: TrainConfig = TrainConfig()
     ift: InstructionConfig = InstructionConfig()
     general: GeneralConfig | None = None
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)  # its checks import the benchmarks
 
     @model_validator(mode="before")
     @classmethod
