@@ -21,7 +21,7 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests import speed  # noqa: E402
+from tests import reference, speed  # noqa: E402
 
 RESULTS = ROOT / "notebooks" / "results" / "mini.json"
 STUDY = ROOT / "notebooks" / "results" / "practice_study.json"  # written by tests/practice_study.py
@@ -256,6 +256,8 @@ BLOCKS = {  # (file, name of the block) -> what fills it
     ("README.md", "one result"): one_result_block,
     ("docs/results.md", "results"): results_block,
     ("docs/speed.md", "speed"): speed.speed_block,
+    ("docs/reference.md", "configuration"): reference.configuration_block,
+    ("docs/reference.md", "commands"): reference.commands_block,
 }
 
 
