@@ -5,60 +5,32 @@ Modules that load torch or pandas are imported inside the functions, so that ``c
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shlex
 import signal
 import sys
-import tempfile
 import textwrap
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
 from ctxft import __version__
+from ctxft.extras.commands import adapt, extras
+from ctxft.options import MANY, PLAIN, Config, Data, Out, Settings, Workers, read_settings, run_of
 from ctxft.run.processes import die_with_parent
-from ctxft.storage import (
-    KEPT,
-    FailedError,
-    InputError,
-    explain,
-    is_there,
-    parse_yaml,
-    read_jsonl,
-    read_text,
-    runs_root,
-    versions,
-    write_json,
-    write_text,
-)
+from ctxft.storage import KEPT, FailedError, InputError, explain, is_there, read_text, runs_root, write_json, write_text
 
 if TYPE_CHECKING:
     from ctxft.prompts import PromptSet
-    from ctxft.run.run import Run
 
-MANY: dict[str, Any] = {"default_factory": list, "show_default": False}  # an option that may be repeated
-
-Config = Annotated[str, Argument(metavar="CONFIG", help="a profile (mini), an experiment's YAML file, or a run")]
 RunName = Annotated[str, Argument(metavar="RUN", help="name of a run below the run root, or its folder")]
 SetName = Annotated[str, Argument(metavar="SET", help="a prompt set of the kit, or a YAML file")]
-Settings = Annotated[list[str], Option("--set", metavar="KEY=VALUE", help="set a config value; repeatable", **MANY)]
-Data = Annotated[str | None, Option(metavar="DIR", help="folder with local benchmark files, instead of the hub")]
 Tasks = Annotated[list[str], Option("--task", metavar="ARM:SEED|K", help="only this task, in this process", **MANY)]
-Workers = Annotated[int | None, Option(help="processes at a time (default: one per CPU core; one on a GPU)")]
-Arm = Annotated[str, Option(help="a trained arm, or base")]
-Seed = Annotated[int, Option(help="seed of the training")]
-Reference = Annotated[str, Option(metavar="ARM", help="the arm that others are compared with")]
-Out = Annotated[Path | None, Option(metavar="FILE", help="write the full result, a JSON file")]
-Report = Annotated[Path | None, Option("--out", metavar="FILE", help="write the report, an HTML file")]
 Model = Annotated[str | None, Option(help="count tokens with this model's tokenizer")]
-Family = Annotated[str | None, Option(help="this family alone")]
-Yes = Annotated[bool, Option("--yes", help="continue without a question after the cost is shown")]
 
 
 class Commands(TyperGroup):
@@ -88,15 +60,11 @@ class Commands(TyperGroup):
         raise typer.Exit(code)
 
 
-PLAIN: dict[str, Any] = {
-    "no_args_is_help": True,
-    "add_completion": False,
-    "rich_markup_mode": None,
-    "pretty_exceptions_enable": False,
-}
 app = typer.Typer(cls=Commands, context_settings={"max_content_width": 120}, **PLAIN)
 prompts = typer.Typer(help="List, show, check and write prompt sets.", **PLAIN)
+app.add_typer(extras)
 app.add_typer(prompts, name="prompts")
+prompts.command("adapt")(adapt)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -146,31 +114,8 @@ def _ctxft(version: Annotated[bool, Option("--version", is_eager=True, callback=
     ctxft train mini --set name=first --set seeds=[0]     train the arms of an experiment
     ctxft evaluate mini --set name=first --set seeds=[0]  evaluate them
     ctxft compare first                                   the paired table, and what the tests show
-    ctxft prompts show strategies                         the prompts, by family, with the idea behind each
+    ctxft prompts show strategies                         the prompts, by family, each with its idea
     """
-
-
-# --- the experiment of a command --------------------------------------------------------------------------------------
-
-
-def read_settings(pairs: list[str]) -> dict:
-    """Turn ["train.max_steps=3"] into {"train.max_steps": 3}; values are read as YAML."""
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set train.max_steps=3.")
-        try:
-            values[key] = parse_yaml(value, "")
-        except InputError:
-            raise InputError(f"--set {pair}: '{value}' is not a YAML value; quote it or fix it.") from None
-    return values
-
-
-def _run(config: str, settings: list[str], data: str | None) -> Run:
-    from ctxft.run.run import Run
-
-    return Run(config, data=data, overrides=read_settings(settings))
 
 
 def _folder(name: str) -> Path:
@@ -181,21 +126,11 @@ def _folder(name: str) -> Path:
     raise InputError(f"no run '{name}': neither {Path(name).resolve()} nor {runs_root() / name} holds a manifest.json.")
 
 
-def _agreed(yes: bool) -> bool:
-    """Return whether the user agrees to requests that may cost money, by --yes or at the terminal."""
-    if not yes and not sys.stdin.isatty():
-        raise InputError("nothing was asked: this may cost money, so add --yes to continue.")
-    agreed = yes or input("continue? [y/N] ").strip().lower() in ("y", "yes")
-    if not agreed:
-        print("nothing was asked")
-    return agreed
-
-
 # --- course -----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def run(
+@app.command("run")
+def _run(
     *,
     profile: Annotated[str, Option(help="a profile of the kit, or the path of a YAML file")] = "mini",
     name: Annotated[str | None, Option(help="name of the run folder (default: the profile's)")] = None,
@@ -210,14 +145,14 @@ def run(
     overrides = read_settings(settings) | ({"evaluation.data": data} if data else {})
     folder = run_notebooks(profile, name, notebook, read_settings(parameter), overrides)
     if any((folder / "evals").glob("*/*/metrics.json")):
-        compare(str(folder), out=folder / "report.html")
+        _compare(str(folder), out=folder / "report.html")
     else:
         print(f"these notebooks evaluated no arm, so there is no table; they are in {folder / 'notebooks'}")
     print(f"all pages: {folder / 'index.html'}")
 
 
-@app.command()
-def course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> None:
+@app.command("course")
+def _course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> None:
     """Copy the notebooks into a folder."""
     from ctxft.course import copy_course
 
@@ -227,12 +162,12 @@ def course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> N
 # --- experiments ------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def train(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
+@app.command("train")
+def _train(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
     """Train the arms of an experiment."""
     from ctxft.run.tasks import parse_task, require_written
 
-    run = _run(config, settings, data)
+    run = run_of(config, settings, data)
     if not task and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         print(f"trained: {run.train(workers).folder}")
         return
@@ -246,12 +181,12 @@ def train(config: Config, *, task: Tasks, workers: Workers = None, settings: Set
         print(f"{arm}, seed {seed}: {steps}, {run.folder}")
 
 
-@app.command()
-def evaluate(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
+@app.command("evaluate")
+def _evaluate(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
     """Evaluate the trained arms on the benchmarks and on held-out text."""
     from ctxft.run.tasks import parse_task
 
-    run = _run(config, settings, data)
+    run = run_of(config, settings, data)
     if not task:
         print(f"evaluated: {run.evaluate(workers).folder}")
     for arm, seed in [parse_task(name, run.evaluate_tasks) for name in task]:
@@ -261,8 +196,8 @@ def evaluate(config: Config, *, task: Tasks, workers: Workers = None, settings: 
             print(f"{arm}, seed {seed}, {benchmark}: accuracy {values['accuracy']:.3f} of {items}{silent}")
 
 
-@app.command()
-def estimate(
+@app.command("estimate")
+def _estimate(
     config: Config,
     *,
     processes: Annotated[int, Option(min=1, help="GPUs that train one task together")] = 1,
@@ -275,11 +210,15 @@ def estimate(
     """Report what training takes: memory, tokens, steps; no weights are read."""
     from ctxft.run.estimate import estimate_lines
 
-    print("\n".join(estimate_lines(_run(config, settings, data), processes, device, rate, memory)))
+    print("\n".join(estimate_lines(run_of(config, settings, data), processes, device, rate, memory)))
 
 
-@app.command()
-def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> None:
+@app.command("compare")
+def _compare(
+    run: RunName,
+    reference: Annotated[str, Option(metavar="ARM", help="the arm that others are compared with")] = "cpt",
+    out: Annotated[Path | None, Option(metavar="FILE", help="write the report, an HTML file")] = None,
+) -> None:
     """Print a run's paired table and what its tests show."""
     from ctxft.extras.attribution import report_sections
     from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts, write_report
@@ -298,23 +237,23 @@ def compare(run: RunName, reference: Reference = "cpt", out: Report = None) -> N
         print(f"\nreport: {write_report(record, reference, report_sections(record.folder), out)}")
 
 
-@app.command()
-def leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
+@app.command("leaks")
+def _leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
     """Look for benchmark items in the training texts and prompts of a run."""
     from ctxft.run.leaks import leaks_text, look_for_leaks
 
-    result = look_for_leaks(_run(config, settings, data))
+    result = look_for_leaks(run_of(config, settings, data))
     print(leaks_text(result))
     if out:
         print(f"\nitem by item: {write_json(out, result)}")
 
 
-@app.command()
-def verify(run: RunName, data: Data = None) -> int:
+@app.command("verify")
+def _verify(run: RunName, data: Data = None) -> int:
     """Check for each result of a run whether it still follows from its inputs."""
-    from ctxft.run.verify import verify as findings_of
+    from ctxft.run.verify import verify
 
-    findings = findings_of(_folder(run), data)
+    findings = verify(_folder(run), data)
     for finding in findings:
         print(f"{'ok' if finding.follows else 'BAD':4}{finding.what}: {finding.message}")
     bad = sum(not finding.follows for finding in findings)
@@ -322,124 +261,11 @@ def verify(run: RunName, data: Data = None) -> int:
     return 1 if bad else 0
 
 
-@app.command()
-def attribute(
-    config: Config,
-    *,
-    arm: Arm = "cft",
-    seed: Seed = 0,
-    limit: Annotated[int, Option(help="passages whose losses are taken")] = 256,
-    passages: Annotated[int, Option(help="passages whose gradients are compared, 0 for none")] = 64,
-    settings: Settings,
-    data: Data = None,
-) -> None:
-    """Measure what each prompt does to a model's loss and gradient."""
-    from ctxft.extras.attribution import attribute, attribution_file, attribution_text
-
-    run = _run(config, settings, data).prepare()
-    print(attribution_text(attribute(run, arm, seed, limit, passages)))
-    print(f"\nin full: {attribution_file(run, arm, seed)}")
-
-
-@app.command()
-def synthetic(
-    ctx: typer.Context,
-    *,
-    size: Annotated[str, Option(help="mini, for a laptop, or full, the paper's")] = "mini",
-    target: Annotated[str, Option(help="the function to learn")] = "polynomial",
-    arms: Annotated[list[str], Option(metavar="ARM", help="repeatable (default: all eight)", **MANY)],
-    seeds: Annotated[list[int], Option(metavar="SEED", help="repeatable (default: 0, 1, 2)", **MANY)],
-    name: Annotated[str | None, Option(help="name of the folder below the run root")] = None,
-    workers: Workers = None,
-    settings: Settings,
-    out: Out = None,
-) -> None:
-    """Run the synthetic experiment: in-context regression, arm by arm."""
-    from ctxft.synthetic.config import ARMS, load_config
-    from ctxft.synthetic.figures import study_table
-    from ctxft.synthetic.study import run_study, write_study
-
-    config = load_config(size, read_settings(settings) | ({"name": name} if name else {}))
-    study = run_study(config, target, arms or list(ARMS), seeds or [0, 1, 2], workers)
-    print(study_table(study).to_string(index=False))
-    print(f"\nruns: {config.folder / target}")
-    if out:
-        print(f"results: {write_study(out, study, shlex.join(['ctxft', *ctx.obj]))}")
-
-
-# --- models of others -------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def export(
-    config: Config,
-    *,
-    arm: Arm = "cft",
-    seed: Seed = 0,
-    form: Annotated[str, Option(help="prompt-completion (TRL, axolotl, tinker) or vertex")] = "prompt-completion",
-    out: Annotated[Path, Option(metavar="FILE", help="the file; its manifest is next to it")],
-    settings: Settings,
-    data: Data = None,
-) -> None:
-    """Write what an arm reads as (prompt, passage) pairs for a tuning service or library."""
-    from ctxft.extras.export import export_pairs
-
-    record = export_pairs(_run(config, settings, data), arm, seed, form, out)
-    print(f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts")
-    for name, counts in record["leaks"].items():
-        parts = f"{counts['partial']} in part, {counts['short']} short ones without an answer"
-        print(f"  {name}: no item occurs in the texts; {parts}")
-    if left := record["general_passages_left_out"]:
-        print(f"  left out: {left} passages of general text")
-    print(f"in {out}, with {out.name}.manifest.json next to it")
-
-
-@app.command()
-def hosted(
-    config: Config,
-    *,
-    server: Annotated[str, Option(metavar="URL", help="base URL, such as http://localhost:8000/v1")],
-    model: Annotated[str, Option(help="the model's name on that server")],
-    completions: Annotated[bool, Option("--completions", help="plain text instead of a chat")] = False,
-    key_variable: Annotated[str | None, Option(help="environment variable with the server's key")] = None,
-    price_in: Annotated[float | None, Option(help="price of a million input tokens")] = None,
-    price_out: Annotated[float | None, Option(help="price of a million output tokens")] = None,
-    parallel: Annotated[int, Option(help="requests at a time")] = 1,
-    yes: Yes = False,
-    settings: Settings,
-    data: Data = None,
-) -> None:
-    """Evaluate a model behind an OpenAI-compatible server on an experiment's benchmarks."""
-    from tqdm import tqdm
-
-    from ctxft.config import ServerConfig
-    from ctxft.extras.hosted import evaluate_hosted, hosted_table, plan_of
-    from ctxft.extras.server import Server
-
-    where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
-    client, plan = Server(where), plan_of(_run(config, settings, data), where, completions)
-    cost = plan.cost()
-    price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
-    print(f"{cost['items']} items, {cost['answered']} of them answered already, {cost['due']} requests to {where.url}")
-    tokens = f"about {cost['tokens_in']} (estimated: a token for 4 characters); out: {cost['tokens_out']} at most"
-    print(f"  tokens in: {tokens}")
-    print(f"  price: {price}")
-    if cost["due"] and not _agreed(yes):
-        return
-    with tqdm(total=cost["due"], unit="item", disable=not sys.stderr.isatty()) as bar:
-        record = evaluate_hosted(plan, client, parallel, bar.update)
-    spent = record["requests"]
-    print(hosted_table(record).to_string(index=False))
-    print(
-        f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
-    )
-
-
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
 @prompts.command("list")
-def list_prompt_sets() -> None:
+def _list() -> None:
     """List the prompt sets of the kit."""
     from ctxft.prompts import PROMPT_SETS, load_prompt_set
 
@@ -449,8 +275,10 @@ def list_prompt_sets() -> None:
         print(f"{prompt_set.name:<22}{prompt_set.kind:<10}{sizes} {prompt_set.hash[:12]}")
 
 
-@prompts.command()
-def show(name: SetName, family: Family = None, model: Model = None) -> None:
+@prompts.command("show")
+def _show(
+    name: SetName, family: Annotated[str | None, Option(help="this family alone")] = None, model: Model = None
+) -> None:
     """Show a prompt set's families, the ideas behind them, and their prompts."""
     from ctxft.prompts import load_prompt_set
 
@@ -482,8 +310,8 @@ def _tokens(prompt_set: PromptSet, model: str | None) -> dict[str, int]:
     return {prompt.id: len(prompt_ids(tokenizer, prompt, template)) for prompt in prompt_set.prompts}
 
 
-@prompts.command()
-def validate(name: SetName, model: Model = None) -> None:
+@prompts.command("validate")
+def _validate(name: SetName, model: Model = None) -> None:
     """Check a custom prompt set; what is wrong is reported with file and line."""
     from ctxft.prompts import load_prompt_set
 
@@ -497,8 +325,8 @@ def validate(name: SetName, model: Model = None) -> None:
     print(f"{name}: a valid prompt set: {'; '.join(notes)}")
 
 
-@prompts.command()
-def write(
+@prompts.command("write")
+def _write(
     file: Annotated[Path, Argument(help="the YAML file to write; it must not exist")],
     start: Annotated[str, Option("--from", metavar="SET", help="a prompt set to start from")] = "strategies",
 ) -> None:
@@ -513,118 +341,3 @@ def write(
     name = re.sub(r"[^\w.-]+", "-", file.stem)
     head = f"# Started from the prompt set '{start}' of ctxft. Edit it, then: ctxft prompts validate FILE\n"
     print(f"written: {write_text(file, head + re.sub(r'(?m)^name: .*$', f'name: {name}', body, count=1))}")
-
-
-@prompts.command()
-def adapt(
-    config: Config,
-    *,
-    estimate: Annotated[bool, Option("--estimate", help="print the cost, and stop")] = False,
-    yes: Yes = False,
-    settings: Settings,
-    data: Data = None,
-) -> None:
-    """Let a model write the prompt of each passage, for arm adaptive."""
-    from ctxft.extras.adaptive import adapt, estimate_adapt, failure_of
-
-    run = _run(config, settings, data).prepare()
-    due = estimate_adapt(run)
-    for name, value in due.items():
-        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
-    writer = run.config.prompts.writer
-    if estimate or (writer and writer.server and due["to write"] and not _agreed(yes)):
-        return
-    record = adapt(run)
-    passages, failed = record["passages"], record["failed"]
-    written = f"{record['prompts']} with a written prompt ({record['cached']} texts from before)"
-    print(f"{passages} passages: {written}, {sum(record['rejected'].values())} refused, {failed} failed")
-    for reason, number in record["rejected"].items():
-        print(f"  refused, {reason}: {number}")
-    cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
-    print(f"cost now: {cost}; in {run.folder / 'adaptive.jsonl'}")
-    if failed:
-        raise FailedError(
-            f"{failed} of {passages} prompts were not written ({failure_of(run.wanted)}): fix that and run the same "
-            "command again; only what is missing is requested."
-        )
-
-
-# --- this machine -----------------------------------------------------------------------------------------------------
-
-
-class _Interrupted(list):
-    """Rows whose reading fails after a number of them, as if the training were killed in the middle."""
-
-    left = 20
-
-    def __getitem__(self, index):
-        self.left -= 1
-        if self.left < 0:
-            raise InterruptedError
-        return super().__getitem__(index)
-
-
-@app.command()
-def check() -> int:
-    """Print versions and device, and check the kit's guarantees on this machine."""
-    import torch
-    from transformers import logging
-
-    logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    for name, value in {**versions(), "device": ", ".join(gpus) or "cpu"}.items():
-        print(f"{name:<14} {value}")
-    with tempfile.TemporaryDirectory() as place:
-        checks = {**_check_training(Path(place)), "scores do not depend on the batch": (_check_scores(), 1e-4)}
-    for name, (difference, limit) in checks.items():
-        print(f"{'holds' if difference <= limit else 'FAILS'}  {name} (largest difference {difference:.0e})")
-    return int(any(difference > limit for difference, limit in checks.values()))
-
-
-def _check_training(folder: Path) -> dict[str, tuple[float, float]]:
-    """Train three times for a few steps; return how far losses and gradient norms differ, and how far they may."""
-    from ctxft.config import TrainConfig
-    from ctxft.models import encode_text, load_tokenizer
-    from ctxft.prompts import load_prompt_set
-    from ctxft.training.loop import train_arm
-    from ctxft.world.texts import practice_documents
-
-    tokenizer, rows = load_tokenizer("practice-aware"), []
-    for prompt, document in zip(load_prompt_set("strategies").prompts, practice_documents(), strict=False):
-        masked = [tokenizer.bos_token_id, *encode_text(tokenizer, prompt.text)[0]]
-        text = encode_text(tokenizer, document["text"])[0][:64]
-        rows.append({"input_ids": masked + text, "labels": [-100] * len(masked) + text})
-
-    def log(name: str, rows: list, **changes: Any) -> list[float]:
-        values = {"max_steps": 6, "train_batch_size": 4, "micro_batch_tokens": 512, "save_steps": 2, "device": "cpu"}
-        train_arm(rows, "practice-aware", tokenizer, TrainConfig(**values | changes), 0, folder / name)
-        return [row[key] for _, row in read_jsonl(folder / name / "log.jsonl") for key in ("loss", "grad_norm")]
-
-    straight, alone = log("straight", rows), log("alone", rows, pack=False, micro_batch_tokens=128)
-    with contextlib.suppress(InterruptedError):
-        log("resumed", _Interrupted(rows))
-        raise FailedError("the training was not interrupted, so nothing was resumed.")
-    resumed = log("resumed", rows)
-
-    def furthest(other: list[float]) -> float:
-        return max(abs(a - b) / abs(a) for a, b in zip(straight, other, strict=True))
-
-    return {"packed equals one at a time": (furthest(alone), 1e-4), "resumed equals straight": (furthest(resumed), 0.0)}
-
-
-def _check_scores() -> float:
-    """Return how far log-likelihoods differ between small and large batches."""
-    from ctxft.evaluation.benchmarks import load_benchmark, render
-    from ctxft.evaluation.scoring import score_choices
-    from ctxft.models import load_model, load_tokenizer
-
-    model, tokenizer = load_model("practice-aware"), load_tokenizer("practice-aware")
-    questions = load_benchmark("practice-mmlu", limit=24).questions
-    requests = [render(question, "cloze") for question in questions]
-
-    def likelihoods(budget: int) -> list[float]:
-        scores = score_choices(model, tokenizer, requests, max_batch_tokens=budget)
-        return [value for score in scores for value in score.log_likelihoods]
-
-    return max(abs(a - b) for a, b in zip(likelihoods(64), likelihoods(4096), strict=True))

@@ -179,7 +179,7 @@ def test_adapt_tells_the_cost_first_and_asks_a_server_only_when_told_to(adaptive
         assert main(["prompts", "adapt", str(path), "--estimate"]) == 0
         assert not stub.requests and "cost" in capsys.readouterr().out
         assert main(["prompts", "adapt", str(path)]) == 2 and not stub.requests
-        assert "nothing was asked: this may cost money, so add --yes" in capsys.readouterr().err
+        assert "nothing was requested: this may cost money, so add --yes" in capsys.readouterr().err
         assert main(["prompts", "adapt", str(path), "--yes"]) == 0
         assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
 

@@ -14,8 +14,9 @@ import yaml
 from huggingface_hub.errors import GatedRepoError
 
 from ctxft import models
-from ctxft.cli import main, read_settings
+from ctxft.cli import main
 from ctxft.config import to_mapping
+from ctxft.options import read_settings
 from ctxft.storage import read_jsonl, write_jsonl, write_text
 
 
@@ -198,7 +199,7 @@ def test_a_run_folder_with_another_config(refuse, experiment, config_file):
 
 OFFLINE = """
 import json, sys
-from ctxft.cli import main, read_settings
+from ctxft.cli import main
 print([main(arguments) for arguments in json.loads(sys.argv[1])])
 """
 

@@ -72,8 +72,8 @@ def test_bad_input_is_one_sentence(words: list[str], message: str, capsys, tmp_p
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-VERBS = ["run", "course", "train", "evaluate", "estimate", "compare", "leaks", "verify", "attribute", "synthetic"]
-VERBS += ["export", "hosted", "check", "prompts"]
+VERBS = ["run", "course", "train", "evaluate", "estimate", "compare", "leaks", "verify"]
+VERBS += ["attribute", "synthetic", "export", "hosted", "check", "prompts"]
 
 
 def test_help_names_every_command_and_loads_no_torch():
@@ -126,8 +126,8 @@ def test_check_shows_versions_and_that_the_guarantees_hold(capfd):
 
 
 def test_check_fails_where_a_guarantee_does_not_hold(monkeypatch, capsys):
-    monkeypatch.setattr("ctxft.cli._check_training", lambda folder: {"resumed equals straight": (1e-9, 0.0)})
-    monkeypatch.setattr("ctxft.cli._check_scores", lambda: 0.1)
+    monkeypatch.setattr("ctxft.extras.check.check_training", lambda folder: {"resumed equals straight": (1e-9, 0.0)})
+    monkeypatch.setattr("ctxft.extras.check.check_scores", lambda: 0.1)
     assert main(["check"]) == 1
     failing = re.findall(r"^FAILS  (.+) \(", capsys.readouterr().out, flags=re.M)
     assert failing == ["resumed equals straight", "scores do not depend on the batch"]

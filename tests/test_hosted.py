@@ -425,7 +425,7 @@ def test_the_command_tells_the_cost_first_and_asks_only_when_told_to(command, ru
     with TextServer(first_choice) as stub:
         assert main(command(stub.url, *prices)) == 2
         said = capsys.readouterr()
-        assert "nothing was asked: this may cost money, so add --yes" in said.err and stub.asked == []
+        assert "nothing was requested: this may cost money, so add --yes" in said.err and stub.asked == []
         assert f"20 items, 0 of them answered already, 20 requests to {stub.url}" in said.out
         assert f"tokens in: about {read} (estimated: a token for 4 characters); out: {written} at most" in said.out
         assert f"price: {(read * 150 + written * 600) / 1e6:.4f}" in said.out
@@ -433,7 +433,7 @@ def test_the_command_tells_the_cost_first_and_asks_only_when_told_to(command, ru
             terminal.setattr("sys.stdin", Terminal("n\ny\n"))
             assert main(command(stub.url)) == 0 and stub.asked == []
             said = capsys.readouterr().out
-            assert "price: unknown" in said and said.endswith("nothing was asked\n")
+            assert "price: unknown" in said and said.endswith("nothing was requested\n")
             assert main(command(stub.url)) == 0 and len(stub.asked) == 20
         assert main(command(stub.url, "--completions", "--yes")) == 0 and len(stub.asked) == 40
         capsys.readouterr()

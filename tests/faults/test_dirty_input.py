@@ -18,7 +18,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxft.cli import read_settings
 from ctxft.config import CorpusConfig, ExperimentConfig, ServerConfig, from_mapping, load_experiment
 from ctxft.data.documents import Document, read_documents
 from ctxft.data.instructions import instruction_rows, read_instructions
@@ -30,6 +29,7 @@ from ctxft.evaluation.scoring import encode_pair
 from ctxft.extras.server import Reply, Server, ServerError
 from ctxft.leakage import NGRAM, find_leaks, words_of
 from ctxft.models import encode_text, load_tokenizer
+from ctxft.options import read_settings
 from ctxft.prompts import ContextualPrompt, load_prompt_set
 from ctxft.storage import RecordLog, read_records, write_jsonl
 from tests.faults.dirt import broken, changed, dump, dump_lines, nested, refused, texts, values

@@ -1,0 +1,194 @@
+"""The verbs of what most users never need: attribution, the synthetic experiment, other people's models, the self-check."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from ctxft.options import (
+    MANY,
+    PLAIN,
+    Config,
+    Data,
+    Out,
+    Seed,
+    Settings,
+    TrainedArm,
+    Workers,
+    Yes,
+    confirm_cost,
+    read_settings,
+    run_of,
+)
+from ctxft.storage import FailedError, versions
+
+extras = typer.Typer(**PLAIN)
+
+
+@extras.command("attribute")
+def _attribute(
+    config: Config,
+    *,
+    arm: TrainedArm = "cft",
+    seed: Seed = 0,
+    limit: Annotated[int, Option(help="passages whose losses are taken")] = 256,
+    passages: Annotated[int, Option(help="passages whose gradients are compared, 0 for none")] = 64,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Measure what each prompt does to a model's loss and gradient."""
+    from ctxft.extras.attribution import attribute, attribution_file, attribution_text
+
+    run = run_of(config, settings, data).prepare()
+    print(attribution_text(attribute(run, arm, seed, limit, passages)))
+    print(f"\nin full: {attribution_file(run, arm, seed)}")
+
+
+@extras.command("synthetic")
+def _synthetic(
+    ctx: typer.Context,
+    *,
+    size: Annotated[str, Option(help="mini, for a laptop, or full, the paper's")] = "mini",
+    target: Annotated[str, Option(help="the function to learn")] = "polynomial",
+    arms: Annotated[list[str], Option(metavar="ARM", help="repeatable (default: all eight)", **MANY)],
+    seeds: Annotated[list[int], Option(metavar="SEED", help="repeatable (default: 0, 1, 2)", **MANY)],
+    name: Annotated[str | None, Option(help="name of the folder below the run root")] = None,
+    workers: Workers = None,
+    settings: Settings,
+    out: Out = None,
+) -> None:
+    """Run the synthetic experiment: in-context regression, arm by arm."""
+    from ctxft.synthetic.config import ARMS, load_config
+    from ctxft.synthetic.figures import study_table
+    from ctxft.synthetic.study import run_study, write_study
+
+    config = load_config(size, read_settings(settings) | ({"name": name} if name else {}))
+    study = run_study(config, target, arms or list(ARMS), seeds or [0, 1, 2], workers)
+    print(study_table(study).to_string(index=False))
+    print(f"\nruns: {config.folder / target}")
+    if out:
+        print(f"results: {write_study(out, study, shlex.join(['ctxft', *ctx.obj]))}")
+
+
+@extras.command("export")
+def _export(
+    config: Config,
+    *,
+    arm: TrainedArm = "cft",
+    seed: Seed = 0,
+    form: Annotated[str, Option(help="prompt-completion (TRL, axolotl, tinker) or vertex")] = "prompt-completion",
+    out: Annotated[Path, Option(metavar="FILE", help="the file; its manifest is next to it")],
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Write what an arm reads as (prompt, passage) pairs for a tuning service or library."""
+    from ctxft.extras.export import export_pairs
+
+    record = export_pairs(run_of(config, settings, data), arm, seed, form, out)
+    print(f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts")
+    for name, counts in record["leaks"].items():
+        parts = f"{counts['partial']} in part, {counts['short']} short ones without an answer"
+        print(f"  {name}: no item occurs in the texts; {parts}")
+    if left := record["general_passages_left_out"]:
+        print(f"  left out: {left} passages of general text")
+    print(f"in {out}, with {out.name}.manifest.json next to it")
+
+
+@extras.command("hosted")
+def _hosted(
+    config: Config,
+    *,
+    server: Annotated[str, Option(metavar="URL", help="base URL, such as http://localhost:8000/v1")],
+    model: Annotated[str, Option(help="the model's name on that server")],
+    completions: Annotated[bool, Option("--completions", help="plain text instead of a chat")] = False,
+    key_variable: Annotated[str | None, Option(help="environment variable with the server's key")] = None,
+    price_in: Annotated[float | None, Option(help="price of a million input tokens")] = None,
+    price_out: Annotated[float | None, Option(help="price of a million output tokens")] = None,
+    parallel: Annotated[int, Option(help="requests at a time")] = 1,
+    yes: Yes = False,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Evaluate a model behind an OpenAI-compatible server on an experiment's benchmarks."""
+    from tqdm import tqdm
+
+    from ctxft.config import ServerConfig
+    from ctxft.extras.hosted import evaluate_hosted, hosted_table, plan_of
+    from ctxft.extras.server import Server
+
+    where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
+    client, plan = Server(where), plan_of(run_of(config, settings, data), where, completions)
+    cost = plan.cost()
+    price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
+    print(f"{cost['items']} items, {cost['answered']} of them answered already, {cost['due']} requests to {where.url}")
+    tokens = f"about {cost['tokens_in']} (estimated: a token for 4 characters); out: {cost['tokens_out']} at most"
+    print(f"  tokens in: {tokens}")
+    print(f"  price: {price}")
+    if cost["due"] and not confirm_cost(yes):
+        return
+    with tqdm(total=cost["due"], unit="item", disable=not sys.stderr.isatty()) as bar:
+        record = evaluate_hosted(plan, client, parallel, bar.update)
+    spent = record["requests"]
+    print(hosted_table(record).to_string(index=False))
+    print(
+        f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
+    )
+
+
+def adapt(
+    config: Config,
+    *,
+    estimate: Annotated[bool, Option("--estimate", help="print the cost, and stop")] = False,
+    yes: Yes = False,
+    settings: Settings,
+    data: Data = None,
+) -> None:
+    """Let a model write the prompt of each passage, for arm adaptive."""
+    from ctxft.extras import adaptive
+
+    run = run_of(config, settings, data).prepare()
+    due = adaptive.estimate_adapt(run)
+    for name, value in due.items():
+        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
+    writer = run.config.prompts.writer
+    if estimate or (writer and writer.server and due["to write"] and not confirm_cost(yes)):
+        return
+    record = adaptive.adapt(run)
+    passages, failed = record["passages"], record["failed"]
+    written = f"{record['prompts']} with a written prompt ({record['cached']} texts from before)"
+    print(f"{passages} passages: {written}, {sum(record['rejected'].values())} refused, {failed} failed")
+    for reason, number in record["rejected"].items():
+        print(f"  refused, {reason}: {number}")
+    cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
+    print(f"cost now: {cost}; in {run.folder / 'adaptive.jsonl'}")
+    if failed:
+        raise FailedError(
+            f"{failed} of {passages} prompts were not written ({adaptive.failure_of(run.wanted)}): fix that and run the same "
+            "command again; only what is missing is requested."
+        )
+
+
+@extras.command("check")
+def _check() -> int:
+    """Print versions and device, and check the kit's guarantees on this machine."""
+    import torch
+    from transformers import logging
+
+    from ctxft.extras.check import check_scores, check_training
+
+    logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    for name, value in {**versions(), "device": ", ".join(gpus) or "cpu"}.items():
+        print(f"{name:<14} {value}")
+    with tempfile.TemporaryDirectory() as place:
+        checks = {**check_training(Path(place)), "scores do not depend on the batch": (check_scores(), 1e-4)}
+    for name, (difference, limit) in checks.items():
+        print(f"{'holds' if difference <= limit else 'FAILS'}  {name} (largest difference {difference:.0e})")
+    return int(any(difference > limit for difference, limit in checks.values()))
