@@ -30,6 +30,7 @@ from itertools import islice
 
 from ctxft.evaluation.benchmarks.records import Benchmark
 from ctxft.evaluation.metrics import metrics
+from ctxft.evaluation.outcomes import Outcome
 
 NGRAM = 8
 HALF = 0.5  # of its n-grams: an item of which more were found is leaked
@@ -38,7 +39,9 @@ NEAR = 100  # words after a question in which its answer is looked for: other ch
 PLACES = 3  # places kept for each item
 PIECE = 1 << 20  # characters normalized at a time
 WORD = re.compile(r"[^\W_]+")
-INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))  # soft hyphens, joiners of no width
+INVISIBLE: dict[int, None] = dict.fromkeys(
+    (0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)
+)  # soft hyphens, joiners of no width
 
 VERDICTS = ("leaked", "partial", "short", "common", "clean", "unchecked")
 DIRTY = VERDICTS[:3]
@@ -66,7 +69,7 @@ def words_of(text: str) -> list[str]:
 
 
 @dataclass
-class Part:
+class ItemText:
     """What was found of one question, or of the text that it is about.
 
     Attributes:
@@ -74,7 +77,7 @@ class Part:
         kind: "question" or "context".
         words, answer: the words of the text, and of the right answer.
         ngrams: how many different n-grams it has that fewer than ``COMMON`` questions share.
-        found, common: its own n-grams that were found, and those of the benchmark's wording.
+        matched, common: its own n-grams that were found, and those of the benchmark's wording.
         answered: whether its right answer came after it.
         places: the first texts that hold some of it.
         last: number of the text and place in it where an n-gram of its own was last found.
@@ -87,7 +90,7 @@ class Part:
     words: Gram
     answer: Gram
     ngrams: int = 0
-    found: set[Gram] = field(default_factory=set)
+    matched: set[Gram] = field(default_factory=set)
     common: set[Gram] = field(default_factory=set)
     answered: bool = False
     places: list[str] = field(default_factory=list)
@@ -96,14 +99,14 @@ class Part:
     @property
     def share(self) -> float:
         """The fraction of its own n-grams that were found."""
-        return len(self.found) / self.ngrams if self.ngrams else 0.0
+        return len(self.matched) / self.ngrams if self.ngrams else 0.0
 
     @property
     def verdict(self) -> str:
         """One of ``VERDICTS``."""
         if not self.words:
             return "unchecked"
-        if not self.found:
+        if not self.matched:
             return "common" if self.common else "clean"
         if len(self.words) < NGRAM:
             return "short"
@@ -112,8 +115,8 @@ class Part:
     def to_json(self) -> dict:
         """Return the record as plain values, with one of the n-grams found as an example."""
         values = {key: getattr(self, key) for key in ("id", "hash", "kind", "verdict", "share", "answered", "places")}
-        counts = {"words": len(self.words), "ngrams_found": len(self.found), "common_found": len(self.common)}
-        return {**values, **counts, "example": " ".join(min(self.found or self.common, default=()))}
+        counts = {"words": len(self.words), "ngrams_found": len(self.matched), "common_found": len(self.common)}
+        return {**values, **counts, "example": " ".join(min(self.matched or self.common, default=()))}
 
 
 def grams_of(words: Sequence[str], n: int = NGRAM) -> Iterator[Gram]:
@@ -129,7 +132,6 @@ class LeakIndex:
 
     Example:
         >>> from ctxft.evaluation.benchmarks import Benchmark, Question
-        >>> from ctxft.evaluation.benchmarks import Benchmark, Question
         >>> index = LeakIndex([Benchmark("own", (Question("1", "Which vessel is it?", ("vein", "duct"), 0, "all"),), "")])
         >>> index.read("a text", "Which vessel is it? A vein.")
         >>> [(part.verdict, part.answered) for part in index.parts]
@@ -137,23 +139,23 @@ class LeakIndex:
     """
 
     def __init__(self, benchmarks: Iterable[Benchmark]) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[ItemText] = []
         self.texts = 0
         self.words = 0
-        self._owners: dict[int, dict[Gram, list[Part]]] = {n: {} for n in range(1, NGRAM + 1)}
+        self._owners: dict[int, dict[Gram, list[ItemText]]] = {n: {} for n in range(1, NGRAM + 1)}
         self._shared: dict[Gram, set[str]] = {}  # n-gram -> benchmarks in which it is common
         for benchmark in benchmarks:
             self._add(benchmark)
 
     def _add(self, benchmark: Benchmark) -> None:
-        owners: dict[Gram, list[Part]] = {}
+        owners: dict[Gram, list[ItemText]] = {}
         for question in benchmark.questions:
             answer = tuple(words_of(question.choices[question.answer]))
             texts = {"question": question.question, "context": question.context}
             for kind, text in texts.items():
                 if kind == "question" or text:
                     words = tuple(words_of(text))
-                    part = Part(benchmark.name, question.id, question.hash, kind, words, answer)
+                    part = ItemText(benchmark.name, question.id, question.hash, kind, words, answer)
                     self.parts.append(part)
                     for gram in set(grams_of(words)) if len(words) >= NGRAM else {words} - {()}:
                         owners.setdefault(gram, []).append(part)
@@ -178,11 +180,11 @@ class LeakIndex:
                         for part in owners[gram]:
                             self._hit(part, gram, where, place, after)
 
-    def _hit(self, part: Part, gram: Gram, where: str, place: int, after: Sequence[str]) -> None:
+    def _hit(self, part: ItemText, gram: Gram, where: str, place: int, after: Sequence[str]) -> None:
         if part.benchmark in self._shared.get(gram, ()):
             part.common.add(gram)
         else:
-            part.found.add(gram)
+            part.matched.add(gram)
             part.last = (self.texts, place)
             if where not in part.places and len(part.places) < PLACES:
                 part.places.append(where)
@@ -233,7 +235,7 @@ def dirty_ids(leaks: dict, name: str) -> set[str]:
     return {item["id"] for item in leaks["benchmarks"][name]["items"] if item["verdict"] in DIRTY}
 
 
-def clean_subset(outcomes: Sequence[dict], leaks: dict, name: str) -> list[dict]:
+def clean_subset(outcomes: Sequence[Outcome], leaks: dict, name: str) -> list[Outcome]:
     """Return the outcomes of the items that were not found in the training texts.
 
     Args:
@@ -245,7 +247,7 @@ def clean_subset(outcomes: Sequence[dict], leaks: dict, name: str) -> list[dict]
     return [outcome for outcome in outcomes if outcome["id"] not in dirty]
 
 
-def metrics_with_clean(outcomes: Sequence[dict], benchmark: Benchmark, leaks: dict) -> dict[str, dict | None]:
+def metrics_with_clean(outcomes: Sequence[Outcome], benchmark: Benchmark, leaks: dict) -> dict[str, dict | None]:
     """Return the metrics on all items ("all") and on those not found ("clean"; None if none is left)."""
     kept = clean_subset(outcomes, leaks, benchmark.name)
     part = benchmark.only({outcome["id"] for outcome in kept})

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from huggingface_hub import HfApi, constants, errors
@@ -40,7 +41,7 @@ WHERE_TO_PUT = (
 )
 NOUNS = {"model": "model", "dataset": "data set"}
 # What a hub's error means and what to do; the first that is anywhere in the chain of causes decides.
-NO_CONNECTION = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, errors.HTTPError)
+NO_CONNECTION = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, errors.HTTPError)  # pyright: ignore[reportPrivateImportUsage]  # of httpx, or of requests
 TROUBLES = (
     (errors.GatedRepoError, "it is gated", "accept its terms at {page} and log in with `hf auth login`"),
     (errors.RevisionNotFoundError, "it has no such revision", "choose one of {page}/tree/main"),
@@ -119,7 +120,7 @@ def hub_errors(source: str, kind: str, instead: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, errors.HTTPError, errors.HFValidationError) as error:
+    except (*NO_CONNECTION, OSError, errors.HFValidationError) as error:
         raise hub_error(error, source, kind, instead) from error
     except (
         ValueError
@@ -289,14 +290,14 @@ def _check_weights(folder: Path, name: str = "*.safetensors") -> None:
         )
 
 
-def check_model(source: str, revision: str | None, window: int) -> None:
-    """Check, without reading any weights, that a model can be trained on rows of ``window`` tokens.
+def check_model(source: str, revision: str | None, max_length: int) -> None:
+    """Check, without reading any weights, that a model can be trained on rows of ``max_length`` tokens.
 
     Raises:
         InputError: the folder has no config or no weights, holds an adapter only, or the model reads fewer tokens.
 
     Example:
-        >>> check_model("practice-blind", None, window=128)
+        >>> check_model("practice-blind", None, max_length=128)
     """
     place, _ = resolve_model(source, revision)
     if (Path(place) / "adapter_config.json").exists():
@@ -311,9 +312,9 @@ def check_model(source: str, revision: str | None, window: int) -> None:
             f"the model '{source}' is of the kind '{config.model_type}', which is no causal language model: choose another."
         )
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and window > limit:
+    if limit is not None and max_length > limit:
         raise InputError(
-            f"train.max_length is {window} tokens, but the model '{source}' reads at most {limit}: lower train.max_length."
+            f"train.max_length is {max_length} tokens, but the model '{source}' reads at most {limit}: lower train.max_length."
         )
 
 
@@ -346,15 +347,16 @@ def load_model(
         base = load_model(adapter["base_model_name_or_path"], adapter.get("revision"), device, dtype)
         with warnings.catch_warnings():  # peft still asks transformers by a name that version 6 will drop
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            return PeftModel.from_pretrained(base, place).eval()
+            return cast(PreTrainedModel, PeftModel.from_pretrained(base, place).eval())  # which it wraps
     if folder.is_dir():
         _check_weights(folder)
-    options = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         with hub_errors(place, "model", WHERE_TO_PUT):
-            model, info = AutoModelForCausalLM.from_pretrained(place, revision=commit, dtype=dtype, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(place, revision=commit, dtype=dtype, **options)
     except SafetensorError as error:
         raise InputError(f"the weights of {place} cannot be read ({error}): fetch them again.") from None
+    model, info = loaded
     if info["missing_keys"]:  # transformers would put random numbers in their place
         missing = ", ".join(sorted(info["missing_keys"])[:3])
         raise InputError(f"the weights of {place} are not complete: {missing} and maybe more are missing.")

@@ -178,4 +178,4 @@ def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path):
     T5Config().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=r"of the kind .t5., which is no causal language model"):
-        models.check_model(str(tmp_path), None, window=64)
+        models.check_model(str(tmp_path), None, max_length=64)

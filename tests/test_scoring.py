@@ -212,7 +212,7 @@ def test_a_choice_that_merges_into_the_context_is_refused() -> None:
 
 def test_a_choice_longer_than_the_window_is_refused() -> None:
     with pytest.raises(InputError, match=r"request 0: a choice has .* tokens, but the model reads 4"):
-        score_choices(make_llama(), make_tokenizer("bytes"), [("The", [" " + "heart lungs " * 5])], window=4)
+        score_choices(make_llama(), make_tokenizer("bytes"), [("The", [" " + "heart lungs " * 5])], max_length=4)
 
 
 def test_text_losses_equal_the_loss_of_the_model() -> None:

@@ -57,7 +57,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]
         answer: open the assistant's turn after them.
     """
     safe = [{key: guarded(tokenizer, text) for key, text in turn.items()} for turn in turns]
-    return tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=answer)
+    return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=answer))
 
 
 def encode_rendered(

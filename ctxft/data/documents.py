@@ -97,7 +97,7 @@ def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
     with hub_errors(config.source, "dataset", WHERE_TO_PUT):
         table = load_dataset(config.source, config.subset, split=config.split, revision=revision)
     for number, row in enumerate(table):
-        yield f"{config.source}, {config.split} row {number}", f"{config.split}:{number}", row
+        yield f"{config.source}, {config.split} row {number}", f"{config.split}:{number}", dict(row)
 
 
 def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -72,10 +73,11 @@ def _records(source: str, split: str, revision: str | None) -> Iterator[tuple[st
         commit = resolve_revision(source, "dataset", revision, WHERE_TO_PUT)
         with hub_errors(source, "dataset", WHERE_TO_PUT):
             table = load_dataset(source, split=split, revision=commit)
-        yield from ((f"{source}, row {number}", row) for number, row in enumerate(table, start=1))
+        yield from ((f"{source}, row {number}", dict(row)) for number, row in enumerate(table, start=1))
 
 
 def _instruction(row: dict, where: str, identity: str) -> Instruction:
+    messages: list[tuple[Any, Any]]
     if isinstance(row.get("messages"), list):
         parts = [message if isinstance(message, dict) else {} for message in row["messages"]]
         messages = [(message.get("role"), message.get("content")) for message in parts]
@@ -158,19 +160,19 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
 
 
 def instruction_rows(
-    instructions: Iterator[Instruction], tokenizer: PreTrainedTokenizerBase, window: int, counts: Counter
+    instructions: Iterator[Instruction], tokenizer: PreTrainedTokenizerBase, max_length: int, counts: Counter
 ) -> Iterator[dict]:
     """Yield a row with its ``id`` and ``text`` for each instruction that fits the window; the others are counted.
 
     Args:
         instructions: the instructions.
         tokenizer: of the model.
-        window: tokens a row may have.
+        max_length: tokens a row may have.
         counts: counts "instructions read", "instructions kept", "instructions longer than the window" and their tokens.
     """
     for instruction in instructions:
         row = instruction_row(instruction, tokenizer)
-        fate = "kept" if len(row["input_ids"]) <= window else "longer than the window"
+        fate = "kept" if len(row["input_ids"]) <= max_length else "longer than the window"
         for name in ("read", fate):
             counts[f"instructions {name}"] += 1
             counts[f"instruction tokens {name}"] += len(row["input_ids"])

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -53,7 +54,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
         >>> special_tokens(load_tokenizer("practice-blind")).notes
         ()
     """
-    eos, start, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
+    ids: tuple[Any, ...] = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    eos, start, pad = ids
     notes = []
     if start is None:
         notes.append("the tokenizer has no BOS token: EOS starts every row")
@@ -95,7 +97,7 @@ def prompt_template(tokenizer: PreTrainedTokenizerBase, prompt_set: PromptSet) -
     mark = "\N{LATIN SMALL LETTER SCHWA}\N{LATIN SMALL LETTER EZH}"  # stands for the prompt; no template holds it
     try:
         turn = [{"role": prompt_set.placement, "content": mark}]
-        rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        rendered = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     except TemplateError as error:
         raise InputError(f"{where}, but the model's chat template refuses it ({error}): choose another.") from None
     if rendered.count(mark) != 1:
@@ -125,13 +127,13 @@ def longest_prompt(tokenizer: PreTrainedTokenizerBase, prompt_sets: Iterable[Pro
     )
 
 
-def text_budget(window: int, longest: int, least: int) -> int:
-    """Return how many text tokens a passage may have: the window less start token, longest prompt and EOS.
+def text_budget(max_length: int, longest: int, least: int) -> int:
+    """Return how many text tokens a passage may have: ``max_length`` less start token, longest prompt and EOS.
 
     The budget is the same in all arms, so that all arms read the same passages.
 
     Args:
-        window: tokens a row may have.
+        max_length: tokens a row may have.
         longest: tokens of the longest prompt of all arms, separator included.
         least: text tokens that must be left.
 
@@ -139,13 +141,13 @@ def text_budget(window: int, longest: int, least: int) -> int:
         InputError: fewer than ``least`` tokens are left.
 
     Example:
-        >>> text_budget(window=128, longest=30, least=32)
+        >>> text_budget(max_length=128, longest=30, least=32)
         96
     """
-    budget = window - 2 - longest
+    budget = max_length - 2 - longest
     if budget < least:
         raise InputError(
-            f"a window of {window} tokens leaves {max(budget, 0)} for text after the longest prompt ({longest} tokens), "
+            f"a row of {max_length} tokens leaves {max(budget, 0)} for text after the longest prompt ({longest} tokens), "
             f"but train.min_text_tokens is {least}: raise train.max_length or shorten the prompts."
         )
     return budget

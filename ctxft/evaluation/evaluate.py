@@ -47,7 +47,7 @@ def evaluate(
         output_type: "loglikelihood" takes the choice with the highest log-likelihood. "generate_until", for models that follow
             instructions, lists the possible answers, lets the model generate one and reads it with ``parse_answer``; no
             answer is a wrong one.
-        log: takes each outcome at once, and those that it holds are not made again.
+        log: takes each outcome at once, and those that it holds are kept.
 
     Returns:
         An ``Outcome`` for each question, in order.
@@ -89,7 +89,9 @@ def evaluate(
             raise InputError(f"{benchmark.name}: {error}") from None
     else:
         names = [f"{benchmark.name}, question '{question.id}'" for question, _, _ in due]
-        score_choices(model, tokenizer, [tuple(one[1:]) for one in due], names=names, scored=scored, **options)
+        score_choices(
+            model, tokenizer, [(context, texts) for _, context, texts in due], names=names, scored=scored, **options
+        )
     return [outcomes[question.id] for question in benchmark.questions]
 
 

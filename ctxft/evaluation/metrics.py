@@ -93,8 +93,8 @@ def label_metrics(answers: Sequence[int], predictions: Sequence[int | None], lab
         scikit-learn, ``f1_score``, ``matthews_corrcoef``, ``confusion_matrix``.
 
     Example:
-        >>> found = label_metrics([0, 0, 0, 1], [0, 0, 0, 0], ["noise", "causal"])
-        >>> round(found["macro_f1"], 3), round(found["weighted_f1"], 3), found["mcc"]
+        >>> values = label_metrics([0, 0, 0, 1], [0, 0, 0, 0], ["noise", "causal"])
+        >>> round(values["macro_f1"], 3), round(values["weighted_f1"], 3), values["mcc"]
         (0.429, 0.643, 0.0)
     """
     classes = list(range(len(labels)))
@@ -108,9 +108,9 @@ def label_metrics(answers: Sequence[int], predictions: Sequence[int | None], lab
         return f1_score(truth, predicted, labels=classes, average=average, zero_division=0.0)  # pyright: ignore
 
     values: dict[str, Any] = {}
-    for line, pair in {"": (truth, predicted), "majority_": (truth, commonest), "chance_": guessed}.items():
+    for line, (right, guess) in {"": (truth, predicted), "majority_": (truth, commonest), "chance_": guessed}.items():
         for average in ("macro", "weighted"):
-            values[f"{line}{average}_f1"] = float(f1(*pair, average))
+            values[f"{line}{average}_f1"] = float(f1(right, guess, average))
     return {
         **values,
         "per_class_f1": dict(zip(labels, map(float, f1(truth, predicted, None)), strict=True)),

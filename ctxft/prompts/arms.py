@@ -278,13 +278,13 @@ def _arms_in(folder: Path) -> dict[str, list[Arm]]:
     """Return the arms of each Python file of a folder, which is run once in a process."""
     if not folder.is_dir():
         raise InputError(f"plugins: the folder {folder} does not exist: check the path.")
-    found = {}
+    arms = {}
     for path in sorted(folder.glob("*.py")):
         try:
-            found[str(path)] = list(runpy.run_path(str(path)).get("ARMS", ()))
+            arms[str(path)] = list(runpy.run_path(str(path)).get("ARMS", ()))
         except Exception as error:  # whatever a plugin raises is a fault of its file
             raise InputError(f"{path} cannot be used as a plugin: {type(error).__name__}: {error}.") from error
-    return found
+    return arms
 
 
 def _add(known: dict[str, Arm], arms: Iterable[Arm], where: str) -> None:
@@ -300,11 +300,11 @@ def _add(known: dict[str, Arm], arms: Iterable[Arm], where: str) -> None:
 @functools.lru_cache(maxsize=512)
 def _resolved(name: str, _names: tuple[str, ...]) -> Arm | None:
     stage = name.removesuffix(IFT)
-    found = table().get(stage)
-    if found and not found.parameter:
+    arm = table().get(stage)
+    if arm and not arm.parameter:
         if stage == name:
-            return found
-        return replace(found, name=name, instructed=True) if found.reads_text else None
+            return arm
+        return replace(arm, name=name, instructed=True) if arm.reads_text else None
     for pattern in (item for item in table().values() if item.parameter):
         head = pattern.name.removesuffix(pattern.parameter)
         value = stage.removeprefix(head)
@@ -327,14 +327,14 @@ def get_arm(name: str, where: str = "") -> Arm:
         >>> get_arm("cft-ift").stages, get_arm("only-critical").kind, get_arm("only-critical").argument
         (('cft', 'ift'), 'only', 'critical')
     """
-    found = _resolved(name, tuple(table()))
-    if found is None:
+    arm = _resolved(name, tuple(table()))
+    if arm is None:
         known = list(table())
         raise InputError(
             f"{where}unknown arm '{name}'{nearest(name, known)}; known: {', '.join(known)}, and each that reads text with "
             f"{IFT} appended. An arm of a plugin is known once its folder is named ({PLUGINS}, or the config key plugins)."
         )
-    return found
+    return arm
 
 
 def sort_arms(names: Iterable[str]) -> list[str]:
@@ -364,14 +364,12 @@ def check_subsets(names: Iterable[str], prompt_set: PromptSet) -> None:
         InputError: there is such an arm; the message says what the set has.
     """
     for name in names:
-        found = get_arm(name)
-        if "family" in found.needs:
-            check_known(
-                found.argument, prompt_set.families, f"family in arm '{name}' (prompt set '{prompt_set.name}'):"
-            )
-        if "families" in found.needs and len(prompt_set.families) == 1:
+        arm = get_arm(name)
+        if "family" in arm.needs:
+            check_known(arm.argument, prompt_set.families, f"family in arm '{name}' (prompt set '{prompt_set.name}'):")
+        if "families" in arm.needs and len(prompt_set.families) == 1:
             raise InputError(f"arm '{name}' has no other prompt to read: set '{prompt_set.name}' has one family alone.")
-        if "prompts" in found.needs and int(found.argument) > len(prompt_set.prompts):
+        if "prompts" in arm.needs and int(arm.argument) > len(prompt_set.prompts):
             size = len(prompt_set.prompts)
             raise InputError(f"arm '{name}' asks for more prompts than the {size} of prompt set '{prompt_set.name}'.")
 
@@ -394,11 +392,11 @@ def check_labels(names: Iterable[str], passages: Iterable[Passage], writer: bool
         passages: those that are trained on.
         writer: whether the config names a model that writes prompts.
     """
-    found = {need: name for name in names for need in get_arm(name).needs}
-    if "writer" in found and not writer:
+    needs = {need: name for name in names for need in get_arm(name).needs}
+    if "writer" in needs and not writer:
         raise InputError(
-            f"arm '{found['writer']}' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
+            f"arm '{needs['writer']}' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
         )
-    if "label" in found and not writer:
+    if "label" in needs and not writer:
         for passage in passages:
             require_label(passage.id, passage.reliable)

@@ -118,7 +118,7 @@ class PromptSet:
     def to_dict(self) -> dict:
         """Return the prompt set in the shape of its file, so that a dump of it can be loaded again."""
         prompts = [{"id": prompt.id, "family": prompt.family, "text": prompt.text} for prompt in self.prompts]
-        families = {family: {"idea": idea} for family, idea in self.ideas.items()}
+        families: dict[str, dict[str, object]] = {family: {"idea": idea} for family, idea in self.ideas.items()}
         for family, weight in self.weights.items():
             families.setdefault(family, {})["weight"] = weight
         usual = {"placement": "before", "separator": SEPARATOR}  # named only where they differ, as in a file
@@ -143,13 +143,13 @@ class PromptSet:
             raise ValueError("no prompt of the prompt set is allowed")
         random = seeded(seed, passage_id, self.hash)
         weights = [self.weights.get(family, 1.0) for family in self.families]
-        for _ in range(1 if allowed is None else MANY):
+        for _ in range(MANY):
             family = random.choices(self.families, weights)[0] if self.weights else random.choice(self.families)
             prompt = random.choice(self.members[family])
             if allowed is None or prompt in allowed:
                 return prompt
         # what is allowed has hardly any weight: the same odds, without the wait
-        left = [prompt for prompt in self.prompts if prompt in allowed]
+        left = [prompt for prompt in self.prompts if prompt in (allowed or ())]
         odds = [self.weights.get(prompt.family, 1.0) / len(self.members[prompt.family]) for prompt in left]
         return random.choices(left, odds)[0]
 

@@ -121,9 +121,9 @@ def _by_id(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, Mapping[s
 def _pairs(arm: str, correct: dict, reference: str, untrained: str) -> list[tuple[list[bool], list[bool]]]:
     ours, theirs = correct[arm], correct[reference]
     if arm == untrained:
-        ours = dict.fromkeys(theirs, *ours.values())
+        ours = dict.fromkeys(theirs, next(iter(ours.values())))
     if reference == untrained:
-        theirs = dict.fromkeys(ours, *theirs.values())
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     return [(ours[seed], theirs[seed]) for seed in sorted(ours)]
 
 

@@ -188,9 +188,9 @@ class VarianceComponents:
         """Return half the width of the interval of that level."""
         return self._half((1 - level) / 2)
 
-    def _half(self, tail: float) -> float:
-        t = scipy.stats.t.isf(tail, self.count - 1) if self.count > 1 else 0.0
-        z = scipy.stats.norm.isf(tail)
+    def _half(self, p: float) -> float:
+        t = scipy.stats.t.isf(p, self.count - 1) if self.count > 1 else 0.0
+        z = scipy.stats.norm.isf(p)
         return math.sqrt(z * z * self.items + max(t * t * self.seeds, z * z * self.shared))
 
     def p_value(self, mean: float) -> float:
@@ -200,7 +200,10 @@ class VarianceComponents:
             return 1.0
         if self._half(smallest / 2) < abs(mean):
             return smallest
-        return float(scipy.optimize.brentq(lambda p: self._half(p / 2) - abs(mean), smallest, 1.0, xtol=1e-13))
+        root = scipy.optimize.root_scalar(
+            lambda p: self._half(p / 2) - abs(mean), bracket=(smallest, 1.0), method="brentq", xtol=1e-13
+        )
+        return float(root.root)
 
     def detectable(self, level: float = 0.95, power: float = 0.8) -> float:
         """Return the smallest true difference whose interval excludes 0 in a fraction ``power`` of repetitions."""

@@ -95,7 +95,7 @@ def minimum_detectable_effect(n: int, discordant: float, level: float = 0.95, po
 
     if missing(1.0) < 0:
         return math.inf
-    return float(scipy.optimize.brentq(missing, 0.0, 1.0, xtol=1e-6))
+    return float(scipy.optimize.root_scalar(missing, bracket=(0.0, 1.0), method="brentq", xtol=1e-6).root)
 
 
 def detectable_before(

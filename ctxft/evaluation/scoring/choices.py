@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 from ctxft.evaluation.scoring.encoding import Pair, Progress, check_pair, encode_requests
@@ -50,7 +50,7 @@ def score_choices(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[tuple[str, Sequence[str]]],
-    window: int | None = None,
+    max_length: int | None = None,
     max_batch_tokens: int | None = None,
     progress: Progress | None = None,
     names: Sequence[str] | None = None,
@@ -59,7 +59,7 @@ def score_choices(
 ) -> list[ChoiceScores]:
     """Return the log-likelihood of every choice of every question.
 
-    A context with its choice that is longer than the window loses tokens on the left: the last ``window`` + 1 are kept,
+    A context with its choice that is longer than ``max_length`` loses tokens on the left: the last ``max_length`` + 1 are kept,
     of which the model reads all but the last.
 
     Args:
@@ -67,7 +67,7 @@ def score_choices(
             in float32 (of a float64 model in float64) and summed in float64. Its training mode is restored afterwards.
         tokenizer: its tokenizer.
         requests: (context, continuations) for each question.
-        window: tokens the model can read; None takes ``max_position_embeddings`` of its config.
+        max_length: tokens the model can read; None takes ``max_position_embeddings`` of its config.
         max_batch_tokens: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
             takes what suits the device.
         progress: called with (contexts done, all contexts) after each batch.
@@ -79,7 +79,7 @@ def score_choices(
         One ``ChoiceScores`` for each request, in order.
 
     Raises:
-        InputError: a choice leaves nothing to score, or is longer than the window; the request is named.
+        InputError: a choice leaves nothing to score, or is longer than ``max_length``; the request is named.
 
     Source:
         lm-evaluation-harness 0.4, ``HFLM._loglikelihood_tokens`` (same ids, same truncation).
@@ -88,12 +88,12 @@ def score_choices(
         >>> score_choices(model, tokenizer, [("2 + 2 =", [" 4", " 5"])])[0].log_likelihoods  # doctest: +SKIP
         [-1.3, -4.2]
     """
-    window = window or window_of(model) or sys.maxsize
+    max_length = max_length or window_of(model) or sys.maxsize
     pairs = encode_requests(tokenizer, requests, chat)
     scores = []
     for number, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
-        scores.append(_unscored(context, texts, encoded, window, names[number] if names else f"request {number}"))
-    prompts = _prompts(pairs, window)
+        scores.append(_unscored(context, texts, encoded, max_length, names[number] if names else f"request {number}"))
+    prompts = _prompts(pairs, max_length)
     missing = [len(encoded) for encoded in pairs]
     done = 0
     with contextlib.closing(_read(model, prompts, batch_tokens(model, max_batch_tokens))) as batches_read:
@@ -109,30 +109,30 @@ def score_choices(
     return scores
 
 
-def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: int, name: str) -> ChoiceScores:
+def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], max_length: int, name: str) -> ChoiceScores:
     """Return what is known of a request before it is read; raises InputError if a choice cannot be scored."""
     for text, pair in zip(texts, encoded, strict=True):
         try:
             check_pair(pair, context, text)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        if len(pair[1]) > window:
+        if len(pair[1]) > max_length:
             raise InputError(
-                f"{name}: a choice has {len(pair[1])} tokens, but the model reads {window}: shorten {text[:40]!r}."
+                f"{name}: a choice has {len(pair[1])} tokens, but the model reads {max_length}: shorten {text[:40]!r}."
             )
-    cut = max((len(context_ids) + len(ids) - window - 1 for context_ids, ids in encoded), default=0)
+    cut = max((len(context_ids) + len(ids) - max_length - 1 for context_ids, ids in encoded), default=0)
     return ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(0, cut))
 
 
-def _prompts(pairs: Sequence[Sequence[Pair]], window: int) -> list[Prompt]:
-    """Return the contexts that are left of the window's size, each with all of its choices.
+def _prompts(pairs: Sequence[Sequence[Pair]], max_length: int) -> list[Prompt]:
+    """Return the contexts that are left of at most ``max_length`` tokens, each with all of its choices.
 
     Choices of unequal length cut unequally much of their context; those that leave the same of it share a prompt.
     """
     prompts: dict[tuple[int, ...], Prompt] = {}
     for request, encoded in enumerate(pairs):
         for number, (context, ids) in enumerate(encoded):
-            cut = max(0, len(context) + len(ids) - (window + 1))
+            cut = max(0, len(context) + len(ids) - (max_length + 1))
             kept = tuple(context[cut:])
             prompts.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
     return list(prompts.values())
@@ -140,7 +140,7 @@ def _prompts(pairs: Sequence[Sequence[Pair]], window: int) -> list[Prompt]:
 
 def _read(
     model: PreTrainedModel, prompts: Sequence[Prompt], max_batch_tokens: int
-) -> Iterator[tuple[list[Prompt], list[float]]]:
+) -> Generator[tuple[list[Prompt], list[float]], None, None]:
     """Yield batches with the log-likelihoods of all their choices, the longest prompts first.
 
     The one mask of a tree stands for all layers, so a prompt that is longer than a sliding window is read row by row.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctxft.data.chat import encode_rendered
 from ctxft.storage import InputError
@@ -28,8 +28,13 @@ def encode_texts(
     """
     if chat:
         return [ids for ids, _ in encode_rendered(tokenizer, texts, special)]
-    options = {"add_special_tokens": special, "split_special_tokens": True, "verbose": False}
+    options: dict[str, Any] = {"add_special_tokens": special, "split_special_tokens": True, "verbose": False}
     return tokenizer(list(texts), **options)["input_ids"] if texts else []
+
+
+def _prefix(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the id of BOS, else of EOS, else None."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
 def adds_special(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: bool) -> list[bool]:
@@ -39,8 +44,8 @@ def adds_special(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat:
     """
     if not chat:
         return [True] * len(texts)
-    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    start = None if prefix is None else tokenizer.decode(prefix)
+    prefix = _prefix(tokenizer)
+    start = None if prefix is None else str(tokenizer.decode(prefix))
     return [not (start and text.startswith(start)) for text in texts]
 
 
@@ -98,7 +103,7 @@ def encode_requests(
     Returns:
         For each request a pair of ids for each continuation; a pair may be empty on one side (see ``check_pair``).
     """
-    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    prefix = _prefix(tokenizer)
     moved = [_move_space(context, continuations) for context, continuations in requests]
     contexts = [context for context, _ in moved]
     # What follows an empty context has no special tokens.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +42,7 @@ def generate_greedily(
     max_new_tokens: int,
     pad: int = 0,
     max_batch_tokens: int | None = None,
-) -> Iterator[tuple[int, list[int]]]:
+) -> Generator[tuple[int, list[int]], None, None]:
     """Continue rows of token ids, always with the likeliest token, until an end token or ``max_new_tokens``.
 
     Of the model's own settings none counts: sampling or a penalty on repetition would not be greedy.
@@ -100,7 +100,7 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
-    window: int | None = None,
+    max_length: int | None = None,
     max_batch_tokens: int | None = None,
     progress: Progress | None = None,
     answered: Callable[[int, Generated], None] | None = None,
@@ -112,14 +112,14 @@ def generate_answers(
         model, max_new_tokens, max_batch_tokens: as for ``generate_greedily``.
         tokenizer: its tokenizer.
         prompts: the texts to continue, in the tokenizer's chat template where they should be.
-        window: tokens the model can read; None takes ``max_position_embeddings`` of its config. A longer prompt loses
+        max_length: tokens the model can read; None takes ``max_position_embeddings`` of its config. A longer prompt loses
             tokens on the left, so that the answer still fits.
         progress: called with (prompts done, all prompts).
         answered: called with (number of the prompt, its text) as soon as it is there.
         chat: the prompts were written by ``ctxft.data.chat``, so their control tokens are read as such.
 
     Raises:
-        InputError: no room for a prompt is left in the window, or a prompt is empty.
+        InputError: no room for a prompt is left in ``max_length``, or a prompt is empty.
 
     Source:
         lm-evaluation-harness 0.4, ``HFLM.generate_until`` (same cut on the left).
@@ -128,18 +128,20 @@ def generate_answers(
         >>> generate_answers(model, tokenizer, ["2 + 2 ="], max_new_tokens=2)[0].text  # doctest: +SKIP
         ' 4'
     """
-    rows, window = encode_prompts(tokenizer, prompts, chat), window or window_of(model)
-    if window is not None and window <= max_new_tokens:
-        raise InputError(f"the model reads {window} tokens, so {max_new_tokens} new ones leave no room for a prompt.")
+    rows, max_length = encode_prompts(tokenizer, prompts, chat), max_length or window_of(model)
+    if max_length is not None and max_length <= max_new_tokens:
+        raise InputError(
+            f"the model reads {max_length} tokens, so {max_new_tokens} new ones leave no room for a prompt."
+        )
     if empty := [number for number, row in enumerate(rows) if not row]:
         raise InputError(f"prompt {empty[0]} has no token, so there is nothing to continue: give it a text.")
-    room = window - max_new_tokens if window else max(map(len, rows), default=0)
+    room = max_length - max_new_tokens if max_length else max(map(len, rows), default=0)
     answers: dict[int, Generated] = {}
     ends, kept = _end_tokens(model, tokenizer), [row[-room:] for row in rows]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    pad: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     with contextlib.closing(generate_greedily(model, kept, ends, max_new_tokens, pad, max_batch_tokens)) as generated:
         for number, ids in generated:
-            text = tokenizer.decode(ids, skip_special_tokens=True)
+            text = str(tokenizer.decode(ids, skip_special_tokens=True))
             answers[number] = Generated(text, max(0, len(rows[number]) - room), len(ids), bool(ids) and ids[-1] in ends)
             if answered:
                 answered(number, answers[number])

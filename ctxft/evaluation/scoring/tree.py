@@ -55,7 +55,7 @@ class Prompt:
         return len(self.context) + max(len(choice.ids) for choice in self.choices) - 1
 
     @property
-    def tail(self) -> int:
+    def suffix(self) -> int:
         """Ids of all choices that have to be read: of each all but the last."""
         return sum(len(choice.ids) - 1 for choice in self.choices)
 
@@ -116,14 +116,14 @@ def _split(common: Sequence[int], start: int, end: int, least: int) -> tuple[int
 def batches(group: Group, max_batch_tokens: int) -> Iterator[list[Prompt]]:
     """Yield a group's prompts, longest first; the padded ids of a batch, header included, keep to the budget, or it is one."""
     batch: list[Prompt] = []
-    width = tail = 0
-    for prompt in sorted(group.prompts, key=lambda prompt: (-len(prompt.context), -prompt.tail)):
-        new = max(width, len(prompt.context)), max(tail, prompt.tail)
+    width = suffix = 0
+    for prompt in sorted(group.prompts, key=lambda prompt: (-len(prompt.context), -prompt.suffix)):
+        new = max(width, len(prompt.context)), max(suffix, prompt.suffix)
         if batch and sum(new) * (len(batch) + 1) > max_batch_tokens:
             yield batch
-            batch, new = [], (len(prompt.context), prompt.tail)
+            batch, new = [], (len(prompt.context), prompt.suffix)
         batch.append(prompt)
-        width, tail = new
+        width, suffix = new
     if batch:
         yield batch
 
@@ -216,23 +216,23 @@ def score_tree(model: PreTrainedModel, prompts: Sequence[Prompt], header: Dynami
     Contexts end in the same column, so the last columns hold all scores; ``header`` is a cache of what all begin with.
     """
     start = header.get_seq_length() if header else 0
-    width, tail = max(len(p.context) for p in prompts) - start, max(p.tail for p in prompts)
-    rows = [_row(prompt, start, width, tail) for prompt in prompts]
+    width, suffix = max(len(p.context) for p in prompts) - start, max(p.suffix for p in prompts)
+    rows = [_row(prompt, start, width, suffix) for prompt in prompts]
     ids, positions, segments = (torch.tensor(part, device=model.device) for part in zip(*rows, strict=True))
     options: dict[str, Any] = {"use_cache": False}
-    if header or tail or bool((segments == PAD).any()):
+    if header or suffix or bool((segments == PAD).any()):
         options |= {"position_ids": positions, "attention_mask": _mask(segments, start, model)}
     if header:
         options |= {"use_cache": True, **_cached(model, _copies(header, len(prompts)))}
     # What some architectures do to their logits (scaling, caps) stays theirs: the model itself keeps the last columns.
-    logits = model(input_ids=ids, logits_to_keep=tail + 1, **options).logits[:, -(tail + 1) :]
+    logits = model(input_ids=ids, logits_to_keep=suffix + 1, **options).logits[:, -(suffix + 1) :]
     return _sums(logits, prompts)
 
 
-def _row(prompt: Prompt, start: int, width: int, tail: int) -> tuple[list[int], list[int], list[int]]:
+def _row(prompt: Prompt, start: int, width: int, suffix: int) -> tuple[list[int], list[int], list[int]]:
     """Return (ids, positions, segments) of a prompt's row: padding, the context from ``start`` on, choices, padding."""
     own = prompt.context[start:]
-    before, after = width - len(own), tail - prompt.tail
+    before, after = width - len(own), suffix - prompt.suffix
     ids = [*[0] * before, *own]
     positions = [*[0] * before, *range(start, len(prompt.context))]
     segments = [*[PAD] * before, *[CONTEXT] * len(own)]
@@ -260,7 +260,7 @@ def _mask(segments: torch.Tensor, start: int, model: PreTrainedModel) -> torch.T
 
 
 def _sums(logits: torch.Tensor, prompts: Sequence[Prompt]) -> list[float]:
-    """Return each choice's log-likelihood from logits [rows, 1 + tail, vocabulary]; column 0 predicts all first ids."""
+    """Return each choice's log-likelihood from logits [rows, 1 + suffix, vocabulary]; column 0 predicts all first ids."""
     columns = logits.shape[1]
     places, targets, sizes = [], [], []
     for number, prompt in enumerate(prompts):
