@@ -81,7 +81,7 @@ def test_a_corpus_that_is_not_there(refuse, config_file, tmp_path):
 
 def test_a_window_without_room_for_text(refuse, config_file):
     sentence = refuse("train", config_file(train={"max_length": 40}))
-    assert "a window of 40 tokens leaves" in sentence and "raise train.max_length" in sentence
+    assert "a row of 40 tokens leaves" in sentence and "raise train.max_length" in sentence
     assert "train.max_length is 512 tokens" in refuse("train", config_file(train={"max_length": 512}))
 
 

@@ -68,7 +68,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_weights_are_read(model
 
 def test_a_window_above_the_models_limit_is_refused(model_folders):
     models.check_model(str(model_folders["byte"]), None, 256)
-    with pytest.raises(InputError, match=r"train\.window is 257 tokens, but the model .* at most 256"):
+    with pytest.raises(InputError, match=r"train\.max_length is 257 tokens, but the model .* at most 256"):
         models.check_model(str(model_folders["byte"]), None, 257)
 
 
