@@ -355,8 +355,8 @@ class WriterConfig(Config):
                 raise InputError(f"the writer's {name} is for a server, but none is named: name one, or leave it out.")
         if self.limit_cost is not None and (self.price_in is None or self.price_out is None):
             raise InputError("the writer's limit_cost needs price_in and price_out (per million tokens): add them.")
-        if self.server is None and self.model != (found := _resolved(self.model, tuple(BASES))):
-            self.model = found
+        if self.server is None and self.model != (resolved := _resolved(self.model, tuple(BASES))):
+            self.model = resolved
         return self
 
     @property
@@ -745,12 +745,12 @@ def input_error(
         where, text, overrides: as for ``from_mapping``.
     """
     tree = yaml.compose(text, YamlLoader) if text else None
-    found = []
+    lines = []
     for loc, message in mistakes:
         overridden = any(re.match(rf"{re.escape(key)}(?!\w)", _dotted(loc)) for key in overrides)
         line = 0 if tree is None or overridden else _line(tree, loc)
-        found.append((line, f"{where}{f', line {line}' if line else ''}: {message}"))
-    messages = [message for _, message in sorted(found, key=lambda pair: pair[0])]
+        lines.append((line, f"{where}{f', line {line}' if line else ''}: {message}"))
+    messages = [message for _, message in sorted(lines, key=lambda pair: pair[0])]
     more = [f"{where}: and {len(messages) - MOST} more."] if len(messages) > MOST else []
     return InputError(*messages[:MOST], *more)
 
@@ -814,7 +814,7 @@ def _section(annotation: Any) -> Any:
     """Return the model in a type such as ``LoraConfig``, ``WriterConfig | None`` or ``dict[str, Family]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section(part))), None)
+    return next((section for part in get_args(annotation) if (section := _section(part))), None)
 
 
 def load_yaml(kind: type[C], path: str | Path, text: str | None = None) -> C:

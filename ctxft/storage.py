@@ -473,7 +473,7 @@ def read_checked(path: Path) -> dict:
 
 
 def quarantine(path: Path, why: str) -> Path:
-    """Rename a damaged file or folder, so that it can be made again, and print a note; returns its new path."""
+    """Rename a damaged file or folder, so that it can be regenerated, and print a note; returns its new path."""
     number, target = 1, path.with_name(f"{path.name}.damaged")
     while target.exists():
         number += 1
