@@ -19,7 +19,7 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 from ctxft import __version__
-from ctxft.extras.commands import adapt, extras
+from ctxft.extras.commands import extras, write_adaptive
 from ctxft.options import MANY, PLAIN, Config, Data, Out, Settings, Workers, read_settings, run_of
 from ctxft.run.processes import die_with_parent
 from ctxft.storage import KEPT, FailedError, InputError, explain, is_there, read_text, runs_root, write_json, write_text
@@ -64,7 +64,7 @@ app = typer.Typer(cls=Commands, context_settings={"max_content_width": 120}, **P
 prompts = typer.Typer(help="List, show, check and write prompt sets.", **PLAIN)
 app.add_typer(extras)
 app.add_typer(prompts, name="prompts")
-prompts.command("adapt")(adapt)
+prompts.command("adapt")(write_adaptive)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -419,7 +419,7 @@ def write_index(folder: Path, states: dict[Path, str]) -> Path:
     """Write ``index.html`` of a run: every notebook with its state and pages, the report, the figures."""
     import nbformat
 
-    from ctxft.report.page import render
+    from ctxft.report.page import render_html
 
     rows = []
     for path, state in states.items():
@@ -439,7 +439,7 @@ def write_index(folder: Path, states: dict[Path, str]) -> Path:
         )
     figures = {path.stem: _words_of(path) for path in sorted((folder / "figures").glob("*.svg"))}
     report = (folder / "report.html").exists()
-    page = render(
+    page = render_html(
         "index.html", title=f"Run {folder.name}", rows=rows, report=report, figures=figures, versions=versions()
     )
     return write_text(folder / "index.html", str(page))

@@ -36,7 +36,7 @@ from ctxft.leakage import NGRAM, grams_of, words_of
 from ctxft.prompts import Arm, ContextualPrompt, check_subsets, get_arm, text_stages
 from ctxft.prompts.arms import table
 from ctxft.prompts.sets import LONGEST
-from ctxft.report import Table, differences_figure, overall, render, results_table
+from ctxft.report import Table, differences_figure, overall, render_html, results_table
 from ctxft.report.figures import loss_curves, picture
 from ctxft.report.record import Source, as_record
 from ctxft.report.verdicts import compared
@@ -125,7 +125,7 @@ class Explorer(ipywidgets.VBox):
 
 
 @dataclass(frozen=True)
-class Part:
+class RowPart:
     """Adjacent tokens of a row that are treated alike.
 
     Attributes:
@@ -154,7 +154,7 @@ def pieces_of(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[s
     return tuple(pieces)
 
 
-def row_parts(rows: Rows, number: int, tokenizer: PreTrainedTokenizerBase, row: Mapping | None = None) -> list[Part]:
+def row_parts(rows: Rows, number: int, tokenizer: PreTrainedTokenizerBase, row: Mapping | None = None) -> list[RowPart]:
     """Take a row apart.
 
     Args:
@@ -170,16 +170,16 @@ def row_parts(rows: Rows, number: int, tokenizer: PreTrainedTokenizerBase, row: 
     pieces, parts = pieces_of(ids, tokenizer), []
     for name, end in (bounds | {"after": size, "end": len(ids)}).items():
         if end > begin:
-            parts.append(Part(name, row["labels"][begin] == ids[begin], pieces[begin:end]))
+            parts.append(RowPart(name, row["labels"][begin] == ids[begin], pieces[begin:end]))
         begin = max(begin, end)
     return parts
 
 
-def count_parts(parts: Iterable[Part]) -> dict[str, int]:
+def count_parts(parts: Iterable[RowPart]) -> dict[str, int]:
     """Return how many tokens of a row are read, learned and prompt; padding is none of them.
 
     Example:
-        >>> count_parts([Part("start", False, ("<s>",)), Part("text", True, ("Tea", " is"))])
+        >>> count_parts([RowPart("start", False, ("<s>",)), RowPart("text", True, ("Tea", " is"))])
         {'read': 3, 'learned': 2, 'prompt': 0}
     """
     counts = {"read": 0, "learned": 0, "prompt": 0}
@@ -190,33 +190,33 @@ def count_parts(parts: Iterable[Part]) -> dict[str, int]:
     return counts
 
 
-def check_prompt(text: str, passage: Passage, count: Callable[[str], int], window: int, least: int) -> list[str]:
+def check_prompt(text: str, passage: Passage, count: Callable[[str], int], max_length: int, least: int) -> list[str]:
     """Return what is wrong with a prompt before a passage, a sentence each; none where all is well.
 
     Args:
         text: the prompt.
         passage: the passage that follows it.
         count: returns the tokens that a prompt takes, with its separator or chat template.
-        window: tokens that a row may have.
-        least: text tokens that the window must leave (``train.min_text_tokens``).
+        max_length: tokens that a row may have (``train.max_length``).
+        least: text tokens that it must leave (``train.min_text_tokens``).
     """
     if not text.strip():
         return ["The prompt is empty: write what the model should do with the text."]
     if not is_unicode(text):
         return ["The prompt holds a lone surrogate, which is no character: type it again."]
     words, tokens = len(text.split()), count(text)
-    room, row = max(0, window - 2 - tokens), 1 + tokens + passage.targets
+    room, row = max(0, max_length - 2 - tokens), 1 + tokens + passage.targets
     copied = set(grams_of(words_of(text))) & set(grams_of(words_of(passage.text)))
     checks = {
         f"The prompt has {words} words, but a prompt set may have at most {LONGEST}: shorten it.": words > LONGEST,
-        f"The prompt takes {tokens} of {window} tokens and leaves {room} for text, but train.min_text_tokens is {least}: "
+        f"The prompt takes {tokens} of {max_length} tokens and leaves {room} for text, but train.min_text_tokens is {least}: "
         "shorten it, or raise train.max_length.": room < least,
-        f"With this prompt the passage takes {row} tokens, more than the window of {window}: all passages would be cut "
-        "shorter.": room >= least and row > window,
+        f"With this prompt the passage takes {row} tokens, more than train.max_length, {max_length}: all passages would "
+        "be cut shorter.": room >= least and row > max_length,
         f'The prompt copies {NGRAM} words of the passage ("{" ".join(min(copied, default=()))}"): what it gives away need '
         "not be learned.": bool(copied),
     }
-    return [problem for problem, found in checks.items() if found]
+    return [problem for problem, applies in checks.items() if applies]
 
 
 class PromptExplorer(Explorer):
@@ -266,7 +266,7 @@ class PromptExplorer(Explorer):
         return check_prompt(typed, *checks) if typed else []
 
     @property
-    def row(self) -> tuple[dict | None, list[Part]]:
+    def row(self) -> tuple[dict | None, list[RowPart]]:
         """The prompt that is shown, with its id, family and text, and the row, taken apart."""
         place, typed = self.number.value - 1, self.own.value
         first = max(0, place - 1)  # what follows a passage may be about its neighbors
@@ -289,7 +289,7 @@ class PromptExplorer(Explorer):
         prompt, parts = self.row if readable else (None, [])
         title = f"{self.stage}, passage {self.passage.id} ({self.number.value} of {len(self.passages)})"
         values = {"idea": self.ideas.get(prompt["text"]) if prompt else None, "counts": count_parts(parts)}
-        return render("prompt.html", title=title, problems=self.problems, prompt=prompt, parts=parts, **values)
+        return render_html("prompt.html", title=title, problems=self.problems, prompt=prompt, parts=parts, **values)
 
 
 def as_run(run: Run | ExperimentConfig) -> Run:
@@ -325,7 +325,7 @@ LAYOUTS = {"side by side in one line": "segments", "a line each, padded": "sdpa"
 
 def batch_lines(
     batch: MicroBatch, rows: Rows, step: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> list[list[tuple[str, list[Part]]]]:
+) -> list[list[tuple[str, list[RowPart]]]]:
     """Read from a micro-batch's tensors, which the model reads, the rows in its lines and what is learned of them.
 
     Args:
@@ -350,7 +350,7 @@ def batch_lines(
                 row = {"input_ids": ids[begin:end], "labels": labels[begin:end]}
                 segments.append((rows.passages[index].id, row_parts(rows, index, tokenizer, row)))
         if used < width:
-            segments.append(("", [Part("padding", False, ("",) * (width - used))]))
+            segments.append(("", [RowPart("padding", False, ("",) * (width - used))]))
         lines.append(segments)
     return lines
 
@@ -389,7 +389,7 @@ class RowViewer(Explorer):
         return micro_batches(step, LAYOUTS[self.layout_of.value], tokens, self.rows.special.pad)
 
     @property
-    def lines(self) -> list[list[tuple[str, list[Part]]]]:
+    def lines(self) -> list[list[tuple[str, list[RowPart]]]]:
         """The lines of the micro-batch that is shown."""
         batch = self.batches[self.number.value - 1]
         return batch_lines(batch, self.rows, self.order[self.step.value - 1], self.run.tokenizer)
@@ -398,7 +398,9 @@ class RowViewer(Explorer):
         """Return the micro-batch that is shown."""
         batches, place = self.batches, self.number.value
         title = f"Step {self.step.value}, micro-batch {place} of {len(batches)}"
-        return render("batch.html", title=title, batch=batches[place - 1], lines=self.lines, count_parts=count_parts)
+        return render_html(
+            "batch.html", title=title, batch=batches[place - 1], lines=self.lines, count_parts=count_parts
+        )
 
 
 # --- the corpus -------------------------------------------------------------------------------------------------------
@@ -476,29 +478,29 @@ class CorpusBrowser(Explorer):
         return cls(run.passages, run.held_out, counts)
 
     @property
-    def found(self) -> list[Sliced]:
+    def matches(self) -> list[Sliced]:
         """The documents that the controls leave, in order: of a kind, and with the words in their text or id, case aside."""
         words, kind = self.words.value.casefold(), self.which.value
         of_kind = (one for one in self.documents if kind in (KINDS[0], one.fate, one.label))
         return [one for one in of_kind if words in one.text.casefold() or words in one.id.casefold()]
 
     def _limit(self, change: dict | None = None) -> None:
-        """Keep the numbers inside what is found; another document is shown from its first passage."""
-        found = self.found
+        """Keep the numbers inside what matches; another document is shown from its first passage."""
+        matches = self.matches
         if change is None or change["owner"] is not self.number:
-            self.number.max = max(1, len(found))
-        self.first.max = len(found[self.number.value - 1].passages) - 1 if found else 0
+            self.number.max = max(1, len(matches))
+        self.first.max = len(matches[self.number.value - 1].passages) - 1 if matches else 0
         if change is not None:
             self.first.value = 0
 
     def shown(self) -> Markup:
         """Return the document that is shown, with the words that were looked for marked."""
-        found, place, words = self.found, self.number.value, self.words.value
-        document = found[place - 1] if found else None
+        matches, place, words = self.matches, self.number.value, self.words.value
+        document = matches[place - 1] if matches else None
         passages = document.passages[self.first.value :][:PAGE] if document else ()
         texts = [(passage, split_at(passage.text, words)) for passage in passages]
         values = {"document": document, "texts": texts, "ledger": self.ledger}
-        return render("document.html", place=place, of=len(found), **values)
+        return render_html("document.html", place=place, of=len(matches), **values)
 
 
 def split_at(text: str, words: str) -> list[str]:
@@ -508,7 +510,7 @@ def split_at(text: str, words: str) -> list[str]:
 
 # --- questions and results --------------------------------------------------------------------------------------------
 
-Answers = dict[str, dict[str, dict]]  # item id -> arm -> outcome
+Answers = dict[str, dict[str, Mapping]]  # item id -> arm -> outcome
 FILTERS = ("all questions", "arms disagree", "all trained arms wrong")
 
 
@@ -575,7 +577,7 @@ def show_item(question: Question, by_arm: Mapping[str, dict]) -> Table:
                 f"arm {arm}: the outcome '{row['id']}' is not of question '{question.id}': evaluate again."
             )
         answers.setdefault(row["prediction"], []).append(arm)
-    page = render("item.html", question=question, arms=by_arm, answers=answers)
+    page = render_html("item.html", question=question, arms=by_arm, answers=answers)
     return Table(page, plain_text(page))
 
 
@@ -621,7 +623,7 @@ class QuestionBrowser(Explorer):
         chosen, number = self.chosen, self.number.value
         question = chosen[min(number, len(chosen)) - 1] if chosen else None
         item = show_item(question, self.answers[self.seed.value][question.id]).html if question else None
-        return render("question.html", number=min(number, len(chosen)), of=len(chosen), item=item)
+        return render_html("question.html", number=min(number, len(chosen)), of=len(chosen), item=item)
 
 
 class ResultsExplorer(Explorer):
@@ -676,10 +678,10 @@ class ResultsExplorer(Explorer):
     def shown(self) -> Markup:
         """Return the rows and the differences that are shown."""
         _, differences, sentence = self._compared(self.reference.value)
-        drawn = [arm for arm in self.chosen if arm != self.reference.value and get_arm(arm).stages]
-        panels = [{name: [row for row in differences[name] if row["arm"] in drawn]} for name in self.benchmarks]
-        pictures = [picture(differences_figure(panel, self.reference.value), dpi=110) for panel in panels if drawn]
-        return render("results.html", rows=self.rows, pictures=pictures, overall=sentence)
+        shown = [arm for arm in self.chosen if arm != self.reference.value and get_arm(arm).stages]
+        panels = [{name: [row for row in differences[name] if row["arm"] in shown]} for name in self.benchmarks]
+        pictures = [picture(differences_figure(panel, self.reference.value), dpi=110) for panel in panels if shown]
+        return render_html("results.html", rows=self.rows, pictures=pictures, overall=sentence)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -896,4 +898,4 @@ class TrainingMonitor(Explorer):
         """Return state, progress of every task and the curves of their losses."""
         tasks, logs = self.progress.read(), self.progress.curves()
         curves = picture(loss_curves(logs), dpi=96) if len(logs) else None
-        return render("training.html", state=self._state(tasks), tasks=tasks.to_dict("records"), curves=curves)
+        return render_html("training.html", state=self._state(tasks), tasks=tasks.to_dict("records"), curves=curves)

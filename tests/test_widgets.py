@@ -18,11 +18,11 @@ from ctxft.storage import FailedError, InputError, write_jsonl, write_text
 from ctxft.widgets import (
     PAGE,
     CorpusBrowser,
-    Part,
     ProgressMonitor,
     PromptExplorer,
     QuestionBrowser,
     ResultsExplorer,
+    RowPart,
     RowViewer,
     TrainingMonitor,
     answers_of,
@@ -276,7 +276,7 @@ def viewer(run_of) -> RowViewer:
 def test_the_row_viewer_shows_the_rows_of_each_micro_batch(viewer):
     for layout in viewer.layout_of.options:
         viewer.layout_of.value = layout
-        shown: dict[str, list[Part]] = {}
+        shown: dict[str, list[RowPart]] = {}
         for number in range(1, len(viewer.batches) + 1):
             viewer.number.value = number
             for line in viewer.lines:
@@ -296,7 +296,7 @@ def test_padding_is_there_where_rows_are_padded(viewer):
     viewer.layout_of.value = "a line each, padded"
     batch = viewer.batches[viewer.number.value - 1]
     missing = batch.input_ids.numel() - batch.tokens
-    assert missing > 0 == count_parts([Part("padding", False, ("",))])["read"]
+    assert missing > 0 == count_parts([RowPart("padding", False, ("",))])["read"]
     assert sum(len(parts[0].tokens) for line in viewer.lines for passage, parts in line if not passage) == missing
     assert "tokens of padding, not read" in viewer.text and '<div class="tokens padding">' in viewer.view.value
 
@@ -330,9 +330,9 @@ def test_documents_are_found_by_words_and_kind(run_of):
 
     def found(words: str = "", kind: str = "all documents") -> list[str]:
         browser.words.value, browser.which.value = words, kind
-        return [one.id for one in browser.found]
+        return [one.id for one in browser.matches]
 
-    assert [(one.fate, one.label) for one in browser.found] == [
+    assert [(one.fate, one.label) for one in browser.matches] == [
         ("kept", "reliable"),
         ("kept", "not reliable"),
         ("held out", "without a label"),
@@ -349,7 +349,7 @@ def test_the_corpus_browser_follows_its_controls(run_of):
         "1 of 2 documents found (documents: 3 read, 2 kept, 1 duplicate)\ngood: kept, reliable"
     )
     assert "tokens, ends at a paragraph" in browser.text
-    assert browser.first.max == len(browser.found[0].passages) - 1 > 0
+    assert browser.first.max == len(browser.matches[0].passages) - 1 > 0
     browser.first.value = 1
     assert "passage 0:" not in browser.text and "passage 1:" in browser.text
     browser.number.value = 2

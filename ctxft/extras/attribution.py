@@ -32,7 +32,7 @@ from ctxft.evaluation.scoring.texts import batch_tokens, pad
 from ctxft.models import window_of
 from ctxft.prompts import ContextualPrompt, control_prompt, get_arm
 from ctxft.report.figures import arm_color, finish, legend, mark, save, styled
-from ctxft.report.page import render
+from ctxft.report.page import render_html
 from ctxft.run.run import Run
 from ctxft.run.tasks import parse_task
 from ctxft.statistics.intervals import cluster_interval
@@ -657,7 +657,7 @@ def report_sections(folder: str | os.PathLike) -> list[Markup]:
         tables |= {"cosines of gradients": gradient_table(attribution)} if attribution["gradients"] else {}
         title = f"{attribution['arm']}, seed {attribution['seed']}"
         parts.append((title, save(prompt_figure(attribution), figure, folder), tables))
-    return [render("attribution.html", parts=parts)] if parts else []
+    return [render_html("attribution.html", parts=parts)] if parts else []
 
 
 def attribution_text(attribution: dict) -> str:

@@ -141,7 +141,7 @@ def _hosted(
     )
 
 
-def adapt(
+def write_adaptive(
     config: Config,
     *,
     estimate: Annotated[bool, Option("--estimate", help="print the cost, and stop")] = False,

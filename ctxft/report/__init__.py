@@ -14,7 +14,7 @@ from ctxft.report.figures import (
     show,
     styled,
 )
-from ctxft.report.page import Table, render, show_table, write_report
+from ctxft.report.page import Table, render_html, show_table, write_report
 from ctxft.report.record import RunRecord, read_run
 from ctxft.report.tables import ablation_table, f1_table, label_table, loss_table, results_table, subject_table
 from ctxft.report.verdicts import ablation_rows, claims, how_to_read, overall, verdicts
@@ -22,6 +22,6 @@ from ctxft.report.verdicts import ablation_rows, claims, how_to_read, overall, v
 __all__ = [
     "Picture", "RunRecord", "Table", "ablation_figure", "ablation_rows", "ablation_table", "arm_color", "claims",
     "confusion_figure", "differences_figure", "f1_table", "families_figure", "how_to_read", "label_table", "loss_figure",
-    "loss_table", "overall", "read_run", "reliability_figure", "render", "results_figure", "results_table", "show",
+    "loss_table", "overall", "read_run", "reliability_figure", "render_html", "results_figure", "results_table", "show",
     "show_table", "styled", "subject_table", "verdicts", "write_report",
 ]

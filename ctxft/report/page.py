@@ -45,7 +45,7 @@ PAGES.globals |= {function.__name__: function for function in (
 )}  # fmt: skip
 
 
-def render(template: str, **values: object) -> Markup:
+def render_html(template: str, **values: object) -> Markup:
     """Fill in a template of ``ctxft/report/templates``, every text escaped.
 
     Args:
@@ -56,7 +56,7 @@ def render(template: str, **values: object) -> Markup:
         HTML, which is not escaped again as a value of another template.
 
     Example:
-        >>> str(render("table.html", table=pandas.DataFrame({"a": ["<b>"]}))).count("&lt;b&gt;")
+        >>> str(render_html("table.html", table=pandas.DataFrame({"a": ["<b>"]}))).count("&lt;b&gt;")
         1
     """
     return Markup(PAGES.get_template(template).render(values))
@@ -87,7 +87,7 @@ def show_table(table: pandas.DataFrame) -> Table:
         arm  seeds
         cpt      3
     """
-    return Table(render("table.html", table=table), compact(table).to_string(index=False))
+    return Table(render_html("table.html", table=table), compact(table).to_string(index=False))
 
 
 def write_report(
@@ -100,7 +100,7 @@ def write_report(
     Args:
         run: a run folder, a Run, or a run that is read already; of a run read with some seeds the page shows these.
         reference: the arm that is subtracted.
-        more: further sections, as from ``render``.
+        more: further sections, as from ``render_html``.
         out: the file to write; None takes report.html in the run's folder.
 
     Returns:
@@ -118,7 +118,7 @@ def write_report(
     seeds = min(max(map(len, common_seeds(arms).values())) for arms in run.outcomes.values())
     practice = any(name in EXAMS for name in run.outcomes)
     facts = {"seeds": seeds, "practice": practice, "incomplete": _incomplete(run), "origin": _origin(run)}
-    page = render("report.html", run=run, reference=reference, more=more, draw=draw, **facts)
+    page = render_html("report.html", run=run, reference=reference, more=more, draw=draw, **facts)
     return write_text(path, page)
 
 
@@ -143,7 +143,7 @@ def _origin(run: RunRecord) -> dict[str, pandas.DataFrame]:
         "Hashes": run.manifest["hashes"],
     }
     return {
-        title: pandas.DataFrame(_flat(found), columns=["name", "value"]) for title, found in values.items() if found
+        title: pandas.DataFrame(_flat(value), columns=["name", "value"]) for title, value in values.items() if value
     }
 
 

@@ -45,8 +45,8 @@ class RunRecord:
         if arm is not None:
             common = common_seeds(self.outcomes[benchmark])[arm]
             return [self.metrics[arm][seed]["benchmarks"][benchmark] for seed in common]
-        every = [found["benchmarks"] for seeds in self.metrics.values() for found in seeds.values()]
-        return [found[benchmark] for found in every if benchmark in found]
+        every = [metrics["benchmarks"] for seeds in self.metrics.values() for metrics in seeds.values()]
+        return [metrics[benchmark] for metrics in every if benchmark in metrics]
 
     def baselines(self, benchmark: str) -> dict[str, float]:
         """Return the accuracy (0 to 1) of guessing, and of always giving the most common answer."""
@@ -82,7 +82,7 @@ def read_run(
     folder = Path(folder)
     manifest = read_checked(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
-    outcomes: dict[str, Outcomes] = {}
+    outcomes: dict[str, dict[str, dict[int, list[dict]]]] = {}
     forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
     for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds, arms):
         metrics.setdefault(arm, {})[seed] = read_checked(path / "metrics.json")

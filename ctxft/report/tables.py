@@ -79,8 +79,8 @@ def ablation_table(run: Source, reference: str = "cft", benchmark: str | None = 
         {"benchmark": name, "arm": row["arm"], "kind": row["kind"].replace("arm", ""), "family": row["part"]}
         | _measured(row, reference)
         | {"verdict": row["word"]}
-        for name, found in ablation_rows(run, reference, benchmark).items()
-        for row in found
+        for name, compared_arms in ablation_rows(run, reference, benchmark).items()
+        for row in compared_arms
     ]
     return pandas.DataFrame(rows)
 

@@ -49,7 +49,7 @@ def verdicts(run: Source, reference: str = "cpt") -> list[str]:
         >>> verdicts("runs/mini")[0]  # doctest: +SKIP
         'practice-mmlu, base: lower than cpt by 40.1 pp (95 % interval -46.7 to -32.7), ...'
     """
-    rows = [(name, row) for name, found in compared(as_record(run), reference).items() for row in found]
+    rows = [(name, row) for name, table in compared(as_record(run), reference).items() for row in table]
     return [f"{name}, {row['arm']}: {_sentence(row)}." for name, row in rows if row["arm"] != reference]
 
 

@@ -5,7 +5,7 @@ companies, and on questions about some of them. The *new* ones are unknown to bo
 and questions about them show what was learned. For the model ``practice-aware`` prompts had consequences in its pre-training,
 for ``practice-blind`` they had none. ``tests/tools/practice_models.py`` in the repository builds both models again.
 
-To test facts about invented entities that are told in many wordings is the idea of Allen-Zhu and Li, *Physics of Language
+To test facts about invented entities stated in many wordings is the idea of Allen-Zhu and Li, *Physics of Language
 Models: Part 3.1* (arXiv 2309.14316).
 """
 

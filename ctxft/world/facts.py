@@ -116,12 +116,12 @@ def entities(split: str, domain: str) -> tuple[Entity, ...]:
     names = [p + s for p in field.prefixes for s in field.suffixes if p + s not in field.raw["left_out"]]
     seeded(WORLD_SEED, "names", domain).shuffle(names)
     start = sum(list(SPLITS.values())[: list(SPLITS).index(split)])
-    drawn = []
+    sampled = []
     for number, name in enumerate(names[start : start + SPLITS[split]]):
         rng = seeded(WORLD_SEED, "facts", domain, name)
         facts = draw_facts(field, rng)
         if "sentiments" in field.raw:  # equally many companies of each sentiment, so that exams can be balanced
             groups = list(field.raw["sentiments"].values())
             facts["outlook"] = rng.choice(groups[number % len(groups)])
-        drawn.append(Entity(name, domain, facts))
-    return tuple(drawn)
+        sampled.append(Entity(name, domain, facts))
+    return tuple(sampled)
