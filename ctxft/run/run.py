@@ -6,8 +6,9 @@ built at first use and kept; ``prepare``, ``train`` and ``evaluate`` do what is 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -45,8 +46,8 @@ class Run:
     """One experiment: matched arms of one model on one corpus, in one run folder.
 
     Args:
-        source: a profile ("mini"), a YAML file, a run folder or the name of one below the run root, an ExperimentConfig, or
-            its values as text in braces, which is how a worker gets them.
+        source: a profile ("mini"), a YAML file, a run folder or the name of one below the run root, an ExperimentConfig, its
+            values as a mapping, or these as text in braces, which is how a worker gets them.
         seeds, arms, name: replace those of the config.
         data: folder with local benchmark files, in place of the hub.
         overrides: further config keys, dotted, and their values, such as {"train.learning_rate": 1e-3}.
@@ -62,7 +63,7 @@ class Run:
 
     def __init__(
         self,
-        source: str | Path | ExperimentConfig = "mini",
+        source: str | Path | Mapping | ExperimentConfig = "mini",
         seeds: Sequence[int] | None = None,
         arms: Sequence[str] | None = None,
         name: str | None = None,
@@ -394,9 +395,11 @@ class Run:
         return read_outcomes(self.eval_folder(arm, seed) / f"{benchmark}.jsonl")
 
 
-def _config_of(source: str | Path | ExperimentConfig, settings: dict) -> ExperimentConfig:
+def _config_of(source: str | Path | Mapping | ExperimentConfig, settings: dict) -> ExperimentConfig:
     if isinstance(source, ExperimentConfig):
         return _with_settings(to_mapping(source), settings) if settings else source
+    if isinstance(source, Mapping):
+        return _with_settings(copy.deepcopy(dict(source)), settings)
     if str(source).startswith("{"):
         return _with_settings(parse_json(str(source), "config"), settings)
     profiles = sorted(path.stem for path in PROFILES.glob("*.yaml"))
