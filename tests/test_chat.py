@@ -15,7 +15,7 @@ from ctxft.data.passages import cut
 from ctxft.data.rows import build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of
 from ctxft.evaluation.evaluate import evaluate
-from ctxft.evaluation.scoring.encoding import encode_prompts, encode_requests
+from ctxft.evaluation.scoring import encode_prompts, encode_requests
 from ctxft.models import load_model, load_tokenizer
 from ctxft.prompts import ContextualPrompt, count_tokens
 

@@ -7,7 +7,7 @@ import torch
 
 from ctxft.data.rows import special_tokens
 from ctxft.evaluation.probe import is_in_form
-from ctxft.evaluation.scoring.generation import generate_greedily
+from ctxft.evaluation.scoring import generate_greedily
 from ctxft.models import load_model, load_tokenizer
 from ctxft.report import loss_table
 from tests.runs import evaluate_task, is_examined, load_benchmarks, prepare, train_task

@@ -29,9 +29,17 @@ from transformers import (
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.benchmarks import FORMS, Question, render
 from ctxft.evaluation.outcomes import parse_answer
-from ctxft.evaluation.scoring import encode_pair, generate_answers, reads_trees, score_choices, text_losses
-from ctxft.evaluation.scoring.encoding import encode_prompts, encode_requests
-from ctxft.evaluation.scoring.tree import Prompt, share_headers
+from ctxft.evaluation.scoring import (
+    Prompt,
+    encode_pair,
+    encode_prompts,
+    encode_requests,
+    generate_answers,
+    reads_trees,
+    score_choices,
+    share_headers,
+    text_losses,
+)
 from ctxft.models import window_of
 from ctxft.storage import InputError
 

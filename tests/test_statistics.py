@@ -17,15 +17,16 @@ from ctxft.statistics import (
     compare_f1,
     corrected,
     detectable_before,
+    f1_scores,
     holm,
     item_interval,
     mcnemar,
     mcnemar_power,
     minimum_detectable_effect,
     seed_interval,
+    variance_over_seeds,
     wilson,
 )
-from ctxft.statistics.comparison import f1_scores, variance_over_seeds
 from ctxft.storage import InputError
 from tests.benchmarks import coverage
 

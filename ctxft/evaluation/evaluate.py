@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxft.evaluation.benchmarks import Benchmark, requests_of
 from ctxft.evaluation.outcomes import OUTPUT_TYPES, Outcome, generated_outcome, scored_outcome
-from ctxft.evaluation.scoring import ChoiceScores, Generated, Progress, generate_answers, score_choices
-from ctxft.evaluation.scoring.encoding import encode_texts
+from ctxft.evaluation.scoring import ChoiceScores, Generated, Progress, encode_texts, generate_answers, score_choices
 from ctxft.storage import InputError, RecordLog, check_known
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxft.data.passages import Passage
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
-from ctxft.evaluation.scoring import text_losses
-from ctxft.evaluation.scoring.generation import generate_greedily
+from ctxft.evaluation.scoring import generate_greedily, text_losses
 from ctxft.models import window_of
 from ctxft.storage import sha256
 

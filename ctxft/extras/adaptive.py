@@ -26,8 +26,7 @@ from ctxft.config import ExperimentConfig, WriterConfig
 from ctxft.data.chat import rendered
 from ctxft.data.passages import Passage
 from ctxft.evaluation.benchmarks.records import Benchmark
-from ctxft.evaluation.scoring.encoding import Progress, encode_prompts
-from ctxft.evaluation.scoring.generation import generate_answers
+from ctxft.evaluation.scoring import Progress, encode_prompts, generate_answers
 from ctxft.extras.server import Query, Reply, Server, ServerError, Usage, ask_all
 from ctxft.leakage import COMMON, HALF, grams_of, words_of
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer, window_of

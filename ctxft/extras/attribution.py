@@ -27,15 +27,14 @@ from transformers import PreTrainedModel
 
 from ctxft.data.passages import Passage
 from ctxft.data.rows import IGNORE_INDEX, Rows, prompt_ids, special_tokens
-from ctxft.evaluation.scoring import text_losses
-from ctxft.evaluation.scoring.texts import batch_tokens, pad
+from ctxft.evaluation.scoring import batch_tokens, pad, text_losses
 from ctxft.models import window_of
 from ctxft.prompts import ContextualPrompt, control_prompt, get_arm
 from ctxft.report.figures import arm_color, finish, legend, mark, save, styled
 from ctxft.report.page import render_html
 from ctxft.run.run import Run
 from ctxft.run.tasks import parse_task
-from ctxft.statistics.intervals import cluster_interval
+from ctxft.statistics import cluster_interval
 from ctxft.storage import (
     InputError,
     check_known,

@@ -20,8 +20,7 @@ import numpy
 import scipy.special
 import scipy.stats
 
-from ctxft.statistics import compare_f1, mcnemar, wilson
-from ctxft.statistics.comparison import variance_over_seeds
+from ctxft.statistics import compare_f1, mcnemar, variance_over_seeds, wilson
 
 ITEM_EFFECT, DIFFICULTY = 1.0, 2.0  # standard deviations, in logits
 CLASS_TASKS = {  # items, share of each class, how often each arm names the right class
@@ -123,7 +122,7 @@ def f1_coverage(task: str, repetitions: int, draws: int, average: str = "macro",
 
 def true_f1(shares: tuple[float, ...], hit: float, average: str) -> float:
     """Return the F1 of an arm that names the right class with chance ``hit`` and else any other, on endless items."""
-    from ctxft.statistics.comparison import f1_scores
+    from ctxft.statistics import f1_scores
 
     classes = len(shares)
     table = numpy.array(shares)[:, None] * ((1 - hit) / (classes - 1) + numpy.eye(classes) * 0)

@@ -25,8 +25,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from ctxft.evaluation.benchmarks import FORMS, load_benchmark, render
-from ctxft.evaluation.scoring import reads_trees, score_choices
-from ctxft.evaluation.scoring.encoding import encode_requests
+from ctxft.evaluation.scoring import encode_requests, reads_trees, score_choices
 from ctxft.models import load_model, load_tokenizer, window_of
 from tests.benchmarks.record import record
 

@@ -1,0 +1,713 @@
+"""Statistics of outcomes per item, of several arms and seeds: intervals, paired tests and comparisons with their verdicts.
+
+Two sources of chance are kept apart: the items are a sample of all questions, the seeds a sample of training runs. Five seeds on
+100 items are not 500 items, so seeds never make an interval narrower than the average over seeds allows on these items.
+``wilson`` and ``item_interval`` are about other items, ``seed_interval`` about other seeds, ``VarianceComponents`` about both;
+``cluster_interval`` is about other documents, whose passages resemble each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+import scipy.optimize
+import scipy.stats
+
+from ctxft.storage import InputError, check_known
+
+Outcomes = Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]  # arm -> seed -> an outcome per item
+AVERAGES = ("macro", "weighted")
+FAMILIES = ("benchmarks", "arms", "all")
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
+
+    The same as ``statsmodels.stats.proportion.proportion_confint(correct, n, method="wilson")``.
+
+    Args:
+        correct: items answered correctly; a mean over seeds need not be whole.
+        n: items.
+        level: fraction of intervals that hold the true proportion.
+
+    Returns:
+        The lower and the upper end, between 0 and 1; exactly 0 if nothing is correct, exactly 1 if all is.
+
+    Raises:
+        InputError: there are no items, or more correct ones than items.
+
+    Example:
+        >>> [round(end, 4) for end in wilson(8, 10)]
+        [0.4902, 0.9433]
+    """
+    if n < 1 or not 0 <= correct <= n:
+        raise InputError(f"a proportion needs at least one item and 0 to n correct ones, found {correct} of {n}.")
+    z = float(scipy.stats.norm.ppf((1 + level) / 2))
+    p = correct / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # In exact arithmetic the interval holds p and ends at 0 or 1 for none or all; rounding can miss both.
+    return 0.0 if correct == 0 else min(p, center - half), 1.0 if correct == n else max(p, center + half)
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean over seeds and its Student t interval; one seed has no interval, so its ends are nan.
+
+    Raises:
+        InputError: there is no value.
+
+    Example:
+        >>> [round(x, 3) for x in seed_interval([1.0, 2.0, 3.0])]
+        [2.0, -0.484, 4.484]
+    """
+    if not values:
+        raise InputError("an interval over seeds needs at least one seed.")
+    k, mean = len(values), math.fsum(values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return _t_interval(mean, math.sqrt(squares / (k - 1) / k) if k > 1 else math.nan, k, level)
+
+
+def _t_interval(mean: float, error: float, count: int, level: float) -> tuple[float, float, float]:
+    """Return a mean with Student's t interval at count - 1 degrees of freedom; its ends are nan where error is."""
+    half = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * error if count > 1 else math.nan
+    return mean, mean - half, mean + half
+
+
+def cluster_interval(
+    sums: Sequence[float], counts: Sequence[int], groups: Sequence[str], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a mean over tokens and its interval over groups: passages of one document are not independent of each other.
+
+    The mean is a ratio, all sums over all counts. Its interval is the cluster-robust one: Student's t with one degree of
+    freedom less than there are groups, on what each group adds to the ratio's error. Groups of equal counts give the t
+    interval of the groups' own means.
+
+    Args:
+        sums: for each passage, what is summed over its tokens, such as a loss or a difference of losses.
+        counts: for each passage its tokens.
+        groups: for each passage its document.
+        level: fraction of intervals that hold the true mean.
+
+    Returns:
+        (mean, lower end, upper end); one group has no interval, so its ends are nan.
+
+    Raises:
+        InputError: there is no token, or the three lists differ in length.
+
+    Source:
+        W. G. Cochran, *Sampling Techniques*, 1977, chapter 6 (the variance of a ratio).
+
+    Example:
+        >>> [round(x, 3) for x in cluster_interval([10, 10, 60, 60, 90], [10, 20, 20, 10, 30], ["a", "a", "b", "b", "c"])]
+        [2.556, -1.694, 6.805]
+    """
+    if not len(sums) == len(counts) == len(groups) or sum(counts) < 1:
+        raise InputError(
+            f"an interval over groups needs tokens and lists of one length, found {len(sums)} sums, {len(counts)} counts "
+            f"with {sum(counts)} tokens, and {len(groups)} groups."
+        )
+    _, owner = numpy.unique(numpy.asarray(groups), return_inverse=True)
+    total, size = (numpy.bincount(owner, weights=numpy.asarray(part, float)) for part in (sums, counts))
+    k, mean = len(total), float(total.sum() / size.sum())
+    squares = float(((total - mean * size) ** 2).sum())
+    return _t_interval(mean, math.sqrt(k / (k - 1) * squares) / float(size.sum()) if k > 1 else math.nan, k, level)
+
+
+def item_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a paired difference of two accuracies over items.
+
+    The adjusted Wald interval of Agresti and Min (*Statistics in Medicine* 24, 2005): half an invented item is added to
+    each cell of the 2 x 2 table, which keeps the coverage when few items differ, or none. Written with one
+    difference per item it holds for means over seeds too.
+
+    Args:
+        differences: per item, correct in the arm less correct in the reference: -1, 0, 1, or a mean over seeds.
+        level: fraction of intervals that hold the true difference.
+
+    Returns:
+        The lower and the upper end, as fractions (0.01 is one percentage point).
+    """
+    mean, variance = adjusted_mean(differences)
+    half = float(scipy.stats.norm.ppf((1 + level) / 2)) * math.sqrt(variance)
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def adjusted_mean(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of paired differences and its variance, as Agresti and Min adjust them (see ``item_interval``)."""
+    n = len(differences) + 2
+    mean = math.fsum(differences) / n
+    return mean, ((math.fsum(d * d for d in differences) + 1) / n - mean * mean) / n
+
+
+@dataclasses.dataclass(frozen=True)
+class VarianceComponents:
+    """The variance of a mean difference over other items and over other seeds.
+
+    Half the width of its interval is sqrt(z^2 * items + max(t^2 * seeds, z^2 * shared)), with the quantile t of Student
+    at count - 1 degrees of freedom: few seeds widen the part that only they estimate, and no other, and seeds that are
+    close by luck never make it narrower than the interval over items. Such sums of squared half-widths are known as the
+    modified large-sample method; ``tests/benchmarks/coverage.py`` measures its coverage.
+
+    Args:
+        items: variance of the mean that other items would bring, whatever the seed.
+        seeds: variance of the mean that other seeds would bring; 0 for one seed, which cannot show it.
+        count: number of seeds.
+        shared: of the interaction of item and seed (an item that one training happens to learn and another does not); it
+            makes the seeds vary too, so it is part of ``seeds`` and its lower bound.
+
+    Source:
+        F. A. Graybill and C.-M. Wang, JASA 75, 1980; R. K. Burdick and F. A. Graybill, *Confidence Intervals on Variance
+        Components*, 1992.
+
+    Example:
+        >>> round(VarianceComponents(items=0.0001, seeds=0.0, count=1).half(), 4)
+        0.0196
+    """
+
+    items: float
+    seeds: float = 0.0
+    count: int = 1
+    shared: float = 0.0
+
+    @classmethod
+    def of(cls, items: float, per_seed: Sequence[float], alone: float) -> VarianceComponents:
+        """Split the variance of a mean over seeds.
+
+        Args:
+            items: variance over items of the mean over seeds.
+            per_seed: the value of each seed.
+            alone: mean over seeds of the variance over items of one seed's value.
+        """
+        k = len(per_seed)
+        if k == 1:
+            return cls(items)
+        mean = math.fsum(per_seed) / k
+        seeds = math.fsum((value - mean) ** 2 for value in per_seed) / (k - 1) / k
+        shared = min(items, max(0.0, alone - items) / (k - 1))
+        return cls(items - shared, seeds, k, shared)
+
+    def half(self, level: float = 0.95) -> float:
+        """Return half the width of the interval of that level."""
+        return self._half((1 - level) / 2)
+
+    def _half(self, p: float) -> float:
+        t = scipy.stats.t.isf(p, self.count - 1) if self.count > 1 else 0.0
+        z = scipy.stats.norm.isf(p)
+        return math.sqrt(z * z * self.items + max(t * t * self.seeds, z * z * self.shared))
+
+    def p_value(self, mean: float) -> float:
+        """Return the two-sided p value of no difference: 1 less the level at which the interval just reaches 0."""
+        smallest = 1e-12  # a smaller p is reported as this
+        if mean == 0:
+            return 1.0
+        if self._half(smallest / 2) < abs(mean):
+            return smallest
+        root = scipy.optimize.root_scalar(
+            lambda p: self._half(p / 2) - abs(mean), bracket=(smallest, 1.0), method="brentq", xtol=1e-13
+        )
+        return float(root.root)
+
+    def detectable(self, level: float = 0.95, power: float = 0.8) -> float:
+        """Return the smallest true difference whose interval excludes 0 in a fraction ``power`` of repetitions."""
+        return self.half(level) + self.half(2 * power - 1)
+
+
+# --- paired tests -----------------------------------------------------------------------------------------------------
+
+
+def mcnemar(only_a: int, only_b: int, mid_p: bool = False) -> float:
+    """Return the two-sided p value of McNemar's test: a sign test on the items that one arm alone gets right.
+
+    The same as ``statsmodels.stats.contingency_tables.mcnemar([[0, only_a], [only_b, 0]], exact=True)``.
+
+    The exact test rejects at most as often as its level says, and with few differing items clearly less. The mid-p form
+    counts half of the probability of what was observed; it comes close to the level, on either side.
+
+    Args:
+        only_a: items that the first arm alone answers correctly.
+        only_b: items that the second arm alone answers correctly.
+        mid_p: take the mid-p form.
+
+    Source:
+        Fagerland, Lydersen and Laake, *BMC Medical Research Methodology* 13:91, 2013.
+
+    Example:
+        >>> mcnemar(0, 6), round(mcnemar(0, 6, mid_p=True), 6)
+        (0.03125, 0.015625)
+    """
+    n = only_a + only_b
+    if n == 0:
+        return 1.0
+    if mid_p:
+        fewer = min(only_a, only_b)
+        return float(2 * scipy.stats.binom.cdf(fewer - 1, n, 0.5) + scipy.stats.binom.pmf(fewer, n, 0.5))
+    return float(scipy.stats.binomtest(only_a, n, 0.5).pvalue)
+
+
+def mcnemar_power(n: int, discordant: float, difference: float, level: float = 0.95) -> float:
+    """Return the probability that McNemar's exact test on n items shows a true difference.
+
+    Args:
+        n: items.
+        discordant: fraction of items on which the two arms differ, in either direction; not below the difference.
+        difference: the true difference of the accuracies, a fraction (0.01 is one percentage point).
+        level: 1 - level is the size of the test.
+
+    Example:
+        >>> round(mcnemar_power(1000, 0.2, 0.04), 2)
+        0.79
+    """
+    if discordant == 0:
+        return 0.0
+    counts = numpy.arange(n + 1)
+    chances = scipy.stats.binom.pmf(counts, n, min(1.0, discordant))
+    counts, chances = counts[chances > 1e-12], chances[chances > 1e-12]
+    # The largest count on the smaller side that is still significant; -1 where none is.
+    most = scipy.stats.binom.ppf((1 - level) / 2, counts, 0.5)
+    most = most - (2 * scipy.stats.binom.cdf(most, counts, 0.5) >= 1 - level)
+    p = min(1.0, (1 + difference / discordant) / 2)
+    low = scipy.stats.binom.cdf(most, counts, p)
+    high = scipy.stats.binom.sf(counts - most - 1, counts, p)
+    return float(chances @ numpy.where(most < 0, 0.0, low + high))
+
+
+def minimum_detectable_effect(n: int, discordant: float, level: float = 0.95, power: float = 0.8) -> float:
+    """Return the smallest true difference that McNemar's exact test on n items shows with a given power.
+
+    It has a floor that no agreement of the arms removes: p falls below 0.05 only if six items change, all in one
+    direction, so about eight must be expected to change.
+
+    Args:
+        n: items.
+        discordant: fraction of items on which the two arms differ; where the difference is larger, it is raised to that.
+        level: 1 - level is the size of the two-sided test.
+        power: the probability that a true difference of that size is shown.
+
+    Returns:
+        A fraction (0.01 is one percentage point); infinite if n items are too few for any.
+
+    Example:
+        >>> round(minimum_detectable_effect(1000, 0.2), 3)
+        0.04
+    """
+
+    def missing(difference: float) -> float:
+        return mcnemar_power(n, max(discordant, difference), difference, level) - power
+
+    if missing(1.0) < 0:
+        return math.inf
+    return float(scipy.optimize.root_scalar(missing, bracket=(0.0, 1.0), method="brentq", xtol=1e-6).root)
+
+
+def detectable_before(
+    n: int,
+    accuracy: float | None = None,
+    discordant: float | None = None,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """Return the minimum detectable effect of one training of each arm, before anything is run.
+
+    Args:
+        n: items of the benchmark.
+        accuracy: expected accuracy of both arms. Arms that err independently differ on 2 * accuracy * (1 - accuracy) of
+            the items; arms of one base model err alike and differ on fewer, so this is the cautious estimate.
+        discordant: instead of accuracy, the expected fraction of items on which the arms differ, say from a pilot.
+        level: 1 - level is the size of the two-sided test.
+        power: the probability that a true difference of that size is shown.
+
+    Returns:
+        A fraction (0.01 is one percentage point); infinite if n items are too few for any.
+
+    Raises:
+        InputError: not exactly one of accuracy and discordant is given, one is no fraction, or there is no item.
+
+    Example:
+        >>> round(detectable_before(1273, accuracy=0.5), 3)
+        0.056
+    """
+    expected = [value for value in (accuracy, discordant) if value is not None]
+    if len(expected) != 1:
+        raise InputError("detectable_before needs either the expected accuracy or the discordant fraction: give one.")
+    if n < 1 or not 0 <= expected[0] <= 1:
+        raise InputError(f"n must be 1 or more and the fraction from 0 to 1, found n {n} and {expected[0]}.")
+    fraction = 2 * expected[0] * (1 - expected[0]) if discordant is None else expected[0]
+    return minimum_detectable_effect(n, fraction, level, power)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number: without any effect, a family has one below 0.05 once in 20 times at most.
+
+    The same as ``statsmodels.stats.multitest.multipletests(p_values, method="holm")``.
+
+    Args:
+        p_values: of all tests in the family; they may depend on each other in any way.
+
+    Source:
+        S. Holm, *Scandinavian Journal of Statistics* 6, 1979.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    corrected_values, highest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, (len(p_values) - place) * p_values[index])
+        corrected_values[index] = min(1.0, highest)
+    return corrected_values
+
+
+def corrected(
+    tables: Mapping[str, Sequence[dict]], family: str = "benchmarks", level: float = 0.95
+) -> dict[str, list[dict]]:
+    """Correct the comparisons of a run for their number.
+
+    Args:
+        tables: benchmark -> rows as from ``compare``.
+        family: what is one family: "benchmarks", the benchmarks of one arm (is this arm different anywhere?); "arms", the
+            arms on one benchmark (is any arm different here?); "all", everything.
+        level: 1 - level is the size of the tests.
+
+    Returns:
+        The tables with three more values in each row: holm (p; nan for the reference), family (number of tests) and
+        word: "higher", "lower", "not shown", "not after Holm" (shown alone, but not in its family), or "".
+
+    Raises:
+        InputError: an unknown family.
+    """
+    check_known(family, FAMILIES, "family")
+    families: dict[str, list[dict]] = {}
+    copies = {name: [dict(row) for row in rows] for name, rows in tables.items()}
+    for name, rows in copies.items():
+        for row in rows:
+            if math.isnan(row["p"]):  # the reference
+                row.update(holm=row["p"], family=0, word="")
+            else:
+                families.setdefault({"benchmarks": row["arm"], "arms": name, "all": ""}[family], []).append(row)
+    for rows in families.values():
+        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row.update(holm=p, family=len(rows), word=_word(row, p < 1 - level))
+    return copies
+
+
+def _word(row: dict, survives: bool) -> str:
+    if not row["shown"]:
+        return "not shown"
+    if not survives:
+        return "not after Holm"
+    return "higher" if row["difference"] > 0 else "lower"
+
+
+# --- comparisons of arms ----------------------------------------------------------------------------------------------
+
+
+def compare(
+    outcomes: Outcomes, reference: str = "cpt", level: float = 0.95, untrained: str = "base"
+) -> list[dict[str, Any]]:
+    """Compare every arm with a reference arm on the same items, seed by seed.
+
+    Only the seeds that all trained arms share count (``common_seeds``), for accuracies and differences alike. A seed of
+    an arm is paired with the same seed of the reference; the untrained model, evaluated once, with every seed.
+    Accuracies have Wilson's interval; of several seeds it is that of the mean accuracy on n items, since seeds are not
+    items.
+
+    With one seed a difference has the interval over items and McNemar's exact p, and is shown when both agree; its
+    minimum detectable effect is that of the test. With several seeds interval, p and minimum detectable effect come from
+    ``VarianceComponents`` over items and seeds, and a difference is shown when its interval excludes 0. The minimum
+    detectable effect is always the smallest true difference that this very comparison, with its items and its seeds,
+    would show in four of five repetitions.
+
+    Args:
+        outcomes: arm -> seed -> outcomes, each with "id", "hash" and "correct"; the order of items does not matter.
+        reference: the arm that the others are compared with.
+        level: of all intervals; 1 - level is the size of the tests, which are not corrected here (see ``corrected``).
+        untrained: the arm without training, which has one seed.
+
+    Returns:
+        A row per arm, in the order of ``outcomes``: arm, n (items), seeds (how many count), accuracy, low, high (from 0 to
+        1); difference, difference_low, difference_high, detectable (percentage points; infinite if no effect is
+        detectable), p (all nan for the reference itself), shown, mcnemar (the exact p of each seed) and verdict (in words).
+
+    Raises:
+        InputError: trained arms without a seed in common, an untrained arm with several seeds, or other items in one arm
+            than in another; the first differing item is named.
+    """
+    check_known(reference, outcomes, "reference arm")
+    correct = {
+        arm: {seed: [bool(row["correct"]) for row in rows] for seed, rows in seeds.items()}
+        for arm, seeds in aligned(common_seeds(outcomes, untrained), reference).items()
+    }
+    return [_row(arm, correct, reference, level, untrained) for arm in correct]
+
+
+def common_seeds(outcomes: Outcomes, untrained: str = "base") -> Outcomes:
+    """Keep of each trained arm the seeds that all trained arms share; the untrained one, evaluated once, stays as it is.
+
+    Raises:
+        InputError: the trained arms share no seed, or the untrained one has several.
+
+    Example:
+        >>> common_seeds({"base": {0: []}, "cpt": {1: [], 2: []}, "cft": {2: []}})
+        {'base': {0: []}, 'cpt': {2: []}, 'cft': {2: []}}
+    """
+    if len(outcomes.get(untrained, ())) > 1:
+        seeds = ", ".join(map(str, sorted(outcomes[untrained])))
+        raise InputError(f"arm {untrained} is not trained and has one seed, found {seeds}: remove all but one.")
+    trained = {arm: set(seeds) for arm, seeds in outcomes.items() if arm != untrained}
+    common = set.intersection(*trained.values()) if trained else set()
+    if trained and not common:
+        listed = "; ".join(f"{arm}: {', '.join(map(str, sorted(seeds)))}" for arm, seeds in trained.items())
+        raise InputError(f"the trained arms have no seed in common ({listed}): run all with the same seeds.")
+    return {
+        arm: {seed: items for seed, items in seeds.items() if arm == untrained or seed in common}
+        for arm, seeds in outcomes.items()
+    }
+
+
+def aligned(outcomes: Outcomes, reference: str) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
+    """Bring the outcomes of every arm and seed into the item order of the reference's first seed.
+
+    Raises:
+        InputError: there is no outcome, or an item that is not the same everywhere; the first is named.
+    """
+    first = min(outcomes[reference])
+    expected = _by_id(outcomes[reference][first], f"arm {reference}, seed {first}")
+    if not expected:
+        raise InputError(f"arm {reference}, seed {first} has no outcomes: evaluate it first.")
+    joined: dict[str, dict[int, list[Mapping[str, Any]]]] = {arm: {} for arm in outcomes}
+    for arm, seed in ((arm, seed) for arm, seeds in outcomes.items() for seed in sorted(seeds)):
+        where = f"arm {arm}, seed {seed}"
+        items = _by_id(outcomes[arm][seed], where)
+        for item in (*expected, *items):
+            if item not in items or item not in expected:
+                problem = f"item '{item}' is only in the {'first' if item in items else 'second'}"
+            elif items[item]["hash"] != expected[item]["hash"]:
+                problem = f"item '{item}' has another hash, so another question, choice or answer"
+            else:
+                continue
+            raise InputError(f"{where} and arm {reference}, seed {first} differ: {problem}; evaluate both again.")
+        joined[arm][seed] = [items[item] for item in expected]
+    return joined
+
+
+def _by_id(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, Mapping[str, Any]]:
+    by_id: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["id"] in by_id:
+            raise InputError(f"{where}: the item '{row['id']}' occurs twice: give each item its own id.")
+        by_id[row["id"]] = row
+    return by_id
+
+
+def _pairs(arm: str, correct: dict, reference: str, untrained: str) -> list[tuple[list[bool], list[bool]]]:
+    ours, theirs = correct[arm], correct[reference]
+    if arm == untrained:
+        ours = dict.fromkeys(theirs, next(iter(ours.values())))
+    if reference == untrained:
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+    return [(ours[seed], theirs[seed]) for seed in sorted(ours)]
+
+
+def _row(arm: str, correct: dict, reference: str, level: float, untrained: str) -> dict[str, Any]:
+    seeds = correct[arm]
+    n = len(next(iter(seeds.values())))
+    accuracy = math.fsum(sum(items) for items in seeds.values()) / (n * len(seeds))
+    low, high = wilson(accuracy * n, n, level)
+    row = {"arm": arm, "n": n, "seeds": len(seeds), "accuracy": accuracy, "low": low, "high": high}
+    if arm == reference:
+        nothing = dict.fromkeys(("difference", "difference_low", "difference_high", "detectable", "p"), math.nan)
+        return row | nothing | {"shown": False, "mcnemar": [], "verdict": "the reference"}
+    return row | _difference(_pairs(arm, correct, reference, untrained), reference, level)
+
+
+def _difference(pairs: list[tuple[list[bool], list[bool]]], reference: str, level: float) -> dict[str, Any]:
+    signs = [[a - b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in pairs]
+    per_seed = [sum(row) / len(row) for row in signs]
+    tests = [mcnemar(row.count(1), row.count(-1)) for row in signs]
+    if len(signs) == 1:
+        low, high = item_interval(signs[0], level)
+        p, detectable = (
+            tests[0],
+            minimum_detectable_effect(len(signs[0]), sum(map(abs, signs[0])) / len(signs[0]), level),
+        )
+        shown = (low > 0 or high < 0) and p < 1 - level
+    else:
+        mean, variance = variance_over_seeds(signs)
+        low, high = max(-1.0, mean - variance.half(level)), min(1.0, mean + variance.half(level))
+        p, detectable = variance.p_value(mean), variance.detectable(level)
+        shown = low > 0 or high < 0
+    value = math.fsum(per_seed) / len(per_seed)
+    percent = {"difference": value, "difference_low": low, "difference_high": high, "detectable": detectable}
+    row = {name: 100 * number for name, number in percent.items()} | {"p": p, "shown": shown, "mcnemar": tests}
+    row["detectable"] = row["detectable"] if detectable <= 1 else math.inf
+    return row | {"verdict": _verdict(row, reference, level)}
+
+
+def variance_over_seeds(signs: Sequence[Sequence[float]]) -> tuple[float, VarianceComponents]:
+    """Return the mean difference over items and seeds, adjusted as in ``item_interval``, and its variance.
+
+    Args:
+        signs: for each of two or more seeds, the difference on each item: -1, 0 or 1.
+    """
+    k, n = len(signs), len(signs[0])
+    per_item = [sum(column) / k for column in zip(*signs, strict=True)]
+    per_seed = [sum(row) / n for row in signs]
+    mean, items = adjusted_mean(per_item)
+    alone = math.fsum(adjusted_mean(row)[1] for row in signs) / k
+    return mean, VarianceComponents.of(items, per_seed, alone)
+
+
+def _verdict(row: dict, reference: str, level: float) -> str:
+    if row["shown"]:
+        side = "higher" if row["difference"] > 0 else "lower"
+        span = f"{100 * level:g} % interval {row['difference_low']:+.1f} to {row['difference_high']:+.1f}"
+        return f"{side} than {reference} by {abs(row['difference']):.1f} pp ({span})"
+    if not math.isfinite(row["detectable"]):
+        return f"no difference from {reference} shown; no effect is detectable with these items and seeds"
+    return f"no difference from {reference} shown; minimum detectable effect {row['detectable']:.1f} pp (80 % power)"
+
+
+# --- F1: no mean over items, so its intervals come from a bootstrap: items are drawn again with replacement, the same draw
+# for every arm and seed ------------------------------------------------------------------------------------------------
+
+
+def f1_scores(confusions: numpy.ndarray, average: str = "macro") -> numpy.ndarray:
+    """Return F1 for a stack of confusion matrices; a class that neither occurs nor is predicted has F1 0.
+
+    The values are those of scikit-learn's ``f1_score`` with ``zero_division=0``, for thousands of tables at a time.
+
+    Args:
+        confusions: counts, shape (..., classes, classes); rows are the right classes, columns the predicted ones. A last
+            column more counts the items without an answer, which are missing from their class.
+        average: "macro", every class alike, or "weighted", every class by how often it occurs.
+
+    Returns:
+        Shape (...), from 0 to 1.
+
+    Example:
+        >>> f1_scores(numpy.array([[2, 0], [1, 1]])).round(4)
+        np.float64(0.7333)
+    """
+    check_known(average, AVERAGES, "average")
+    hits = numpy.diagonal(confusions, axis1=-2, axis2=-1)
+    right = confusions.sum(-1)
+    both = right + confusions.sum(-2)[..., : right.shape[-1]]
+    each = numpy.divide(2 * hits, both, out=numpy.zeros(both.shape), where=both > 0)
+    if average == "macro":
+        return each.mean(-1)
+    return (each * right).sum(-1) / right.sum(-1)
+
+
+def compare_f1(
+    outcomes: Outcomes,
+    reference: str = "cpt",
+    average: str = "macro",
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+    untrained: str = "base",
+) -> list[dict[str, Any]]:
+    """Compare the F1 of every arm with that of a reference arm on the same items.
+
+    The difference is that of the mean F1 over seeds. Its interval is the point plus and minus the ``VarianceComponents``
+    of the bootstrap over items and, with several seeds, over seeds; that of an arm's own F1 is the percentile
+    interval of the bootstrap, over items alone, as Wilson's is for accuracy.
+
+    Args:
+        outcomes: arm -> seed -> outcomes, each with "id", "hash", "answer", "prediction" (None where a generated text
+            gives no answer) and "choices", the number of classes.
+        reference: the arm that the others are compared with.
+        average: "macro" or "weighted".
+        level: fraction of intervals that hold the true value.
+        draws: bootstrap draws.
+        seed: of the draws; the same seed gives the same intervals.
+        untrained: as for ``compare``.
+
+    Returns:
+        A row per arm, in the order of ``outcomes``: arm, n, seeds, f1, low, high (from 0 to 1); difference,
+        difference_low and difference_high (percentage points; nan for the reference). Ends are nan where no draw
+        changes the value, as where all items are right: such a bootstrap knows nothing about other items.
+
+    Raises:
+        InputError: as in ``compare``, an unknown average, or an outcome without prediction or answer.
+
+    Example:
+        >>> compare_f1(run.outcomes["practice-fiqa"])[0]["f1"]  # doctest: +SKIP
+        1.0
+    """
+    check_known(reference, outcomes, "reference arm")
+    check_known(average, AVERAGES, "average")
+    kept = aligned(common_seeds(outcomes, untrained), reference)
+    first = next(iter(kept[reference].values()))
+    n, classes = len(first), _classes(first)
+    weights = numpy.random.default_rng(seed).multinomial(n, numpy.full(n, 1 / n), size=draws).astype(numpy.float32)
+    weights = numpy.vstack([numpy.ones(n, numpy.float32), weights])  # the first row is the sample itself
+    scores = {
+        arm: numpy.stack([_scores(rows, classes, weights, average) for rows in seeds.values()])
+        for arm, seeds in kept.items()
+    }
+    return [_f1_row(arm, scores, reference, n, level) for arm in scores]
+
+
+def f1_lines(rows: Sequence[Mapping[str, Any]], average: str = "macro") -> dict[str, float]:
+    """Return the F1 of guessing every class alike (chance) and of always predicting the commonest class (majority).
+
+    Args:
+        rows: outcomes with "answer" and "choices"; of chance this is the F1 of its expected confusion matrix.
+        average: "macro" or "weighted".
+    """
+    classes = _classes(rows)
+    right = numpy.bincount([row["answer"] for row in rows], minlength=classes).astype(float)
+    commonest = numpy.outer(right, numpy.eye(classes)[right.argmax()])
+    tables = {"chance": numpy.outer(right, numpy.full(classes, 1 / classes)), "majority": commonest}
+    return {line: float(f1_scores(table, average)) for line, table in tables.items()}
+
+
+def _classes(rows: Sequence[Mapping[str, Any]]) -> int:
+    counts = {row.get("choices", 0) for row in rows}
+    if len(counts) != 1 or counts == {0}:
+        raise InputError("F1 needs items that share their classes, and outcomes that say how many: evaluate again.")
+    return counts.pop()
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], classes: int, weights: numpy.ndarray, average: str) -> numpy.ndarray:
+    """Return F1 of every weighting of the items; shape (draws + 1,)."""
+    if lacking := [row["id"] for row in rows if "prediction" not in row or "answer" not in row]:
+        raise InputError(f"item '{lacking[0]}' has no prediction or no answer, so it has no F1: evaluate again.")
+    predicted = [classes if row["prediction"] is None else row["prediction"] for row in rows]
+    cells = numpy.zeros((len(rows), classes, classes + 1), numpy.float32)
+    cells[numpy.arange(len(rows)), [row["answer"] for row in rows], predicted] = 1
+    tables = weights @ cells.reshape(len(rows), -1)
+    return f1_scores(tables.reshape(-1, classes, classes + 1).astype(float), average)
+
+
+def _f1_row(arm: str, scores: dict[str, numpy.ndarray], reference: str, n: int, level: float) -> dict[str, Any]:
+    mean = scores[arm].mean(0)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    low, high = map(float, numpy.quantile(mean[1:], tails)) if mean.std() > 0 else (math.nan, math.nan)
+    row = {"arm": arm, "n": n, "seeds": len(scores[arm]), "f1": float(mean[0]), "low": low, "high": high}
+    if arm == reference:
+        return row | dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan)
+    value, variance = _variance_of_difference(scores[arm] - scores[reference])
+    half = variance.half(level) or math.nan
+    row |= {"difference": 100 * value, "difference_low": 100 * (value - half), "difference_high": 100 * (value + half)}
+    return row
+
+
+def _variance_of_difference(differences: numpy.ndarray) -> tuple[float, VarianceComponents]:
+    """Return the mean difference over seeds and its variance.
+
+    Args:
+        differences: shape (seeds, draws + 1); the first column is the sample itself, the others are bootstrap draws.
+    """
+    items = float(differences[:, 1:].mean(0).var())
+    alone = float(differences[:, 1:].var(1).mean())
+    per_seed = differences[:, 0].tolist()
+    return float(differences[:, 0].mean()), VarianceComponents.of(items, per_seed, alone)
