@@ -391,12 +391,12 @@ def test_a_benchmark_from_outside_is_a_short_file(tmp_path: Path) -> None:
     [
         (
             "quesion: x\nanswer: 3",
-            r"bad.yaml: answer: Input should be a valid string; quesion: Extra inputs are not permitted",
+            r"line 1: unknown key 'quesion' \(did you mean 'question'(.|\n)*bad.yaml, line 2: answer must be a valid string",
         ),
         ("question: '{{ a }}'\nsources: [{pattern: x}]", "has no template for 'answer'"),
         (
             "question: '{{ a '\nanswer: '{{ a }}'\nsources: [{pattern: 'x'}]",
-            "bad.yaml: question: Value error, is no Jinja template",
+            "bad.yaml, line 1: question: is no Jinja template",
         ),
         (
             "question: '{{ a }}'\nanswer: '{{ b }}'\nsources: [{pattern: '('}]",

@@ -12,23 +12,3 @@ from ctxft.prompts.arms import (
 )
 from ctxft.prompts.controls import COMMON_WORDS, control_prompt, count_tokens
 from ctxft.prompts.sets import FAMILIES, PROMPT_SETS, SEPARATOR, ContextualPrompt, PromptSet, load_prompt_set
-
-__all__ = [
-    "COMMON_WORDS",
-    "FAMILIES",
-    "PROMPT_SETS",
-    "SEPARATOR",
-    "Arm",
-    "ContextualPrompt",
-    "PromptSet",
-    "PromptSources",
-    "add_plugins",
-    "check_labels",
-    "check_subsets",
-    "control_prompt",
-    "count_tokens",
-    "get_arm",
-    "load_prompt_set",
-    "sort_arms",
-    "text_stages",
-]

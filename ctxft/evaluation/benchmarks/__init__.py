@@ -3,17 +3,3 @@
 from ctxft.evaluation.benchmarks.loading import benchmark_names, load_benchmark, wording_of
 from ctxft.evaluation.benchmarks.records import Benchmark, Question, Wording
 from ctxft.evaluation.benchmarks.requests import FORMS, form_of, render, requests_of, style_of
-
-__all__ = [
-    "FORMS",
-    "Benchmark",
-    "Question",
-    "Wording",
-    "benchmark_names",
-    "form_of",
-    "load_benchmark",
-    "render",
-    "requests_of",
-    "style_of",
-    "wording_of",
-]

@@ -13,26 +13,34 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
 import pyarrow
 import pyarrow.parquet
-import pydantic
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field
 
-from ctxft.evaluation.benchmarks.records import Benchmark, Question, Rows, Wording, evenly, in_turn, questions_of
+from ctxft.config import Config, load_yaml
+from ctxft.evaluation.benchmarks.records import (
+    JINJA,
+    Benchmark,
+    Question,
+    Rows,
+    Template,
+    Wording,
+    evenly,
+    in_turn,
+    questions_of,
+)
 from ctxft.evaluation.benchmarks.requests import examples_for
 from ctxft.models import hub_errors, resolve_revision
-from ctxft.storage import InputError, nearest, read_json, read_jsonl, read_text, read_yaml, shown
+from ctxft.storage import InputError, nearest, read_json, read_jsonl, read_text, shown
 from ctxft.world.exams import EXAMS, practice_questions
 
 FOLDER = Path(__file__).parent
 FEWSHOT_KEY = "evaluation.num_fewshot"
-JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 DATA_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-FIELDS = {"keep", "id", "question", "choices", "answer", "subject", "context"}
 DEFAULTS = {
     "keep": "{{ true }}",
     "id": "{{ benchmark }}-{{ '%05d' % number }}",
@@ -47,14 +55,14 @@ def _compiled(template: str) -> Any:
     return JINJA.compile_expression(whole[1], undefined_to_none=False) if whole else JINJA.from_string(template).render
 
 
-def evaluate(template: str, values: Mapping[str, object]) -> Any:
+def value_of(template: str, values: Mapping[str, object]) -> Any:
     """Return a template's value: of ``{{ one expression }}`` whatever it is, else text.
 
     Raises:
         jinja2.TemplateError: the template is none, or a value that it names is not there.
 
     Example:
-        >>> evaluate("{{ options }}", {"options": ["a", "b"]}), evaluate("{{ n }}-th", {"n": 5})
+        >>> value_of("{{ options }}", {"options": ["a", "b"]}), value_of("{{ n }}-th", {"n": 5})
         (['a', 'b'], '5-th')
     """
     value = _compiled(template)(values)
@@ -63,18 +71,7 @@ def evaluate(template: str, values: Mapping[str, object]) -> Any:
     return value
 
 
-def _is_template(text: str) -> str:
-    try:
-        _compiled(text)
-    except jinja2.TemplateError as error:
-        raise ValueError(f"is no Jinja template ({error})") from None
-    return text
-
-
-Template = Annotated[str, pydantic.AfterValidator(_is_template)]
-
-
-class Templates(pydantic.BaseModel):
+class Templates(Config):
     """How a record becomes a question: Jinja templates over its columns.
 
     A template that is one expression (``{{ options }}``) gives its value, any other gives text. Beside the columns they
@@ -86,8 +83,6 @@ class Templates(pydantic.BaseModel):
         answer: an index from 0, or the text of a choice.
         keep: records for which this is false are left out.
     """
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
 
     id: Template | None = None
     question: Template | None = None
@@ -119,7 +114,7 @@ class Source(Templates):
     items: int | None = None
     pattern: str | None = None
     format: Literal["csv", "json", "jsonl", "parquet", "text"] | None = None
-    columns: list[str] = []
+    columns: list[str] = Field(default_factory=list)
     delimiter: str = ","
     quoted: bool = True
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
@@ -127,16 +122,14 @@ class Source(Templates):
     several: bool = False
 
 
-class Variant(pydantic.BaseModel):
+class Variant(Config):
     """One benchmark of a file: its parts (tables that are joined) and the published number of items.
 
     ``subset`` is the pattern of a JSON file, answers by id, that says which items belong to it; ``hub`` is whether the hub
     has it.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    parts: list[str] = [""]
+    parts: list[str] = Field(default_factory=lambda: [""])
     items: int | None = None
     subset: str | None = None
     hub: bool = True
@@ -162,24 +155,20 @@ class BenchmarkFile(Templates):
     citation: str = ""
     title: str = "the questions"
     advice: str = "put its files into DIR"
-    benchmarks: dict[str, Variant] = {}
+    benchmarks: dict[str, Variant] = Field(default_factory=dict)
     labels: list[str] | None = None
     form: str | None = None
     allow_empty: bool = False
     fewshot_split: str | None = None
     wording: Wording = Wording()
-    sources: list[Source] = []
+    sources: list[Source] = Field(default_factory=list)
 
 
 @functools.lru_cache(maxsize=256)
 def read_declaration(path: Path) -> BenchmarkFile:
-    """Read a benchmark YAML file; raises InputError that names all mistakes."""
-    try:
-        declared = BenchmarkFile.model_validate(read_yaml(path))
-    except pydantic.ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{path}: {mistakes}.") from None
-    return declared if declared.benchmarks else declared.model_copy(update={"benchmarks": {path.stem: Variant()}})
+    """Read a benchmark YAML file; raises InputError with file and line for each of its mistakes."""
+    file = load_yaml(BenchmarkFile, path)
+    return file if file.benchmarks else file.replace(benchmarks={path.stem: Variant()})
 
 
 @functools.cache
@@ -339,7 +328,7 @@ class _Reader:
         """Fill in a template of the file that is no part of a question."""
         parts = self.variant.parts
         return str(
-            evaluate(template, {"part": ", ".join(parts) if part is None else part, "parts": parts, "split": split})
+            value_of(template, {"part": ", ".join(parts) if part is None else part, "parts": parts, "split": split})
         )
 
     def advice(self, split: str = "test") -> str:
@@ -370,14 +359,14 @@ class _Reader:
         return self.hub, ((f"{place}, row {n}", dict(row)) for n, row in enumerate(table, start=1)), self.hub.hub
 
     def _files(self, part: str, split: str) -> tuple[Source, Rows, str]:
-        found = {}
+        sources = {}
         for source in self.file.sources:
             if source.pattern:
-                found |= dict.fromkeys(self._matching(self.fill(source.pattern, part, split)), source)
-        title, paths = self.fill(self.file.title, part, split), sorted(found)
+                sources |= dict.fromkeys(self._matching(self.fill(source.pattern, part, split)), source)
+        title, paths = self.fill(self.file.title, part, split), sorted(sources)
         if not paths:
             raise InputError(f"{title} were not found under {self.data}: {self.advice(split)}.")
-        source, place = found[paths[0]], ", ".join(map(str, paths))
+        source, place = sources[paths[0]], ", ".join(map(str, paths))
         if len(paths) > 1 and not source.several:
             raise InputError(f"{title} were found more than once under {self.data}: keep one of {place}.")
         return source, (row for path in paths for row in _file_rows(path, source)), place
@@ -417,8 +406,9 @@ class _Reader:
 
 def _records(file: BenchmarkFile, source: Source, rows: Rows, known: dict) -> Iterator[tuple[str, dict]]:
     """Yield records as ``questions_of`` wants them, each with where it is."""
-    templates = DEFAULTS | file.model_dump(include=FIELDS, exclude_none=True)
-    templates |= source.model_dump(include=FIELDS, exclude_none=True)
+    fields = set(Templates.model_fields)
+    templates = DEFAULTS | file.model_dump(include=fields, exclude_none=True)
+    templates |= source.model_dump(include=fields, exclude_none=True)
     if missing := [key for key in ("question", "answer") if key not in templates]:
         raise InputError(f"the file of benchmark '{known['benchmark']}' has no template for '{missing[0]}': add one.")
     number = 0
@@ -436,7 +426,7 @@ def _records(file: BenchmarkFile, source: Source, rows: Rows, known: dict) -> It
 
 def _field(template: str, key: str, values: dict, row: dict, where: str) -> Any:
     try:
-        return evaluate(template, values)
+        return value_of(template, values)
     except DATA_ERRORS as error:
         wanted = jinja2.meta.find_undeclared_variables(JINJA.parse(template))
         if missing := sorted(wanted - set(values)):

@@ -6,13 +6,29 @@ import collections
 import dataclasses
 import string
 from collections.abc import Collection, Iterable, Iterator
+from typing import Annotated
 
-import pydantic
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import AfterValidator, Field
 
+from ctxft.config import Config
 from ctxft.storage import InputError, sha256, shown
 
 LETTERS = string.ascii_uppercase
 Rows = Iterator[tuple[str, dict]]  # (where it is, the record)
+JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+def _parsed(template: str) -> str:
+    try:
+        JINJA.from_string(template)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"is no Jinja template ({str(error).rstrip('.')}).") from None
+    return template
+
+
+Template = Annotated[str, AfterValidator(_parsed)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +51,7 @@ class Question:
         return sha256([self.question, list(self.choices), self.answer, *([self.context] if self.context else [])])
 
 
-class Wording(pydantic.BaseModel):
+class Wording(Config, frozen=True):
     """How the questions of a benchmark read, where that differs from the default (see ``requests.DESCRIPTION``).
 
     Attributes:
@@ -45,11 +61,9 @@ class Wording(pydantic.BaseModel):
         fewshot_by_subject: show examples of the question's own subject only.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
-
     task: str = "Tell which label fits a text"
-    description: dict[str, str] = {}
-    question: dict[str, str] = {}
+    description: dict[str, Template] = Field(default_factory=dict)
+    question: dict[str, Template] = Field(default_factory=dict)
     fewshot_by_subject: bool = False
 
 
