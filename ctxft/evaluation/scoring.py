@@ -124,7 +124,7 @@ Pair = tuple[list[int], list[int]]  # ids of a context, ids of its continuation
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True, chat: bool = False
 ) -> list[list[int]]:
-    """Tokenise many texts in one call of the tokenizer.
+    """Tokenize many texts in one call of the tokenizer.
 
     Args:
         tokenizer: of the model that will read the ids.
@@ -156,17 +156,23 @@ def adds_special(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat:
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], chat: bool = False) -> list[list[int]]:
-    """Tokenise texts that a model writes on, by the same rule as the contexts of ``encode_requests``."""
-    kinds = adds_special(tokenizer, prompts, chat)
-    ids = {
-        kind: iter(encode_texts(tokenizer, [p for p, k in zip(prompts, kinds, strict=True) if k is kind], kind, chat))
-        for kind in (True, False)
-    }
-    return [next(ids[kind]) for kind in kinds]
+    """Tokenize texts that a model continues, by the same rule as the contexts of ``encode_requests``."""
+    return _encode_once(tokenizer, prompts, adds_special(tokenizer, prompts, chat), chat)
+
+
+def _encode_once(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: Sequence[bool], chat: bool
+) -> list[list[int]]:
+    """Tokenize texts, each once and all in two calls: those with special tokens, and those without."""
+    ids: dict[tuple[str, bool], list[int]] = {}
+    for kind in (True, False):
+        keys = list(dict.fromkeys(pair for pair in zip(texts, special, strict=True) if pair[1] is kind))
+        ids |= zip(keys, encode_texts(tokenizer, [text for text, _ in keys], kind, chat), strict=True)
+    return [ids[pair] for pair in zip(texts, special, strict=True)]
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> Pair:
-    """Tokenise a context and its continuation by the rule of lm-evaluation-harness.
+    """Tokenize a context and its continuation by the rule of lm-evaluation-harness.
 
     White space at the end of the context moves to the continuation. Both are then encoded as one text, and the
     continuation is what follows as many ids as the context alone has: encoded apart it would begin with other tokens in
@@ -192,14 +198,14 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
         ([1, 673, 29], [4874])
     """
     pair = encode_requests(tokenizer, [(context, [continuation])])[0][0]
-    check_pair(pair, context, continuation)
+    _check_pair(pair, context, continuation)
     return pair
 
 
 def encode_requests(
     tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[str, Sequence[str]]], chat: bool = False
 ) -> list[list[Pair]]:
-    """Tokenise the continuations of many contexts as ``encode_pair`` does, each text once and all in two calls.
+    """Tokenize the continuations of many contexts as ``encode_pair`` does, each text once and all in two calls.
 
     Args:
         tokenizer: of the model that will read the ids.
@@ -207,25 +213,22 @@ def encode_requests(
         chat: they were written by ``ctxft.data.chat``.
 
     Returns:
-        For each request a pair of ids for each continuation; a pair may be empty on one side (see ``check_pair``).
+        For each request a pair of ids for each continuation; a pair may be empty on one side.
     """
     prefix = _prefix(tokenizer)
     moved = [_move_space(context, continuations) for context, continuations in requests]
     contexts = [context for context, _ in moved]
+    texts = [[context, *(context + text for text in continuations)] for context, continuations in moved]
     # What follows an empty context has no special tokens.
     special = [bool(c) and kind for c, kind in zip(contexts, adds_special(tokenizer, contexts, chat), strict=True)]
-    wanted: dict[bool, dict[str, None]] = {True: {}, False: {}}
-    for (context, continuations), kind in zip(moved, special, strict=True):
-        wanted[kind].update(dict.fromkeys([context, *(context + text for text in continuations)]))
-    ids = {
-        kind: dict(zip(texts, encode_texts(tokenizer, list(texts), kind, chat), strict=True))
-        for kind, texts in wanted.items()
-    }
+    kinds = [kind for kind, group in zip(special, texts, strict=True) for _ in group]
+    ids = iter(_encode_once(tokenizer, [text for group in texts for text in group], kinds, chat))
     pairs = []
-    for (context, continuations), kind in zip(moved, special, strict=True):
-        before = ids[kind][context] if context else [prefix] if prefix is not None else []
-        wholes = [ids[kind][context + text] for text in continuations]
-        # After an empty context nothing is cut off, except a BOS that the continuation brings along.
+    for context, *continuations in texts:
+        alone = next(ids)
+        before = alone if context else [prefix] if prefix is not None else []
+        wholes = [next(ids) for _ in continuations]
+        # Of an empty context nothing is cut off, except a BOS that the continuation brings along.
         cuts = [len(before) if context else int(whole[:1] == before) for whole in wholes]
         pairs.append([(before, whole[cut:]) for whole, cut in zip(wholes, cuts, strict=True)])
     return pairs
@@ -236,11 +239,11 @@ def _move_space(context: str, continuations: Sequence[str]) -> tuple[str, list[s
     return kept, [context[len(kept) :] + text for text in continuations]
 
 
-def check_pair(pair: Pair, context: str, continuation: str) -> None:
+def _check_pair(pair: Pair, context: str, continuation: str, where: str = "") -> None:
     """Raise InputError if a continuation has no token of its own, or no token is before it."""
     if not all(pair):
         raise InputError(
-            f"nothing is left to score of {continuation!r} after {context.rstrip()[-40:]!r}: the tokenizer merges the"
+            f"{where}nothing is left to score of {continuation!r} after {context.rstrip()[-40:]!r}: the tokenizer merges the"
             " two; begin the choice with a space or another word."
         )
 
@@ -595,10 +598,7 @@ def score_choices(
 def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], max_length: int, name: str) -> ChoiceScores:
     """Return what is known of a request before it is read; raises InputError if a choice cannot be scored."""
     for text, pair in zip(texts, encoded, strict=True):
-        try:
-            check_pair(pair, context, text)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+        _check_pair(pair, context, text, f"{name}: ")
         if len(pair[1]) > max_length:
             raise InputError(
                 f"{name}: a choice has {len(pair[1])} tokens, but the model reads {max_length}: shorten {text[:40]!r}."

@@ -102,7 +102,7 @@ class PromptSet:
 
     @property
     def suffix(self) -> str:
-        """What is tokenised together with a prompt, behind it: the separator, or nothing within a turn."""
+        """What is tokenized together with a prompt, behind it: the separator, or nothing within a turn."""
         return self.separator if self.placement == "before" else ""
 
     @cached_property
