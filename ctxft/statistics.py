@@ -506,7 +506,9 @@ def _by_id(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, Mapping[s
     return by_id
 
 
-def _pairs(arm: str, correct: dict, reference: str, untrained: str) -> list[tuple[list[bool], list[bool]]]:
+def _pairs(
+    arm: str, correct: dict[str, dict[int, list[bool]]], reference: str, untrained: str
+) -> list[tuple[list[bool], list[bool]]]:
     ours, theirs = correct[arm], correct[reference]
     if arm == untrained:
         ours = dict.fromkeys(theirs, next(iter(ours.values())))

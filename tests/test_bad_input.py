@@ -265,13 +265,13 @@ def test_gated_weights_behind_an_open_page(refuse, config_file, monkeypatch):
     for module in (models, documents):
         monkeypatch.setattr(module, "resolve_revision", lambda *_: "c0ffee")
     monkeypatch.setattr(models.AutoConfig, "from_pretrained", gated)
-    monkeypatch.setattr(documents, "load_dataset", gated)
+    monkeypatch.setattr("datasets.load_dataset", gated)
     config = config_file()
     sentence = refuse("train", config, "--set", "model=org/model")
     assert "'org/model'" in sentence and "it is gated" in sentence
     monkeypatch.undo()
     monkeypatch.setenv("CTXFT_RUNS", str(config.parent / "runs"))
     monkeypatch.setattr(documents, "resolve_revision", lambda *_: "c0ffee")
-    monkeypatch.setattr(documents, "load_dataset", gated)
+    monkeypatch.setattr("datasets.load_dataset", gated)
     sentence = refuse("train", config, "--set", "corpus.source=org/texts")
     assert "'org/texts'" in sentence and "it is gated" in sentence

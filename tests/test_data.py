@@ -187,7 +187,7 @@ def test_a_hub_table_needs_no_id(monkeypatch, commit):
         asked.append((name, options))
         return rows
 
-    monkeypatch.setattr(module, "load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset", load)
     found, _ = read("ashraq/financial-news-articles", split="train")
     assert found == [("train:0", "News 0."), ("train:1", "News 1.")]
     assert asked == [("ashraq/financial-news-articles", {"split": "train", "revision": "c0ffee"})]
@@ -200,7 +200,7 @@ def test_an_unknown_split_is_told(monkeypatch, commit):
     def load(name, subset, **options):
         raise ValueError(f"Unknown split \"{options['split']}\". Should be one of ['train'].\nmore")
 
-    monkeypatch.setattr(module, "load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset", load)
     with pytest.raises(
         InputError, match=r"org/set' cannot be used: Unknown split \"tarin\". Should be one of \['train'\]\.$"
     ):

@@ -159,7 +159,7 @@ def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch
         return [{"text": f"News about {n}. It is long enough."} for n in range(5)]
 
     monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: revision or "c0ffee")
-    monkeypatch.setattr(documents, "load_dataset", load)
+    monkeypatch.setattr("datasets.load_dataset", load)
     manifest = read_json(prepare(experiment(corpus={"source": "org/news"})) / "manifest.json")
     assert manifest["commits"]["corpus"] == "c0ffee" and asked == ["c0ffee"]
 
@@ -230,7 +230,7 @@ def test_a_hub_revision_stays_the_one_that_the_run_recorded(experiment, monkeypa
     commits = {None: "c0ffee", "c0ffee": "c0ffee"}
     rows = [{"text": f"Text number {n} has one sentence. And another one."} for n in range(6)]
     monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: commits[revision])
-    monkeypatch.setattr(documents, "load_dataset", lambda name, subset, split, revision: rows)
+    monkeypatch.setattr("datasets.load_dataset", lambda name, subset, split, revision: rows)
     config = experiment(corpus={"source": "org/set", "held_out": 0.3})
     prepare(config)
     commits[None] = "beef"  # the hub moves on

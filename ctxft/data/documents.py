@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from datasets import load_dataset
 from huggingface_hub import snapshot_download
 
 from ctxft.config import TEXT_FILES, CorpusConfig
-from ctxft.models import hub_errors, is_hub_id, resolve_revision
+from ctxft.models import hub_errors, is_hub_id, load_table, resolve_revision
 from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
 from ctxft.world.texts import SOURCES, practice_documents
 
@@ -94,8 +93,7 @@ def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
     if config.source == TEXT_FILES:
         yield from _text_file_rows(config, revision)
         return
-    with hub_errors(config.source, "dataset", WHERE_TO_PUT):
-        table = load_dataset(config.source, config.subset, split=config.split, revision=revision)
+    table = load_table(config.source, config.subset, config.split, revision, WHERE_TO_PUT)
     for number, row in enumerate(table):
         yield f"{config.source}, {config.split} row {number}", f"{config.split}:{number}", dict(row)
 

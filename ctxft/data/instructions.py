@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.chat import encode_rendered, rendered
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
-from ctxft.models import encode_text, hub_errors, resolve_revision
+from ctxft.models import encode_text, load_table, resolve_revision
 from ctxft.storage import InputError, read_jsonl, shown
 from ctxft.world.exams import practice_instructions
 
@@ -68,11 +68,8 @@ def _records(source: str, split: str, revision: str | None) -> Iterator[tuple[st
     elif Path(source).suffix == ".jsonl":
         yield from ((f"{source}, line {number}", row) for number, row in read_jsonl(Path(source)))
     else:
-        from datasets import load_dataset  # seconds to import, and only the hub needs it
-
         commit = resolve_revision(source, "dataset", revision, WHERE_TO_PUT)
-        with hub_errors(source, "dataset", WHERE_TO_PUT):
-            table = load_dataset(source, split=split, revision=commit)
+        table = load_table(source, None, split, commit, WHERE_TO_PUT)
         yield from ((f"{source}, row {number}", dict(row)) for number, row in enumerate(table, start=1))
 
 

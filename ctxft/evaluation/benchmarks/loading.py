@@ -34,7 +34,7 @@ from ctxft.evaluation.benchmarks.records import (
     questions_of,
 )
 from ctxft.evaluation.benchmarks.requests import examples_for
-from ctxft.models import hub_errors, resolve_revision
+from ctxft.models import load_table, resolve_revision
 from ctxft.storage import InputError, nearest, read_json, read_jsonl, read_text, shown
 from ctxft.world.exams import EXAMS, practice_questions
 
@@ -348,13 +348,10 @@ class _Reader:
         return tuple(questions), ", ".join(dict.fromkeys(places))
 
     def _hub_rows(self, part: str, split: str) -> tuple[Source, Rows, str]:
-        from datasets import load_dataset  # seconds to import, and only the hub needs it
-
         assert self.hub and self.hub.hub
         name = self.fill(self.hub.name, part, split) or None
-        with hub_errors(self.hub.hub, "dataset", self.advice(split)):
-            hub_split = self.hub.split if split == "test" else split
-            table = load_dataset(self.hub.hub, name, split=hub_split, revision=self.revision)
+        hub_split = self.hub.split if split == "test" else split
+        table = load_table(self.hub.hub, name, hub_split, self.revision, self.advice(split))
         place = f"{self.hub.hub} ({name})" if name else self.hub.hub
         return self.hub, ((f"{place}, row {n}", dict(row)) for n, row in enumerate(table, start=1)), self.hub.hub
 
