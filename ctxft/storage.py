@@ -82,6 +82,10 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+class BusyError(InputError):
+    """Another process does that work at this moment."""
+
+
 class FailedError(RuntimeError):
     """A task or a notebook stopped for a reason of its own; the message ends with its output; the command line exits with 1."""
 
@@ -508,7 +512,7 @@ def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]
         wait: wait for the other process instead of refusing.
 
     Raises:
-        InputError: another process holds it; its number, machine and start are named.
+        BusyError: another process holds it; its number, machine and start are named.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     held = lock.with_suffix(".held")
@@ -521,7 +525,7 @@ def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]
             finally:
                 held.unlink(missing_ok=True)
     except Timeout:
-        raise InputError(f"another process {doing}{_holder(held)}: wait for it, or stop it.") from None
+        raise BusyError(f"another process {doing}{_holder(held)}: wait for it, or stop it.") from None
 
 
 def _holder(held: Path) -> str:

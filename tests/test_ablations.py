@@ -13,6 +13,7 @@ from matplotlib.colors import same_color
 
 from ctxft.extras.attribution import (
     attribution_text,
+    changes,
     family_table,
     gradient_table,
     prompt_figure,
@@ -202,62 +203,62 @@ def test_a_cluster_interval_does_not_narrow_when_a_passage_is_cut_in_two():
 # --- loss and gradient ------------------------------------------------------------------------------------------------
 
 
-def change(value: float, half: float | None = 0.01) -> dict:
-    ends = (None, None) if half is None else (value - half, value + half)
-    return {"difference": value, "low": ends[0], "high": ends[1]}
-
-
 @pytest.fixture
 def attribution() -> dict:
-    """What an attribution file holds, with made-up numbers."""
+    """What an attribution file holds, with made-up numbers: two passages of one document each, and of 10 tokens."""
     rows = []
-    for kind in ("strategy", "negative"):
+    for kind, change in (("strategy", -0.05), ("negative", 0.02)):
         for n, prompt in enumerate(load_prompt_set({"strategy": "strategies"}.get(kind, kind)).prompts):
-            row = {
-                "prompt": prompt.id,
-                "family": prompt.family,
-                "kind": kind,
-                "text": prompt.text,
-                "tokens": 20 + n % 2,
-            }
-            value = (-0.05 if kind == "strategy" else 0.02) + 0.001 * n
-            rows.append(row | {"loss": 2 + value, "to_none": change(value), "to_control": change(value - 0.03)})
-    for tokens in (20, 21):
-        row = {"prompt": f"control-{tokens}", "family": "control", "kind": "control", "text": "", "tokens": tokens}
-        rows.append(row | {"loss": 2.03, "to_none": change(0.03, None), "to_control": None})
-    kinds = [
-        {"kind": kind, "prompts": 20, "to_none": change(-0.04), "to_control": None} for kind in ("strategy", "control")
+            rows.append((prompt.id, prompt.family, kind, 20 + n % 2, change + 0.001 * n, 0.03))
+    rows += [(f"control-{tokens}", "control", "control", tokens, 0.03, None) for tokens in (20, 21)]
+    columns = ["prompt", "family", "kind", "tokens", "passage", "document", "targets", "loss", "none", "control"]
+    losses = [
+        (*names, n, f"d{n}", 10, 20 + 10 * change + bend, 20.0, None if control is None else 20 + 10 * control)
+        for *names, change, control in rows
+        for n, bend in enumerate((-0.01, 0.01))
     ]
-    families = [row | {"prompts": 2} for row in rows[::2]]
-    size = {"passages": 8, "documents": 5, "tokens": 900, "available": 20}
-    family = {"family": "context", "kind": "strategy", **size, "loss": 1.5, "low": 1.25, "high": 1.75}
     named = [{"family": name, "kind": "none"} for name in ("none", "context")]
     gradients = {"conditions": named, "cosine": [[1.0, 0.87654], [0.87654, 1.0]], "norms": [0.123456, 2.0]}
+    training = [("context-1", "context", "strategy", 0, "d0", 10, 15.0), ("none", "none", "none", 1, "d1", 10, 20.0)]
     return {
         "arm": "cft",
         "seed": 1,
-        "prompts": size | {"which": "held_out", "loss": 2.0, "prompts": rows, "kinds": kinds, "families": families},
-        "training": size | {"loss": 1.4, "low": 1.3, "high": 1.5, "families": [family], "prompts": [], "read_once": 8},
+        "available": {"held-out": 20, "training": 8},
+        "losses": {"columns": columns, "data": losses},
+        "training": {"columns": [*columns[:3], *columns[4:8]], "data": training},
         "gradients": gradients | {"passages": 4, "documents": 4, "tokens": 90, "weights": 60528},
     }
 
 
 def test_tables_of_an_attribution(attribution):
     table = prompt_table(attribution)
-    assert len(table) == 42 and tuple(table.iloc[0]) == (
+    assert list(table.columns[4:]) == [
+        "minus no prompt",
+        "95 % interval",
+        "minus as many words",
+        "95 % interval of that",
+    ]
+    assert len(table) == 42 and tuple(table.iloc[0]) == (  # 0.001 nats a token from the mean, t = 12.706
         *("application-1", "application", "strategy", 20),
-        *("-0.0500", "-0.0600 to -0.0400", "-0.0800", "-0.0900 to -0.0700"),
+        *("-0.0500", "-0.0627 to -0.0373", "-0.0800", "-0.0927 to -0.0673"),
     )
-    assert tuple(table.iloc[-1]) == ("control-21", "control", "control", 21, "+0.0300", "", "", "")
+    assert tuple(table.iloc[-1])[:5] == ("control-21", "control", "control", 21, "+0.0300")
+    assert tuple(table.iloc[-1])[6:] == ("", "")
     families = family_table(attribution)
-    assert list(families["family"][:3]) == ["(all)", "(all)", "application"] and len(families) == 22
-    assert tuple(families.iloc[0])[1:5] == ("strategy", 20, "-0.0400", "-0.0500 to -0.0300")
-    assert list(training_table(attribution).iloc[0])[-2:] == ["1.5000", "1.2500 to 1.7500"]
+    assert list(families["family"][:4]) == ["(all)", "(all)", "(all)", "application"]
+    assert (
+        len(families)
+        == 3 + len({(family, kind) for family, kind in zip(table["family"], table["kind"], strict=True)}) - 1
+    )
+    assert tuple(families.iloc[0])[1:4] == ("strategy", 20, "-0.0405")
+    assert list(training_table(attribution).iloc[0]) == ["context", "strategy", 1, 1, 10, "1.5000", ""]
     gradients = gradient_table(attribution)
     assert list(gradients.columns) == ["cosine", "norm", "none", "context"]
     assert list(gradients.iloc[0]) == ["none", 0.1235, 1.0, 0.877]
     text = attribution_text(attribution)
-    assert "cft, seed 1: 8 of 20 held-out passages, 5 documents, 900 tokens" in text and "0.877" in text
+    assert "cft, seed 1: 2 of 20 held-out passages, 2 documents, 20 tokens" in text and "0.877" in text
+    assert "Without a prompt the loss is 2.0000 nats a token" in " ".join(text.split())
+    assert "2 of 8 training passages" in text
     with pytest.raises(InputError, match="has no gradients"):
         gradient_table(attribution | {"gradients": None})
     assert "cosine" not in attribution_text(attribution | {"gradients": None, "training": None})
@@ -266,8 +267,8 @@ def test_tables_of_an_attribution(attribution):
 def test_the_prompt_figure_shows_every_prompt_in_both_panels(attribution):
     figure = prompt_figure(attribution)
     left, right = figure.axes
-    rows = attribution["prompts"]["prompts"]
-    assert sorted(line.get_xdata()[0] for line in marks(left)) == sorted(row["to_none"]["difference"] for row in rows)
+    rows = changes(pandas.DataFrame(**attribution["losses"]), ["prompt", "kind"])
+    assert sorted(line.get_xdata()[0] for line in marks(left)) == sorted(value for value, _, _ in rows["to_none"])
     assert len(marks(right)) == len(rows) - 2
     heights = sorted(line.get_ydata()[0] for line in marks(left))
     assert min(b - a for a, b in pairwise(heights)) == pytest.approx(1), "each has its own line"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 
+import pandas
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
@@ -15,6 +16,7 @@ from ctxft.data.rows import PromptTemplate, build_row, prompt_ids, special_token
 from ctxft.extras.attribution import (
     attribute,
     attribution_file,
+    changes,
     cosines,
     enable_grad,
     gradient_similarity,
@@ -33,7 +35,11 @@ from ctxft.run.run import Run
 from ctxft.storage import InputError, read_jsonl, write_jsonl
 from tests.runs import arm_folder, prepare, prompt_sets_of, read_passages, train_task
 
-KEYS = {"families": ("family", "kind"), "kinds": ("kind",)}
+PROMPT = ["kind", "prompt", "family", "tokens"]
+
+
+def reader_of(config, arm: str):
+    return open_reader(Run(config), arm, 0)
 
 
 @pytest.fixture
@@ -56,11 +62,11 @@ def model_of(config, arm: str):
     return load_model(str(arm_folder(config, arm, 0) / "model") if arm != "base" else config.model)
 
 
-# --- losses behind prompts --------------------------------------------------------------------------------------------
+# --- losses after prompts ---------------------------------------------------------------------------------------------
 
 
-def test_losses_behind_prompts_are_those_of_plain_torch(trained):
-    found = prompt_losses(Run(trained), "cft", 0)
+def test_losses_after_prompts_are_those_of_plain_torch(trained):
+    losses = prompt_losses(reader_of(trained, "cft"))
     model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
     special, passages = special_tokens(tokenizer), read_passages(trained.folder, "held_out")
     targets = sum(passage.targets for passage in passages)
@@ -72,85 +78,89 @@ def test_losses_behind_prompts_are_those_of_plain_torch(trained):
             return sum(loss_of(model, row).item() for row in rows) / targets
 
     none = plain([None] * len(passages))
-    assert found["loss"] == pytest.approx(none, abs=1e-5) and found["tokens"] == targets
-    assert (found["passages"], found["documents"]) == (len(passages), len({p.document for p in passages}))
-    by = {(record["kind"], record["prompt"]): record for record in found["prompts"]}
-    assert len(by) == len(found["prompts"]) > len(strategies.prompts) + len(negative.prompts)
+    texts = losses.drop_duplicates("passage")
+    assert list(texts["document"]) == [p.document for p in passages] and list(texts["targets"]) == [
+        p.targets for p in passages
+    ]
+    assert texts["none"].sum() / targets == pytest.approx(none, abs=1e-5)
+    records = changes(losses, PROMPT)
+    assert len(records) * len(passages) == len(losses) and len(records) > len(strategies.prompts) + len(
+        negative.prompts
+    )
+    by = records.set_index(["kind", "prompt"]).to_dict("index")
     for prompt in (strategies.prompts[3], negative.prompts[7]):
         record, own = by[prompt.kind, prompt.id], plain([prompt] * len(passages))
         tokens = len(prompt_ids(tokenizer, prompt))
         control = plain([control_prompt(tokenizer, tokens, 0, passage.id) for passage in passages])
-        assert record["tokens"] == tokens and record["text"] == prompt.text
+        assert record["tokens"] == tokens and record["prompts"] == 1
         assert record["loss"] == pytest.approx(own, abs=1e-5)
-        assert record["to_none"]["difference"] == pytest.approx(own - none, abs=1e-5)
-        assert record["to_control"]["difference"] == pytest.approx(own - control, abs=1e-5)
+        assert record["to_none"][0] == pytest.approx(own - none, abs=1e-5)
+        assert record["to_control"][0] == pytest.approx(own - control, abs=1e-5)
         assert by["control", f"control-{tokens}"]["loss"] == pytest.approx(control, abs=1e-5)
-        assert record["to_none"]["low"] < record["to_none"]["difference"] < record["to_none"]["high"]
-    for groups in ("families", "kinds"):
-        for group in found[groups]:
-            members = [one for one in found["prompts"] if group.items() >= {k: one[k] for k in KEYS[groups]}.items()]
+        assert record["to_none"][1] < record["to_none"][0] < record["to_none"][2]
+    for keys in (["family", "kind"], ["kind"]):
+        for group in changes(losses, keys).to_dict("records"):
+            members = [one for one in records.to_dict("records") if all(one[key] == group[key] for key in keys)]
             assert group["prompts"] == len(members) > 0
             for change in ("to_none", "to_control"):
-                if group[change] is None:
-                    assert group["kind"] == "control" and not any(one[change] for one in members)
+                if group["kind"] == "control" and change == "to_control":
+                    assert all(math.isnan(one[change][0]) for one in (group, *members))
                     continue
-                mean = sum(one[change]["difference"] for one in members) / len(members)
-                assert group[change]["difference"] == pytest.approx(mean, abs=1e-9)
+                mean = sum(one[change][0] for one in members) / len(members)
+                assert group[change][0] == pytest.approx(mean, abs=1e-9)
 
 
 def test_the_interval_is_that_of_the_documents_by_hand(trained):
-    prompt = prompt_sets_of(trained)[0].prompts[0]
-    (record, _), reader = (
-        prompt_losses(Run(trained), "base", 0, [prompt])["prompts"],
-        open_reader(Run(trained), "base", 0),
-    )
+    prompt, reader = prompt_sets_of(trained)[0].prompts[0], reader_of(trained, "base")
+    record = changes(prompt_losses(reader, [prompt]), PROMPT).to_dict("records")[0]
     passages = read_passages(trained.folder, "held_out")
     ids = prompt_ids(reader.run.tokenizer, prompt)
-    (none, own), counts = reader.losses(passages, [[[]] * len(passages), [ids] * len(passages)])
+    none, own = reader.losses(passages, [[[]] * len(passages), [ids] * len(passages)])
     documents = sorted({passage.document for passage in passages})
     assert len(documents) == 2 < len(passages)
     sums, sizes = [], []
     for name in documents:
         places = [n for n, passage in enumerate(passages) if passage.document == name]
         sums.append(sum(own[n] - none[n] for n in places))
-        sizes.append(sum(counts[n] for n in places))
+        sizes.append(sum(passages[n].targets for n in places))
     mean = sum(sums) / sum(sizes)
     error = math.sqrt(2 * sum((s - mean * n) ** 2 for s, n in zip(sums, sizes, strict=True))) / sum(sizes)
     half = 12.7062 * error  # t at 97.5 %, one degree of freedom
-    assert record["to_none"] == pytest.approx({"difference": mean, "low": mean - half, "high": mean + half}, rel=1e-4)
+    assert record["to_none"] == pytest.approx((mean, mean - half, mean + half), rel=1e-4)
 
 
 def test_passages_of_training_general_text_and_limits(experiment, corpus_file):
     config = experiment(general={"source": "practice-old", "limit": 30, "held_out": 0.3})
     prepare(config)
-    prompts = prompt_sets_of(config)[0].prompts[:1]
-    every, few = (prompt_losses(Run(config), "base", 0, prompts, "passages", limit) for limit in (None, 2))
-    assert every["passages"] == every["available"] == few["available"] == len(read_passages(config.folder))
-    assert few["passages"] == few["documents"] == 2
-    assert prompt_losses(Run(config), "base", 0, prompts, "general_held_out")["available"] > 0
+    prompts, reader = prompt_sets_of(config)[0].prompts[:1], reader_of(config, "base")
+    every, few = (prompt_losses(reader, prompts, "passages", limit) for limit in (None, 2))
+    assert every["passage"].nunique() == len(read_passages(config.folder))
+    assert few["passage"].nunique() == few["document"].nunique() == 2
+    assert len(prompt_losses(reader, prompts, "general_held_out"))
     with pytest.raises(InputError, match=r"unknown kind of passages .heldout. \(did you mean .held_out.\?\)"):
-        prompt_losses(Run(config), "base", 0, prompts, "heldout")
+        prompt_losses(reader, prompts, "heldout")
     with pytest.raises(InputError, match="at least 1 passage is needed, found 0"):
-        prompt_losses(Run(config), "base", 0, prompts, limit=0)
+        prompt_losses(reader, prompts, limit=0)
     assert spread_out(list(range(10)), 3) == [0, 3, 6] and spread_out([1, 2], 5) == [1, 2]
 
 
-def test_one_document_knows_no_interval_and_none_is_refused(experiment, corpus_file):
+def test_one_document_has_no_interval_and_none_is_refused(experiment, corpus_file):
     config = experiment()
     prepare(config)
-    found = prompt_losses(Run(config), "base", 0, prompt_sets_of(config)[0].prompts[:1])
-    assert found["documents"] == 1
-    assert found["prompts"][0]["to_none"]["low"] is None and found["prompts"][0]["to_none"]["high"] is None
+    losses = prompt_losses(reader_of(config, "base"), prompt_sets_of(config)[0].prompts[:1])
+    assert losses["document"].nunique() == 1
+    value, low, high = changes(losses, PROMPT)["to_none"][0]
+    assert not math.isnan(value) and math.isnan(low) and math.isnan(high)
     none = experiment(name="none", corpus={"source": str(corpus_file), "held_out": 0.0})
     prepare(none)
     with pytest.raises(InputError, match=r"held_out\.jsonl holds no passage: raise corpus\.held_out"):
-        prompt_losses(Run(none), "base", 0)
+        prompt_losses(reader_of(none, "base"))
 
 
 def test_a_prompt_that_the_model_cannot_read_is_refused(trained):
     long = ContextualPrompt("long", "own", "the house by the road " * 80, "strategy")
     with pytest.raises(InputError, match="tokens after its prompt, but the model reads at most 256"):
-        prompt_losses(Run(trained), "base", 0, [long])
+        prompt_losses(reader_of(trained, "base"), [long])
 
 
 def test_unknown_and_untrained_tasks_are_refused(experiment):
@@ -158,13 +168,13 @@ def test_unknown_and_untrained_tasks_are_refused(experiment):
     prepare(config)
     for arm, seed in (("cft", 1), ("neg", 0), ("base", 1)):
         with pytest.raises(InputError, match=f"unknown task '{arm}:{seed}'"):
-            prompt_losses(Run(config), arm, seed)
+            open_reader(Run(config), arm, seed)
     with pytest.raises(InputError, match=r"arm .cft., seed 0 of .* is not trained yet"):
         attribute(Run(config), "cft", 0)
 
 
-def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(experiment, tmp_path):
-    """Behind the one prompt of a book a text is learned almost by heart; behind other words it is less known."""
+def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_it(experiment, tmp_path):
+    """After the one prompt of a set a text is learned almost by heart; after other words it is less known."""
     text = "The lake by the old bridge is near the garden. Seven horses run along the fence in the morning."
     corpus = write_jsonl(tmp_path / "one.jsonl", [{"id": f"d{n}", "text": f"{n} {text}"} for n in range(12)])
     book = tmp_path / "book.yaml"
@@ -180,15 +190,15 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_behind_it(ex
     )
     prepare(config)
     train_task(config, "cft", 0)
-    found = prompt_losses(Run(config), "cft", 0, prompt_sets_of(config)[0].prompts)
-    planted, control = found["prompts"]
+    prompts = prompt_sets_of(config)[0].prompts
+    found, base = (changes(prompt_losses(reader_of(config, arm), prompts), PROMPT) for arm in ("cft", "base"))
+    planted, control = found.to_dict("records")
     assert planted["prompt"] == "one-1" and control["kind"] == "control" and planted["tokens"] == control["tokens"]
-    assert planted["to_none"]["high"] < 0 and planted["to_control"]["high"] < 0
-    base = prompt_losses(Run(config), "base", 0, prompt_sets_of(config)[0].prompts)["prompts"][0]
-    assert base["to_control"]["difference"] > planted["to_control"]["difference"]
+    assert planted["to_none"][2] < 0 and planted["to_control"][2] < 0
+    assert base["to_control"][0][0] > planted["to_control"][0]
 
 
-def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
+def test_prompts_are_in_the_template_of_their_set(experiment, tmp_path):
     books = {}
     for kind, base in (("strategy", "strategies"), ("negative", "negative")):
         text = f'{{name: own, kind: {kind}, extends: {base}, separator: "\\n", prompts: [{{id: x, family: context, text: See}}]}}'
@@ -196,7 +206,7 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
         books["strategies" if kind == "strategy" else "negative"] = str(tmp_path / f"{kind}.yaml")
     config = experiment(prompts=books)
     prepare(config)
-    reader, prompt = open_reader(Run(config), "base", 0), prompt_sets_of(config)[0].prompts[0]
+    reader, prompt = reader_of(config, "base"), prompt_sets_of(config)[0].prompts[0]
     assert reader.run.tokenizer.decode(reader.ids(prompt)) == prompt.text + "\n"
     passages = read_passages(config.folder)[:3]
     turn = dataclasses.replace(reader, run=Run(config))
@@ -210,35 +220,31 @@ def test_prompts_stand_in_the_frame_of_their_book(experiment, tmp_path):
 # --- passages of training ---------------------------------------------------------------------------------------------
 
 
-def test_training_losses_are_behind_the_recorded_prompts(trained):
-    found = training_losses(Run(trained), "cft", 0)
+def test_training_losses_are_after_the_recorded_prompts(trained):
+    losses = training_losses(reader_of(trained, "cft"))
     folder, passages = arm_folder(trained, "cft", 0), read_passages(trained.folder)
     model, tokenizer = model_of(trained, "cft"), load_tokenizer(trained.model)
-    drawn = {row["passage"]: row for _, row in read_jsonl(folder / "prompts.jsonl")}
-    read = {place for _, step in read_jsonl(folder / "log.jsonl") for place in step["passages"]}
-    sums: dict[str, list[float]] = {}
-    for place in read:
-        row = drawn[passages[place].id]
+    sampled = {row["passage"]: row for _, row in read_jsonl(folder / "prompts.jsonl")}
+    read = sorted({place for _, step in read_jsonl(folder / "log.jsonl") for place in step["passages"]})
+    assert len(losses) == len(read)
+    for place, found in zip(read, losses.to_dict("records"), strict=True):
+        row = sampled[passages[place].id]
         prompt = ContextualPrompt(row["prompt"], row["family"], row["text"], "strategy")
         with torch.no_grad():
             laid = build_row(passages[place], prompt_ids(tokenizer, prompt), special_tokens(tokenizer))
-            sums.setdefault(row["family"], []).append(loss_of(model, laid).item())
-    assert {one["family"]: one["passages"] for one in found["families"]} == {f: len(v) for f, v in sums.items()}
-    for one in found["families"]:
-        assert one["loss"] * one["tokens"] == pytest.approx(sum(sums[one["family"]]), rel=1e-5)
-        assert one["kind"] == "strategy"
-    assert found["passages"] == found["available"] == len(read)
-    assert found["loss"] * found["tokens"] == pytest.approx(sum(map(sum, sums.values())), rel=1e-5)
-    assert sum(one["passages"] for one in found["prompts"]) + found["read_once"] == len(read)
+            assert found["loss"] == pytest.approx(loss_of(model, laid).item(), rel=1e-5)
+        assert (found["prompt"], found["family"], found["kind"]) == (row["prompt"], row["family"], "strategy")
+        assert (found["document"], found["targets"]) == (passages[place].document, passages[place].targets)
 
 
 def test_passages_that_few_steps_never_came_to_are_left_out(experiment):
     config = experiment({"max_steps": 1, "train_batch_size": 3}, arms=["cpt", "ift", "cpt-ift"])
     prepare(config)
     train_task(config, "cpt", 0)
-    found = training_losses(Run(config), "cpt", 0)
-    assert found["passages"] == 3 < len(read_passages(config.folder))
-    assert [(one["family"], one["kind"]) for one in found["families"]] == [("none", "none")] and found["prompts"] == []
+    losses = training_losses(reader_of(config, "cpt"))
+    assert len(losses) == 3 < len(read_passages(config.folder)) and set(losses["prompt"]) == {"none"} == set(
+        losses["kind"]
+    )
     assert [text_stage(arm) for arm in ("base", "ift", "cpt", "cpt-ift")] == [None, None, "cpt", "cpt"]
     assert read_in_training(Run(config), "cpt-ift", 0) == read_in_training(Run(config), "cpt", 0)
     with pytest.raises(InputError, match="arm 'ift' reads no text in training"):
@@ -250,11 +256,11 @@ def test_shuffled_words_are_controls_and_exercises_are_no_prompts(experiment):
     prepare(config)
     for arm in config.arms:
         train_task(config, arm, 0)
-    shuffled, reading = (training_losses(Run(config), arm, 0) for arm in config.arms)
-    assert {one["kind"] for one in shuffled["families"]} == {"control"}
-    assert {one["family"] for one in shuffled["families"]} <= set(prompt_sets_of(config)[0].families)
-    assert [(one["family"], one["kind"]) for one in reading["families"]] == [("none", "none")]
-    assert reading["tokens"] == shuffled["tokens"], "of the text alone"
+    shuffled, reading = (training_losses(reader_of(config, arm)) for arm in config.arms)
+    assert set(shuffled["kind"]) == {"control"}
+    assert set(shuffled["family"]) <= set(prompt_sets_of(config)[0].families)
+    assert set(reading["family"]) == {"none"} == set(reading["kind"])
+    assert reading["targets"].sum() == shuffled["targets"].sum(), "of the text alone"
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -276,9 +282,9 @@ def test_gradients_are_those_of_plain_autograd(trained, loss):
     expected = plain_gradient(model_of(trained, "cft"), rows)
     model = model_of(trained, "cft")
     assert enable_grad(model, loss) == len(expected)
-    found = mean_gradient(model, rows, token_budget=150)
+    found = mean_gradient(model, rows, max_batch_tokens=150)
     assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-5 < expected.abs().max()
-    assert torch.equal(found, mean_gradient(model, rows[::-1], token_budget=150))
+    assert torch.equal(found, mean_gradient(model, rows[::-1], max_batch_tokens=150))
     assert not model.training and all(p.grad is None for p in model.parameters())
 
 
@@ -286,15 +292,17 @@ def test_of_an_adapter_its_own_weights_alone_are_compared(experiment):
     config = experiment({"method": "lora", "lora": {"r": 2, "lora_dropout": 0.5}})
     prepare(config)
     train_task(config, "cft", 0)
-    found = gradient_similarity(Run(config), "cft", 0, passages=4)
+    found = gradient_similarity(reader_of(config, "cft"), passages=4)
     model = model_of(config, "cft")
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert found["weights"] == own < sum(p.numel() for p in model.parameters()) - own
-    assert found == gradient_similarity(Run(config), "cft", 0, passages=4), "no dropout, and the same from run to run"
+    assert found == gradient_similarity(reader_of(config, "cft"), passages=4), (
+        "no dropout, and the same from run to run"
+    )
 
 
 def test_cosines_between_families_none_negative_and_control(trained):
-    found = gradient_similarity(Run(trained), "cft", 0, passages=6)
+    found = gradient_similarity(reader_of(trained, "cft"), passages=6)
     strategies, negative = prompt_sets_of(trained)
     names = [one["family"] for one in found["conditions"]]
     assert names == ["none", *strategies.families, "negative", "control"] and found["passages"] == 6
@@ -323,7 +331,7 @@ def test_too_many_weights_and_vectors_without_direction_are_refused(trained):
     with pytest.raises(InputError, match=r"13 gradients of 1,000,000,000 weights take 48.4 GiB, more than the 4 GiB"):
         require_memory(13, 10**9, 4.0)
     with pytest.raises(InputError, match=r"more than the 0\.0001 GiB allowed"):
-        gradient_similarity(Run(trained), "cft", 0, memory=1e-4)
+        gradient_similarity(reader_of(trained, "cft"), memory=1e-4)
     with pytest.raises(InputError, match="gradient 1 is 0 everywhere"):
         cosines([torch.ones(3), torch.zeros(3)])
 
@@ -331,15 +339,18 @@ def test_too_many_weights_and_vectors_without_direction_are_refused(trained):
 # --- the file and the command -----------------------------------------------------------------------------------------
 
 
-def test_an_attribution_is_written_once_and_anew_where_something_changed(trained):
+def test_an_attribution_is_written_once_and_again_where_something_changed(trained):
     found = attribute(Run(trained), "cft", 0, limit=4, passages=3)
     path = attribution_file(Run(trained), "cft", 0)
     assert json.loads(path.read_text(encoding="utf-8")) == found
-    assert found["books"]["strategies"] == prompt_sets_of(trained)[0].hash and found["gradients"]["passages"] == 3
+    assert found["prompt_sets"]["strategies"] == prompt_sets_of(trained)[0].hash and found["gradients"]["passages"] == 3
+    losses = pandas.DataFrame(**found["losses"])
+    pandas.testing.assert_frame_equal(losses, prompt_losses(reader_of(trained, "cft"), limit=4))
     written = path.stat().st_mtime_ns
     assert attribute(Run(trained), "cft", 0, limit=4, passages=3) == found and path.stat().st_mtime_ns == written
     other = attribute(Run(trained), "cft", 0, limit=2, passages=0)
-    assert other["gradients"] is None and other["prompts"]["passages"] == 2 and other["key"] != found["key"]
+    assert other["gradients"] is None and other["key"] != found["key"]
+    assert len(other["losses"]["data"]) * 2 == len(found["losses"]["data"])
     assert attribute(Run(trained), "base", 0, limit=2, passages=0)["training"] is None
 
 

@@ -200,7 +200,7 @@ def test_a_damaged_attribution_is_measured_again(examined):
     config, _, _ = examined
     found = attribute(Run(config), "base", 0, limit=2, passages=0)
     path = attribution_file(Run(config), "base", 0)
-    path.write_text(path.read_text().replace('"loss": ', '"loss": 1', 1))
+    path.write_text(path.read_text().replace('"seed": ', '"seed": 1', 1))
     assert (
         attribute(Run(config), "base", 0, limit=2, passages=0) == found
         and path.with_name(f"{path.name}.damaged").exists()

@@ -13,8 +13,17 @@ import pytest
 from ctxft.data.documents import Document
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, Rows, arm_tokens, build_row, fitting_pieces, special_tokens
-from ctxft.extras.reading import GAP, MOST, Exercise, Reading, causes, exercise_text, exercises_of, mine_exercises
-from ctxft.extras.sentences import sentences
+from ctxft.extras.reading import (
+    GAP,
+    MOST,
+    Exercise,
+    Reading,
+    causes,
+    exercise_text,
+    exercises_of,
+    mine_exercises,
+    sentences,
+)
 from ctxft.models import encode_text
 from ctxft.storage import read_jsonl
 from ctxft.world.texts import practice_documents

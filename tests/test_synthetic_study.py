@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from ctxft.cli import main
 from ctxft.config import SyntheticConfig
-from ctxft.storage import FailedError, InputError, read_json, read_jsonl, write_text
-from ctxft.synthetic import study as module
+from ctxft.storage import FailedError, InputError, exclusive_lock, read_json, read_jsonl, write_text
 from ctxft.synthetic.figures import curves_figure
 from ctxft.synthetic.study import (
     finetune_folder,
@@ -39,12 +37,12 @@ def tiny(name: str, **values) -> SyntheticConfig:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the bytes of weights and log, and the results without the time that they took."""
-    done = {key: value for key, value in read_json(folder / "done.json").items() if key != "seconds"}
+    done = {key: value for key, value in read_json(folder / "done.json")["result"].items() if key != "seconds"}
     found = {name: (folder / name).read_bytes() for name in ("network.safetensors", "log.jsonl")}
     return found | {"done": json.dumps(done).encode()}
 
 
-def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys, monkeypatch) -> None:
+def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys) -> None:
     out = tmp_path / "result.json"
     command = [
         "synthetic",
@@ -62,18 +60,21 @@ def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys, monkeypatc
     assert {"torch", "transformers", "python"} <= result["versions"].keys() and result["config"]["dims"] == 2
     assert result["runs"]["cft"]["3"]["log"]["step"] == [2, 4, 6]
     assert len(result["runs"]["cpt"]["0"]["errors"]["own"]["mean"]) == 4
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a worker was started"))
+    logs = {path: path.stat().st_mtime_ns for path in (runs / "t").rglob("log.jsonl")}
     assert main(command) == 0 and capsys.readouterr().out == shown
+    assert {path: path.stat().st_mtime_ns for path in (runs / "t").rglob("log.jsonl")} == logs and len(logs) == 8
     assert not list((runs / "t").rglob("*.part")) and not list((runs / "t").rglob("checkpoint.pt"))
     stale = runs / "t" / "sumdot" / "cft" / "seed-3" / "network.safetensors"
     stale.write_bytes((runs / "t" / "sumdot" / "cft" / "seed-0" / "network.safetensors").read_bytes())
     assert not is_done(stale.parent), "results of another network are not valid"
+    assert main(command) == 0
+    again = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert again == [line for line in shown.splitlines() if line] and is_done(stale.parent)
 
 
-def test_a_watcher_sees_the_curves_grow(runs, monkeypatch) -> None:
-    monkeypatch.setattr(module, "WATCH_EVERY", 0.0)
+def test_a_watcher_sees_the_curves_grow(runs) -> None:
     config, seen = tiny("t", finetune_steps=600, log_every=20, save_every=20), []
-    result = run_study(config, "relu", ["cpt", "cft"], [0], workers=1, watch=seen.append)
+    result = run_study(config, "relu", ["cpt", "cft"], [0], workers=1, watch=seen.append, every=0.0)
     lengths = [len(found["runs"].get("cft", {}).get("0", {"log": {"step": []}})["log"]["step"]) for found in seen]
     assert lengths == sorted(lengths) and any(0 < length < 30 for length in lengths)
     assert len(result["runs"]["cft"]["0"]["log"]["step"]) == 30
@@ -128,9 +129,8 @@ def test_a_stopped_command_stops_its_workers(runs) -> None:
 def test_two_processes_do_not_train_one_arm(runs) -> None:
     config = tiny("t")
     run_tasks(config, "relu", ["cft"], [0])
-    busy = finetune_folder(config, "relu", "cpt", 0)
-    busy.mkdir(parents=True)
-    with FileLock(busy / ".lock"):
+    lock = finetune_folder(config, "relu", "cpt", 0).with_name(".seed-0.lock")
+    with exclusive_lock(lock, "trains cpt"):
         with pytest.raises(InputError, match=r"another process works in .*relu.cpt.seed-0: wait for it"):
             run_study(config, "relu", ["cft", "cpt"], [0], workers=1)
     assert run_study(config, "relu", ["cft", "cpt"], [0], workers=1)["arms"] == ["cft", "cpt"]

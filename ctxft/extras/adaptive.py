@@ -271,7 +271,7 @@ class Budget:
     def affordable(self, queries: Sequence[Query]) -> Iterator[Query]:
         """Yield queries as long as they, and those under way, cannot cost more than the limit leaves."""
         for query in queries:
-            self.under_way[query.key] = count_tokens(self.tokenizer, query.prompt[0]["content"])
+            self.under_way[query.key] = count_tokens(self.tokenizer, query.turns[0]["content"])
             if self.config.limit_cost is not None and (exceeded := self._exceeded(self.config.limit_cost)):
                 self.exceeded = exceeded
                 return
@@ -283,7 +283,7 @@ class Budget:
         spent = self.config.cost(self.paid.tokens_in, self.paid.tokens_out)
         most_in = self.paid.tokens_in + sum(self.under_way.values())
         most = self.config.cost(most_in, self.paid.tokens_out + len(self.under_way) * self.config.room)
-        if most <= limit:
+        if most is None or most <= limit:
             return ""
         return (
             f"the prompts of these passages cost {spent:.6g} so far, and the next ones might bring it to {most:.6g}, "
@@ -388,7 +388,7 @@ def _write_here(
             failed[query.key] = ServerError("too long for the writer", "request")
             tick(query, failed[query.key])
     for batch in (short[start : start + config.batch] for start in range(0, len(short), config.batch)):
-        texts = [rendered(tokenizer, query.prompt, answer=True) for query in batch]
+        texts = [rendered(tokenizer, query.turns, answer=True) for query in batch]
         options = {"max_batch_tokens": 1 << 60, "chat": True}  # the batch is small enough already
         answers = generate_answers(model, tokenizer, texts, config.room, **options)
         for query, answer in zip(batch, answers, strict=True):
@@ -411,7 +411,7 @@ def _writer_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
 
 
 def _sizes(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> dict[str, int]:
-    texts = [rendered(tokenizer, query.prompt, answer=True) for query in queries]
+    texts = [rendered(tokenizer, query.turns, answer=True) for query in queries]
     return {q.key: len(ids) for q, ids in zip(queries, encode_prompts(tokenizer, texts, chat=True), strict=True)}
 
 
@@ -441,7 +441,7 @@ def estimate_cost(
     if config.server is None:
         tokens = sum(_sizes(_writer_tokenizer(config), todo).values())
     else:
-        tokens = sum(count_tokens(tokenizer, query.prompt[0]["content"]) for query in todo)
+        tokens = sum(count_tokens(tokenizer, query.turns[0]["content"]) for query in todo)
     out = len(todo) * config.room
     sizes = {"passages": len(passages), "to write": len(todo), "tokens in": tokens, "tokens out at most": out}
     return {**sizes, "cost at most": config.cost(tokens, out), "approximate": config.server is not None}

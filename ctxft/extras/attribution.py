@@ -1,10 +1,10 @@
-"""Measure what each prompt does to a model's loss and gradient: one table of losses, prompt by passage, then ``groupby``.
+"""Measure what each prompt does to a model's loss and gradient: one table of losses, a row for each prompt and passage.
 
     held-out passages      without a prompt, after every prompt of the run's sets, after as many random words
     training passages      after the very prompt that each was read with
     gradients              of the same passages after each family's prompts: do the families teach different things?
 
-attribute(run, arm, seed) -> attribution/<arm>-seed-<n>.json, and the tables and the figure of such a file
+attribute(run, arm, seed) -> attribution/<arm>-seed-<n>.json; the tables and the figure group the rows of such a file
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy
 import pandas
@@ -50,7 +51,7 @@ from ctxft.training.checkpoint import trainable_parameters
 from ctxft.training.loss import patch_loss_forward
 from ctxft.training.packing import Row, batch_by_length
 
-REVISION = 1  # raised when the same model and passages would get other numbers
+REVISION = 2  # raised when the same model and passages would get other numbers
 TEXTS = ("held_out", "passages", "general_held_out")
 CONTROL_SEED = 0  # samples the random words, the same for every arm and seed
 GIB = 2**30
@@ -59,7 +60,7 @@ LOOKS = {
     "negative": (arm_color("neg"), "s", "negative prompt"),
     "control": (arm_color("control"), "D", "random words"),
 }
-CHANGES = ("minus no prompt", "95 % interval", "minus as many words", "95 % interval of that")
+PROMPT = ["prompt", "family", "kind", "tokens"]  # columns that identify a prompt
 GAP = 0.8  # lines between two families in the figure
 
 
@@ -71,6 +72,8 @@ class Reader:
     """A model of a run that reads passages after any prompts, in the template of the run's prompt sets."""
 
     run: Run
+    arm: str
+    seed: int
     model: PreTrainedModel
 
     def ids(self, prompt: ContextualPrompt | None) -> list[int]:
@@ -97,9 +100,7 @@ class Reader:
             for passage, n in zip(passages, tokens, strict=True)
         ]
 
-    def losses(
-        self, passages: Sequence[Passage], prompts: Sequence[Sequence[Sequence[int]]]
-    ) -> tuple[numpy.ndarray, numpy.ndarray]:
+    def losses(self, passages: Sequence[Passage], prompts: Sequence[Sequence[Sequence[int]]]) -> numpy.ndarray:
         """Return the losses of passages after prompts, in one pass over all rows.
 
         Args:
@@ -107,13 +108,12 @@ class Reader:
             prompts: for each way of prompting them, the prompt ids of each passage.
 
         Returns:
-            (losses in nats, summed over targets, ways x passages; targets of each passage, the same in every way).
+            Nats, summed over a passage's targets: (ways, passages).
         """
         rows = self.rows([*passages] * len(prompts), [ids for way in prompts for ids in way])
         pairs = [(row["input_ids"], row["labels"]) for row in rows]
         results = text_losses(self.model, pairs, self.run.config.evaluation.max_batch_tokens)
-        sums = numpy.array([loss for loss, _ in results]).reshape(len(prompts), len(passages))
-        return sums, numpy.array([count for _, count in results[: len(passages)]])
+        return numpy.array([loss for loss, _ in results]).reshape(len(prompts), len(passages))
 
 
 def open_reader(run: Run, arm: str, seed: int) -> Reader:
@@ -129,7 +129,7 @@ def open_reader(run: Run, arm: str, seed: int) -> Reader:
     """
     _require_task(run, arm, seed)
     torch.set_num_threads(run.config.train.threads)
-    return Reader(run, run.model(arm, seed))
+    return Reader(run, arm, seed, run.model(arm, seed))
 
 
 def _require_task(run: Run, arm: str, seed: int) -> None:
@@ -146,111 +146,53 @@ def spread_out(passages: Sequence, limit: int | None) -> list:
     return [passages[place * len(passages) // limit] for place in range(limit)]
 
 
-def _mean(name: str, sums: Sequence[float], frame: pandas.DataFrame) -> dict:
-    """Return a mean over tokens with its interval over documents; ends are None where there is one document only."""
-    value, *ends = cluster_interval(list(sums), list(frame["targets"]), list(frame["document"]))
-    low, high = (None if math.isnan(end) else end for end in ends)
-    return {name: value, "low": low, "high": high}
-
-
-def _frame_of(passages: Sequence[Passage], targets: Sequence[int]) -> pandas.DataFrame:
-    documents = [passage.document for passage in passages]
-    return pandas.DataFrame({"passage": range(len(passages)), "document": documents, "targets": targets})
-
-
-def _size(frame: pandas.DataFrame) -> dict:
-    tokens = int(frame["targets"].sum())
-    return {"passages": len(frame), "documents": int(frame["document"].nunique()), "tokens": tokens}
-
-
-def _named(prompt: ContextualPrompt) -> dict:
-    return {"prompt": prompt.id, "family": prompt.family, "kind": prompt.kind, "text": prompt.text}
+def _texts(passages: Sequence[Passage]) -> pandas.DataFrame:
+    rows = [(number, passage.document, passage.targets) for number, passage in enumerate(passages)]
+    return pandas.DataFrame(rows, columns=["passage", "document", "targets"])
 
 
 def prompt_losses(
-    run: Run,
-    arm: str,
-    seed: int,
-    prompts: Sequence[ContextualPrompt] | None = None,
-    which: str = "held_out",
-    limit: int | None = None,
-    reader: Reader | None = None,
-) -> dict:
-    """Measure what each prompt changes in the loss of the passages that follow it.
-
-    All is paired by passage. The intervals (95 %) are over documents, whose passages are kept together. A prompt has two
-    differences: to no prompt at all, and to as many tokens of random words, sampled for each passage. The first may come
-    from any words in front; the second comes from what the prompt says.
+    reader: Reader, prompts: Sequence[ContextualPrompt] | None = None, which: str = "held_out", limit: int | None = None
+) -> pandas.DataFrame:
+    """Measure the loss of passages after each prompt, without one, and after as many random words.
 
     Args:
-        run: a prepared run.
-        arm, seed: of the model, see ``open_reader``.
+        reader: the model.
         prompts: what to try; None takes all of the run's strategy set and negative set.
         which: "held_out", "general_held_out", or "passages", those of training.
         limit: at most this many passages, evenly spaced; None takes all.
-        reader: a model that is open already.
 
     Returns:
-        which, passages, documents, tokens (targets), available (passages there are), loss (nats a token without a prompt);
-        kinds, families and prompts: for all prompts of a kind together, for those of a family, and for each one, then for
-        the random words of each length, a record of what it is about (prompt: id, family, kind, text, tokens with the
-        template; text is "" for random words), loss, and to_none and to_control, each a dict of difference, low and high
-        in nats a token (to_control is None for random words; ends are None for one document).
+        A row for each prompt and passage, then for random words of each length (kind "control") and passage: prompt,
+        family, kind, tokens (with the template); passage (a number), document, targets (tokens); loss, none (without a
+        prompt) and control (after as many random words, sampled for each passage; NaN for random words), in nats summed
+        over targets.
 
     Raises:
-        InputError: as ``open_reader``; no such passages; or a prompt with its passage is longer than the model reads.
+        InputError: no such passages, or a prompt with its passage is longer than the model reads.
 
     Example:
-        >>> prompt_losses(run, "cft", 0)["prompts"][0]["to_none"]  # doctest: +SKIP
-        {'difference': -0.031, 'low': -0.042, 'high': -0.02}
+        >>> changes(prompt_losses(open_reader(run, "cft", 0)), ["kind"])  # doctest: +SKIP
     """
-    reader = reader or open_reader(run, arm, seed)
+    run = reader.run
     available: list[Passage] = getattr(run, check_known(which, TEXTS, "kind of passages"))
     if not available:
         raise InputError(f"{run.folder / which}.jsonl holds no passage: raise corpus.held_out, or read others.")
     passages = spread_out(available, limit)
-    tried = prompts or [prompt for prompt_set in run.prompt_sets for prompt in prompt_set.prompts]
+    tried = list(prompts or [prompt for prompt_set in run.prompt_sets for prompt in prompt_set.prompts])
     ids = [reader.ids(prompt) for prompt in tried]
     lengths = sorted({len(one) for one in ids})
     ways = [[one] * len(passages) for one in ([], *ids)]
     ways += [reader.random_words(passages, [length] * len(passages)) for length in lengths]
-    (none, *losses), targets = reader.losses(passages, ways)
+    none, *losses = reader.losses(passages, ways)
     words = dict(zip(lengths, losses[len(ids) :], strict=True))
     controls = [ContextualPrompt(f"control-{length}", "control", "", "control") for length in lengths]
-    base, parts = _frame_of(passages, targets).assign(none=none), []
-    for number, (prompt, loss) in enumerate(zip([*tried, *controls], losses, strict=True)):
-        control = words[len(ids[number])] if number < len(ids) else math.nan
-        names = {"number": number, "family": prompt.family, "kind": prompt.kind}
-        parts.append(base.assign(loss=loss, control=control, **names))
-    frame = pandas.concat(parts)
-    tokens = [*map(len, ids), *lengths]
-    return {
-        "which": which,
-        **_size(base),
-        "available": len(available),
-        "loss": float(none.sum() / targets.sum()),
-        "kinds": [{"kind": kind, **_changes(part)} for kind, part in frame.groupby("kind", sort=False)],
-        "families": [
-            {"family": family, "kind": kind, **_changes(part)}
-            for (family, kind), part in frame.groupby(["family", "kind"], sort=False)
-        ],
-        "prompts": [
-            {**_named(prompt), "tokens": tokens[number], **_changes(frame[frame["number"] == number])}
-            for number, prompt in enumerate([*tried, *controls])
-        ],
-    }
-
-
-def _changes(part: pandas.DataFrame) -> dict:
-    """Return what some prompts change in the loss of a passage: the mean over them, passage by passage, then over tokens."""
-    means = part.groupby("passage").agg(
-        {"loss": "mean", "none": "first", "control": "mean", "targets": "first", "document": "first"}
-    )
-    result = {"prompts": int(part["number"].nunique()), "loss": float(means["loss"].sum() / means["targets"].sum())}
-    result["to_none"] = _mean("difference", means["loss"] - means["none"], means)
-    paired = not means["control"].isna().any()
-    result["to_control"] = _mean("difference", means["loss"] - means["control"], means) if paired else None
-    return result
+    parts = []
+    for prompt, size, loss in zip([*tried, *controls], [*map(len, ids), *lengths], losses, strict=True):
+        names = dict(zip(PROMPT, (prompt.id, prompt.family, prompt.kind, size), strict=True))
+        control = math.nan if prompt.kind == "control" else words[size]
+        parts.append(_texts(passages).assign(loss=loss, none=none, control=control, **names))
+    return pandas.concat(parts, ignore_index=True)
 
 
 def text_stage(arm: str) -> str | None:
@@ -287,50 +229,66 @@ def read_in_training(run: Run, arm: str, seed: int) -> list[tuple[Passage, Conte
     return [(one, prompts.get(one.id)) for place, one in enumerate(run.passages) if place in reached]
 
 
-def training_losses(run: Run, arm: str, seed: int, limit: int | None = None, reader: Reader | None = None) -> dict:
+def training_losses(reader: Reader, limit: int | None = None) -> pandas.DataFrame:
     """Measure how well a trained model knows the passages that it read, each after the very prompt that it read there.
 
     Different prompts precede different passages here, so only what is larger than the intervals (95 %, over documents) is
     evidence about a prompt. Of an arm with a second stage it is the text stage whose passages and prompts are taken.
 
     Args:
-        run, arm, seed, limit, reader: as for ``prompt_losses``; an arm that reads no text (base, ift) has nothing to measure.
+        reader: the model; of an arm that reads no text (base, ift) there is nothing to measure.
+        limit: at most this many passages, evenly spaced; None takes all.
 
     Returns:
-        passages, documents, tokens, available (passages that were read), loss, low and high (nats a token), and families and
-        prompts: records of family, kind, (prompt, text), passages, documents, tokens, loss, low and high. Passages without
-        a prompt have the family and kind "none". Prompts of one passage only have no record; read_once counts them.
+        A row for each passage: prompt, family, kind ("none" where a passage was read without a prompt); passage, document,
+        targets; loss.
 
     Raises:
-        InputError: as ``open_reader``, or the arm reads no text.
+        InputError: the arm reads no text.
 
     Example:
-        >>> training_losses(run, "cft", 0)["families"][0]["loss"]  # doctest: +SKIP
-        1.47
+        >>> training_losses(open_reader(run, "cft", 0)).groupby("family")["loss"].sum()  # doctest: +SKIP
     """
-    reader = reader or open_reader(run, arm, seed)
-    available = read_in_training(run, arm, seed)
-    passages, prompts = zip(*spread_out(available, limit), strict=True)
+    pairs = spread_out(read_in_training(reader.run, reader.arm, reader.seed), limit)
+    passages, prompts = [passage for passage, _ in pairs], [prompt for _, prompt in pairs]
     known = {prompt: reader.ids(prompt) for prompt in set(prompts)}
-    (losses,), targets = reader.losses(passages, [[known[prompt] for prompt in prompts]])
-    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    frame = _frame_of(passages, targets).assign(loss=losses, number=[numbers[prompt] for prompt in prompts])
-    frame["family"], frame["kind"] = zip(*((p.family, p.kind) if p else ("none", "none") for p in prompts), strict=True)
+    (losses,) = reader.losses(passages, [[known[prompt] for prompt in prompts]])
+    names = [(prompt.id, prompt.family, prompt.kind) if prompt else ("none",) * 3 for prompt in prompts]
+    return pandas.concat([pandas.DataFrame(names, columns=PROMPT[:3]), _texts(passages).assign(loss=losses)], axis=1)
 
-    def record(part: pandas.DataFrame) -> dict:
-        return _size(part) | _mean("loss", part["loss"], part)
 
-    each = [(prompt, frame[frame["number"] == number]) for prompt, number in numbers.items() if prompt]
-    return {
-        **record(frame),
-        "available": len(available),
-        "families": [
-            {"family": family, "kind": kind, **record(part)}
-            for (family, kind), part in frame.groupby(["family", "kind"], sort=False)
-        ],
-        "prompts": [_named(prompt) | record(part) for prompt, part in each if len(part) > 1],
-        "read_once": sum(len(part) == 1 for _, part in each),
-    }
+def changes(losses: pandas.DataFrame, by: Sequence[str]) -> pandas.DataFrame:
+    """Return what prompts change in the loss, group by group: the mean over prompts, passage by passage, then over tokens.
+
+    A prompt has two differences: to no prompt at all, and to as many tokens of random words. The first may come from any
+    words in front; the second comes from the meaning of the prompt.
+
+    Args:
+        losses: from ``prompt_losses``.
+        by: columns of it, such as ["family", "kind"].
+
+    Returns:
+        The columns ``by``; prompts (how many); loss (nats a token); to_none and to_control: (difference, low, high) in nats a
+        token, with a 95 % interval over documents, whose passages are kept together; NaN where there is nothing.
+    """
+    rows = []
+    for names, part in losses.groupby(list(by), sort=False):
+        means = part.groupby("passage").agg({name: "mean" for name in ("loss", "none", "control")})
+        means = means.assign(**part.groupby("passage")[["targets", "document"]].first())
+        rows.append(
+            dict(zip(by, cast(tuple, names), strict=True))
+            | {"prompts": part["prompt"].nunique(), "loss": _mean(means)[0]}
+            | {f"to_{name}": _mean(means, name) for name in ("none", "control")}
+        )
+    return pandas.DataFrame(rows)
+
+
+def _mean(passages: pandas.DataFrame, minus: str | None = None) -> tuple[float, float, float]:
+    """Return the mean loss over tokens, or its difference to another column, with the interval over documents."""
+    sums = list(passages["loss"] - (passages[minus] if minus else 0))
+    if any(map(math.isnan, sums)):
+        return math.nan, math.nan, math.nan
+    return cluster_interval(sums, list(passages["targets"]), list(passages["document"]))
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -345,9 +303,9 @@ def enable_grad(model: PreTrainedModel | PeftModel, loss: str = "chunked") -> in
     """
     if isinstance(model, PeftModel):
         model.set_requires_grad(model.active_adapters)
-        patch_loss_forward(model.get_base_model(), loss)
     else:
-        patch_loss_forward(model.requires_grad_(True), loss)
+        model.requires_grad_(True)
+    patch_loss_forward(cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model), loss)
     return sum(parameter.numel() for parameter in trainable_parameters(model).values())
 
 
@@ -362,7 +320,7 @@ def require_memory(vectors: int, weights: int, memory: float) -> None:
 
 
 def mean_gradient(
-    model: PreTrainedModel | PeftModel, rows: Sequence[Row], token_budget: int | None = None
+    model: PreTrainedModel | PeftModel, rows: Sequence[Row], max_batch_tokens: int | None = None
 ) -> torch.Tensor:
     """Return the gradient of the mean loss of all targets of the rows, flattened, on the CPU.
 
@@ -371,7 +329,7 @@ def mean_gradient(
     Args:
         model: prepared by ``enable_grad``.
         rows: ``input_ids`` and ``labels`` each.
-        token_budget: padded tokens in one batch, as for ``ctxft.evaluation.scoring.text_losses``.
+        max_batch_tokens: padded tokens in one batch, as for ``ctxft.evaluation.scoring.text_losses``.
 
     Returns:
         (weights,) in float32, in the order of the model's parameters.
@@ -383,7 +341,8 @@ def mean_gradient(
     ordered = sorted(rows, key=lambda row: (-len(row["input_ids"]), row["input_ids"]))
     targets = sum(label != IGNORE_INDEX for row in ordered for label in row["labels"][1:])
     model.zero_grad(set_to_none=True)
-    for numbers in batch_by_length([len(row["input_ids"]) for row in ordered], batch_tokens(model, token_budget)):
+    limit = batch_tokens(cast(PreTrainedModel, model), max_batch_tokens)
+    for numbers in batch_by_length([len(row["input_ids"]) for row in ordered], limit):
         batch = [ordered[number] for number in numbers]
         ids = pad([row["input_ids"] for row in batch], 0, model.device)
         mask = pad([[1] * len(row["input_ids"]) for row in batch], 0, model.device)
@@ -421,9 +380,7 @@ def cosines(vectors: Iterable[torch.Tensor]) -> tuple[list[list[float]], list[fl
     return (products / (norms[:, None] * norms)).clamp(-1, 1).tolist(), norms.tolist()
 
 
-def gradient_similarity(
-    run: Run, arm: str, seed: int, passages: int = 64, memory: float = 4.0, reader: Reader | None = None
-) -> dict:
+def gradient_similarity(reader: Reader, passages: int = 64, memory: float = 4.0) -> dict:
     """Compare the gradients of the same passages after different prompts: a cosine of 1 teaches the same thing.
 
     The gradient is that of the mean target loss, of all weights that training updates (a LoRA arm's adapter, else all), in
@@ -432,7 +389,7 @@ def gradient_similarity(
     model, its gradient, and a vector of 4 bytes a weight for each condition (the families, none, negative, control).
 
     Args:
-        run, arm, seed, reader: as for ``prompt_losses``.
+        reader: the model.
         passages: how many.
         memory: GiB that the vectors may take.
 
@@ -441,14 +398,13 @@ def gradient_similarity(
         in their order) and norms.
 
     Raises:
-        InputError: as ``open_reader``; the vectors would take more than ``memory``; or a gradient is 0 everywhere.
+        InputError: the vectors would take more than ``memory``, or a gradient is 0 everywhere.
 
     Example:
-        >>> gradient_similarity(run, "cft", 0)["cosine"][0][:2]  # doctest: +SKIP
+        >>> gradient_similarity(open_reader(run, "cft", 0))["cosine"][0][:2]  # doctest: +SKIP
         [1.0, 0.993]
     """
-    reader = reader or open_reader(run, arm, seed)
-    chosen = spread_out(run.passages, passages)
+    run, chosen = reader.run, spread_out(reader.run.passages, passages)
 
     def in_turn(prompts: Sequence[ContextualPrompt]) -> list[list[int]]:
         ids = [reader.ids(prompt) for prompt in prompts]
@@ -463,18 +419,16 @@ def gradient_similarity(
     conditions["control", "control"] = reader.random_words(chosen, lengths)
     weights = enable_grad(reader.model, run.config.train.loss)
     require_memory(len(conditions), weights, memory)
-    vectors, budget = [], run.config.evaluation.max_batch_tokens
-    for prompts in conditions.values():
-        rows = reader.rows(chosen, prompts)
-        vectors.append(mean_gradient(reader.model, list(rows), budget))
-    matrix, norms = cosines(vectors)
+    rows = [list(reader.rows(chosen, prompts)) for prompts in conditions.values()]
+    matrix, norms = cosines([mean_gradient(reader.model, x, run.config.evaluation.max_batch_tokens) for x in rows])
     names = [{"family": family, "kind": kind} for family, kind in conditions]
-    return _size(_frame_of(chosen, rows.targets)) | {
-        "conditions": names,
-        "weights": weights,
-        "cosine": matrix,
-        "norms": norms,
-    }
+    return _size(_texts(chosen)) | {"conditions": names, "weights": weights, "cosine": matrix, "norms": norms}
+
+
+def _size(losses: pandas.DataFrame) -> dict:
+    texts = losses.drop_duplicates("passage")
+    sizes = (len(texts), texts["document"].nunique(), sum(texts["targets"].tolist()))
+    return dict(zip(("passages", "documents", "tokens"), sizes, strict=True))
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -497,35 +451,61 @@ def attribute(run: Run, arm: str, seed: int, limit: int | None = 256, passages: 
         passages: passages whose gradients are compared; 0 leaves gradients out.
 
     Returns:
-        arm, seed, model_hash, books (hashes of the prompt sets) and hashes (of what was read), key; prompts, see
-        ``prompt_losses``; training, see ``training_losses`` (None for arms that read no text); gradients, see
-        ``gradient_similarity`` (or None).
+        arm, seed, model_hash, prompt_sets (their hashes), hashes (of what was read), key; available (passages there are, held
+        out and read in training); losses, the rows of ``prompt_losses``, and training, those of ``training_losses`` (None
+        for arms that read no text), both as ``pandas.DataFrame(**rows)`` takes them; gradients, see ``gradient_similarity``
+        (or None).
 
     Raises:
         InputError: as these.
 
     Example:
-        >>> attribute(run, "cft", 0)["prompts"]["passages"]  # doctest: +SKIP
-        256
+        >>> family_table(attribute(run, "cft", 0))  # doctest: +SKIP
     """
     _require_task(run, arm, seed)
     path, hashes = attribution_file(run, arm, seed), run.require_prepared().hashes
-    books = {name: prompt_set.hash for name, prompt_set in run.prompt_sets._asdict().items()}
-    origin = {"arm": arm, "seed": seed, "model_hash": run.model_hash(arm, seed), "books": books, "hashes": hashes}
+    sets = {name: prompt_set.hash for name, prompt_set in run.prompt_sets._asdict().items()}
+    origin = {"arm": arm, "seed": seed, "model_hash": run.model_hash(arm, seed), "prompt_sets": sets, "hashes": hashes}
     key = sha256([REVISION, origin, limit, passages, run.config.train.loss])
     if (there := read_or_quarantine(path)) and there.get("key") == key:
         return there
-    reader = open_reader(run, arm, seed)
+    reader, learned = open_reader(run, arm, seed), text_stage(arm)
     results = {  # gradients first: what does not fit in memory is reported before hours of reading
-        "gradients": gradient_similarity(run, arm, seed, passages, reader=reader) if passages else None,
-        "prompts": prompt_losses(run, arm, seed, limit=limit, reader=reader),
-        "training": training_losses(run, arm, seed, limit, reader) if text_stage(arm) else None,
+        "gradients": gradient_similarity(reader, passages) if passages else None,
+        "losses": _records(prompt_losses(reader, limit=limit)),
+        "training": _records(training_losses(reader, limit)) if learned else None,
+        "available": {
+            "held-out": len(run.held_out),
+            "training": len(read_in_training(run, arm, seed)) if learned else 0,
+        },
     }
     write_json(path, with_checksum(origin | {"key": key} | results))
     return read_json(path)
 
 
+def _records(losses: pandas.DataFrame) -> dict:
+    values = losses.astype(object).where(losses.notna(), None)  # JSON has no NaN
+    return {"columns": list(losses.columns), "data": values.to_numpy().tolist()}
+
+
 # --- tables and the figure --------------------------------------------------------------------------------------------
+
+
+def _with_cells(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Give the differences of ``changes`` the form of cells: the value, then its interval, "" where there is nothing."""
+    names = {"to_none": ("minus no prompt", "95 % interval")}
+    names["to_control"] = ("minus as many words", "95 % interval of that")
+    cells = {
+        column: [cell[place] for cell in map(_cells, table[change])]
+        for change, columns in names.items()
+        for place, column in enumerate(columns)
+    }
+    return table.drop(columns=["loss", *names]).assign(**cells)
+
+
+def _cells(values: tuple[float, float, float], form: str = "+.4f") -> tuple[str, str]:
+    value, low, high = ("" if math.isnan(one) else format(one, form) for one in values)
+    return value, f"{low} to {high}" if low else ""
 
 
 def prompt_table(attribution: dict) -> pandas.DataFrame:
@@ -538,11 +518,7 @@ def prompt_table(attribution: dict) -> pandas.DataFrame:
         Columns prompt, family, kind, tokens, "minus no prompt" and "minus as many words" (random ones), both in nats a
         token with a 95 % interval over documents; below 0 the prompt helps. "" where there is nothing.
     """
-    rows = [
-        (row["prompt"], row["family"], row["kind"], row["tokens"], *_cells(row["to_none"]), *_cells(row["to_control"]))
-        for row in attribution["prompts"]["prompts"]
-    ]
-    return pandas.DataFrame(rows, columns=["prompt", "family", "kind", "tokens", *CHANGES])
+    return _with_cells(changes(pandas.DataFrame(**attribution["losses"]), PROMPT)).drop(columns="prompts")
 
 
 def family_table(attribution: dict) -> pandas.DataFrame:
@@ -550,19 +526,9 @@ def family_table(attribution: dict) -> pandas.DataFrame:
 
     The mean over prompts is taken passage by passage, before the interval over documents.
     """
-    losses = attribution["prompts"]
-    rows = [
-        (row.get("family", "(all)"), row["kind"], row["prompts"], *_cells(row["to_none"]), *_cells(row["to_control"]))
-        for row in (*losses["kinds"], *(row for row in losses["families"] if row["kind"] != "control"))
-    ]
-    return pandas.DataFrame(rows, columns=["family", "kind", "prompts", *CHANGES])
-
-
-def _cells(change: dict | None) -> tuple[str, str]:
-    if change is None:
-        return "", ""
-    ends = "" if change["low"] is None else f"{change['low']:+.4f} to {change['high']:+.4f}"
-    return f"{change['difference']:+.4f}", ends
+    losses = pandas.DataFrame(**attribution["losses"])
+    kinds, families = changes(losses.assign(family="(all)"), ["family", "kind"]), changes(losses, ["family", "kind"])
+    return _with_cells(pandas.concat([kinds, families.query("kind != 'control'")], ignore_index=True))
 
 
 def training_table(attribution: dict) -> pandas.DataFrame:
@@ -570,11 +536,10 @@ def training_table(attribution: dict) -> pandas.DataFrame:
 
     Columns: family, kind, passages, documents, tokens, loss (nats a token) and its 95 % interval.
     """
-    rows = [
-        [row[key] for key in ("family", "kind", "passages", "documents", "tokens")]
-        + [f"{row['loss']:.4f}", "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"]
-        for row in attribution["training"]["families"]
-    ]
+    losses, rows = pandas.DataFrame(**attribution["training"]), []
+    for names, part in losses.groupby(["family", "kind"], sort=False):
+        cells = _cells(_mean(part), ".4f")
+        rows.append((*cast(tuple, names), *_size(part).values(), *cells))
     columns = ["family", "kind", "passages", "documents", "tokens", "loss", "its 95 % interval"]
     return pandas.DataFrame(rows, columns=columns)
 
@@ -605,10 +570,11 @@ def prompt_figure(attribution: dict) -> Figure:
     Args:
         attribution: from ``attribute``.
     """
-    families: dict[str, list[dict]] = {}
-    for row in attribution["prompts"]["prompts"]:
-        families.setdefault(row["family"], []).append(row)
-    lines = len(attribution["prompts"]["prompts"]) + GAP * (len(families) - 1)
+    losses = pandas.DataFrame(**attribution["losses"])
+    families = {
+        family: part.to_dict("records") for family, part in changes(losses, PROMPT).groupby("family", sort=False)
+    }
+    lines = sum(map(len, families.values())) + GAP * (len(families) - 1)
     figure = Figure(figsize=(7.3, 1.3 + 0.15 * lines))
     panels = figure.subplots(1, 2, sharey=True)
     places = _draw(panels, families, lines)
@@ -616,19 +582,16 @@ def prompt_figure(attribution: dict) -> Figure:
         finish(axes, list(places.values()), list(places), lines)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("nats a token, 95 % intervals")
-    kinds = {row["kind"] for rows in families.values() for row in rows}
-    legend(figure, [look for kind, look in LOOKS.items() if kind in kinds])
-    changes = (
-        f"{row['family']} ({row['kind']}) {row['to_none']['difference']:+.3f}"
-        for row in attribution["prompts"]["families"]
-    )
+    legend(figure, [look for kind, look in LOOKS.items() if kind in set(losses["kind"])])
+    means = changes(losses, ["family", "kind"]).to_dict("records")
+    words = ", ".join(f"{row['family']} ({row['kind']}) {row['to_none'][0]:+.3f}" for row in means)
     figure.set_label(
-        f"What prompts change in the loss of held-out passages, nats a token minus no prompt, by family: {', '.join(changes)}."
+        f"What prompts change in the loss of held-out passages, nats a token minus no prompt, by family: {words}."
     )
     return figure
 
 
-def _draw(panels: Sequence[Axes], families: dict[str, list[dict]], lines: float) -> dict[str, float]:
+def _draw(panels: Sequence[Axes], families: dict, lines: float) -> dict[str, float]:
     """Draw the families from the top, with a band over every second; returns where each one's name belongs."""
     places, y = {}, lines - 1
     for number, (family, rows) in enumerate(families.items()):
@@ -637,9 +600,8 @@ def _draw(panels: Sequence[Axes], families: dict[str, list[dict]], lines: float)
             if number % 2:
                 axes.axhspan(y - len(rows) + 1 - GAP / 2 - 0.5, y + GAP / 2 + 0.5, color="#f3f3f3", zorder=0)
             for line, row in enumerate(rows):
-                if change := row[key]:
-                    values = (change["difference"], change["low"], change["high"])
-                    mark(axes, y - line, values, LOOKS[row["kind"]])
+                if not math.isnan(row[key][0]):
+                    mark(axes, y - line, row[key], LOOKS[row["kind"]])
         y -= len(rows) + GAP
     return places
 
@@ -661,18 +623,22 @@ def report_sections(folder: str | os.PathLike) -> list[Markup]:
 
 def attribution_text(attribution: dict) -> str:
     """Return the tables of an attribution as text, with what they are about."""
-    losses, training = attribution["prompts"], attribution["training"]
-    size = "{passages} of {available} {which} passages, {documents} documents, {tokens} tokens"
+    losses, training = pandas.DataFrame(**attribution["losses"]), attribution["training"]
+    none = losses["none"].sum() / losses["targets"].sum()
+
+    def size(rows: pandas.DataFrame, which: str) -> str:
+        words = "{passages} of {available} {which} passages, {documents} documents, {tokens} tokens"
+        return words.format(**_size(rows), which=which, available=attribution["available"][which])
+
     words = (
-        f"{attribution['arm']}, seed {attribution['seed']}: {size.format(**losses | {'which': 'held-out'})}. Without a prompt "
-        f"the loss is {losses['loss']:.4f} nats a token; below 0 a prompt helps. Intervals are over documents and not "
-        f"corrected for their number."
+        f"{attribution['arm']}, seed {attribution['seed']}: {size(losses, 'held-out')}. Without a prompt the loss is "
+        f"{none:.4f} nats a token; below 0 a prompt helps. Intervals are over documents and not corrected for their number."
     )
     parts = [textwrap.fill(words, 118)]
     parts += [table(attribution).to_string(index=False) for table in (family_table, prompt_table)]
     if training:
-        words = f"After the prompts of training: {size.format(**training | {'which': 'training'})}"
-        parts += [words, training_table(attribution).to_string(index=False)]
+        parts.append(f"After the prompts of training: {size(pandas.DataFrame(**training), 'training')}")
+        parts.append(training_table(attribution).to_string(index=False))
     if attribution["gradients"]:
         words = "Gradients of {passages} training passages ({weights} weights): norm and cosines"
         parts += [words.format(**attribution["gradients"]), gradient_table(attribution).to_string(index=False)]

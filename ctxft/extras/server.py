@@ -51,6 +51,11 @@ class Query:
     prompt: str | list[dict[str, str]]
     max_tokens: int
 
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """The conversation; a plain text is one turn of the user."""
+        return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -171,8 +176,9 @@ class Server:
         options: dict[str, Any] = {"model": self.config.model, "max_tokens": query.max_tokens}
         options |= {"temperature": 0, "seed": SEED}
         if isinstance(query.prompt, str):
-            return self._client.completions.create(prompt=query.prompt, **options)
-        return self._client.chat.completions.create(messages=query.prompt, **options)
+            return self._client.completions.create(**options, prompt=query.prompt)
+        options["messages"] = query.prompt
+        return self._client.chat.completions.create(**options)
 
     def _before_sending(self, request: Any) -> None:
         """Count a request or retry, and hold it back until the rate limit lets it go."""

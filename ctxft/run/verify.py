@@ -285,7 +285,7 @@ def _attribution(run: Run, path: Path) -> str:
     found, (strategies, negative) = read_checked(path), run.prompt_sets
     wanted = {"model_hash": run.model_hash(found["arm"], found["seed"])}
     wanted["hashes"] = {name: run.manifest.hashes.get(name) for name in found["hashes"]}
-    wanted["books"] = {"strategies": strategies.hash, "negative": negative.hash}
+    wanted["prompt_sets"] = {"strategies": strategies.hash, "negative": negative.hash}
     if path.name != f"{found['arm']}-seed-{found['seed']}.json":
         raise InputError(f"{path} is the attribution of {found['arm']}, seed {found['seed']}: its name says otherwise.")
     if changed := [key for key, value in wanted.items() if found[key] != value]:

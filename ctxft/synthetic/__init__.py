@@ -1,4 +1,4 @@
-"""Synthetic: the in-context regression experiment, from drawn tasks to errors by arm (Choi et al., ICLR 2025, 2503.09032)."""
+"""The in-context regression experiment, from random tasks to errors by arm (Choi et al., ICLR 2025, arXiv 2503.09032)."""
 
 from ctxft import lazy
 

@@ -1,4 +1,4 @@
-"""A size and settings flow in; a checked ``SyntheticConfig`` flows out, the same for every target, arm and seed of a study.
+"""Choose the sizes of a synthetic study: one ``SyntheticConfig`` for all its targets, arms and seeds.
 
 ``mini`` shows the order of the errors on a laptop in minutes. ``full`` is the recipe that the authors released
 (Choi et al., ICLR 2025, arXiv 2503.09032, with their code): for a GPU.

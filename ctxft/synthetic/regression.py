@@ -56,6 +56,7 @@ def make_generator(device: str, *keys: object) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(sha256(list(map(str, keys)))[:15], 16))
 
 
+@dataclass
 class _Batch:
     """Tensors that move to a device together."""
 
@@ -226,9 +227,9 @@ class Regressor(nn.Module):
         super().__init__()
         self.read_in, self.read_out = nn.Linear(config.dims, config.width), nn.Linear(config.width, 1)
         self.positions = nn.Embedding(4 * config.points, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        for block in self.blocks:
+        blocks = [Block(config.width, config.heads) for _ in range(config.layers)]
+        self.blocks, self.norm = nn.ModuleList(blocks), nn.LayerNorm(config.width)
+        for block in blocks:
             for layer in (block.attend, block.mix, block.widen, block.narrow):
                 residual = layer in (block.mix, block.narrow)  # GPT-2 shrinks what is added to the stream
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * config.layers) if residual else 0.02)

@@ -3,26 +3,25 @@
     pretrain: in-context linear regression with a curriculum of points -> pretrain/seed-<n>/
     finetune: one arm from there on one target -> <target>/<arm>/seed-<n>/ {network.safetensors, log.jsonl, done.json}
 
-One loop serves both. Tasks are drawn on the device, losses stay there until a line is logged, and every checkpoint is atomic,
-so a killed training resumes with the same results: bit for bit on a CPU. Each worker walks the whole list of trainings and
-takes those that are neither done nor locked by another. On a GPU there is one worker.
+One loop serves both. Tasks are sampled on the device, losses stay there until a line is logged, and every checkpoint is
+atomic, so a killed training resumes with the same results: bit for bit on a CPU. Each worker walks the whole list of
+trainings and takes those that are neither done nor locked by another. On a GPU there is one worker.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -30,14 +29,22 @@ from tqdm import tqdm
 from ctxft.config import SyntheticConfig
 from ctxft.run.processes import count_workers, die_with_parent, run_parallel
 from ctxft.storage import (
+    DONE,
+    BusyError,
     InputError,
+    Step,
+    atomic_file,
     code_revision,
     hash_file,
     quarantine,
+    read_checked,
+    read_done,
     read_json,
     read_jsonl,
+    step,
     versions,
     write_json,
+    write_jsonl,
     write_text,
 )
 from ctxft.synthetic.config import check_study
@@ -55,15 +62,14 @@ from ctxft.synthetic.regression import (
     squared_errors,
 )
 
-WEIGHTS, LOG, DONE, CHECKPOINT, MANIFEST = "network.safetensors log.jsonl done.json checkpoint.pt manifest.json".split()
+WEIGHTS, LOG, CHECKPOINT, MANIFEST = "network.safetensors", "log.jsonl", "checkpoint.pt", "manifest.json"
 FINETUNING = (
-    10_000_000  # first step of fine-tuning in the seeds of tasks, so that they differ from those of pre-training
+    10_000_000  # first step in the seeds of fine-tuning's tasks, so that they differ from those of pre-training
 )
 TEST_BATCH = 160  # test sequences at a time
 TRIALS = 1000  # resamplings of a bootstrap band
 QUADRATURE = 64  # nodes of the normal distribution
 CONTEXTS = {"own": None, "fresh": "fresh", "none": "cpt"}  # what the trained network reads at the test
-WATCH_EVERY = 5.0  # seconds between two calls of a watcher
 
 
 # --- errors, baselines, alignment -------------------------------------------------------------------------------------
@@ -241,10 +247,6 @@ def _load_checkpoint(path: Path) -> dict | None:
         return None
 
 
-def _write_log(folder: Path, rows: list[dict]) -> None:
-    write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 def train_network(
     network: Regressor,
     config: SyntheticConfig,
@@ -266,32 +268,33 @@ def train_network(
     Returns:
         The log: a row per ``log_every`` steps, with the mean loss since the row before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     # CUDA graphs take the launch of some hundred small kernels a step off the host; on a CPU there is nothing to win
-    fast = torch.compile(network, mode="reduce-overhead") if next(network.parameters()).is_cuda else network
+    fast = (
+        cast(nn.Module, torch.compile(network, mode="reduce-overhead")) if network.read_in.weight.is_cuda else network
+    )
     rows, first, recent = [], 0, []
     if state := _load_checkpoint(folder / CHECKPOINT):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         rows, first = state["rows"], state["step"]
-    for step in range(first, steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps)
-        loss = loss_at(fast, step)
+    for number in range(first, steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(config, number, steps)
+        loss = loss_at(fast, number)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         recent.append(loss.detach())
-        if (step + 1) % config.log_every == 0 or step + 1 == steps:
-            measured = {"loss": torch.stack(recent).mean(), **measure_at(step)}
-            rows.append({"step": step + 1} | {name: value.item() for name, value in measured.items()})
+        if (number + 1) % config.log_every == 0 or number + 1 == steps:
+            measured = {"loss": torch.stack(recent).mean(), **measure_at(number)}
+            rows.append({"step": number + 1} | {name: value.item() for name, value in measured.items()})
             recent.clear()
-        if (step + 1) % config.save_every == 0 and step + 1 < steps:
+        if (number + 1) % config.save_every == 0 and number + 1 < steps:
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
-            torch.save(state | {"step": step + 1}, folder / f"{CHECKPOINT}.part")
-            os.replace(folder / f"{CHECKPOINT}.part", folder / CHECKPOINT)
-            _write_log(folder, rows)
-    _write_log(folder, rows)
+            with atomic_file(folder / CHECKPOINT, binary=True) as file:
+                torch.save(state | {"step": number + 1}, file)
+            write_jsonl(folder / LOG, rows)
+    write_jsonl(folder / LOG, rows)
     return rows
 
 
@@ -306,10 +309,9 @@ def finetune_folder(config: SyntheticConfig, target: str, arm: str, seed: int) -
 
 
 def is_done(folder: Path) -> bool:
-    """Return whether a training is finished and its network is the one that was evaluated."""
-    if not (folder / DONE).exists() or not (folder / WEIGHTS).exists():
-        return False
-    return read_json(folder / DONE)["network"] == hash_file(folder / WEIGHTS)
+    """Return whether a training is finished and its files are those that it wrote."""
+    files = (read_done(folder) or {}).get("files", {})
+    return bool(files) and all((folder / name).exists() and hash_file(folder / name) == files[name] for name in files)
 
 
 def load_network(folder: Path, config: SyntheticConfig, device: str = "cpu") -> Regressor:
@@ -321,10 +323,35 @@ def load_network(folder: Path, config: SyntheticConfig, device: str = "cpu") -> 
     return network.to(device)
 
 
-def pretrain(config: SyntheticConfig, seed: int) -> dict:
-    """Pre-train a seed's network on in-context linear regression; returns the content of done.json."""
-    folder, device = pretrain_folder(config, seed), device_of(config)
-    network = make_network(config, seed).to(device)
+@contextlib.contextmanager
+def _stage(config: SyntheticConfig, folder: Path, wait: bool) -> Iterator[Step]:
+    """Run a training once, and time it; the block trains in the stage's folder, unless that is done."""
+    name, started = folder.relative_to(config.folder).as_posix(), time.perf_counter()
+    options = {"resume": True, "doing": f"trains {name} in {config.folder}", "wait": wait}
+    with step(folder, {"config": config.what(), "training": name}, **options) as stage:
+        yield stage
+        if not stage.done:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+            stage.result |= {"device": device_of(config), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def _save_network(folder: Path, network: Regressor) -> None:
+    save_file({name: value.cpu() for name, value in network.state_dict().items()}, folder / WEIGHTS)
+
+
+def pretrain(config: SyntheticConfig, seed: int, wait: bool = False) -> dict:
+    """Pre-train a seed's network on in-context linear regression, once; returns its last loss, device and seconds.
+
+    Args:
+        config: the study.
+        seed: of the weights and the tasks.
+        wait: wait for another process that trains it, instead of refusing.
+
+    Raises:
+        BusyError: another process trains it.
+        InputError: the device is missing.
+    """
+    device = device_of(config)
 
     def loss_at(network: nn.Module, step: int) -> Tensor:
         generator = make_generator(device, seed, "tasks", step)
@@ -332,13 +359,17 @@ def pretrain(config: SyntheticConfig, seed: int) -> dict:
         y = tasks.values(tasks.x)
         return (network(tasks.x, y) - y).square().mean()
 
-    started = time.perf_counter()
-    rows = train_network(network, config, config.pretrain_steps, folder, loss_at)
-    return _finish(folder, network, started, device, {"loss": rows[-1]["loss"]})
+    with _stage(config, pretrain_folder(config, seed), wait) as stage:
+        if not stage.done:
+            network = make_network(config, seed).to(device)
+            rows = train_network(network, config, config.pretrain_steps, stage.folder, loss_at)
+            _save_network(stage.folder, network)
+            stage.result = {"loss": rows[-1]["loss"]}
+    return stage.result
 
 
 def finetune(config: SyntheticConfig, target: str, arm: str, seed: int) -> dict:
-    """Fine-tune a seed's pre-trained network on a target with an arm's context, and evaluate it.
+    """Fine-tune a seed's pre-trained network on a target with an arm's context, and evaluate it, once.
 
     Args:
         config: the study.
@@ -347,12 +378,13 @@ def finetune(config: SyntheticConfig, target: str, arm: str, seed: int) -> dict:
         seed: of the pre-training and of the tasks, which are the same in every arm.
 
     Returns:
-        The content of done.json: errors by context, alignment, seconds, device, hash of the network.
+        Errors by context, alignment, seconds, device.
 
     Raises:
+        BusyError: another process trains it.
         InputError: the seed's network is not pre-trained, or the device is missing.
     """
-    folder, device = finetune_folder(config, target, arm, seed), device_of(config)
+    device = device_of(config)
     network = load_network(pretrain_folder(config, seed), config, device)
 
     def batch_at(step: int) -> tuple[Tasks, Draws]:
@@ -366,19 +398,12 @@ def finetune(config: SyntheticConfig, target: str, arm: str, seed: int) -> dict:
     def measure_at(step: int) -> dict[str, Tensor]:
         return alignment(network, arm, *batch_at(step))
 
-    started = time.perf_counter()
-    train_network(network, config, config.finetune_steps, folder, loss_at, measure_at)
-    return _finish(folder, network, started, device, evaluate_network(network, arm, config, target, device))
-
-
-def _finish(folder: Path, network: Regressor, started: float, device: str, results: dict) -> dict:
-    seconds = round(time.perf_counter() - started, 1)
-    part = folder / f"{WEIGHTS}.part"
-    save_file({name: value.cpu() for name, value in network.state_dict().items()}, part)
-    os.replace(part, folder / WEIGHTS)
-    write_json(folder / DONE, results | {"device": device, "seconds": seconds, "network": hash_file(folder / WEIGHTS)})
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return read_json(folder / DONE)
+    with _stage(config, finetune_folder(config, target, arm, seed), wait=False) as stage:
+        if not stage.done:
+            train_network(network, config, config.finetune_steps, stage.folder, loss_at, measure_at)
+            _save_network(stage.folder, network)
+            stage.result = evaluate_network(network, arm, config, target, device)
+    return stage.result
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -403,17 +428,6 @@ def prepare(config: SyntheticConfig) -> Path:
     return config.folder
 
 
-def _run_task(folder: Path, train: Callable[[], object], wait: bool = False) -> None:
-    """Train unless that is done, or another process is at it (which may be waited for)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
-            if not is_done(folder):
-                train()
-    except Timeout:
-        return
-
-
 def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> None:
     """Train in this process what is neither done nor being trained by another process.
 
@@ -425,11 +439,12 @@ def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list
     """
     for wait in (False, True):  # first the seeds that nobody has begun, then wait for those that others work on
         for seed in seeds:
-            _run_task(pretrain_folder(config, seed), functools.partial(pretrain, config, seed), wait)
+            with contextlib.suppress(BusyError):
+                pretrain(config, seed, wait)
     for seed in seeds:
         for arm in reversed(arms):  # the slowest arms are last in ARMS; begun first, they do not keep a core waiting
-            train = functools.partial(finetune, config, target, arm, seed)
-            _run_task(finetune_folder(config, target, arm, seed), train)
+            with contextlib.suppress(BusyError):
+                finetune(config, target, arm, seed)
 
 
 def _steps_of(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict[Path, int]:
@@ -446,6 +461,7 @@ def run_study(
     seeds: list[int],
     workers: int | None = None,
     watch: Callable[[dict], object] | None = None,
+    every: float = 5.0,
 ) -> dict:
     """Pre-train, fine-tune and evaluate what is not done yet, and return all results.
 
@@ -455,7 +471,8 @@ def run_study(
         arms: names of ARMS.
         seeds: whole numbers from 0.
         workers: processes at a time; None takes one a core on a CPU, and one on a GPU.
-        watch: called every few seconds with ``read_progress``, for curves that grow.
+        watch: called with ``read_progress`` while trainings run, for curves that grow.
+        every: seconds between two calls of ``watch``, at least.
 
     Returns:
         As ``read_study``.
@@ -472,14 +489,12 @@ def run_study(
     prepare(config)
     steps = _steps_of(config, target, arms, seeds)
     missing = [folder for folder in steps if not is_done(folder)]
-    for folder in missing:  # results without their network, or of another one, are computed again
-        (folder / DONE).unlink(missing_ok=True)
     shown = time.monotonic()
 
     def tick() -> None:
         nonlocal shown
         bar.update(max(0, sum(_steps_done(folder, count) for folder, count in steps.items()) - bar.n))
-        if watch and time.monotonic() > shown + WATCH_EVERY:
+        if watch and time.monotonic() > shown + every:
             shown = time.monotonic()
             watch(read_progress(config, target, arms, seeds))
 
@@ -529,13 +544,17 @@ def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: lis
     for folder in _steps_of(config, target, arms, seeds):
         if not is_done(folder):
             raise InputError(f"{folder} is not finished: give the same `ctxft synthetic` command again.")
-    runs = {arm: {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds} for arm in arms}
-    pretrained = {str(seed): read_json(pretrain_folder(config, seed) / DONE) for seed in seeds}
+    pretrained = {str(seed): _result(pretrain_folder(config, seed)) for seed in seeds}
     study = {"target": target, "arms": list(arms), "seeds": list(seeds), **manifest}
-    study |= {"baselines": baselines(config, target), "pretrain": pretrained}
-    for arm, folders in runs.items():
-        runs[arm] = {seed: read_json(folder / DONE) | {"log": _read_log(folder)} for seed, folder in folders.items()}
-    return _rounded(study | {"runs": runs})
+    study |= {"baselines": baselines(config, target), "pretrain": pretrained, "runs": {}}
+    for arm in arms:
+        folders = {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds}
+        study["runs"][arm] = {seed: _result(path) | {"log": _read_log(path)} for seed, path in folders.items()}
+    return json.loads(json.dumps(study), parse_float=lambda number: float(f"{float(number):.6g}"))
+
+
+def _result(folder: Path) -> dict:
+    return read_checked(folder / DONE)["result"]
 
 
 def read_progress(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
@@ -561,11 +580,3 @@ def write_study(path: Path, study: dict, command: str) -> Path:
     ]
     rest = json.dumps({"command": command, **{key: value for key, value in study.items() if key != "runs"}}, indent=1)
     return write_text(path, rest[:-2] + ',\n "runs": {\n' + ",\n".join(runs) + "\n}\n}\n")
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
