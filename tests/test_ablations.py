@@ -13,9 +13,9 @@ from matplotlib.colors import same_color
 
 from ctxft.extras.attribution import (
     attribution_text,
-    changes,
     family_table,
     gradient_table,
+    prompt_changes,
     prompt_figure,
     prompt_table,
     report_sections,
@@ -267,7 +267,7 @@ def test_tables_of_an_attribution(attribution):
 def test_the_prompt_figure_shows_every_prompt_in_both_panels(attribution):
     figure = prompt_figure(attribution)
     left, right = figure.axes
-    rows = changes(pandas.DataFrame(**attribution["losses"]), ["prompt", "kind"])
+    rows = prompt_changes(pandas.DataFrame(**attribution["losses"]), ["prompt", "kind"])
     assert sorted(line.get_xdata()[0] for line in marks(left)) == sorted(value for value, _, _ in rows["to_none"])
     assert len(marks(right)) == len(rows) - 2
     heights = sorted(line.get_ydata()[0] for line in marks(left))

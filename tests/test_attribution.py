@@ -16,12 +16,12 @@ from ctxft.data.rows import PromptTemplate, build_row, prompt_ids, special_token
 from ctxft.extras.attribution import (
     attribute,
     attribution_file,
-    changes,
     cosines,
     enable_grad,
     gradient_similarity,
     mean_gradient,
     open_reader,
+    prompt_changes,
     prompt_losses,
     read_in_training,
     require_memory,
@@ -83,7 +83,7 @@ def test_losses_after_prompts_are_those_of_plain_torch(trained):
         p.targets for p in passages
     ]
     assert texts["none"].sum() / targets == pytest.approx(none, abs=1e-5)
-    records = changes(losses, PROMPT)
+    records = prompt_changes(losses, PROMPT)
     assert len(records) * len(passages) == len(losses) and len(records) > len(strategies.prompts) + len(
         negative.prompts
     )
@@ -99,7 +99,7 @@ def test_losses_after_prompts_are_those_of_plain_torch(trained):
         assert by["control", f"control-{tokens}"]["loss"] == pytest.approx(control, abs=1e-5)
         assert record["to_none"][1] < record["to_none"][0] < record["to_none"][2]
     for keys in (["family", "kind"], ["kind"]):
-        for group in changes(losses, keys).to_dict("records"):
+        for group in prompt_changes(losses, keys).to_dict("records"):
             members = [one for one in records.to_dict("records") if all(one[key] == group[key] for key in keys)]
             assert group["prompts"] == len(members) > 0
             for change in ("to_none", "to_control"):
@@ -112,7 +112,7 @@ def test_losses_after_prompts_are_those_of_plain_torch(trained):
 
 def test_the_interval_is_that_of_the_documents_by_hand(trained):
     prompt, reader = prompt_sets_of(trained)[0].prompts[0], reader_of(trained, "base")
-    record = changes(prompt_losses(reader, [prompt]), PROMPT).to_dict("records")[0]
+    record = prompt_changes(prompt_losses(reader, [prompt]), PROMPT).to_dict("records")[0]
     passages = read_passages(trained.folder, "held_out")
     ids = prompt_ids(reader.run.tokenizer, prompt)
     none, own = reader.losses(passages, [[[]] * len(passages), [ids] * len(passages)])
@@ -149,7 +149,7 @@ def test_one_document_has_no_interval_and_none_is_refused(experiment, corpus_fil
     prepare(config)
     losses = prompt_losses(reader_of(config, "base"), prompt_sets_of(config)[0].prompts[:1])
     assert losses["document"].nunique() == 1
-    value, low, high = changes(losses, PROMPT)["to_none"][0]
+    value, low, high = prompt_changes(losses, PROMPT)["to_none"][0]
     assert not math.isnan(value) and math.isnan(low) and math.isnan(high)
     none = experiment(name="none", corpus={"source": str(corpus_file), "held_out": 0.0})
     prepare(none)
@@ -191,7 +191,7 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_it(experimen
     prepare(config)
     train_task(config, "cft", 0)
     prompts = prompt_sets_of(config)[0].prompts
-    found, base = (changes(prompt_losses(reader_of(config, arm), prompts), PROMPT) for arm in ("cft", "base"))
+    found, base = (prompt_changes(prompt_losses(reader_of(config, arm), prompts), PROMPT) for arm in ("cft", "base"))
     planted, control = found.to_dict("records")
     assert planted["prompt"] == "one-1" and control["kind"] == "control" and planted["tokens"] == control["tokens"]
     assert planted["to_none"][2] < 0 and planted["to_control"][2] < 0

@@ -262,8 +262,8 @@ def test_schedules_are_the_recipe() -> None:
         41,
         41,
     ]
-    assert {training.learning_rate(full, step, 50_001) for step in (0, 100, 50_000)} == {1e-4}
-    rates = [training.learning_rate(mini, step, 800) for step in range(800)]
+    assert {training.rate_at(full, step, 50_001) for step in (0, 100, 50_000)} == {1e-4}
+    rates = [training.rate_at(mini, step, 800) for step in range(800)]
     assert rates[0] == pytest.approx(2e-5) and max(rates) == 2e-3 and rates[-1] == pytest.approx(1e-4)
     assert rates[99] == rates[500] == 2e-3 > rates[600]
 

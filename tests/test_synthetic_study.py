@@ -19,7 +19,7 @@ from ctxft.synthetic.study import (
     finetune_folder,
     is_done,
     load_network,
-    prepare,
+    prepare_study,
     pretrain_folder,
     read_study,
     run_study,
@@ -165,10 +165,10 @@ def test_bad_input_is_one_sentence(runs, capsys, words: list[str], sentence: str
 
 
 def test_a_folder_takes_one_config_only_and_says_what_is_missing(runs) -> None:
-    prepare(tiny("t"))
-    prepare(tiny("t", threads=2))  # where it runs is not what it computes
+    prepare_study(tiny("t"))
+    prepare_study(tiny("t", threads=2))  # where it runs is not what it computes
     with pytest.raises(InputError, match=r"holds a study with width 8, not 16: choose another name"):
-        prepare(tiny("t", width=16))
+        prepare_study(tiny("t", width=16))
     with pytest.raises(InputError, match=r"seed-0 is not finished: give the same `ctxft synthetic` command again"):
         read_study(tiny("t"), "relu", ["cft"], [0])
     with pytest.raises(InputError, match="has no trained network"):

@@ -172,7 +172,7 @@ def prompt_losses(
         InputError: no such passages, or a prompt with its passage is longer than the model reads.
 
     Example:
-        >>> changes(prompt_losses(open_reader(run, "cft", 0)), ["kind"])  # doctest: +SKIP
+        >>> prompt_changes(prompt_losses(open_reader(run, "cft", 0)), ["kind"])  # doctest: +SKIP
     """
     run = reader.run
     available: list[Passage] = getattr(run, check_known(which, TEXTS, "kind of passages"))
@@ -257,7 +257,7 @@ def training_losses(reader: Reader, limit: int | None = None) -> pandas.DataFram
     return pandas.concat([pandas.DataFrame(names, columns=PROMPT[:3]), _texts(passages).assign(loss=losses)], axis=1)
 
 
-def changes(losses: pandas.DataFrame, by: Sequence[str]) -> pandas.DataFrame:
+def prompt_changes(losses: pandas.DataFrame, by: Sequence[str]) -> pandas.DataFrame:
     """Return what prompts change in the loss, group by group: the mean over prompts, passage by passage, then over tokens.
 
     A prompt has two differences: to no prompt at all, and to as many tokens of random words. The first may come from any
@@ -284,7 +284,7 @@ def changes(losses: pandas.DataFrame, by: Sequence[str]) -> pandas.DataFrame:
 
 
 def _mean(passages: pandas.DataFrame, minus: str | None = None) -> tuple[float, float, float]:
-    """Return the mean loss over tokens, or its difference to another column, with the interval over documents."""
+    """Return the mean loss over tokens, or that minus another column, with the interval over documents."""
     sums = list(passages["loss"] - (passages[minus] if minus else 0))
     if any(map(math.isnan, sums)):
         return math.nan, math.nan, math.nan
@@ -492,7 +492,7 @@ def _records(losses: pandas.DataFrame) -> dict:
 
 
 def _with_cells(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Give the differences of ``changes`` the form of cells: the value, then its interval, "" where there is nothing."""
+    """Give the differences of ``prompt_changes`` the form of cells: the value, then its interval, "" where there is nothing."""
     names = {"to_none": ("minus no prompt", "95 % interval")}
     names["to_control"] = ("minus as many words", "95 % interval of that")
     cells = {
@@ -518,7 +518,7 @@ def prompt_table(attribution: dict) -> pandas.DataFrame:
         Columns prompt, family, kind, tokens, "minus no prompt" and "minus as many words" (random ones), both in nats a
         token with a 95 % interval over documents; below 0 the prompt helps. "" where there is nothing.
     """
-    return _with_cells(changes(pandas.DataFrame(**attribution["losses"]), PROMPT)).drop(columns="prompts")
+    return _with_cells(prompt_changes(pandas.DataFrame(**attribution["losses"]), PROMPT)).drop(columns="prompts")
 
 
 def family_table(attribution: dict) -> pandas.DataFrame:
@@ -527,7 +527,10 @@ def family_table(attribution: dict) -> pandas.DataFrame:
     The mean over prompts is taken passage by passage, before the interval over documents.
     """
     losses = pandas.DataFrame(**attribution["losses"])
-    kinds, families = changes(losses.assign(family="(all)"), ["family", "kind"]), changes(losses, ["family", "kind"])
+    kinds, families = (
+        prompt_changes(losses.assign(family="(all)"), ["family", "kind"]),
+        prompt_changes(losses, ["family", "kind"]),
+    )
     return _with_cells(pandas.concat([kinds, families.query("kind != 'control'")], ignore_index=True))
 
 
@@ -572,7 +575,7 @@ def prompt_figure(attribution: dict) -> Figure:
     """
     losses = pandas.DataFrame(**attribution["losses"])
     families = {
-        family: part.to_dict("records") for family, part in changes(losses, PROMPT).groupby("family", sort=False)
+        family: part.to_dict("records") for family, part in prompt_changes(losses, PROMPT).groupby("family", sort=False)
     }
     lines = sum(map(len, families.values())) + GAP * (len(families) - 1)
     figure = Figure(figsize=(7.3, 1.3 + 0.15 * lines))
@@ -583,7 +586,7 @@ def prompt_figure(attribution: dict) -> Figure:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("nats a token, 95 % intervals")
     legend(figure, [look for kind, look in LOOKS.items() if kind in set(losses["kind"])])
-    means = changes(losses, ["family", "kind"]).to_dict("records")
+    means = prompt_changes(losses, ["family", "kind"]).to_dict("records")
     words = ", ".join(f"{row['family']} ({row['kind']}) {row['to_none'][0]:+.3f}" for row in means)
     figure.set_label(
         f"What prompts change in the loss of held-out passages, nats a token minus no prompt, by family: {words}."

@@ -223,7 +223,7 @@ def device_of(config: SyntheticConfig) -> str:
     return "cuda" if config.device == "auto" else config.device
 
 
-def learning_rate(config: SyntheticConfig, step: int, steps: int) -> float:
+def rate_at(config: SyntheticConfig, step: int, steps: int) -> float:
     """Return the rate of an optimizer step, counted from 0: linear warm-up, constant, linear decay to a twentieth."""
     factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if decay := config.decay_share * steps:
@@ -279,7 +279,7 @@ def train_network(
         optimizer.load_state_dict(state["optimizer"])
         rows, first = state["rows"], state["step"]
     for number in range(first, steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(config, number, steps)
+        optimizer.param_groups[0]["lr"] = rate_at(config, number, steps)
         loss = loss_at(fast, number)
         optimizer.zero_grad()
         loss.backward()
@@ -409,7 +409,7 @@ def finetune(config: SyntheticConfig, target: str, arm: str, seed: int) -> dict:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def prepare(config: SyntheticConfig) -> Path:
+def prepare_study(config: SyntheticConfig) -> Path:
     """Make the study's folder and write its manifest, or check that the one there holds the same config.
 
     Raises:
@@ -486,7 +486,7 @@ def run_study(
     """
     check_study(target, arms, seeds)
     workers = count_workers(workers, config.threads, device_of(config))
-    prepare(config)
+    prepare_study(config)
     steps = _steps_of(config, target, arms, seeds)
     missing = [folder for folder in steps if not is_done(folder)]
     shown = time.monotonic()
