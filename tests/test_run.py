@@ -45,6 +45,15 @@ def test_settings_replace_single_values_of_any_source(experiment):
     assert len(run.benchmarks[0].questions) == 2 and len(run.whole_benchmarks[0].questions) == 6
 
 
+def test_an_experiment_may_be_a_mapping(runs):
+    values = {"name": "own", "model": "practice-blind", "arms": ["cpt", "cft"], "train": {"max_length": 96}}
+    run = ctxft.Run(values, overrides={"train.max_length": 64, "evaluation.benchmarks": ["practice-old"]})
+    assert run.config.train.max_length == 64 and [one.name for one in run.benchmarks] == ["practice-old"]
+    assert values["train"] == {"max_length": 96}, "the mapping stays as it is"
+    with pytest.raises(InputError, match=r"unknown key 'train\.max_lenght' \(did you mean 'max_length'\?\)"):
+        ctxft.Run({**values, "train": {"max_lenght": 96}})
+
+
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, ctxft; print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
