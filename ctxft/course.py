@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from ctxft.run.run import Run
 
 COMMON = ("profile", "run_name", "overrides")  # parameters that come from the run, for the notebooks that declare them
-TEMPLATE = (
-    PACKAGE_ROOT / "report" / "templates" / "notebook.html"
-)  # of nbconvert, with the alternative text of pictures
+# Of nbconvert, with the alternative text of pictures.
+TEMPLATE = PACKAGE_ROOT / "report" / "templates" / "notebook.html"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 CHECKED: dict[str, bool] = {}  # what was checked in this kernel -> whether the last try was right
 

@@ -305,17 +305,12 @@ def shown_arms(run: Run) -> list[str]:
     lacking["families"] = len(strategies.families) == 1
     counts = [arm for arm in text_stages(config.arms) if get_arm(arm).kind == "count"]
     check_subsets(counts, strategies)
-    arms = [
-        arm for arm in sorted(table().values(), key=lambda arm: arm.order) if arm.reads_text and arm.parameter != "N"
-    ]
 
-    def is_written(arm: Arm) -> bool:
-        return arm.written_state is None or arm.written_state(config) is not None
+    def can_be_shown(arm: Arm) -> bool:
+        written = arm.written_state is None or arm.written_state(config) is not None
+        return arm.reads_text and arm.parameter != "N" and written and not any(map(lacking.get, arm.needs))
 
-    return [
-        *(arm.name for arm in arms if not any(lacking.get(need) for need in arm.needs) and is_written(arm)),
-        *counts,
-    ]
+    return [arm.name for arm in sorted(filter(can_be_shown, table().values()), key=lambda arm: arm.order)] + counts
 
 
 # --- packed rows ------------------------------------------------------------------------------------------------------
@@ -453,10 +448,9 @@ class CorpusBrowser(Explorer):
         ]
         if not self.documents:
             raise InputError("a corpus browser needs at least one passage.")
-        fates = {
-            fate: (counts or {}).get(f"documents {fate}") for fate in ("read", "kept", "held out", "duplicate", "empty")
-        }
-        self.ledger = ", ".join(f"{n} {fate}" for fate, n in fates.items() if n)
+        fates = ("read", "kept", "held out", "duplicate", "empty")
+        numbers = [((counts or {}).get(f"documents {fate}"), fate) for fate in fates]
+        self.ledger = ", ".join(f"{number} {fate}" for number, fate in numbers if number)
         self.words = labeled(ipywidgets.Text, "find", "18em", placeholder="words in a text or an id")
         self.which = labeled(ipywidgets.Dropdown, "of", options=KINDS)
         self.number = labeled(ipywidgets.BoundedIntText, "document", "12em", value=1, min=1, max=len(self.documents))
@@ -612,10 +606,8 @@ class QuestionBrowser(Explorer):
         answers = self.answers[self.seed.value]
         kept = set(disagreements(answers) if self.filter.value == "arms disagree" else answers)
         if self.filter.value == "all trained arms wrong":
-            right = {
-                arm: {item for item in kept if answers[item][arm]["correct"]} for arm in next(iter(answers.values()))
-            }
-            kept -= set().union(*(items for arm, items in right.items() if get_arm(arm).stages))
+            trained = [arm for arm in next(iter(answers.values())) if get_arm(arm).stages]
+            kept = {item for item in kept if not any(answers[item][arm]["correct"] for arm in trained)}
         return [question for question in self.questions if question.id in kept]
 
     def shown(self) -> Markup:
@@ -740,16 +732,8 @@ class ProgressMonitor:
         steps = len(self.run.order(arm, seed)) if self.run.manifest else None
         loss = sum(row["loss"] for row in last) / len(last) if last else None
         done, tokens = self.run.is_trained(arm, seed), sum(row["tokens"] for row in rows)
-        task = {
-            "arm": arm,
-            "seed": seed,
-            "done": done,
-            "step": len(rows),
-            "steps": steps,
-            "loss": loss,
-            "tokens": tokens,
-        }
-        return task | {"checkpoint": saved[-1].name if saved else ""}
+        task = {"arm": arm, "seed": seed, "done": done, "step": len(rows), "steps": steps}
+        return task | {"loss": loss, "tokens": tokens, "checkpoint": saved[-1].name if saved else ""}
 
     def throughput(self, tasks: pandas.DataFrame) -> str:
         """Return how fast the tasks were lately, and how long those that are left will take at that speed."""
@@ -888,9 +872,7 @@ class TrainingMonitor(Explorer):
         error = self.future.exception() if self.future else None
         if isinstance(error, Stopped):
             kept = "A new start resumes from the checkpoints."
-            lost = (
-                "train.save_steps is 0, so there are no checkpoints: an arm that is not finished starts from scratch."
-            )
+            lost = "train.save_steps is 0, so there are no checkpoints: an unfinished arm starts from scratch."
             return f"Stopped: {done}. {kept if self.run.config.train.save_steps else lost}"
         return f"Failed: {done}. {error}" if error else f"Not running: {done}."
 

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
-if (
-    "PYTEST_XDIST_WORKER" not in os.environ
-):  # the processes of pytest-xdist share the folder of the one that starts them
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of pytest-xdist share the folder of their parent
     os.environ["CTXFT_TESTS"] = tempfile.mkdtemp(prefix="ctxft-tests-")
     atexit.register(shutil.rmtree, os.environ["CTXFT_TESTS"], ignore_errors=True)
 SESSION = Path(os.environ["CTXFT_TESTS"])
@@ -171,7 +169,7 @@ def corpus_file(tmp_path) -> Path:
 
 @pytest.fixture
 def questions_file(tmp_path) -> Path:
-    """Six questions of one's own."""
+    """Six custom questions."""
     rows = [
         {
             "id": f"q{n}",

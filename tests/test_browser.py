@@ -290,7 +290,7 @@ WORKED = {  # notebook -> (what its cell says, keys pressed there, what the view
     "01_contextual_prompts": [("explorer = PromptExplorer(", ["arm", *pick(1)], "neg, passage ")],
     "02_domain_text": [
         ("CorpusBrowser.of(", ["document", "ArrowUp", "Enter"], "2 of 12 documents"),
-        ("RowViewer(config", ["layout", *pick(1)], "tokens of padding"),
+        ("RowViewer(", ["layout", *pick(1)], "tokens of padding"),
     ],
     "03_fine_tuning": [("monitor = TrainingMonitor(", [], "Not running: 5 of 5 trained.")],
     "06_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],

@@ -1,4 +1,4 @@
-"""The shape of the code: imports go one way, modules stay small, names have docstrings, no path of a machine is told."""
+"""The shape of the code: imports go one way, modules stay small, names have docstrings, no file holds a path of a machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 IDS = [path.relative_to(PACKAGE_ROOT).as_posix() for path in FILES]
 
 
-def test_the_ground_and_the_report_need_no_torch():
+def test_storage_command_line_and_report_need_no_torch():
     code = "import sys, ctxft.storage, ctxft.cli, ctxft.report; print('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
@@ -46,7 +46,7 @@ def tracked_texts() -> list:
     return [REPO_ROOT / name for name in names if (REPO_ROOT / name).is_file()]
 
 
-def test_no_file_tells_a_path_of_a_machine():
+def test_no_file_holds_a_path_of_a_machine():
     pattern = re.compile(rb"(?<![\w.~:/-])/(?:home|root|tmp|Users)/\w")
     found = []
     for path in tracked_texts():

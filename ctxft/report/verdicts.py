@@ -206,13 +206,8 @@ def claims(run: Source) -> pandas.DataFrame:
                 rows.append((claim, name, "not tested", f"arm {arm} or {reference} is missing"))
                 continue
             row = next(row for row in tables[name] if row["arm"] == arm)
-            here = (
-                "shown"
-                if row["word"] == expected
-                else "the contrary"
-                if row["word"] in ("higher", "lower")
-                else "not shown"
-            )
+            words = {"higher": "the contrary", "lower": "the contrary", expected: "shown"}
+            here = words.get(row["word"], "not shown")
             holm = f", Holm p {p_value(row['holm'])}" if row["shown"] else ""
             rows.append((claim, name, here, row["verdict"] + holm))
     rows += [*untested, (UNTESTED, "", "not tested", "one corpus in this run")]
