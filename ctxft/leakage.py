@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ctxft.evaluation.benchmarks.records import Benchmark
-from ctxft.evaluation.metrics import metrics
+from ctxft.evaluation.metrics import Metrics, metrics
 from ctxft.evaluation.outcomes import Outcome
 
 NGRAM = 8
@@ -247,7 +247,7 @@ def clean_subset(outcomes: Sequence[Outcome], leaks: dict, name: str) -> list[Ou
     return [outcome for outcome in outcomes if outcome["id"] not in dirty]
 
 
-def metrics_with_clean(outcomes: Sequence[Outcome], benchmark: Benchmark, leaks: dict) -> dict[str, dict | None]:
+def metrics_with_clean(outcomes: Sequence[Outcome], benchmark: Benchmark, leaks: dict) -> dict[str, Metrics | None]:
     """Return the metrics on all items ("all") and on those not found ("clean"; None if none is left)."""
     kept = clean_subset(outcomes, leaks, benchmark.name)
     part = benchmark.only({outcome["id"] for outcome in kept})
