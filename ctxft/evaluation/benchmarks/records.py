@@ -51,7 +51,7 @@ class Question:
         return sha256([self.question, list(self.choices), self.answer, *([self.context] if self.context else [])])
 
 
-class Wording(Config, frozen=True):
+class Wording(Config):
     """How the questions of a benchmark read, where that differs from the default (see ``requests.DESCRIPTION``).
 
     Attributes:
@@ -92,7 +92,7 @@ class Benchmark:
     note: str = ""
     form: str | None = None
     dev: tuple[Question, ...] = ()
-    wording: Wording = DEFAULT_WORDING
+    wording: Wording = dataclasses.field(default_factory=Wording)
 
     @property
     def chance(self) -> float:
