@@ -294,7 +294,7 @@ WORKED = {  # notebook -> (what its cell says, keys pressed there, what the view
     ],
     "03_fine_tuning": [("monitor = TrainingMonitor(", [], "Not running: 5 of 5 trained.")],
     "06_medical_benchmarks": [("browser = QuestionBrowser(", ["show", *pick(1)], "")],
-    "13_report": [("ResultsExplorer(run)", ["minus", *pick(1)], "minus base")],
+    "13_report": [("ResultsExplorer(", ["minus", *pick(1)], "minus base")],
 }
 SMALL = {"train.max_steps": 3, "corpus.limit": 12, "evaluation.limit": 8, "seeds": [4]}
 

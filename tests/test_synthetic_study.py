@@ -120,7 +120,7 @@ def test_a_stopped_command_stops_its_workers(runs) -> None:
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(30) == 143 and "the same command goes on from there" in parent.stderr.read()
+    assert parent.wait(30) == 143 and "the same command continues from there" in parent.stderr.read()
     lines = log.read_text()
     time.sleep(0.3)
     assert lines and log.read_text() == lines
