@@ -86,7 +86,7 @@ def test_a_stopped_train_stops_its_workers_and_goes_on_later(experiment, tmp_pat
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(30) == 143 and "the same command goes on from there" in parent.stderr.read()
+    assert parent.wait(30) == 143 and "the same command continues from there" in parent.stderr.read()
     with FileLock(log.parent.parent / ".seed-0.lock", timeout=30):  # the worker is gone, or it would hold the lock
         lines = log.read_text()
         time.sleep(0.5)
