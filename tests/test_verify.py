@@ -141,14 +141,14 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     "general text in another order": (
         lambda r: edit_lines(r / "general.jsonl", list.reverse), "general.jsonl", "line 1 is not what its source gives",
     ),
-    "a missing text": (lambda r: (r / "held_out.jsonl").unlink(), "held_out.jsonl", "held_out.jsonl is missing"),
+    "a missing text": (lambda r: (r / "held_out.jsonl").unlink(), "held_out.jsonl", "held_out.jsonl does not exist"),
     "an instruction": (
         lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()),
         "instructions.jsonl", "line 1 is not what its source gives",
     ),
     "a number of the ledger": (
-        lambda r: edit_json(r / "ledger.json", lambda v: v.update({"tokens read": v["tokens read"] + 1})),
-        "ledger.json", "'tokens read' is",
+        lambda r: (r / "ledger.json").write_text((r / "ledger.json").read_text().replace('tokens read": ', 'tokens read": 1', 1)),
+        "ledger.json", 'tokens read": 1',
     ),
     "a hash in the manifest": (
         lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({"passages.jsonl": "0" * 64})),
@@ -186,7 +186,7 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "the first stage trained anew": (
         lambda r: edit_json(r / HERE / "done.json", lambda v: v.update(model_hash="0" * 64), seal=True),
-        "arms/cft-ift/seed-0/done.json", "resumed from another model",
+        "arms/cft-ift/seed-0/done.json", "start is not that of the run",
     ),
     "a bit of done.json": (lambda r: flip(r / HERE / "done.json"), f"{HERE}/done.json", "done.json"),
     "a missing done.json": (lambda r: (r / HERE / "done.json").unlink(), f"{HERE}/done.json", "done.json does not exist"),
@@ -200,7 +200,7 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     "a cut file of outcomes": (lambda r: cut(r / EXAM / "own.jsonl"), f"{EXAM}/own.jsonl", "own.jsonl, line"),
     "a question left out": (
         lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: rows.pop()),
-        f"{EXAM}/own.jsonl", "lacks 1 of the benchmark's 6 items",
+        f"{EXAM}/own.jsonl", "does not hold each of the benchmark's 6 items once",
     ),
     "outcomes of two arms": (
         lambda r: swap(r / EXAM / "own.jsonl", r / "evals/cpt/seed-0/own.jsonl"), f"{EXAM}/own.jsonl", "hash metrics.json holds",
@@ -208,7 +208,7 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     "a missing file of outcomes": (lambda r: (r / EXAM / "own.jsonl").unlink(), f"{EXAM}/own.jsonl", "does not exist"),
     "an accuracy": (
         lambda r: edit_json(r / EXAM / "metrics.json", lambda v: v["benchmarks"]["own"].update(accuracy=0.99), True),
-        f"{EXAM}/own.jsonl", "accuracy of own is 0.99",
+        f"{EXAM}/own.jsonl", "accuracy of own is 0.99 in metrics.json",
     ),
     "a held-out loss": (
         lambda r: edit_json(r / EXAM / "metrics.json", lambda v: v["held_out"].update(loss=0.1)),
@@ -260,7 +260,7 @@ def test_the_command_lists_what_is_bad(run, capsys):
     [
         ("corpus.jsonl", "input: corpus", "the corpus is another one than when the run was made"),
         ("model/config.json", "input: model", "the model is another one than when the run was made"),
-        ("own.jsonl", f"{EXAM}/own.jsonl", "of other items than there are now"),
+        ("own.jsonl", f"{EXAM}/own.jsonl", "of another model, of other items or in another form"),
         ("asked.jsonl", "instructions.jsonl", "is not what its source gives"),
     ],
 )

@@ -50,7 +50,7 @@ def test_two_workers_do_the_whole_run_and_a_second_call_nothing(experiment, runs
 
 def test_the_sentence_of_a_worker_reaches_the_caller(experiment):
     config = experiment(arms=["cpt"], train={"method": "lora", "lora": {"target_modules": ["no_such_layer"]}})
-    with pytest.raises(InputError, match=r"^train\.lora\.targets: .*no_such_layer"):
+    with pytest.raises(InputError, match=r"^train\.lora\.target_modules: .*no_such_layer"):
         train_all(config, workers=1)
     assert not (config.folder / "arms" / "cpt" / "seed-0" / "done.json").exists()
 

@@ -1,1 +1,1 @@
-"""Experiments: matched arms of one model on one corpus, trained, examined and compared in a run folder."""
+"""Experiments: matched arms of one model on one corpus, trained, evaluated and compared in a run folder."""

@@ -79,9 +79,9 @@ def leaks_text(leaks: dict) -> str:
 def leaks_table(leaks: dict) -> pandas.DataFrame:
     """Return a row for each benchmark: items of each verdict, and found items whose answer follows them."""
     rows = []
-    for name, found in leaks["benchmarks"].items():
-        counts = {verdict: found["counts"][verdict] for verdict in VERDICTS}
-        rows.append({"benchmark": name, "items": sum(counts.values()), **counts, "with answer": found["answered"]})
+    for name, result in leaks["benchmarks"].items():
+        counts = {verdict: result["counts"][verdict] for verdict in VERDICTS}
+        rows.append({"benchmark": name, "items": sum(counts.values()), **counts, "with answer": result["answered"]})
     return pandas.DataFrame(rows)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,13 +49,17 @@ LAYOUT = 2  # of a run folder; raised when an older folder cannot be used any mo
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
 WRITER = "prompts.writer"
 HOW_TO_ASK = tuple("key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split())
-CORPUS = ("passages", "held_out")
-GENERAL = ("general", "general_held_out")
-INSTRUCTIONS = ("instructions", "instructions_held_out")
+TEXTS = {  # file of a run folder, without .jsonl -> what of a ``Run`` it is made from, and which part of that
+    "passages": ("corpus", 0),
+    "held_out": ("corpus", 1),
+    "general": ("general_text", 0),
+    "general_held_out": ("general_text", 1),
+    "instructions": ("instruction_text", 0),
+    "instructions_held_out": ("instruction_text", 1),
+}
 # What a run folder may hold without a manifest: executed notebooks, answers of hosted models, and what a killed
 # preparation left behind.
-UNPREPARED = {"notebooks", "hosted", "index.html", "ledger.json"}
-UNPREPARED |= {f"{name}.jsonl" for name in (*CORPUS, *GENERAL, *INSTRUCTIONS)}
+UNPREPARED = {"notebooks", "hosted", "index.html", "ledger.json", *(f"{name}.jsonl" for name in TEXTS)}
 
 
 @dataclass
@@ -101,19 +106,18 @@ class Manifest:
         """Write manifest.json."""
         write_json(folder / "manifest.json", with_checksum(asdict(self)))
 
-    @classmethod
-    def config_of(cls, folder: Path) -> ExperimentConfig:
-        """Return the experiment of a run folder, under the folder's name.
+    def experiment(self, folder: Path) -> ExperimentConfig:
+        """Return the experiment of the run folder that the manifest was read from, under the folder's name.
 
         Raises:
             InputError: the folder is not below the run root.
         """
-        manifest, where = cls.read(folder), folder.resolve()
-        require_named(manifest.config.get("plugins", ()))
-        config = from_mapping(ExperimentConfig, manifest.config | {"name": where.name}, str(folder / "manifest.json"))
-        if where != config.folder.resolve():
+        place = folder.resolve()
+        require_named(self.config.get("plugins", ()))
+        config = from_mapping(ExperimentConfig, self.config | {"name": place.name}, str(folder / "manifest.json"))
+        if place != config.folder.resolve():
             raise InputError(
-                f"{folder} is not below the run root {config.folder.parent}: set CTXFT_RUNS to {where.parent}."
+                f"{folder} is not below the run root {config.folder.parent}: set CTXFT_RUNS to {place.parent}."
             )
         return config
 
@@ -213,17 +217,15 @@ def check_same(run: Run, manifest: Manifest) -> None:
 
 def build_text(run: Run, name: str) -> list:
     """Build the passages or instruction rows of one file of a run folder from the run's inputs."""
-    for names, text in ((CORPUS, "corpus"), (GENERAL, "general_text"), (INSTRUCTIONS, "instruction_text")):
-        if name in names:
-            return getattr(run, text)[names.index(name)]
-    raise KeyError(name)
+    source, part = TEXTS[name]
+    return getattr(run, source)[part]
 
 
-def write_texts(run: Run, names: tuple[str, ...], folder: Path) -> dict[str, str]:
+def write_texts(run: Run, names: Iterable[str], folder: Path) -> dict[str, str]:
     """Write texts into a folder; returns the SHA-256 of each file by its name."""
     for name in names:
         rows = build_text(run, name)
-        write_jsonl(folder / f"{name}.jsonl", rows if name in INSTRUCTIONS else (p.to_json() for p in rows))
+        write_jsonl(folder / f"{name}.jsonl", (row if isinstance(row, dict) else row.to_json() for row in rows))
     return {f"{name}.jsonl": hash_file(folder / f"{name}.jsonl") for name in names}
 
 
@@ -282,14 +284,11 @@ def _prepare(run: Run) -> None:
             f"{run.folder} is not empty and not a run (no manifest.json): choose another name, or empty it."
         )
     inputs = inputs_of(run)
-    hashes, commits = ({name: state[part] for name, state in inputs.items()} for part in (0, 1))
+    hashes = {name: content for name, (content, _) in inputs.items()}
+    commits = {name: commit for name, (_, commit) in inputs.items()}
     run.pin(commits)
     check_labels(config.arms, run.passages, config.prompts.writer is not None)  # before anything is written
-    files = write_texts(run, CORPUS, run.folder)
-    if config.general:
-        files |= write_texts(run, GENERAL, run.folder)
-    if run.has_instructions:
-        files |= write_texts(run, INSTRUCTIONS, run.folder)
+    files = write_texts(run, run.text_names, run.folder)
     write_json(run.folder / "ledger.json", ledger_of(run, config.seeds[0]))
     Manifest(config.name, to_mapping(run.wanted), hashes, commits, files).write(run.folder)
 
@@ -301,7 +300,8 @@ def _extend(run: Run, manifest: Manifest) -> None:
     now |= {"seeds": sorted({*then["seeds"], *run.config.seeds}), "evaluation": wanted["evaluation"]}
     if run.has_instructions and "instructions" not in manifest.hashes:
         manifest.hashes["instructions"], manifest.commits["instructions"] = inputs_of(run)["instructions"]
-        manifest.files |= write_texts(run, INSTRUCTIONS, run.folder)
+        names = [name for name in run.text_names if f"{name}.jsonl" not in manifest.files]
+        manifest.files |= write_texts(run, names, run.folder)
         now["ift"] = wanted["ift"]
         manifest.write(run.folder)  # before the ledger reads them back
     ledger = read_json(run.folder / "ledger.json")

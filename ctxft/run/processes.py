@@ -1,4 +1,4 @@
-"""Commands flow in; they run side by side until all have ended or one has failed, whose own words are then passed on."""
+"""Run commands side by side until all have ended or one has failed, and pass on why it failed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ctxft.storage import FailedError, InputError
+from ctxft.storage import KEPT, FailedError, InputError
 
-DIES_WITH_STDIN = (
-    "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose standard input is a pipe that only their parent holds open
-)
+DIES_WITH_STDIN = "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose stdin is a pipe that only their parent holds open
 
 
 def die_with_parent() -> None:
@@ -26,7 +24,7 @@ def die_with_parent() -> None:
 
     A worker that went on alone would hold the locks of its tasks, and the same command would be refused until it ends.
     """
-    if os.environ.pop(DIES_WITH_STDIN, None):  # popped, since processes that this one starts are not on the leash
+    if os.environ.pop(DIES_WITH_STDIN, None):  # popped, since processes that this one starts do not end with its stdin
         threading.Thread(target=_wait_for_end, name="end-with-parent", daemon=True).start()
 
 
@@ -111,8 +109,7 @@ def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -
         at = f" ({', '.join(tasks)})" if tasks else ""
         raise FailedError(
             f"a process of `ctxft {verb}`{at} was killed by {signal.Signals(-code).name}: by hand, by a scheduler, or because "
-            "the machine ran out of memory (then try --workers 1). What was finished is kept, and the same command goes on "
-            "from there."
+            f"the machine ran out of memory (then try --workers 1). {KEPT}"
         )
     if sentence:
         raise FailedError(sentence)

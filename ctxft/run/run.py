@@ -19,7 +19,7 @@ from ctxft.config import PROFILES, ExperimentConfig, TrainConfig, from_mapping, 
 from ctxft.data.passages import Passage, passages_of
 from ctxft.data.rows import PromptTemplate, Rows, prompt_template, text_budget
 from ctxft.evaluation.benchmarks import Benchmark, load_benchmark
-from ctxft.evaluation.outcomes import read_outcomes
+from ctxft.evaluation.outcomes import Outcome, read_outcomes
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
 from ctxft.prompts import get_arm
 from ctxft.run import prepare as preparation
@@ -28,7 +28,7 @@ from ctxft.run import workers as processes
 from ctxft.run.prepare import Manifest, pinned
 from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets, longest_of
 from ctxft.run.tasks import Task
-from ctxft.storage import InputError, hash_file, is_there, nearest, parse_json, read_jsonl, runs_root
+from ctxft.storage import InputError, hash_file, is_there, nearest, parse_json, read_checked, read_jsonl, runs_root
 from ctxft.training.loop import targets_of
 from ctxft.training.schedule import passage_order
 
@@ -126,14 +126,19 @@ class Run:
         self._manifest, self._checked = None, False
         return self.manifest
 
-    def require_prepared(self) -> Manifest:
-        """Return the manifest; raises InputError where the run is not prepared, or holds another experiment."""
+    @property
+    def recorded(self) -> Manifest:
+        """The manifest; raises InputError where the run is not prepared yet."""
         if self.manifest is None:
             raise InputError(f"{self.folder} is not a run yet: run `ctxft train` first.")
-        if not self._checked:
-            preparation.check_same(self, self.manifest)
-            self._checked = True
         return self.manifest
+
+    def require_prepared(self) -> Manifest:
+        """Return the manifest; raises InputError where the run is not prepared, or holds another experiment."""
+        if not self._checked:
+            preparation.check_same(self, self.recorded)
+            self._checked = True
+        return self.recorded
 
     # --- what the stages share ----------------------------------------------------------------------------------------
 
@@ -170,14 +175,13 @@ class Run:
 
     @cached_property
     def general_text(self) -> tuple[list[Passage], list[Passage], Counter]:
-        """The general text, cut likewise; empty where the experiment names none."""
-        general = self.config.general
-        return passages_of(general, self.tokenizer, self.budget) if general else ([], [], Counter())
+        """The general text of an experiment that has some, cut likewise."""
+        return passages_of(self.config.general, self.tokenizer, self.budget)
 
     @cached_property
     def instruction_text(self) -> tuple[list[dict], list[dict], Counter]:
-        """The rows of the stage ift: to train on, held out, counts; empty where no arm has the stage."""
-        return preparation.split_instructions(self) if self.has_instructions else ([], [], Counter())
+        """The rows of the stage ift: to train on, held out, counts."""
+        return preparation.split_instructions(self)
 
     @property
     def has_instructions(self) -> bool:
@@ -197,37 +201,42 @@ class Run:
     @property
     def general(self) -> list[Passage]:
         """The passages of general text; empty where the experiment names none."""
-        return self._text("general") if self.config.general else []
+        return self._text("general")
 
     @property
     def general_held_out(self) -> list[Passage]:
-        """The held-out passages of general text; empty where the experiment names none."""
-        return self._text("general_held_out") if self.config.general else []
+        """The held-out passages of general text."""
+        return self._text("general_held_out")
 
     @property
     def instructions(self) -> list[dict]:
         """The rows of the stage ift, each with id, input_ids, labels and text; empty where no arm has the stage."""
-        return self._text("instructions") if self.has_instructions else []
+        return self._text("instructions")
 
     @property
     def instructions_held_out(self) -> list[dict]:
         """The held-out rows of the stage ift."""
-        return self._text("instructions_held_out") if self.has_instructions else []
+        return self._text("instructions_held_out")
+
+    @property
+    def text_names(self) -> list[str]:
+        """The names of the texts that the run has."""
+        has = {"corpus": True, "general_text": self.config.general, "instruction_text": self.has_instructions}
+        return [name for name, (source, _) in preparation.TEXTS.items() if has[source]]
 
     def _text(self, name: str) -> list:
         """Return what a file of the run folder holds; before the run is prepared, what it will hold."""
+        if name not in self.text_names:
+            return []
         if name not in self._texts:
-            if self.manifest is None:
-                self._texts[name] = preparation.build_text(self, name)
-            else:
-                self._texts[name] = self._read(name, self.manifest)
+            self._texts[name] = self._read(name) if self.manifest else preparation.build_text(self, name)
         return self._texts[name]
 
-    def _read(self, name: str, manifest: Manifest) -> list:
+    def _read(self, name: str) -> list:
         path = self.folder / f"{name}.jsonl"
         if not path.exists():
             raise InputError(f"{path} is missing: remove the folder and start from scratch.")
-        if hash_file(path) != manifest.files.get(path.name):
+        if hash_file(path) != self.recorded.files.get(path.name):
             raise InputError(f"{path} was changed after it was made: remove the folder and start from scratch.")
         rows = [row for _, row in read_jsonl(path)]
         return rows if name.startswith("instructions") else [Passage.from_json(row) for row in rows]
@@ -369,12 +378,16 @@ class Run:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
+    def done(self, arm: str, seed: int = 0) -> dict:
+        """Return the record of a finished training: the content of done.json."""
+        return read_checked(self.arm_folder(arm, seed) / "done.json")
+
     def model_hash(self, arm: str, seed: int = 0) -> str:
         """Return the hash of a task's model; raises InputError if it is not trained yet."""
         tasks.require_trained(self, arm, seed)
         if not get_arm(arm).stages:
-            return self.manifest.hashes["model"]
-        return tasks.read_done(self, arm, seed)["model_hash"]
+            return self.recorded.hashes["model"]
+        return self.done(arm, seed)["model_hash"]
 
     def model(self, arm: str = "base", seed: int = 0) -> PreTrainedModel:
         """Load a trained arm's model, or the base model, onto the device of the recipe.
@@ -390,7 +403,7 @@ class Run:
             raise InputError(f"{folder / 'model'} was changed after training: remove {folder} and train it again.")
         return load_model(str(folder / "model"), device=device)
 
-    def outcomes(self, benchmark: str, arm: str, seed: int = 0) -> list[dict]:
+    def outcomes(self, benchmark: str, arm: str, seed: int = 0) -> list[Outcome]:
         """Return one arm's outcome for each item of a benchmark."""
         return read_outcomes(self.eval_folder(arm, seed) / f"{benchmark}.jsonl")
 
@@ -406,12 +419,13 @@ def _config_of(source: str | Path | Mapping | ExperimentConfig, settings: dict) 
     if Path(source).suffix in (".yaml", ".yml") or str(source) in profiles:
         return load_experiment(source, settings)
     folder = next((place for place in (Path(source), runs_root() / source) if is_there(place / "manifest.json")), None)
-    if folder is None:
+    manifest = folder and Manifest.read(folder)
+    if folder is None or manifest is None:
         raise InputError(
             f"unknown profile '{source}'{nearest(str(source), profiles)}; known: {', '.join(profiles)}, a YAML file, or a run "
             f"(neither {Path(source)} nor {runs_root() / source} holds a manifest.json)."
         )
-    config = Manifest.config_of(folder)
+    config = manifest.experiment(folder)
     return _with_settings(to_mapping(config), settings) if settings else config
 
 

@@ -75,11 +75,6 @@ def parse_task(text: str, tasks: Iterable[Task]) -> Task:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def read_done(run: Run, arm: str, seed: int) -> dict:
-    """Return the record of a finished training."""
-    return read_checked(run.arm_folder(arm, seed) / "done.json")
-
-
 def require_written(run: Run) -> None:
     """Raise InputError if an arm reads prompts that no model has written yet: before the other arms are trained."""
     for arm in map(get_arm, text_stages(run.config.arms)):
@@ -108,7 +103,7 @@ def _finished(run: Run, arm: str, seed: int) -> dict | None:
     """Return a finished training's record, or None; where it is damaged the training resumes from what is left."""
     done = read_or_quarantine(run.arm_folder(arm, seed) / "done.json")
     if done and (start := get_arm(arm).start) and run.is_trained(start, seed):
-        if read_done(run, start, seed)["model_hash"] != done["start"]:
+        if run.done(start, seed)["model_hash"] != done["start"]:
             raise InputError(
                 f"{run.arm_folder(start, seed)} was trained again since {run.arm_folder(arm, seed)} resumed from it: remove "
                 "the latter."
@@ -132,18 +127,18 @@ def _train(run: Run, arm: str, seed: int, quiet: bool) -> dict:
     start = None
     if first := get_arm(arm).start:
         start = run.arm_folder(first, seed) / "model"
-        if model_hash(str(start)) != read_done(run, first, seed)["model_hash"]:
+        if model_hash(str(start)) != run.done(first, seed)["model_hash"]:
             raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", data.sampled)
     files = {"README.md": model_card(config, arm, seed)} | prompt_set_files(run, arm)
     recipe = (data.recipe, seed, folder, config.revision, files, quiet)
     train_arm(data.rows, config.model, run.tokenizer, *recipe, start=start, order=data.order)
-    return read_done(run, arm, seed)
+    return run.done(arm, seed)
 
 
 def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
-    """Write the card that stands beside a trained model: what it is, how it was made, and what it is not."""
+    """Write the card that is stored next to a trained model: what it is, how it was made, and what it is not."""
 
     def name(source: str) -> str:  # a card is passed on: it need not tell where things lie on this machine
         return Path(source).name if Path(source).exists() else source
@@ -205,7 +200,7 @@ class Evaluation:
     @cached_property
     def held_out_key(self) -> str:
         """What changes whenever another model or other texts would give another loss."""
-        manifest = self.run.manifest
+        manifest = self.run.recorded
         texts = [manifest.files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
         texts.append(manifest.files.get("instructions_held_out.jsonl") if self.run.has_instructions else None)
         return sha256([SCORING_REVISION, self.model, texts, manifest.hashes["prompts"], probe_state()])
