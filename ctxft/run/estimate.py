@@ -1,4 +1,4 @@
-"""An experiment flows in; what its training takes flows out as lines of text: memory on each device, tokens, steps, time."""
+"""Report what an experiment's training takes, as lines of text: memory on each device, tokens, steps, time."""
 
 from __future__ import annotations
 
@@ -75,21 +75,21 @@ def estimate_lines(
     modes = [("one process", "single")] if processes == 1 else [(f"each of {processes}, DDP", "ddp")]
     if processes > 1 and device != "cpu":
         modes.append((f"each of {processes}, FSDP", "fsdp"))
-    found = {name: estimate(architecture, recipe, device, processes, mode) for name, mode in modes}
-    first = next(iter(found.values()))
+    estimates = {name: estimate(architecture, recipe, device, processes, mode) for name, mode in modes}
+    first = next(iter(estimates.values()))
     lines = [
         f"parameters: {first.parameters:,}, trained: {first.trained:,}",
         "memory, GiB (" + _computes(recipe, device) + ")",
         " " * 34 + "".join(f"{size:>13}" for size in SIZES),
-        *(_line(name, values) for name, values in found.items()),
+        *(_line(name, values) for name, values in estimates.items()),
     ]
     if memory is not None:
         name, mode = modes[-1]
-        if found[name].total > memory * 2**30:
-            said = advice(architecture, recipe, device, processes, mode, int(memory * 2**30))
-            lines.append(f"does not fit into {memory:g} GiB; {said}")
-        else:
+        if estimates[name].total <= memory * 2**30:
             lines.append(f"fits into {memory:g} GiB")
+        else:
+            change = advice(architecture, recipe, device, processes, mode, int(memory * 2**30))
+            lines.append(f"does not fit into {memory:g} GiB; {change}")
     counted = count_tokens_and_steps(run)
     lines.append(f"one arm, one seed: {counted['steps']} optimizer steps, {counted['targets']} target tokens")
     reads = counted["reads"]

@@ -89,7 +89,7 @@ def clean_table(leaks: dict) -> pandas.DataFrame:
     """Return the accuracy of each arm on all items and on the clean ones, in per cent, the mean over its seeds."""
     table = pandas.DataFrame(leaks["scores"])
     groups = table.groupby(["benchmark", "arm"], sort=False)
-    rows = groups.agg(seeds=("seed", "size"), items=("all_n", "first"), clean=("clean_n", "first"))
-    for which in ("all", "clean"):
-        rows[f"accuracy % {which}"] = (100 * groups[f"{which}_accuracy"].mean()).round(1)
+    means = {f"accuracy % {which}": (f"{which}_accuracy", "mean") for which in ("all", "clean")}
+    rows = groups.agg(seeds=("seed", "size"), items=("all_n", "first"), clean=("clean_n", "first"), **means)
+    rows[[*means]] = (100 * rows[[*means]]).round(1)
     return rows.reset_index()

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import ExperimentConfig
 from ctxft.data.documents import describe
@@ -24,7 +22,7 @@ from ctxft.data.rows import (
     prompt_ids,
     special_tokens,
 )
-from ctxft.prompts import Arm, PromptSet, PromptSources, get_arm, load_prompt_set
+from ctxft.prompts import PromptSet, PromptSources, get_arm, load_prompt_set
 from ctxft.storage import InputError, sha256
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def load_prompt_sets(config: ExperimentConfig) -> PromptSets:
     """Load the experiment's strategy set and negative set.
 
     Raises:
-        InputError: a prompt set is broken or of another kind, or the two would stand before the text in different ways.
+        InputError: a prompt set is broken or of another kind, or the two are prepended to the text in different ways.
     """
     strategies, negative = load_prompt_set(config.prompts.strategies), load_prompt_set(config.prompts.negative)
     for option in ("placement", "separator"):
@@ -73,7 +71,7 @@ def longest_of(run: Run) -> int:
         raise InputError(
             f"prompts.writer.max_tokens lets written prompts take {written} tokens, which leaves "
             f"{max(0, train.max_length - 2 - written)} of train.max_length ({train.max_length}) for text, fewer than "
-            f"train.min_text_tokens ({train.min_text_tokens}): lower max_tokens, or raise the window."
+            f"train.min_text_tokens ({train.min_text_tokens}): lower max_tokens, or raise train.max_length."
         )
     return max(longest, written)
 
@@ -93,59 +91,48 @@ def build_rows(
     Returns:
         (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
     """
-    config, tokenizer, found = run.config, run.tokenizer, get_arm(arm)
-    if found.after is not None:
-        return _rows_with_text_after(found, config.train.max_length, seed, passages, tokenizer, general)
-    sources = PromptSources(seed, *run.prompt_sets, tokenizer, found.written(config, seed) if found.written else None)
-    prompts, sampled = [], []
-    known: dict[str, array] = {}  # a prompt set has few prompts, a corpus many passages
+    spec, special = get_arm(arm), special_tokens(run.tokenizer)
+    texts, none = [*passages, *general], [array("i")] * len(general)
+    if spec.after is not None:
+        after, records = _texts_after(run, arm, passages, spec.after(passages, seed))
+        return Rows(texts, [array("i")] * len(texts), special, after=after + none), records
+    max_length, prompts, records = run.config.train.max_length, [], []
+    sources = PromptSources(
+        seed, *run.prompt_sets, run.tokenizer, spec.written(run.config, seed) if spec.written else None
+    )
+    known: dict[str, array] = {"": array("i")}  # a prompt set has few prompts, a corpus many passages
     for passage in passages:
-        prompt = found.prompt_of(sources, passage)
-        text = "" if prompt is None else prompt.text
-        if text not in known:
-            known[text] = array("i", prompt_ids(tokenizer, prompt, run.template))
-        ids = known[text]
-        prompts.append(ids)
-        if prompt is not None:
-            sampled.append(
-                {
-                    "passage": passage.id,
-                    "prompt": prompt.id,
-                    "family": prompt.family,
-                    "text": prompt.text,
-                    "tokens": len(ids),
-                }
-            )
-    prompts += [array("i")] * len(general)
-    rows = Rows([*passages, *general], prompts, special_tokens(tokenizer), learned=found.learn_prompt)
-    if rows.longest > config.train.max_length:  # only a prompt of no prompt set can be longer than what passages leave
+        prompt = spec.prompt_of(sources, passage)
+        if prompt is None:
+            prompts.append(known[""])
+            continue
+        if prompt.text not in known:
+            known[prompt.text] = array("i", prompt_ids(run.tokenizer, prompt, run.template))
+        prompts.append(known[prompt.text])
+        record = {"passage": passage.id, "prompt": prompt.id, "family": prompt.family, "text": prompt.text}
+        records.append(record | {"tokens": len(prompts[-1])})
+    rows = Rows(texts, prompts + none, special, learned=spec.learn_prompt)
+    if rows.longest > max_length:  # only a prompt of no prompt set can be longer than what passages leave
         raise InputError(
-            f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.max_length ({config.train.max_length}): its "
-            "prompts are longer than those of the prompt sets; raise train.max_length under another name, or leave the arm out."
+            f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.max_length ({max_length}): its prompts are "
+            "longer than those of the prompt sets; raise train.max_length under another name, or leave the arm out."
         )
-    return rows, sampled
+    return rows, records
 
 
-def _rows_with_text_after(
-    arm: Arm,
-    window: int,
-    seed: int,
-    passages: Sequence[Passage],
-    tokenizer: PreTrainedTokenizerBase,
-    general: Sequence[Passage],
-) -> tuple[Rows, list[dict]]:
-    """Build the rows of an arm that reads text after each passage, as many of its pieces as the window has room for."""
+def _texts_after(
+    run: Run, arm: str, passages: Sequence[Passage], texts: Iterable[Sequence[str]]
+) -> tuple[list[array], list[dict]]:
+    """Return the ids of what an arm reads after each passage, as many pieces as max_length has room for, and records."""
     after, records = [], []
-    for passage, pieces in zip(passages, arm.after(passages, seed), strict=True):
-        kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - passage.targets)
+    for passage, pieces in zip(passages, texts, strict=True):
+        kept, ids = fitting_pieces(run.tokenizer, pieces, run.config.train.max_length - 1 - passage.targets)
         after.append(array("i", ids))
         text = "".join(kept)
-        record = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": arm.name, "text": text}
+        record = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": arm, "text": text}
         counts = {"tokens": len(ids), "exercises": len(kept), "dropped": len(pieces) - len(kept)}
         records.append(record | counts)
-    after += [array("i")] * len(general)
-    every = [*passages, *general]
-    return Rows(every, [array("i")] * len(every), special_tokens(tokenizer), after=after), records
+    return after, records
 
 
 # --- ledger -----------------------------------------------------------------------------------------------------------
@@ -174,26 +161,25 @@ def arm_ledger(run: Run, arm: str, ledger: dict) -> dict:
 
     Where its prompts should be as long as cft's, it is also counted how far they are from that.
     """
-    found = get_arm(arm)
-    state = found.written_state(run.config) if found.written_state else ""
+    spec = get_arm(arm)
+    state = spec.written_state(run.config) if spec.written_state else ""
     if state is None:
         return {}  # its prompts are written for passages that this very preparation lays down
     if f"{arm}: rows" in ledger and (not state or ledger.get(f"{arm}: prompts of") == state):
         return {}
     seed, number = ledger["seed of the prompts counted here"], len(run.passages)
     rows, records = run.rows(arm, seed)
-    counts = arm_tokens(islice(rows, number))
-    if found.after:
+    counts: dict[str, int | str] = {**arm_tokens(islice(rows, number))}
+    if spec.after:
         counts["exercises"] = sum(record["exercises"] for record in records)
         counts["exercises that the window had no room for"] = sum(record["dropped"] for record in records)
-    if found.control:  # matched to the token, or as near as its kind of prompt comes
+    if spec.control:  # matched to the token, or as near as its kind of prompt comes
         prompts = (rows.prompts[:number], run.rows("cft", seed)[0].prompts[:number])
         off = [len(own) - len(cft) for own, cft in zip(*prompts, strict=True)]
         counts["prompts of another length than cft's"] = sum(map(bool, off))
         counts["prompt tokens more than cft's"] = sum(off)
-    if state:  # passages without a written prompt read cft's
-        counts["passages without a written prompt"] = sum(
-            prompt is None for prompt in found.written(run.config, seed).values()
-        )
+    if state and spec.written:  # passages without a written prompt read cft's
+        written = spec.written(run.config, seed) or {}
+        counts["passages without a written prompt"] = sum(prompt is None for prompt in written.values())
         counts["prompts of"] = state
     return {f"{arm}: {name}": value for name, value in counts.items()}

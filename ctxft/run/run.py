@@ -175,8 +175,9 @@ class Run:
 
     @cached_property
     def general_text(self) -> tuple[list[Passage], list[Passage], Counter]:
-        """The general text of an experiment that has some, cut likewise."""
-        return passages_of(self.config.general, self.tokenizer, self.budget)
+        """The general text, cut likewise; empty where the experiment names none."""
+        general = self.config.general
+        return passages_of(general, self.tokenizer, self.budget) if general else ([], [], Counter())
 
     @cached_property
     def instruction_text(self) -> tuple[list[dict], list[dict], Counter]:

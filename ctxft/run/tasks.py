@@ -155,28 +155,22 @@ def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
 
 def prompt_set_files(run: Run, arm: str) -> dict[str, str]:
     """Return the files that hold an arm's prompt sets next to its model; none for an arm that reads no prompt."""
-    found = get_arm(arm)
-    if found.instructed or found.prompt is None:
-        return {}
-    names = ("prompt_set", *(f"{name}_prompt_set" for name in found.sets[1:]))
-    sets = [getattr(run.prompt_sets, name).to_dict() for name in found.sets]
-    dumped = [yaml.safe_dump(one, sort_keys=False, allow_unicode=True) for one in sets]
-    return {f"{name}.yaml": text for name, text in zip(names, dumped, strict=True)}
+    spec, files = get_arm(arm), {}
+    for name in spec.sets if spec.prompt and not spec.instructed else ():
+        file = "prompt_set.yaml" if name == spec.sets[0] else f"{name}_prompt_set.yaml"
+        values = getattr(run.prompt_sets, name).to_dict()
+        files[file] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return files
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def asked_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
+def formatted_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
     """Return in words how the experiment formats a benchmark's items."""
     options = config.evaluation
-    return style_of(
-        benchmark,
-        options.form,
-        options.num_fewshot,
-        options.apply_chat_template,
-        options.output_type == "generate_until",
-    )
+    generated = options.output_type == "generate_until"
+    return style_of(benchmark, options.form, options.num_fewshot, options.apply_chat_template, generated)
 
 
 class Evaluation:
@@ -195,7 +189,7 @@ class Evaluation:
     def key(self, benchmark: Benchmark) -> str:
         """Return what changes whenever another model, other items or another format would give other outcomes."""
         items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
-        return sha256([SCORING_REVISION, self.model, benchmark.name, items, asked_as(self.run.config, benchmark)])
+        return sha256([SCORING_REVISION, self.model, benchmark.name, items, formatted_as(self.run.config, benchmark)])
 
     @cached_property
     def held_out_key(self) -> str:
@@ -266,13 +260,9 @@ class Evaluation:
             )
         write_outcomes(path, outcomes)
         log.path.unlink()
-        origin = {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-        origin |= {
-            "key": self.key(benchmark),
-            "form": asked_as(self.run.config, benchmark),
-            "rule": options.output_type,
-        }
-        return metrics(outcomes, benchmark) | origin | {"outcomes": hash_file(path)}
+        origin = {name: getattr(benchmark, name) for name in ("source", "revision", "note")}
+        origin |= {"form": formatted_as(self.run.config, benchmark), "rule": options.output_type}
+        return metrics(outcomes, benchmark) | origin | {"key": self.key(benchmark), "outcomes": hash_file(path)}
 
 
 def _held_out(run: Run, model: PreTrainedModel) -> dict:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -48,7 +49,7 @@ def gather_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """
     every = {plain_name(name) for name, _ in model.named_parameters(remove_duplicate=False)}
     others = every - trainable_parameters(model).keys()
-    state = get_model_state_dict(model, options=GATHERED)
+    state = cast(dict[str, torch.Tensor], get_model_state_dict(model, options=GATHERED))
     return {name: value.contiguous() for name, value in state.items() if name not in others}
 
 
@@ -64,7 +65,7 @@ def save_checkpoint(
         state: plain values, "step" among them.
         first: whether this process writes.
     """
-    moments = get_optimizer_state_dict(model, optimizer, options=GATHERED).get("state", {})
+    moments = cast(Any, get_optimizer_state_dict(model, optimizer, options=GATHERED)).get("state", {})
     tensors = {
         "weights": gather_weights(model),
         "optimizer": {f"{name}|{key}": value for name, held in moments.items() for key, value in held.items()},
@@ -102,8 +103,8 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     full = StateDictOptions(full_state_dict=True, strict=False)  # every process reads all, and keeps its shard
     optimizer.zero_grad()  # torch only makes room for the state of an optimizer without gradients
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
-    set_model_state_dict(model, weights, options=full)
-    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=full)
+    set_model_state_dict(model, cast(dict, weights), options=full)
+    set_optimizer_state_dict(model, optimizer, cast(dict, {"state": state, "param_groups": groups}), options=full)
 
 
 def verify_checkpoint(path: Path) -> dict:

@@ -73,14 +73,15 @@ def distribute(
 
 def _check_strategy(accelerator: Accelerator) -> None:
     """Refuse strategies that are not supported, and let FSDP add gradients up in float32."""
-    kind, plugin = accelerator.distributed_type, getattr(accelerator.state, "fsdp_plugin", None)
+    kind = accelerator.distributed_type
+    plugin = accelerator.state.fsdp_plugin if kind == DistributedType.FSDP else None
     known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
-    if kind not in known or (kind == DistributedType.FSDP and plugin.fsdp_version != 2):
+    if kind not in known or (plugin and plugin.fsdp_version != 2):
         raise InputError(
-            f"training cannot be distributed by {kind.value}{' version 1' if kind == DistributedType.FSDP else ''}: use "
+            f"training cannot be distributed by {kind.value}{' version 1' if plugin else ''}: use "
             "`accelerate launch --use_fsdp --fsdp_version 2`, or plain `accelerate launch` for DDP."
         )
-    if kind == DistributedType.FSDP and accelerator.mixed_precision == "bf16":
+    if plugin and accelerator.mixed_precision == "bf16":
         plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
         )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
+from peft import PeftModel
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ctxft.config import TrainConfig
 from ctxft.training.loss import LOGITS_AT_ONCE
@@ -84,7 +86,7 @@ def kept_bytes(model: torch.nn.Module, tokens: int) -> int:
             saved[storage._cdata] = storage
         return tensor
 
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
         output = inner.get_decoder()(input_ids=ids, position_ids=ids, use_cache=False)

@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -138,7 +139,7 @@ class Training:
         tokens = sum(batch.tokens for batch in batches)
         return StepRecord(
             step=number,
-            loss=self.accelerator.reduce(total, "sum").item(),
+            loss=cast(torch.Tensor, self.accelerator.reduce(total, "sum")).item(),
             learning_rate=rate,
             grad_norm=norm,
             target_tokens=targets,
@@ -149,7 +150,7 @@ class Training:
 
     def _clip_gradients(self) -> float:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(trained, self.config.max_grad_norm or math.inf)
+        norm = cast(Any, self.accelerator.clip_grad_norm_(trained, self.config.max_grad_norm or math.inf))
         return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
 
 

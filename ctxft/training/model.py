@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import peft
 import torch
@@ -86,7 +87,7 @@ def trainable_model(
 def check_row_lengths(rows: Sequence[Row], model: torch.nn.Module, config: TrainConfig) -> None:
     """Raise InputError if a row is longer than max_length or the model's limit."""
     longest = getattr(rows, "longest", None) or max(len(row["input_ids"]) for row in rows)
-    limit = window_of(model)
+    limit = window_of(cast(PreTrainedModel, model))
     if longest > min(config.max_length, limit or longest):
         raise InputError(
             f"a row has {longest} tokens, but train.max_length is {config.max_length} and the model's limit {limit}."

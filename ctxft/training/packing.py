@@ -14,6 +14,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,7 +30,7 @@ UNSUPPORTED = (
     "s_aux",
     "position_bias",
     "head_mask",
-)  # what some models add to attention, and these kernels lack
+)  # what some models add to attention; not supported here
 
 
 @dataclass
@@ -233,13 +234,13 @@ def _varlen_attention(
         raise InputError(
             "attention dropout does not work with train.attn_implementation varlen: set train.pack to false."
         )
-    flat = [tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value)]  # (tokens, heads, head size)
-    if flat[0].dtype == torch.float32:  # rotary embedding may have left bfloat16
-        flat = [tensor.to(torch.bfloat16) for tensor in flat]
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))  # (tokens, heads, head size)
+    if q.dtype == torch.float32:  # rotary embedding may have left bfloat16
+        q, k, v = (tensor.to(torch.bfloat16) for tensor in (q, k, v))
     longest, grouped = kwargs["longest_segment"], query.shape[1] != key.shape[1]
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
-    output = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling, window_size=window, enable_gqa=grouped)
-    return output[None], None
+    options: dict[str, Any] = {"scale": scaling, "window_size": window, "enable_gqa": grouped}
+    return cast(torch.Tensor, varlen_attn(q, k, v, bounds, bounds, longest, longest, **options))[None], None
 
 
 AttentionInterface.register("ctxft_segments", _segments_attention)
