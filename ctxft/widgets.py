@@ -547,7 +547,7 @@ def disagreements(answers: Answers, arms: Iterable[str] | None = None) -> list[s
     return ids
 
 
-def show_item(question: Question, by_arm: Mapping[str, dict]) -> Table:
+def show_item(question: Question, by_arm: Mapping[str, Mapping]) -> Table:
     """Show one question: its choices, the log-likelihood of each by arm, and who answers what.
 
     Args:

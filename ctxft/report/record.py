@@ -7,7 +7,7 @@ It holds manifest.json, ledger.json, arms/<arm>/seed-<n>/log.jsonl, and evals/<a
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class RunRecord:
     manifest: dict
     ledger: dict
     metrics: dict[str, dict[int, dict]]
-    outcomes: dict[str, Outcomes]
+    outcomes: Mapping[str, Outcomes]
     logs: pandas.DataFrame
 
     def metrics_of(self, benchmark: str, arm: str | None = None) -> list[dict]:
