@@ -592,9 +592,9 @@ class RecordLog:
         self._guard, self._stack = threading.Lock(), contextlib.ExitStack()
         lock = self.path.with_name(f".{self.path.name}.lock")
         self._stack.enter_context(exclusive_lock(lock, f"writes {self.path}", wait))
-        found, self.records, self.damaged = read_records(self.path)
+        recorded, self.records, self.damaged = read_records(self.path)
         header = json.loads(json.dumps(header))
-        if self.path.exists() and self.path.stat().st_size and found != header:
+        if self.path.exists() and self.path.stat().st_size and recorded != header:
             quarantine(self.path, f"{self.path} was damaged in its first line, or written with other settings.")
             self.records, self.damaged = {}, []
         self._file = self._stack.enter_context(open(self.path, "ab"))
@@ -743,13 +743,13 @@ def runs_root() -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that decide a result; "not installed" where one is missing."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def code_revision() -> str:

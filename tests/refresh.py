@@ -192,8 +192,8 @@ def caption_block() -> str:
         for arm, row in planted.items()
     )
     said = (
-        f"*Made by the kit on its practice world, {null[0]['seeds']} seeds, percentage points of accuracy minus plain training "
-        f"(`cpt`) with 95 % intervals. To the first model prompts mean nothing: {blind}, and all intervals lie within "
+        f"*Made by the kit on its practice world, {null[0]['seeds']} seeds, accuracy minus plain training "
+        f"(`cpt`) in percentage points, with 95 % intervals. To the first model prompts mean nothing: {blind}, and all intervals lie within "
         f"{widest:.1f} pp. The second had learned that prompts indicate whether a text can be trusted. The effect is planted, and "
         f"the kit sees it, on texts of which half are wrong: {effects}. `control` reads random words: what it loses was not "
         "planted. At another length of training the ranking is another (see docs/results.md).*"

@@ -23,7 +23,7 @@ def count_tokens_and_steps(run: Run) -> dict:
     Example:
         >>> from ctxft.run.run import Run
         >>> count_tokens_and_steps(Run("mini", name="not-prepared"))["steps"]
-        119
+        113
     """
     seed = run.config.seeds[0]
     order, targets, reads = run.order("cpt", seed), run.rows("cpt", seed)[0].text_targets, {}

@@ -57,7 +57,7 @@ def test_a_pickled_adapter_is_not_read(model_folders, tmp_path, ran):
     }
     write_json(folder / "adapter_config.json", {**about, "task_type": "CAUSAL_LM"})
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(Payload(ran)))
-    with pytest.raises(InputError, match=r"adapter_model\.safetensors is needed \(other formats can run code"):
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors file is needed \(other formats can run code"):
         load_model(str(folder))
     assert not ran.exists()
 

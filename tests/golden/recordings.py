@@ -83,5 +83,5 @@ def numbers_of(result: object) -> list[str]:
     if isinstance(result, list):
         return sorted(number for inner in result for number in numbers_of(inner))
     if isinstance(result, str):
-        return [result] if re.search(r"\d", result) else []
+        return re.findall(r"[-+]?\d+\.\d+", result)  # in words, which may change
     return [] if isinstance(result, bool) or result is None else [repr(result)]
