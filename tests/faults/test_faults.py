@@ -7,7 +7,6 @@ One try of each by default. In full, with a table of what was tried and what was
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import random
 import re
@@ -136,7 +135,7 @@ def pair(straight, monkeypatch, tmp_path) -> tuple[ExperimentConfig, ExperimentC
     runs = tmp_path / "runs"
     shutil.copytree(Path(straight.evaluation.benchmarks[0]).parent / "runs", runs)
     monkeypatch.setenv("CTXFT_RUNS", str(runs))
-    return dataclasses.replace(straight, name="ours"), straight
+    return straight.replace(name="ours"), straight
 
 
 def go_on(config: ExperimentConfig) -> None:
@@ -216,8 +215,10 @@ def test_a_worker_killed_as_the_system_does_without_memory(pair):
 
 LIMITED = """
 import resource, sys
-import ctxft.run.workers, ctxft.training.loop
+import ctxft.run.tasks, ctxft.training.loop
 from ctxft.cli import main
+from ctxft.models import load_model
+load_model({model!r})  # what is imported at the first use of a model counts before the limit
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + {megabytes} * 2**20, resource.RLIM_INFINITY))
 code = main(sys.argv[1:])
@@ -232,7 +233,7 @@ def test_out_of_memory_is_told_and_the_run_goes_on_with_more(pair):
     refused = 0
     for tried in range(FEWER):
         forget(ours)
-        command = [sys.executable, "-c", LIMITED.format(megabytes=3 + tried % 2), *words]
+        command = [sys.executable, "-c", LIMITED.format(model=ours.model, megabytes=3 + tried % 2), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO_ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode == 0:  # the arenas that it had were enough
