@@ -37,9 +37,28 @@ KINDS = ("byte", "metaspace")
 
 
 collect_ignore = ["benchmarks"]  # scripts that need packages of the extra [bench]
-TIERS = {  # folders and files whose tests are all of one tier; single slow tests carry the marker themselves
+TIERS = {  # beginnings of the ids of a tier's tests; other slow tests carry its marker themselves
     "notebook": ("notebooks/",),
-    "process": ("tests/faults/test_faults.py", "tests/test_kills.py", "tests/test_distributed.py"),
+    "process": (
+        "tests/faults/test_faults.py",
+        "tests/faults/test_large.py",
+        "tests/faults/test_payloads.py::test_a_hostile_or_damaged_checkpoint_of_the_synthetic_study",
+        "tests/test_adaptive.py::test_arms_read_what_was_written",
+        "tests/test_adaptive.py::test_no_key_reaches_a_notebook",
+        "tests/test_distributed.py",
+        "tests/test_extending.py",
+        "tests/test_kills.py",
+        "tests/test_run.py::test_from_the_package_to_a_table",
+        "tests/test_run.py::test_two_commands_at_once",
+        "tests/test_soak.py",
+        "tests/test_synthetic_study.py",
+        "tests/test_workers.py",
+        "tests/test_world.py::test_a_shortened_build",
+        "tests/test_world.py::test_another_seed",
+        "tests/test_world.py::test_the_command_writes",
+        "tests/test_writer.py::test_killed",
+        "tests/test_writer.py::test_two_processes",
+    ),
     "browser": ("tests/test_browser.py",),
     "fuzz": ("tests/faults/test_dirty_input.py",),
 }
@@ -58,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         path = item.path.relative_to(REPO).as_posix() if item.path.is_relative_to(REPO) else item.path.as_posix()
         for tier, places in TIERS.items():
-            if path.startswith(places):
+            if item.nodeid.startswith(places):
                 item.add_marker(tier)
         item.add_marker(pytest.mark.xdist_group("course" if path.endswith(".ipynb") else path))
 
