@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ctxft.storage import PACKAGE_ROOT, REPO_ROOT
 
-# Names of things that the field calls otherwise (what to write instead is in CONTRIBUTING.md).
+# Names of things that the field calls otherwise.
 NAMES = (
     "examine examined examination mend anew set_aside share_out let_learn read_for_loss in_order whole whole_file whole_folder "
     "sealed seal damagederror only_process run_together end_with_parent leash lesson purse follower pace diet book books "
