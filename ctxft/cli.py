@@ -203,14 +203,13 @@ def _estimate(
     processes: Annotated[int, Option(min=1, help="GPUs that train one task together")] = 1,
     device: Annotated[Literal["cpu", "cuda"] | None, Option(help="default: the recipe's, on this machine")] = None,
     rate: Annotated[float | None, Option(min=1e-3, help="measured tokens per second: gives the time")] = None,
-    memory: Annotated[float | None, Option(min=1e-3, help="GiB of a device: names what makes it fit")] = None,
     settings: Settings,
     data: Data = None,
 ) -> None:
     """Report what training takes: memory, tokens, steps; no weights are read."""
     from ctxft.run.estimate import estimate_lines
 
-    print("\n".join(estimate_lines(run_of(config, settings, data), processes, device, rate, memory)))
+    print("\n".join(estimate_lines(run_of(config, settings, data), processes, device, rate)))
 
 
 @app.command("compare")

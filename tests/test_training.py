@@ -26,7 +26,7 @@ from ctxft.prompts import load_prompt_set
 from ctxft.storage import InputError, read_json, read_jsonl
 from ctxft.training.checkpoint import checkpoints
 from ctxft.training.distributed import _check_strategy, training_device
-from ctxft.training.loop import read_train_record, save_model, targets_of, train_arm
+from ctxft.training.loop import save_model, targets_of, train_arm
 from ctxft.training.schedule import learning_rate, passage_order
 from ctxft.world.facts import model_folder
 from tests.sampling import prompt_for
@@ -131,7 +131,7 @@ def test_the_log_has_a_line_for_every_step_with_its_passages_the_same_in_all_arm
     assert [line["step"] for line in cft] == [1, 2, 3, 4, 5]
     assert [line["passages"] for line in cft] == [line["passages"] for line in cpt] == order
     assert [line["target_tokens"] for line in cft] == [line["target_tokens"] for line in cpt]
-    assert done.optimizer_steps == 5 and done.target_tokens == sum(line["target_tokens"] for line in cft)
+    assert done["optimizer_steps"] == 5 and done["target_tokens"] == sum(line["target_tokens"] for line in cft)
     told = {"step", "loss", "learning_rate", "grad_norm", "target_tokens", "tokens", "fill", "passages"}
     assert set(cft[0]) == told and cft[0]["fill"] == 1.0 and cft[0]["tokens"] > cpt[0]["tokens"]
     assert [line["passages"] for line in train("other", config, "cft", seed=1)[1]] != order
@@ -219,7 +219,7 @@ def test_full_fine_tuning_moves_every_parameter_in_float32(train, recipe, tmp_pa
     assert [name for name in after if torch.equal(before[name].float(), after[name])] == []
     model = load_model(str(folder))
     assert all(torch.equal(model.state_dict()[name], after[name]) for name in after)
-    assert done.model_hash == model_hash(str(folder)) and read_train_record(tmp_path / "full") == done
+    assert done["model_hash"] == model_hash(str(folder)) and read_json(tmp_path / "full" / "done.json") == done
 
 
 def test_buffers_that_belong_to_the_weights_are_saved_too(tmp_path, model_folders):
@@ -312,7 +312,7 @@ def test_resumed_equals_straight_bit_for_bit(train, recipe, monkeypatch, tmp_pat
     before = (tmp_path / "killed" / "checkpoint-2").stat().st_mtime_ns
     resumed, resumed_log = train("killed", config)
     assert (tmp_path / "killed" / "checkpoint-2").stat().st_mtime_ns == before  # resumed, and did not start again
-    assert resumed_log == straight_log and resumed.model_hash == straight.model_hash
+    assert resumed_log == straight_log and resumed["model_hash"] == straight["model_hash"]
 
 
 def test_a_half_written_checkpoint_is_never_read(train, recipe, monkeypatch, tmp_path):
@@ -325,7 +325,7 @@ def test_a_half_written_checkpoint_is_never_read(train, recipe, monkeypatch, tmp
     shutil.move(folder / "checkpoint-4", folder / ".checkpoint-4.abc.part")  # its name while it is being written
     (folder / ".checkpoint-4.abc.part" / "weights.safetensors").write_bytes(b"half")
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-2"] and checkpoints(tmp_path) == []
-    assert train("killed", config)[0].model_hash == straight.model_hash
+    assert train("killed", config)[0]["model_hash"] == straight["model_hash"]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_dropout_is_drawn_anew_in_each_step_and_the_same_after_a_resume(train, r
     straight, _ = train("straight", config)
     with crash_after(3, monkeypatch):
         train("killed", config)
-    assert train("killed", config)[0].model_hash == straight.model_hash
+    assert train("killed", config)[0]["model_hash"] == straight["model_hash"]
 
 
 def test_steps_draw_different_dropout(train, recipe, rows):

@@ -6,7 +6,7 @@ from ctxft.config import TrainConfig
 from ctxft.models import model_config, pick_device
 from ctxft.prompts import get_arm, text_stages
 from ctxft.run.run import Run
-from ctxft.training.estimate import Estimate, advice, estimate
+from ctxft.training.estimate import estimate
 
 SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 
@@ -38,8 +38,8 @@ def count_tokens_and_steps(run: Run) -> dict:
     return {"steps": len(order), "targets": sum(targets[index] for step in order for index in step), "reads": reads}
 
 
-def _line(name: str, values: Estimate) -> str:
-    return f"{name:<34}" + "".join(f"{getattr(values, size) / 2**30:>13.3f}" for size in SIZES)
+def _line(name: str, values: dict[str, int]) -> str:
+    return f"{name:<34}" + "".join(f"{values[size] / 2**30:>13.3f}" for size in SIZES)
 
 
 def estimate_lines(
@@ -47,7 +47,6 @@ def estimate_lines(
     processes: int = 1,
     device: str | None = None,
     rate: float | None = None,
-    memory: float | None = None,
 ) -> list[str]:
     """Say what an experiment's training takes, before any weights are read.
 
@@ -56,7 +55,6 @@ def estimate_lines(
         processes: GPUs (or processes) that train one task together.
         device: "cpu" or "cuda"; None takes the recipe's, here.
         rate: tokens read in a second, as measured; gives the time.
-        memory: GiB of a device; where the training does not fit, a change is named that makes it fit.
 
     Returns:
         Lines of text.
@@ -72,24 +70,18 @@ def estimate_lines(
     config = run.config
     device = device or pick_device(config.train.device)
     architecture, recipe = model_config(config.model, config.revision), config.train
-    modes = [("one process", "single")] if processes == 1 else [(f"each of {processes}, DDP", "ddp")]
+    estimates = {
+        "one process" if processes == 1 else f"each of {processes}, DDP": estimate(architecture, recipe, device)
+    }
     if processes > 1 and device != "cpu":
-        modes.append((f"each of {processes}, FSDP", "fsdp"))
-    estimates = {name: estimate(architecture, recipe, device, processes, mode) for name, mode in modes}
+        estimates[f"each of {processes}, FSDP"] = estimate(architecture, recipe, device, processes)
     first = next(iter(estimates.values()))
     lines = [
-        f"parameters: {first.parameters:,}, trained: {first.trained:,}",
+        f"parameters: {first['parameters']:,}, trained: {first['trained']:,}",
         "memory, GiB (" + _computes(recipe, device) + ")",
         " " * 34 + "".join(f"{size:>13}" for size in SIZES),
         *(_line(name, values) for name, values in estimates.items()),
     ]
-    if memory is not None:
-        name, mode = modes[-1]
-        if estimates[name].total <= memory * 2**30:
-            lines.append(f"fits into {memory:g} GiB")
-        else:
-            change = advice(architecture, recipe, device, processes, mode, int(memory * 2**30))
-            lines.append(f"does not fit into {memory:g} GiB; {change}")
     counted = count_tokens_and_steps(run)
     lines.append(f"one arm, one seed: {counted['steps']} optimizer steps, {counted['targets']} target tokens")
     reads = counted["reads"]

@@ -7,7 +7,6 @@ layers is built without memory (torch's meta device), reads one micro-batch, and
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -26,34 +25,6 @@ def _estimate_attention(module, query, key, value, attention_mask, **_):
 
 
 AttentionInterface.register("ctxft_estimate", _estimate_attention)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes on each device, and how many parameters there are.
-
-    Attributes:
-        parameters, trained: number of all parameters, and of those that are trained.
-        weights, gradients, optimizer: bytes that stay.
-        activations: bytes kept for the backward pass of one micro-batch.
-        logits: bytes of the logits that are in memory at once, and of the output layer's gradient while it is summed.
-    """
-
-    parameters: int
-    trained: int
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-
-    @property
-    def total(self) -> int:
-        """Bytes at the fullest moment, on each device.
-
-        Later micro-batches of a step meet the gradients of the first.
-        """
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
 def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | None = None, dtype=torch.float32):
@@ -110,68 +81,41 @@ def activation_bytes(config: PreTrainedConfig, recipe: TrainConfig, compute: tor
     return rest + text.num_hidden_layers * layer + passing
 
 
-def estimate(
-    config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", processes: int = 1, mode: str = "single"
-) -> Estimate:
+def estimate(config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", shards: int = 1) -> dict[str, int]:
     """Estimate what training takes from the config alone.
 
     Args:
         config: the model's config.
         recipe: how it is trained.
         device: "cpu" (computes in float32) or "cuda" (bfloat16 over float32 weights).
-        processes: GPUs or processes.
-        mode: "single", "ddp" (each process holds everything) or "fsdp" (weights, gradients and optimizer state are sharded).
+        shards: GPUs over which FSDP shards weights, gradients and optimizer state; 1 where each process holds everything.
 
     Returns:
-        Bytes per device.
+        parameters and trained: how many there are. Bytes on each device: weights, gradients and optimizer, which stay;
+        activations, kept for the backward pass of one micro-batch; logits, those in memory at once and the output layer's
+        gradient while it is summed; total, at the fullest moment (later micro-batches of a step meet the gradients of the
+        first).
 
     Example:
         >>> from ctxft.config import TrainConfig
         >>> from ctxft.models import model_config
-        >>> estimate(model_config("practice-blind"), TrainConfig()).parameters > 100_000
+        >>> estimate(model_config("practice-blind"), TrainConfig())["parameters"] > 100_000
         True
     """
     model, text = empty_model(config, recipe), config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     head = text.vocab_size * text.hidden_size
-    shards = processes if mode == "fsdp" else 1
     weights = 4 * parameters // shards
-    if device != "cpu":  # copies of the weights in bfloat16: of all, or with fsdp of the layers at work
+    if device != "cpu":  # copies of the weights in bfloat16: of all, or of the layers at work
         at_work = 2 * head + 2 * (parameters - 2 * head) // text.num_hidden_layers
         weights += 2 * (parameters if shards == 1 else at_work)
     rows = min(recipe.micro_batch_tokens, max(1, LOGITS_AT_ONCE // text.vocab_size))
-    return Estimate(
-        parameters=parameters,
-        trained=trained,
-        weights=weights,
-        gradients=4 * trained // shards,
-        optimizer=8 * trained // shards,
-        activations=activation_bytes(config, recipe, torch.float32 if device == "cpu" else torch.bfloat16),
-        logits=4 * rows * text.vocab_size + (4 * head if trained == parameters else 0),
-    )
-
-
-def advice(config: PreTrainedConfig, recipe: TrainConfig, device: str, processes: int, mode: str, memory: int) -> str:
-    """Return the first change that makes a training fit into ``memory`` bytes a device, in words.
-
-    Tried in order: smaller micro-batches, gradient checkpointing, both, adapters, more processes; each with what it gives.
-    """
-    small, again = {"micro_batch_tokens": recipe.max_length}, {"gradient_checkpointing": True}
-    fewer, recompute = f"train.micro_batch_tokens: {recipe.max_length}", "train.gradient_checkpointing: true"
-    changes = [
-        (fewer, small, processes, mode),
-        (recompute, again, processes, mode),
-        (f"{recompute} and {fewer}", small | again, processes, mode),
-        ("the two and train.method: lora", small | again | {"method": "lora"}, processes, mode),
-    ]
-    for number in (2, 4, 8, 16, 32, 64):
-        if number > processes and device != "cpu":
-            changes.append((f"the first two and {number} GPUs with FSDP", small | again, number, "fsdp"))
-    tried = []
-    for words, values, number, kind in changes:
-        total = estimate(config, recipe.replace(**values), device, number, kind).total
-        tried.append(f"{words} gives {total / 2**30:.2f} GiB")
-        if total <= memory:
-            return f"what makes it fit: {words} ({total / 2**30:.2f} GiB)"
-    return "nothing tried makes it fit: " + "; ".join(tried)
+    sizes = {
+        "weights": weights,
+        "gradients": 4 * trained // shards,
+        "optimizer": 8 * trained // shards,
+        "activations": activation_bytes(config, recipe, torch.float32 if device == "cpu" else torch.bfloat16),
+        "logits": 4 * rows * text.vocab_size + (4 * head if trained == parameters else 0),
+    }
+    return {"parameters": parameters, "trained": trained} | sizes | {"total": sum(sizes.values())}

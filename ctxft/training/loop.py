@@ -6,12 +6,16 @@
 
 A killed training resumes from its last checkpoint, on a CPU bit for bit as if it had not been interrupted: nothing random
 outlives a step. ``CTXFT_CRASH_AFTER=step:5`` in the environment stops a training after its fifth step, to try that out.
+
+A line of log.jsonl has step (from 1), loss (nats per target token, before the step), learning_rate, grad_norm (before it is
+clipped), target_tokens (learned), tokens (read), fill (fraction of the micro-batches that is not padding) and passages (indices
+of the rows). done.json has optimizer_steps, passages (given), target_tokens (learned in all steps), seconds (since the last
+resume), model_hash (of model/), train and seed (the recipe), start (hash of the earlier stage's model, or null), log (SHA-256).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import json
 import math
@@ -20,7 +24,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,53 +56,6 @@ from ctxft.training.packing import Row, choose_attention, micro_batches, shard_b
 from ctxft.training.schedule import learning_rate, passage_order
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """A line of log.jsonl.
-
-    Attributes:
-        step: number of the optimizer step, from 1.
-        loss: nats per target token, before the step.
-        learning_rate, grad_norm: of the step; the norm before it is clipped.
-        target_tokens, tokens: tokens that are learned, and that are read.
-        fill: fraction of the micro-batches that is not padding.
-        passages: indices of the rows.
-    """
-
-    step: int
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    target_tokens: int
-    tokens: int
-    fill: float
-    passages: list[int]
-
-
-@dataclass(frozen=True)
-class TrainRecord:
-    """What done.json holds.
-
-    Attributes:
-        optimizer_steps, passages, target_tokens: taken, given (each may be read more than once), and learned in all steps.
-        seconds: that the steps took, since the last resume.
-        model_hash: of the folder model/.
-        train, seed: the recipe.
-        start: hash of the earlier stage's model, or None.
-        log: SHA-256 of log.jsonl.
-    """
-
-    optimizer_steps: int
-    passages: int
-    target_tokens: int
-    seconds: float
-    model_hash: str
-    train: dict
-    seed: int
-    start: str | None
-    log: str
-
-
 @dataclass
 class Training:
     """What the optimizer steps of one training share."""
@@ -113,8 +70,8 @@ class Training:
     pad: int
     seed: int
 
-    def step(self, number: int) -> StepRecord:
-        """Take one optimizer step, counted from 1."""
+    def step(self, number: int) -> dict:
+        """Take one optimizer step, counted from 1; returns its line of log.jsonl."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         passages = self.order[number - 1]
         rows = [self.rows[index] for index in passages]
@@ -137,16 +94,16 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         tokens = sum(batch.tokens for batch in batches)
-        return StepRecord(
-            step=number,
-            loss=cast(torch.Tensor, self.accelerator.reduce(total, "sum")).item(),
-            learning_rate=rate,
-            grad_norm=norm,
-            target_tokens=targets,
-            tokens=tokens,
-            fill=round(tokens / sum(batch.input_ids.numel() for batch in batches), 4),
-            passages=passages,
-        )
+        return {
+            "step": number,
+            "loss": cast(torch.Tensor, self.accelerator.reduce(total, "sum")).item(),
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "target_tokens": targets,
+            "tokens": tokens,
+            "fill": round(tokens / sum(batch.input_ids.numel() for batch in batches), 4),
+            "passages": passages,
+        }
 
     def _clip_gradients(self) -> float:
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -166,7 +123,7 @@ def train_arm(
     quiet: bool = True,
     start: Path | None = None,
     order: list[list[int]] | None = None,
-) -> TrainRecord:
+) -> dict:
     """Fine-tune a model on one arm's rows, or resume a training that was killed.
 
     Args:
@@ -182,13 +139,18 @@ def train_arm(
         start: model folder of an earlier stage that is trained further.
         order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.
 
+    Returns:
+        The content of done.json.
+
     Raises:
         InputError: a row is longer than max_length or the model's limit, the device is missing, the model cannot be
             packed, or a checkpoint is of another recipe.
     """
     set_seed(seed)
     device = training_device(config)  # reported before any weights are read
-    trackers = _check_trackers(config)
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"train.report_to: {name} needs the package {name}: pip install {name}.")
     attention = choose_attention(config.attn_implementation, config.pack, device)
     order = passage_order(targets_of(rows), config, seed) if order is None else order
     network = trainable_model(model, revision, config, attention, start)
@@ -197,7 +159,7 @@ def train_arm(
     recipe = {key: value for key, value in config.model_dump().items() if key not in FREE}
     recipe |= {"seed": seed, "rows": len(rows), "start": model_hash(str(start)) if start else None}
     checkpoint, damaged = latest_checkpoint(folder, recipe)
-    tracking = {"log_with": trackers, "project_dir": str(folder / "tensorboard")} if trackers else {}
+    tracking = {"log_with": list(config.report_to), "project_dir": folder / "tensorboard"} if config.report_to else {}
     accelerator, network, optimizer = distribute(network, config, device, **tracking)
     pad, main = special_tokens(tokenizer).pad, accelerator.is_main_process
     check_packed_loss(network, rows[order[0][0]], attention, pad, accelerator.device.type)
@@ -216,20 +178,20 @@ def train_arm(
             write_text(Path(place) / name, text)
     if main:
         targets = targets_of(rows)
-        record = TrainRecord(
-            optimizer_steps=len(order),
-            passages=len(rows),
-            target_tokens=sum(targets[index] for step in order for index in step),
-            seconds=round(seconds, 2),
-            model_hash=model_hash(str(folder / "model")),
-            train=config.model_dump(),
-            seed=seed,
-            start=recipe["start"],
-            log=hash_file(folder / "log.jsonl"),
-        )
-        write_json(folder / "done.json", with_checksum(asdict(record)))
+        record = {
+            "optimizer_steps": len(order),
+            "passages": len(rows),
+            "target_tokens": sum(targets[index] for step in order for index in step),
+            "seconds": round(seconds, 2),
+            "model_hash": model_hash(str(folder / "model")),
+            "train": config.model_dump(),
+            "seed": seed,
+            "start": recipe["start"],
+            "log": hash_file(folder / "log.jsonl"),
+        }
+        write_json(folder / "done.json", with_checksum(record))
     accelerator.wait_for_everyone()
-    return read_train_record(folder)
+    return read_json(folder / "done.json")
 
 
 def _take_steps(training: Training, folder: Path, recipe: dict, checkpoint: Path | None, quiet: bool) -> float:
@@ -244,13 +206,11 @@ def _take_steps(training: Training, folder: Path, recipe: dict, checkpoint: Path
     with bar, _tracked(accelerator, folder, done), open(log if main else os.devnull, "a", encoding="utf-8") as file:
         for number in range(done + 1, steps + 1):
             record = training.step(number)
-            file.write(json.dumps(asdict(record)) + "\n")
+            file.write(json.dumps(record) + "\n")
             file.flush()
-            accelerator.log(
-                {name: getattr(record, name) for name in ("loss", "learning_rate", "grad_norm")}, step=number
-            )
-            tokens += record.tokens
-            bar.set_postfix(loss=f"{record.loss:.3f}", tokens_per_s=round(tokens / (time.perf_counter() - started)))
+            accelerator.log({name: record[name] for name in ("loss", "learning_rate", "grad_norm")}, step=number)
+            tokens += record["tokens"]
+            bar.set_postfix(loss=f"{record['loss']:.3f}", tokens_per_s=round(tokens / (time.perf_counter() - started)))
             bar.update()
             if config.save_steps and number % config.save_steps == 0 and number < steps:
                 state = {"step": number, "recipe": recipe}
@@ -273,12 +233,6 @@ def targets_of(rows: Sequence[Row]) -> list[int]:
     return [sum(label != IGNORE_INDEX for label in row["labels"][1:]) for row in rows]
 
 
-def read_train_record(folder: Path) -> TrainRecord:
-    """Read done.json of a finished training."""
-    values = read_json(folder / "done.json")
-    return TrainRecord(**{field.name: values[field.name] for field in dataclasses.fields(TrainRecord)})
-
-
 # --- log and trackers -------------------------------------------------------------------------------------------------
 
 
@@ -293,14 +247,6 @@ def _truncate_log(path: Path, steps: int) -> None:
         raise InputError(
             f"{path} lacks steps of 1 to {steps}, or was changed: remove {path.parent} and train it again."
         )
-
-
-def _check_trackers(config: TrainConfig) -> list[str]:
-    """Return the names of the trackers; raises InputError where the package of one is missing."""
-    for name in config.report_to:
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"train.report_to: {name} needs the package {name}: pip install {name}.")
-    return list(config.report_to)
 
 
 @contextlib.contextmanager

@@ -25,12 +25,7 @@ from ctxft.storage import InputError
 
 Row = dict[str, list[int]]
 PACKED = ("segments", "varlen")
-UNSUPPORTED = (
-    "softcap",
-    "s_aux",
-    "position_bias",
-    "head_mask",
-)  # what some models add to attention; not supported here
+UNSUPPORTED = ("softcap", "s_aux", "position_bias", "head_mask")  # what some models add to attention
 
 
 @dataclass

@@ -6,8 +6,9 @@ packing would differ between arms. The estimate of a training and the training i
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ctxft.config import TrainConfig
 from ctxft.storage import seeded
@@ -27,15 +28,6 @@ def _epoch(passages: int, general: int, fraction: float, seed: int, epoch: int) 
     for index in sample:
         indices.insert(random.randrange(len(indices) + 1), index)
     return indices
-
-
-def _stream(passages: int, general: int, fraction: float, seed: int) -> Iterator[tuple[int, int]]:
-    """Yield (epoch, index of a passage) without end."""
-    epoch = 0
-    while True:
-        for index in _epoch(passages, general, fraction, seed, epoch):
-            yield epoch, index
-        epoch += 1
 
 
 def passage_order(
@@ -66,7 +58,9 @@ def passage_order(
     steps: list[list[int]] = []
     step: list[int] = []
     tokens = 0
-    for epoch, index in _stream(len(targets), len(general), fraction, seed):
+    sizes = len(targets), len(general)
+    stream = ((epoch, index) for epoch in itertools.count() for index in _epoch(*sizes, fraction, seed, epoch))
+    for epoch, index in stream:
         full = len(step) >= config.train_batch_size
         if config.train_batch_tokens is not None:
             full = bool(step) and tokens + counts[index] > config.train_batch_tokens

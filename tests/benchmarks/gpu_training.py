@@ -226,7 +226,7 @@ def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) 
         "utilisation": sum(needed[timed]) / spent / rate,
         "slowest_step_over_median": max(seconds[timed]) / statistics.median(seconds[timed]),
         "peak_gb": peak,
-        "estimated_gb": estimate(model_config(str(folder)), config, config.device).total / 1e9,
+        "estimated_gb": estimate(model_config(str(folder)), config, config.device)["total"] / 1e9,
         **found,
     }
 

@@ -74,7 +74,7 @@ def main() -> None:
         for name, recipe in RECIPES.items():
             done = subprocess.run([sys.executable, __file__, name, place], capture_output=True, text=True, check=True)
             measured = float(done.stdout.split("RESULT ")[1])
-            said = estimate(config, recipe).total / 2**20
+            said = estimate(config, recipe)["total"] / 2**20
             print(f"| {name} | {said:.0f} | {measured:.0f} | {said / measured:.2f} |", flush=True)
 
 
