@@ -26,6 +26,7 @@ from ctxft.storage import (
     nearest,
     parse_yaml,
     read_text,
+    read_yaml,
     runs_root,
     shown,
 )
@@ -41,33 +42,11 @@ TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in fo
 # random numbers, where micro-batches change).
 FREE = ("micro_batch_tokens", "save_steps", "gradient_checkpointing", "report_to", "threads", "attn_implementation")
 
-STAGE = {"epochs": "num_train_epochs", "steps": "max_steps", "batch_passages": "train_batch_size"}
-RENAMED: dict[str, str | tuple[str, ...]] = {  # key of an older version -> its name now
-    **{f"{section}.{old}": new for section in ("train", "ift") for old, new in STAGE.items()},
-    "train.window": "max_length",
-    "train.batch_tokens": "train_batch_tokens",
-    "train.schedule": "lr_scheduler_type",
-    "train.warmup": "warmup_steps",
-    "train.betas": ("adam_beta1", "adam_beta2"),
-    "train.epsilon": "adam_epsilon",
-    "train.clip": "max_grad_norm",
-    "train.save_every": "save_steps",
-    "train.tensorboard": "report_to",
-    "train.attention": "attn_implementation",
-    "train.lora.rank": "r",
-    "train.lora.alpha": "lora_alpha",
-    "train.lora.dropout": "lora_dropout",
-    "train.lora.targets": "target_modules",
-    "evaluation.shots": "num_fewshot",
-    "evaluation.chat_template": "apply_chat_template",
-    "evaluation.rule": "output_type",
-    "evaluation.token_budget": "max_batch_tokens",
-}
-RENAMED_VALUES = {  # key as it was -> old value -> new value, both as YAML writes them
-    "train.tensorboard": {"true": "[tensorboard]", "false": "[]"},
-    "evaluation.form": {"lettered": "mcf", "options": "cloze"},
-    "evaluation.rule": {"likelihood": "loglikelihood", "generate": "generate_until"},
-}
+OLDER = read_yaml(PACKAGE_ROOT / "renamed.yaml")
+RENAMED: dict[str, str | list[str]] = OLDER[
+    "keys"
+]  # key of an older version -> its name now, or the keys that it became
+RENAMED_VALUES: dict[str, dict[str, str]] = OLDER["values"]  # key as it was -> old value -> new value
 
 INSTRUCTION = (
     "You write study prompts. A learner will read your prompt first and then the text below, in order to learn it. Tell "
@@ -93,8 +72,7 @@ def _prompt_set(name: str) -> str:
 def _arm(name: str) -> str:
     from ctxft.prompts.arms import get_arm
 
-    get_arm(name)
-    return name
+    return get_arm(name).name
 
 
 def _plugins(folders: list[str]) -> list[str]:
@@ -149,14 +127,13 @@ def _url(url: str) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        good = good and not (parts.username or parts.password or parts.query or parts.fragment)
     except ValueError:  # a port that is no number, a bracket too few
         good = False
     if not good:
-        raise InputError("must be a base URL such as http://localhost:8000/v1: check it.")
-    if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
-            f"the URL of the server at {parts.hostname} has more than an address: leave out user, password and what "
-            "follows ? or #, and name the key's environment variable in key_variable."
+            "must be a base URL such as http://localhost:8000/v1, without user, password, ? or #: a key goes into the "
+            "environment variable that key_variable names."
         )
     return url
 
@@ -274,13 +251,12 @@ class GeneralConfig(CorpusConfig):
     share: Fraction = 0.0
 
 
-class ServerConfig(Config):
-    """Where a language model is queried, and how patiently.
+class RequestConfig(Config):
+    """How a language model behind a server is asked: by which key, how patiently, at what price.
 
     Attributes:
-        url: Base URL, such as "http://localhost:8000/v1".
-        model: The model's name on that server.
-        key_variable: NAME of the environment variable that holds the key; None for a server that needs none.
+        key_variable: NAME of the environment variable that holds the server's key, never the key; None for a server that
+            needs none.
         timeout: Seconds that a server may be silent.
         retries: Tries after the first.
         requests_per_minute: At most this many; None sets no limit.
@@ -288,14 +264,30 @@ class ServerConfig(Config):
         price_out: Per million tokens written.
     """
 
-    url: Url
-    model: Text
     key_variable: Variable | None = None
     timeout: Positive = 60.0
     retries: Natural = 5
     requests_per_minute: Count | None = None
     price_in: NonNegative | None = None
     price_out: NonNegative | None = None
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return what these tokens cost, in the currency of the prices; None where a price is unknown."""
+        if self.price_in is None or self.price_out is None:
+            return None
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+class ServerConfig(RequestConfig):
+    """Where a language model is queried.
+
+    Attributes:
+        url: Base URL, such as "http://localhost:8000/v1".
+        model: The model's name on that server.
+    """
+
+    url: Url
+    model: Text
 
     def key(self) -> str | None:
         """Return the key from the environment, or None where the server needs none.
@@ -306,46 +298,31 @@ class ServerConfig(Config):
         if self.key_variable is None:
             return None
         key = os.environ.get(self.key_variable, "").strip()
-        if not key:
-            raise InputError(f"the environment variable {self.key_variable} is not set: put the server's key there.")
         if not re.fullmatch(r"[!-~]+", key):
             raise InputError(
-                f"the value of {self.key_variable} has a space or a character that no key has: correct it."
+                f"the environment variable {self.key_variable} is not set, or holds a space or a character that no key "
+                "has: put the server's key there."
             )
         return key
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
-        """Return what these tokens cost, in the currency of the prices; None where a price is unknown."""
-        if self.price_in is None or self.price_out is None:
-            return None
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
-
-class WriterConfig(Config):
+class WriterConfig(RequestConfig):
     """A language model that writes prompts: on this machine, or behind an OpenAI-compatible server.
 
     Attributes:
         model: A folder or a hub id; with ``server``, the model's name there. It must have a chat template.
         server: Base URL, such as "http://localhost:8000/v1"; None runs the model here.
-        key_variable: NAME of the environment variable that holds the server's key, never the key.
         max_tokens: Tokens of a prompt at most, in the tokens of the model that is trained, with the separator.
         instruction: What the writer reads before the strategy and the passage.
         batch: Passages at a time: in one forward pass, or in requests to a server.
-        timeout, retries, requests_per_minute, price_in, price_out: Of a server, as for ``ServerConfig``.
         limit_cost: Stop before the prompts of these passages cost more, in the currency of the prices.
     """
 
     model: Text
     server: Url | None = None
-    key_variable: Variable | None = None
     max_tokens: Count = 64
     instruction: Text = INSTRUCTION
     batch: Count = 4
-    timeout: Positive = 60.0
-    retries: Natural = 5
-    requests_per_minute: Count | None = None
-    price_in: NonNegative | None = None
-    price_out: NonNegative | None = None
     limit_cost: Positive | None = None
 
     @model_validator(mode="after")
@@ -370,12 +347,8 @@ class WriterConfig(Config):
 
     def server_config(self) -> ServerConfig:
         """Return what the client of the server takes."""
-        names = ("key_variable", "timeout", "retries", "requests_per_minute", "price_in", "price_out")
-        return ServerConfig(url=self.server or "", model=self.model, **{name: getattr(self, name) for name in names})
-
-    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
-        """Return what these tokens cost; None where a price is unknown, and for a model on this machine."""
-        return None if self.server is None else self.server_config().cost(tokens_in, tokens_out)
+        same = self.model_dump(include={"model", *RequestConfig.model_fields})
+        return ServerConfig(url=self.server or "", **same)
 
 
 class PromptConfig(Config):
@@ -511,8 +484,7 @@ class InstructionConfig(Config):
 
     def recipe(self, train: TrainConfig) -> TrainConfig:
         """Return the recipe of this stage: that of the text stage, with what is set here instead."""
-        named = {"learning_rate": self.learning_rate, "train_batch_size": self.train_batch_size}
-        values = {key: value for key, value in named.items() if value is not None}
+        values = self.model_dump(include={"learning_rate", "train_batch_size"}, exclude_none=True)
         values |= {"num_train_epochs": self.num_train_epochs or 1, "max_steps": self.max_steps}
         return train.replace(**values, **({"train_batch_tokens": None} if self.train_batch_size else {}))
 
@@ -797,17 +769,13 @@ def _message(kind: type[BaseModel], mistake: ErrorDetails) -> str:
 def _unknown_key(kind: type[BaseModel], loc: Loc, dotted: str) -> str:
     *parents, key = loc
     if dotted in RENAMED:
-        names = " and ".join(f"'{_dotted((*parents, name))}'" for name in names_of(RENAMED[dotted]))
+        new = RENAMED[dotted]
+        names = " and ".join(f"'{_dotted((*parents, name))}'" for name in ([new] if isinstance(new, str) else new))
         values = ", ".join(f"{old} is now {new}" for old, new in RENAMED_VALUES.get(dotted, {}).items())
         return f"the key '{dotted}' was renamed to {names}{values and f' ({values})'}."
     for part in parents:
         kind = (part in kind.model_fields and _section(kind.model_fields[part].annotation)) or kind
     return f"unknown key '{dotted}'{nearest(str(key), kind.model_fields)}; known: {', '.join(kind.model_fields)}."
-
-
-def names_of(new: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the keys that an old key became, of an entry in ``RENAMED``."""
-    return (new,) if isinstance(new, str) else new
 
 
 def _section(annotation: Any) -> Any:

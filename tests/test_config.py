@@ -75,7 +75,8 @@ def test_a_key_of_an_older_version_is_told_its_new_name(tmp_path):
     known = [f"{name}.{field}" for name in ("train", "ift", "evaluation") for field in section(name).model_fields]
     known += [f"train.lora.{field}" for field in declared.LoraConfig.model_fields]
     for old, new in RENAMED.items():
-        assert old not in known and all(f"{old.rpartition('.')[0]}.{name}" in known for name in declared.names_of(new))
+        names = [new] if isinstance(new, str) else new
+        assert old not in known and all(f"{old.rpartition('.')[0]}.{name}" in known for name in names)
 
 
 def section(name: str) -> type[Config]:
@@ -139,8 +140,8 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path):
         (ExperimentConfig, ["name"], r"must be a mapping of keys to values, found \['name'\]"),
         (ServerConfig, {"url": "ftp://host/v1"}, "url: must be a base URL"),
         (ServerConfig, {"url": "http://host:port/v1"}, "url: must be a base URL"),
-        (ServerConfig, {"url": "http://user:secret@host/v1"}, "more than an address"),
-        (ServerConfig, {"url": "https://host/v1?api_key=secret"}, "more than an address"),
+        (ServerConfig, {"url": "http://user:secret@host/v1"}, "without user, password"),
+        (ServerConfig, {"url": "https://host/v1?api_key=secret"}, "without user, password"),
         (ServerConfig, SERVER | {"model": " "}, "model: is empty"),
         (ServerConfig, SERVER | {"key_variable": KEY}, "never the key itself"),
         (ServerConfig, SERVER | {"key_variable": "hf_secretABC"}, "never the key itself"),
@@ -170,7 +171,7 @@ def test_a_value_is_checked_when_it_is_assigned_and_a_copy_is_checked_too():
 
 def test_every_field_has_a_description():
     kinds = [kind for kind in vars(declared).values() if inspect.isclass(kind) and issubclass(kind, Config)]
-    assert len(kinds) == 12
+    assert len(kinds) == 13
     assert not [
         f"{kind.__name__}.{name}" for kind in kinds for name, f in kind.model_fields.items() if not f.description
     ]

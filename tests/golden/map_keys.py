@@ -46,7 +46,7 @@ def _edits(text: str, node: yaml.Node, section: str) -> Iterator[Edit]:
         name = f"{section}.{key.value}".removeprefix(".")
         name = key.value if "." in key.value else name
         new = RENAMED.get(name)
-        if isinstance(new, tuple):
+        if isinstance(new, list):
             yield _spread(text, node, (key, value), new)
             continue
         if new is not None:
@@ -64,7 +64,7 @@ def _named(text: str, key: yaml.Node, new: str) -> str:
     return before + new + after
 
 
-def _spread(text: str, mapping: yaml.Node, pair: tuple[yaml.Node, yaml.Node], names: tuple[str, ...]) -> Edit:
+def _spread(text: str, mapping: yaml.Node, pair: tuple[yaml.Node, yaml.Node], names: list[str]) -> Edit:
     """Return the edit that gives each item of a list a key of its own."""
     key, items = pair
     between = ", " if mapping.flow_style else "\n" + " " * key.start_mark.column
