@@ -42,7 +42,6 @@ TIERS = {  # beginnings of the ids of a tier's tests; other slow tests carry its
     "process": (
         "tests/faults/test_faults.py",
         "tests/faults/test_large.py",
-        "tests/faults/test_payloads.py::test_a_hostile_or_damaged_checkpoint_of_the_synthetic_study",
         "tests/test_adaptive.py::test_arms_read_what_was_written",
         "tests/test_adaptive.py::test_no_key_reaches_a_notebook",
         "tests/test_distributed.py",

@@ -11,7 +11,8 @@ import typer
 from pydantic import BaseModel
 
 from ctxft.cli import app
-from ctxft.config import ExperimentConfig, SyntheticConfig
+from ctxft.config import ExperimentConfig
+from ctxft.synthetic.config import SyntheticConfig
 
 
 def cell(text: str) -> str:

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
-from ctxft.config import SyntheticConfig
-from ctxft.storage import InputError, read_jsonl
-from ctxft.synthetic import study as training
-from ctxft.synthetic.config import ARMS, TARGETS, load_config
+from ctxft.storage import InputError
+from ctxft.synthetic.config import ARMS, TARGETS, SyntheticConfig, load_config
 from ctxft.synthetic.regression import (
     context_of,
     draw_chance,
@@ -23,7 +21,17 @@ from ctxft.synthetic.regression import (
     predict,
     squared_errors,
 )
-from ctxft.synthetic.study import alignment, baselines, bootstrap_band, derivatives, least_squares_errors
+from ctxft.synthetic.study import (
+    FINETUNING,
+    Training,
+    alignment,
+    baselines,
+    bootstrap_band,
+    derivatives,
+    least_squares_errors,
+    points_at,
+    rate_at,
+)
 
 SMALL = {"dims": 3, "points": 6, "layers": 2, "width": 16, "heads": 4, "start_points": 2}
 
@@ -200,18 +208,17 @@ def test_no_query_answers_each_query_where_its_pair_is_not() -> None:
 
 def test_all_arms_of_a_seed_train_on_the_same_tasks(runs) -> None:
     """The first loss of an arm is that of the seed's network on the tasks of the first step, whatever else was trained."""
-    config = SyntheticConfig(**SMALL, name="t", pretrain_steps=2, finetune_steps=1, log_every=1, save_every=1)
-    config.test_prompts = 8
-    training.pretrain(config, 0)
-    network = training.load_network(training.pretrain_folder(config, 0), config)
-    tasks = draw_tasks(
-        make_generator("cpu", 0, "tasks", training.FINETUNING), "sumdot", config.batch, config.points, config.dims
-    )
+    config = SyntheticConfig(**SMALL, name="t", pretrain_steps=2, finetune_steps=1, test_prompts=8)
+    Training(config, 0).run()
+    network = Training(config, 0).network()
+    first = make_generator("cpu", 0, "tasks", FINETUNING)
+    tasks = draw_tasks(first, "sumdot", config.batch, config.points, config.dims)
     draws = draw_chance(make_generator("cpu", 0, "context", 0), tasks)
     for arm in ARMS:
-        training.finetune(config, "sumdot", arm, 0)
-        ((_, row),) = read_jsonl(training.finetune_folder(config, "sumdot", arm, 0) / "log.jsonl")
-        assert row["loss"] == pytest.approx(squared_errors(network, arm, tasks, draws).mean().item(), rel=1e-6)
+        training = Training(config, 0, "sumdot", arm)
+        training.run()
+        expected = squared_errors(network, arm, tasks, draws).mean().item()
+        assert training.log["loss"] == [pytest.approx(expected, rel=1e-6)]
 
 
 def test_counting_predicts_the_least_squares_errors_of_sumdot() -> None:
@@ -254,7 +261,7 @@ def test_band_is_that_of_the_mean() -> None:
 
 def test_schedules_are_the_recipe() -> None:
     full, mini = load_config("full"), load_config("mini")
-    assert [training.points_at(full, step) for step in (0, 1999, 2000, 29_999, 30_000, 50_000)] == [
+    assert [points_at(full, step) for step in (0, 1999, 2000, 29_999, 30_000, 50_000)] == [
         11,
         11,
         13,
@@ -262,8 +269,8 @@ def test_schedules_are_the_recipe() -> None:
         41,
         41,
     ]
-    assert {training.rate_at(full, step, 50_001) for step in (0, 100, 50_000)} == {1e-4}
-    rates = [training.rate_at(mini, step, 800) for step in range(800)]
+    assert {rate_at(full, step, 50_001) for step in (0, 100, 50_000)} == {1e-4}
+    rates = [rate_at(mini, step, 800) for step in range(800)]
     assert rates[0] == pytest.approx(2e-5) and max(rates) == 2e-3 and rates[-1] == pytest.approx(1e-4)
     assert rates[99] == rates[500] == 2e-3 > rates[600]
 
@@ -276,12 +283,9 @@ def test_bad_values_are_refused_in_one_sentence() -> None:
         ({"dims": 0}, "dims must be greater than or equal to 1, found 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
         ({"start_points": 9}, r"start_points \(9\) must not exceed points \(8\)"),
-        ({"save_every": 30}, r"save_every \(30\) must be a multiple of log_every \(20\)"),
         ({"finetune_steps": "many"}, "finetune_steps must be a valid integer, found 'many'"),
     ):
         with pytest.raises(InputError, match=sentence):
             load_config("mini", settings)
     with pytest.raises(InputError, match=r"unknown size 'mimi' \(did you mean 'mini'\?\)"):
         load_config("mimi")
-    with pytest.raises(InputError, match="torch sees none"):
-        training.device_of(SyntheticConfig(device="cuda"))

@@ -1,4 +1,4 @@
-"""A synthetic study from the command: repeatable bit for bit, resumed after a kill, skipped when done, refused when bad."""
+"""A synthetic study from the command: repeatable bit for bit, also after a kill, skipped when done, refused when bad."""
 
 from __future__ import annotations
 
@@ -6,28 +6,20 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from ctxft.cli import main
-from ctxft.config import SyntheticConfig
-from ctxft.storage import FailedError, InputError, exclusive_lock, read_json, read_jsonl, write_text
+from ctxft.storage import FailedError, InputError, exclusive_lock, read_json, write_text
+from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.figures import curves_figure
-from ctxft.synthetic.study import (
-    finetune_folder,
-    is_done,
-    load_network,
-    prepare_study,
-    pretrain_folder,
-    read_study,
-    run_study,
-    run_tasks,
-)
+from ctxft.synthetic.study import Training, prepare_study, run_study, run_tasks
 
 TINY = {"dims": 2, "points": 4, "layers": 1, "width": 8, "heads": 2, "batch": 8, "start_points": 2, "test_prompts": 16}
-TINY |= {"pretrain_steps": 6, "finetune_steps": 6, "log_every": 2, "save_every": 2, "points_every": 2}
+TINY |= {"pretrain_steps": 6, "finetune_steps": 6, "log_every": 2, "points_every": 2}
 SETTINGS = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -63,17 +55,18 @@ def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys) -> None:
     logs = {path: path.stat().st_mtime_ns for path in (runs / "t").rglob("log.jsonl")}
     assert main(command) == 0 and capsys.readouterr().out == shown
     assert {path: path.stat().st_mtime_ns for path in (runs / "t").rglob("log.jsonl")} == logs and len(logs) == 8
-    assert not list((runs / "t").rglob("*.part")) and not list((runs / "t").rglob("checkpoint.pt"))
-    stale = runs / "t" / "sumdot" / "cft" / "seed-3" / "network.safetensors"
-    stale.write_bytes((runs / "t" / "sumdot" / "cft" / "seed-0" / "network.safetensors").read_bytes())
-    assert not is_done(stale.parent), "results of another network are not valid"
+    assert not list((runs / "t").rglob("*.part"))
+    stale = Training(tiny("t"), 3, "sumdot", "cft")
+    other = runs / "t" / "sumdot" / "cft" / "seed-0" / "network.safetensors"
+    (stale.folder / other.name).write_bytes(other.read_bytes())
+    assert not stale.is_done, "results of another network are not valid"
     assert main(command) == 0
     again = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert again == [line for line in shown.splitlines() if line] and is_done(stale.parent)
+    assert again == [line for line in shown.splitlines() if line] and stale.is_done
 
 
 def test_a_watcher_sees_the_curves_grow(runs) -> None:
-    config, seen = tiny("t", finetune_steps=600, log_every=20, save_every=20), []
+    config, seen = tiny("t", finetune_steps=600, log_every=20), []
     result = run_study(config, "relu", ["cpt", "cft"], [0], workers=1, watch=seen.append, every=0.0)
     lengths = [len(found["runs"].get("cft", {}).get("0", {"log": {"step": []}})["log"]["step"]) for found in seen]
     assert lengths == sorted(lengths) and any(0 < length < 30 for length in lengths)
@@ -84,39 +77,42 @@ def test_a_watcher_sees_the_curves_grow(runs) -> None:
 def test_two_runs_of_a_seed_are_equal_and_seeds_differ(runs) -> None:
     for name in ("one", "two"):
         run_tasks(tiny(name), "polynomial", ["cft"], [0, 1])
-    one, two = (finetune_folder(tiny(name), "polynomial", "cft", 0) for name in ("one", "two"))
-    assert contents(one) == contents(two)
-    assert contents(one) != contents(one.parent / "seed-1")
-    before, after = load_network(pretrain_folder(tiny("one"), 0), tiny("one")), load_network(one, tiny("one"))
-    pairs = zip(before.named_parameters(), after.parameters(), strict=True)
+    one, two, other = (
+        Training(tiny(name), seed, "polynomial", "cft") for name, seed in (("one", 0), ("two", 0), ("one", 1))
+    )
+    assert contents(one.folder) == contents(two.folder) != contents(other.folder)
+    before = Training(tiny("one"), 0).network().named_parameters()
+    pairs = zip(before, one.network().parameters(), strict=True)
     assert [name for (name, old), new in pairs if (old == new).all()] == [], "every weight is trained"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
-    steps = {"pretrain_steps": 300, "finetune_steps": 300, "save_every": 20}
+    steps = {"pretrain_steps": 300, "finetune_steps": 300}
     straight, killed = tiny("straight", **steps), tiny("killed", **steps)
     run_tasks(straight, "polynomial", ["cft"], [0])
     task = json.dumps({"config": vars(killed), "target": "polynomial", "arms": ["cft"], "seeds": [0]})
-    for stage in ("pretrain", "polynomial/cft"):  # killed twice: in pre-training, and in fine-tuning
+    for training in (Training(killed, 0), Training(killed, 0, "polynomial", "cft")):  # killed twice
         process = subprocess.Popen([sys.executable, "-m", "ctxft.synthetic", task])
-        folder, deadline = runs / "killed" / stage / "seed-0", time.monotonic() + 120
-        while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while not training.log["step"] and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert (folder / "checkpoint.pt").exists() and not (folder / "done.json").exists()
+        assert training.log["step"] and not training.is_done
+    begun = (Training(killed, 0).folder / "network.safetensors").stat().st_mtime_ns
     run_tasks(killed, "polynomial", ["cft"], [0])
+    assert (Training(killed, 0).folder / "network.safetensors").stat().st_mtime_ns == begun, "what was finished stays"
     for stage in ("pretrain", "polynomial/cft"):
         assert contents(runs / "killed" / stage / "seed-0") == contents(runs / "straight" / stage / "seed-0")
-    assert [row["step"] for _, row in read_jsonl(folder / "log.jsonl")] == list(range(2, 301, 2))
+    assert training.log["step"] == list(range(2, 301, 2))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_stopped_command_stops_its_workers(runs) -> None:
     command = [sys.executable, "-m", "ctxft", "synthetic", "--arms", "cft", "--seeds", "0", "--name", "t", *SETTINGS]
     parent = subprocess.Popen([*command, "--set", "pretrain_steps=100000"], stderr=subprocess.PIPE, text=True)
-    log, deadline = pretrain_folder(tiny("t"), 0) / "log.jsonl", time.monotonic() + 120
+    log, deadline = Training(tiny("t"), 0).folder / "log.jsonl", time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     parent.send_signal(signal.SIGTERM)
@@ -126,14 +122,17 @@ def test_a_stopped_command_stops_its_workers(runs) -> None:
     assert lines and log.read_text() == lines
 
 
-def test_two_processes_do_not_train_one_arm(runs) -> None:
+def test_a_second_process_waits_for_the_arm_that_another_trains(runs) -> None:
     config = tiny("t")
     run_tasks(config, "relu", ["cft"], [0])
-    lock = finetune_folder(config, "relu", "cpt", 0).with_name(".seed-0.lock")
-    with exclusive_lock(lock, "trains cpt"):
-        with pytest.raises(InputError, match=r"another process works in .*relu.cpt.seed-0: wait for it"):
-            run_study(config, "relu", ["cft", "cpt"], [0], workers=1)
-    assert run_study(config, "relu", ["cft", "cpt"], [0], workers=1)["arms"] == ["cft", "cpt"]
+    training = Training(config, 0, "relu", "cpt")
+    second = threading.Thread(target=run_tasks, args=(config, "relu", ["cft", "cpt"], [0]))
+    with exclusive_lock(training.folder.with_name(".seed-0.lock"), "trains cpt"):
+        second.start()
+        time.sleep(0.5)
+        assert second.is_alive() and not training.folder.exists()
+    second.join(60)
+    assert training.is_done
 
 
 def test_a_worker_that_breaks_shows_the_end_of_its_output(runs, monkeypatch, tmp_path) -> None:
@@ -154,7 +153,7 @@ def test_a_worker_that_breaks_shows_the_end_of_its_output(runs, monkeypatch, tmp
         (["--size", "large"], "unknown size 'large'"),
         (["--workers", "0"], "workers must be at least 1 process, found 0."),
         (["--set", "layer=2"], "synthetic: unknown key 'layer' (did you mean 'layers'?)"),
-        (["--set", "device=cuda"], "device is 'cuda', but torch sees none"),
+        (["--set", "device=cuda"], "torch sees no CUDA device, but the device is 'cuda'"),
     ],
 )
 def test_bad_input_is_one_sentence(runs, capsys, words: list[str], sentence: str) -> None:
@@ -164,12 +163,10 @@ def test_bad_input_is_one_sentence(runs, capsys, words: list[str], sentence: str
     assert not list(runs.glob("*/*/*")), "nothing was begun"
 
 
-def test_a_folder_takes_one_config_only_and_says_what_is_missing(runs) -> None:
+def test_a_folder_takes_one_config_only(runs) -> None:
     prepare_study(tiny("t"))
     prepare_study(tiny("t", threads=2))  # where it runs is not what it computes
     with pytest.raises(InputError, match=r"holds a study with width 8, not 16: choose another name"):
         prepare_study(tiny("t", width=16))
-    with pytest.raises(InputError, match=r"seed-0 is not finished: give the same `ctxft synthetic` command again"):
-        read_study(tiny("t"), "relu", ["cft"], [0])
     with pytest.raises(InputError, match="has no trained network"):
-        load_network(runs / "t" / "relu", tiny("t"))
+        Training(tiny("t"), 0, "relu", "cft").network()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from ctxft.options import (
     read_settings,
     run_of,
 )
-from ctxft.storage import FailedError, versions
+from ctxft.storage import FailedError, versions, write_text
 
 extras = typer.Typer(**PLAIN)
 
@@ -66,14 +67,15 @@ def _synthetic(
     """Run the synthetic experiment: in-context regression, arm by arm."""
     from ctxft.synthetic.config import ARMS, load_config
     from ctxft.synthetic.figures import study_table
-    from ctxft.synthetic.study import run_study, write_study
+    from ctxft.synthetic.study import run_study
 
     config = load_config(size, read_settings(settings) | ({"name": name} if name else {}))
     study = run_study(config, target, arms or list(ARMS), seeds or [0, 1, 2], workers)
     print(study_table(study).to_string(index=False))
     print(f"\nruns: {config.folder / target}")
     if out:
-        print(f"results: {write_study(out, study, shlex.join(['ctxft', *ctx.obj]))}")
+        command = shlex.join(["ctxft", *ctx.obj])
+        print(f"results: {write_text(out, json.dumps({'command': command, **study}))}")
 
 
 @extras.command("export")

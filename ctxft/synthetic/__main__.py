@@ -1,8 +1,13 @@
-"""A worker of a synthetic study, see ``ctxft.synthetic.study.work``."""
+"""A worker of a synthetic study: ``python -m ctxft.synthetic '{"config": ..., "target": ..., "arms": ..., "seeds": ...}'``."""
 
+import json
 import sys
 
-from ctxft.synthetic.study import work
+from ctxft.run.processes import die_with_parent
+from ctxft.synthetic.config import SyntheticConfig
+from ctxft.synthetic.study import run_tasks
 
 if __name__ == "__main__":
-    work(sys.argv[1])
+    die_with_parent()
+    task = json.loads(sys.argv[1])
+    run_tasks(SyntheticConfig(**task.pop("config")), **task)

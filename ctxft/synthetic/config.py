@@ -1,38 +1,84 @@
 """Choose the sizes of a synthetic study: one ``SyntheticConfig`` for all its targets, arms and seeds.
 
-``mini`` shows the order of the errors on a laptop in minutes. ``full`` is the recipe that the authors released
-(Choi et al., ICLR 2025, arXiv 2503.09032, with their code): for a GPU.
+``mini``, the defaults, shows the order of the errors on a laptop in minutes. ``full`` is the authors' recipe, for a GPU.
 """
 
 from __future__ import annotations
 
-from ctxft.config import SyntheticConfig, from_mapping
-from ctxft.storage import InputError, check_known
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ctxft.config import Config, Count, Device, FolderName, Natural, Positive, from_mapping
+from ctxft.storage import InputError, check_known, read_yaml, runs_root
 
 TARGETS = ("linear", "polynomial", "sumdot", "relu", "sigmoid", "tanh", "product")
 ARMS = ("cft", "cpt", "neg", "fresh", "neg-scaled", "shuffled", "cpt-long", "no-query")
-PAPER_ARMS = ARMS[:3]
 
 
-FULL = {
-    "name": "synthetic-full",
-    "dims": 20,
-    "points": 41,
-    "layers": 12,
-    "width": 256,
-    "heads": 8,
-    "pretrain_steps": 50_001,
-    "finetune_steps": 50_001,
-    "start_points": 11,
-    "points_every": 2000,
-    "learning_rate": 1e-4,
-    "warmup_steps": 0,
-    "decay_share": 0.0,
-    "log_every": 100,
-    "save_every": 1000,
-    "device": "auto",
-}
-SIZES = {"mini": {}, "full": FULL}
+class SyntheticConfig(Config):
+    """What all targets, arms and seeds of a synthetic study share; in brackets the values of the paper's code.
+
+    Attributes:
+        name: The folder below the run root.
+        dims: Numbers in an x (20).
+        points: Pairs (x, y) of the context, and again of the target (41).
+        layers: Of the network (12).
+        width: Numbers in a hidden state (256).
+        heads: Attention heads (8).
+        batch: Sequences in an optimizer step, each with a function of its own.
+        pretrain_steps: Optimizer steps of in-context linear regression (50,001).
+        finetune_steps: Optimizer steps of an arm (50,001).
+        start_points: Points of the first pre-training sequences (11).
+        points_every: Optimizer steps after which the curriculum adds two points (2000).
+        learning_rate: Of Adam (1e-4).
+        warmup_steps: Optimizer steps of linear warm-up (0).
+        decay_share: Last fraction of the steps, in which the rate falls to a twentieth (0).
+        log_every: Optimizer steps between two lines of the log.
+        test_prompts: Sequences that errors are measured on (1280).
+        device: "cpu", "cuda" or "auto".
+        threads: CPU threads of a process.
+    """
+
+    name: FolderName = "synthetic-mini"
+    dims: Count = 3
+    points: int = Field(default=8, ge=2)
+    layers: Count = 2
+    width: Count = 48
+    heads: Count = 4
+    batch: Count = 64
+    pretrain_steps: Count = 1000
+    finetune_steps: Count = 800
+    start_points: Count = 4
+    points_every: Count = 200
+    learning_rate: Positive = 2e-3
+    warmup_steps: Natural = 100
+    decay_share: float = Field(default=0.3, ge=0, le=1)
+    log_every: Count = 20
+    test_prompts: Count = 1280
+    device: Device = "cpu"
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> Self:
+        if self.width % self.heads:
+            raise InputError(f"width ({self.width}) must be a multiple of heads ({self.heads}).")
+        if self.start_points > self.points:
+            raise InputError(f"start_points ({self.start_points}) must not exceed points ({self.points}).")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder below the run root."""
+        return runs_root() / self.name
+
+    def what(self) -> dict:
+        """Return the values that decide the result, without those that say where it is computed."""
+        return self.model_dump(exclude={"name", "device", "threads"})
+
+
+SIZES = {"mini": {}, "full": read_yaml(Path(__file__).with_name("full.yaml"))}
 
 
 def load_config(size: str = "mini", settings: dict | None = None) -> SyntheticConfig:

@@ -35,9 +35,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ctxft.config import SyntheticConfig
 from ctxft.storage import check_known, sha256
-from ctxft.synthetic.config import ARMS
+from ctxft.synthetic.config import ARMS, SyntheticConfig
 
 TARGET_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "linear": lambda s, s2: s,

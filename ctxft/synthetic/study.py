@@ -3,9 +3,8 @@
     pretrain: in-context linear regression with a curriculum of points -> pretrain/seed-<n>/
     finetune: one arm from there on one target -> <target>/<arm>/seed-<n>/ {network.safetensors, log.jsonl, done.json}
 
-One loop serves both. Tasks are sampled on the device, losses stay there until a line is logged, and every checkpoint is
-atomic, so a killed training resumes with the same results: bit for bit on a CPU. Each worker walks the whole list of
-trainings and takes those that are neither done nor locked by another. On a GPU there is one worker.
+One loop serves both. Tasks are sampled on the device, and losses stay there until a line is logged. Each worker walks the
+whole list of trainings and takes those that are neither done nor locked by another; a killed one starts anew, to the same bits.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy
 import torch
@@ -26,17 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ctxft.config import SyntheticConfig
-from ctxft.run.processes import count_workers, die_with_parent, run_parallel
+from ctxft.run.processes import count_workers, run_parallel
 from ctxft.storage import (
     DONE,
     BusyError,
     InputError,
-    Step,
-    atomic_file,
     code_revision,
     hash_file,
-    quarantine,
     read_checked,
     read_done,
     read_json,
@@ -45,9 +40,8 @@ from ctxft.storage import (
     versions,
     write_json,
     write_jsonl,
-    write_text,
 )
-from ctxft.synthetic.config import check_study
+from ctxft.synthetic.config import SyntheticConfig, check_study
 from ctxft.synthetic.regression import (
     TARGET_FUNCTIONS,
     Draws,
@@ -62,10 +56,8 @@ from ctxft.synthetic.regression import (
     squared_errors,
 )
 
-WEIGHTS, LOG, CHECKPOINT, MANIFEST = "network.safetensors", "log.jsonl", "checkpoint.pt", "manifest.json"
-FINETUNING = (
-    10_000_000  # first step in the seeds of fine-tuning's tasks, so that they differ from those of pre-training
-)
+WEIGHTS, LOG, MANIFEST = "network.safetensors", "log.jsonl", "manifest.json"
+FINETUNING = 10_000_000  # first step in the seeds of fine-tuning's tasks, which are not those of pre-training
 TEST_BATCH = 160  # test sequences at a time
 TRIALS = 1000  # resamplings of a bootstrap band
 QUADRATURE = 64  # nodes of the normal distribution
@@ -133,21 +125,20 @@ def bootstrap_band(errors: Tensor, seed: int = 0) -> dict[str, list[float]]:
     return {"mean": errors.mean(0).tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
-def evaluate_network(network: nn.Module, arm: str, config: SyntheticConfig, target: str, device: str = "cpu") -> dict:
+def evaluate_network(network: nn.Module, arm: str, config: SyntheticConfig, target: str) -> dict:
     """Return how a trained network does on the test tasks.
 
     Args:
-        network: trained.
+        network: trained, on the config's device.
         arm: what it was trained with.
         config: sizes.
         target: name of the target function.
-        device: where the network is.
 
     Returns:
         ``errors``: for its own context, a fresh one and none, mean and band by number of target pairs read before;
         ``alignment``: partial and total, on the test tasks with its own context.
     """
-    batches = list(evaluation_batches(config, target, device))
+    batches = list(evaluation_batches(config, target, config.device))
     with torch.no_grad():
         errors = {
             name: bootstrap_band(torch.cat([squared_errors(network, other or arm, *batch) for batch in batches]))
@@ -214,15 +205,6 @@ def baselines(config: SyntheticConfig, target: str) -> dict[str, list[float]]:
 # --- one training -----------------------------------------------------------------------------------------------------
 
 
-def device_of(config: SyntheticConfig) -> str:
-    """Return "cpu" or "cuda"; raises InputError where the requested device is missing."""
-    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise InputError(f"device is '{config.device}', but torch sees none: use cpu or auto.")
-    return "cuda" if config.device == "auto" else config.device
-
-
 def rate_at(config: SyntheticConfig, step: int, steps: int) -> float:
     """Return the rate of an optimizer step, counted from 0: linear warm-up, constant, linear decay to a twentieth."""
     factor = min(1.0, (step + 1) / max(1, config.warmup_steps))
@@ -236,200 +218,136 @@ def points_at(config: SyntheticConfig, step: int) -> int:
     return min(config.points, config.start_points + 2 * (step // config.points_every))
 
 
-def _load_checkpoint(path: Path) -> dict | None:
-    """Return a checkpoint, or None; one that cannot be read, or would run code, is quarantined."""
-    if not path.exists():
-        return None
-    try:
-        return torch.load(path, weights_only=True)
-    except Exception as error:  # torch raises whatever its readers raise for a damaged file
-        quarantine(path, f"{path} is no checkpoint that can be read ({type(error).__name__})")
-        return None
-
-
-def train_network(
-    network: Regressor,
-    config: SyntheticConfig,
-    steps: int,
-    folder: Path,
-    loss_at: Callable[[nn.Module, int], Tensor],
-    measure_at: Callable[[int], dict[str, Tensor]] = lambda step: {},
-) -> list[dict]:
-    """Train a network by Adam, from the folder's checkpoint if there is one.
-
-    Args:
-        network: changed in place.
-        config: rates and intervals.
-        steps: optimizer steps in all.
-        folder: where checkpoint and log go.
-        loss_at: the loss of (network, step), a scalar.
-        measure_at: further values of a logged step, scalars on the device.
-
-    Returns:
-        The log: a row per ``log_every`` steps, with the mean loss since the row before.
-    """
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    # CUDA graphs take the launch of some hundred small kernels a step off the host; on a CPU there is nothing to win
-    fast = (
-        cast(nn.Module, torch.compile(network, mode="reduce-overhead")) if network.read_in.weight.is_cuda else network
-    )
-    rows, first, recent = [], 0, []
-    if state := _load_checkpoint(folder / CHECKPOINT):
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        rows, first = state["rows"], state["step"]
-    for number in range(first, steps):
-        optimizer.param_groups[0]["lr"] = rate_at(config, number, steps)
-        loss = loss_at(fast, number)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        recent.append(loss.detach())
-        if (number + 1) % config.log_every == 0 or number + 1 == steps:
-            measured = {"loss": torch.stack(recent).mean(), **measure_at(number)}
-            rows.append({"step": number + 1} | {name: value.item() for name, value in measured.items()})
-            recent.clear()
-        if (number + 1) % config.save_every == 0 and number + 1 < steps:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
-            with atomic_file(folder / CHECKPOINT, binary=True) as file:
-                torch.save(state | {"step": number + 1}, file)
-            write_jsonl(folder / LOG, rows)
-    write_jsonl(folder / LOG, rows)
-    return rows
-
-
-def pretrain_folder(config: SyntheticConfig, seed: int) -> Path:
-    """Return the folder of a seed's pre-trained network."""
-    return config.folder / "pretrain" / f"seed-{seed}"
-
-
-def finetune_folder(config: SyntheticConfig, target: str, arm: str, seed: int) -> Path:
-    """Return the folder of an arm's network and results."""
-    return config.folder / target / arm / f"seed-{seed}"
-
-
-def is_done(folder: Path) -> bool:
-    """Return whether a training is finished and its files are those that it wrote."""
-    files = (read_done(folder) or {}).get("files", {})
-    return bool(files) and all((folder / name).exists() and hash_file(folder / name) == files[name] for name in files)
-
-
-def load_network(folder: Path, config: SyntheticConfig, device: str = "cpu") -> Regressor:
-    """Return the network of a finished training; raises InputError if the folder has none."""
-    if not (folder / WEIGHTS).exists():
-        raise InputError(f"{folder} has no trained network: run `ctxft synthetic` with this arm and seed first.")
-    network = make_network(config, 0)
-    network.load_state_dict(load_file(folder / WEIGHTS))
-    return network.to(device)
-
-
-@contextlib.contextmanager
-def _stage(config: SyntheticConfig, folder: Path, wait: bool) -> Iterator[Step]:
-    """Run a training once, and time it; the block trains in the stage's folder, unless that is done."""
-    name, started = folder.relative_to(config.folder).as_posix(), time.perf_counter()
-    options = {"resume": True, "doing": f"trains {name} in {config.folder}", "wait": wait}
-    with step(folder, {"config": config.what(), "training": name}, **options) as stage:
-        yield stage
-        if not stage.done:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-            stage.result |= {"device": device_of(config), "seconds": round(time.perf_counter() - started, 1)}
-
-
-def _save_network(folder: Path, network: Regressor) -> None:
-    save_file({name: value.cpu() for name, value in network.state_dict().items()}, folder / WEIGHTS)
-
-
-def pretrain(config: SyntheticConfig, seed: int, wait: bool = False) -> dict:
-    """Pre-train a seed's network on in-context linear regression, once; returns its last loss, device and seconds.
+@dataclass(frozen=True)
+class Training:
+    """The pre-training of a seed on in-context linear regression, or an arm's fine-tuning from there on a target.
 
     Args:
         config: the study.
-        seed: of the weights and the tasks.
-        wait: wait for another process that trains it, instead of refusing.
-
-    Raises:
-        BusyError: another process trains it.
-        InputError: the device is missing.
-    """
-    device = device_of(config)
-
-    def loss_at(network: nn.Module, step: int) -> Tensor:
-        generator = make_generator(device, seed, "tasks", step)
-        tasks = draw_tasks(generator, "linear", config.batch, points_at(config, step), config.dims)
-        y = tasks.values(tasks.x)
-        return (network(tasks.x, y) - y).square().mean()
-
-    with _stage(config, pretrain_folder(config, seed), wait) as stage:
-        if not stage.done:
-            network = make_network(config, seed).to(device)
-            rows = train_network(network, config, config.pretrain_steps, stage.folder, loss_at)
-            _save_network(stage.folder, network)
-            stage.result = {"loss": rows[-1]["loss"]}
-    return stage.result
-
-
-def finetune(config: SyntheticConfig, target: str, arm: str, seed: int) -> dict:
-    """Fine-tune a seed's pre-trained network on a target with an arm's context, and evaluate it, once.
-
-    Args:
-        config: the study.
+        seed: of the weights and of the tasks, which are the same in every arm.
         target: name of the target function.
-        arm: one of ARMS.
-        seed: of the pre-training and of the tasks, which are the same in every arm.
-
-    Returns:
-        Errors by context, alignment, seconds, device.
-
-    Raises:
-        BusyError: another process trains it.
-        InputError: the seed's network is not pre-trained, or the device is missing.
+        arm: one of ARMS, or "" to pre-train.
     """
-    device = device_of(config)
-    network = load_network(pretrain_folder(config, seed), config, device)
 
-    def batch_at(step: int) -> tuple[Tasks, Draws]:
-        generator = make_generator(device, seed, "tasks", FINETUNING + step)
-        tasks = draw_tasks(generator, target, config.batch, config.points, config.dims)
-        return tasks, draw_chance(make_generator(device, seed, "context", step), tasks)
+    config: SyntheticConfig
+    seed: int
+    target: str = "linear"
+    arm: str = ""
 
-    def loss_at(network: nn.Module, step: int) -> Tensor:
-        return squared_errors(network, arm, *batch_at(step)).mean()
+    @property
+    def name(self) -> str:
+        """The training's folder below that of the study."""
+        return f"{f'{self.target}/{self.arm}' if self.arm else 'pretrain'}/seed-{self.seed}"
 
-    def measure_at(step: int) -> dict[str, Tensor]:
-        return alignment(network, arm, *batch_at(step))
+    @property
+    def folder(self) -> Path:
+        """Where network, log and results go."""
+        return self.config.folder / self.name
 
-    with _stage(config, finetune_folder(config, target, arm, seed), wait=False) as stage:
-        if not stage.done:
-            train_network(network, config, config.finetune_steps, stage.folder, loss_at, measure_at)
-            _save_network(stage.folder, network)
-            stage.result = evaluate_network(network, arm, config, target, device)
-    return stage.result
+    @property
+    def steps(self) -> int:
+        """All optimizer steps."""
+        return self.config.finetune_steps if self.arm else self.config.pretrain_steps
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is finished and its files are those that it wrote."""
+        files = (read_done(self.folder) or {}).get("files", {})
+        return bool(files) and all(
+            (self.folder / name).exists() and hash_file(self.folder / name) == files[name] for name in files
+        )
+
+    @property
+    def log(self) -> dict[str, list]:
+        """The log so far, a list for each column: a row per ``log_every`` steps, with the mean loss since the row before."""
+        rows = [row for _, row in read_jsonl(self.folder / LOG)] if (self.folder / LOG).exists() else []
+        return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"step": [], "loss": []}
+
+    @property
+    def result(self) -> dict:
+        """Device and seconds of a finished training; for an arm errors by context and alignment, else the last loss."""
+        return read_checked(self.folder / DONE)["result"]
+
+    def network(self) -> Regressor:
+        """Return the trained network, on the CPU; raises InputError if there is none."""
+        if not (self.folder / WEIGHTS).exists():
+            raise InputError(
+                f"{self.folder} has no trained network: run `ctxft synthetic` with this arm and seed first."
+            )
+        network = make_network(self.config, 0)
+        network.load_state_dict(load_file(self.folder / WEIGHTS))
+        return network
+
+    def batch_at(self, step: int) -> tuple[Tasks, Draws]:
+        """Return what an optimizer step reads, drawn on the device."""
+        config, first = self.config, FINETUNING if self.arm else 0
+        points = config.points if self.arm else points_at(config, step)
+        tasks_from = make_generator(config.device, self.seed, "tasks", first + step)
+        tasks = draw_tasks(tasks_from, self.target, config.batch, points, config.dims)
+        return tasks, draw_chance(make_generator(config.device, self.seed, "context", step), tasks)
+
+    def run(self, wait: bool = False) -> None:
+        """Train and evaluate the network, once.
+
+        Args:
+            wait: wait for another process that trains it, instead of refusing.
+
+        Raises:
+            BusyError: another process trains it.
+            InputError: the seed's network is not pre-trained.
+        """
+        config, inputs = self.config, {"config": self.config.what(), "training": self.name}
+        doing = f"trains {self.name} in {config.folder}"
+        with step(self.folder, inputs, resume=True, doing=doing, wait=wait) as stage:
+            if stage.done:
+                return
+            started = time.perf_counter()
+            network = Training(config, self.seed).network() if self.arm else make_network(config, self.seed)
+            losses = self._train(network.to(config.device))
+            save_file({name: value.cpu() for name, value in network.state_dict().items()}, self.folder / WEIGHTS)
+            stage.result = (
+                evaluate_network(network, self.arm, config, self.target) if self.arm else {"loss": losses[-1]}
+            )
+            stage.result |= {"device": config.device, "seconds": round(time.perf_counter() - started, 1)}
+
+    def _train(self, network: Regressor) -> list[float]:
+        """Train by Adam, write the log as it grows, and return its losses."""
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.config.learning_rate, fused=True)
+        rows, recent = [], []
+        for number in range(self.steps):
+            optimizer.param_groups[0]["lr"] = rate_at(self.config, number, self.steps)
+            tasks, draws = self.batch_at(number)
+            if self.arm:
+                loss = squared_errors(network, self.arm, tasks, draws).mean()
+            else:
+                y = tasks.values(tasks.x)
+                loss = (network(tasks.x, y) - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recent.append(loss.detach())
+            if (number + 1) % self.config.log_every == 0 or number + 1 == self.steps:
+                measured = alignment(network, self.arm, tasks, draws) if self.arm else {}
+                row = {"loss": torch.stack(recent).mean(), **measured}
+                rows.append({"step": number + 1} | {name: value.item() for name, value in row.items()})
+                write_jsonl(self.folder / LOG, rows)
+                recent.clear()
+        return [row["loss"] for row in rows]
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def prepare_study(config: SyntheticConfig) -> Path:
-    """Make the study's folder and write its manifest, or check that the one there holds the same config.
-
-    Raises:
-        InputError: the folder holds another config; the first value that differs is named.
-    """
-    path = config.folder / MANIFEST
-    if not path.exists():
-        return write_json(path, {"config": config.what(), "versions": versions(), "code": code_revision()}).parent
-    there = read_json(path)["config"]
-    for name, value in config.what().items():
-        if there.get(name) != value:
-            raise InputError(
-                f"{config.folder} holds a study with {name} {there.get(name)}, not {value}: "
-                "choose another name (--name), or remove the folder."
-            )
-    return config.folder
+def trainings(
+    config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]
+) -> tuple[list[Training], list[Training]]:
+    """Return the pre-trainings of a study, one a seed, and the fine-tunings of its arms."""
+    arm_by_arm = [Training(config, seed, target, arm) for arm in arms for seed in seeds]
+    return [Training(config, seed) for seed in seeds], arm_by_arm
 
 
 def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> None:
-    """Train in this process what is neither done nor being trained by another process.
+    """Train in this process what is neither done nor being trained by another process, and wait for the rest.
 
     Args:
         config: the study.
@@ -437,21 +355,32 @@ def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list
         arms: names of ARMS.
         seeds: each pre-trained once, for all arms.
     """
-    for wait in (False, True):  # first the seeds that nobody has begun, then wait for those that others work on
-        for seed in seeds:
-            with contextlib.suppress(BusyError):
-                pretrain(config, seed, wait)
-    for seed in seeds:
-        for arm in reversed(arms):  # the slowest arms are last in ARMS; begun first, they do not keep a core waiting
-            with contextlib.suppress(BusyError):
-                finetune(config, target, arm, seed)
+    before, after = trainings(config, target, arms, seeds)
+    after.reverse()  # the slowest arms are last in ARMS; begun first, they do not keep a core waiting
+    for wanted in (before, after):
+        for wait in (False, True):
+            for training in wanted:
+                with contextlib.suppress(BusyError):
+                    training.run(wait)
 
 
-def _steps_of(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict[Path, int]:
-    """Return the folders of all trainings, and the optimizer steps of each."""
-    before = {pretrain_folder(config, seed): config.pretrain_steps for seed in seeds}
-    after = {finetune_folder(config, target, arm, seed): config.finetune_steps for seed in seeds for arm in arms}
-    return before | after
+def prepare_study(config: SyntheticConfig) -> dict:
+    """Return the manifest of the study's folder, written by the first call: config, versions and code.
+
+    Raises:
+        InputError: the folder holds another config; the first value that differs is named.
+    """
+    path, wanted = config.folder / MANIFEST, config.what()
+    if not path.exists():
+        write_json(path, {"config": wanted, "versions": versions(), "code": code_revision()})
+    manifest = read_json(path)
+    for name, value in wanted.items():
+        if (there := manifest["config"].get(name)) != value:
+            raise InputError(
+                f"{config.folder} holds a study with {name} {there}, not {value}: "
+                "choose another name (--name), or remove the folder."
+            )
+    return manifest
 
 
 def run_study(
@@ -475,25 +404,30 @@ def run_study(
         every: seconds between two calls of ``watch``, at least.
 
     Returns:
-        As ``read_study``.
+        One JSON value, numbers rounded to six digits: ``target``, ``config``, ``arms``, ``seeds``, ``versions``, ``code``,
+        ``baselines``, ``pretrain`` (seed -> loss ...) and ``runs`` (arm -> seed -> errors, alignment, seconds, device, log
+        as a list for each column).
 
     Raises:
-        InputError: unknown names, another study in the folder, or a task that another command works on.
+        InputError: unknown names, or another study in the folder.
         FailedError: a worker stopped; the end of its output is shown.
 
     Example:
         >>> run_study(load_config("mini"), "polynomial", ["cft", "cpt"], [0])  # doctest: +SKIP
     """
+    from ctxft.models import pick_device  # brings transformers, which workers do not need
+
     check_study(target, arms, seeds)
-    workers = count_workers(workers, config.threads, device_of(config))
-    prepare_study(config)
-    steps = _steps_of(config, target, arms, seeds)
-    missing = [folder for folder in steps if not is_done(folder)]
+    config = config.model_copy(update={"device": pick_device(config.device)})
+    workers = count_workers(workers, config.threads, config.device)
+    manifest = prepare_study(config)
+    before, after = trainings(config, target, arms, seeds)
+    missing = [training for training in before + after if not training.is_done]
     shown = time.monotonic()
 
     def tick() -> None:
         nonlocal shown
-        bar.update(max(0, sum(_steps_done(folder, count) for folder, count in steps.items()) - bar.n))
+        bar.update(max(0, sum(sum(training.log["step"][-1:]) for training in missing) - bar.n))
         if watch and time.monotonic() > shown + every:
             shown = time.monotonic()
             watch(read_progress(config, target, arms, seeds))
@@ -502,81 +436,20 @@ def run_study(
         task = json.dumps({"config": vars(config), "target": target, "arms": list(arms), "seeds": list(seeds)})
         commands = [[sys.executable, "-m", "ctxft.synthetic", task]] * min(workers, len(missing))
         variables = {"OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
-        with tqdm(total=sum(steps.values()), desc=f"synthetic {target}", unit="step", leave=False) as bar:
+        steps = sum(training.steps for training in missing)
+        with tqdm(total=steps, desc=f"synthetic {target}", unit="step", leave=False) as bar:
             run_parallel("synthetic", commands, variables, tick, every=0.5)
-    if busy := [folder for folder in steps if not is_done(folder)]:
-        raise InputError(f"another process works in {busy[0]}: wait for it, then give the command again.")
-    return read_study(config, target, arms, seeds)
-
-
-def work(task: str) -> None:
-    """Be a worker of ``run_study``: ``python -m ctxft.synthetic '{"config": ..., "target": ..., ...}'``."""
-    die_with_parent()
-    values = json.loads(task)
-    config = SyntheticConfig(**values.pop("config"))
-    torch.set_num_threads(config.threads)
-    try:
-        run_tasks(config, **values)
-    except InputError as error:
-        sys.exit(print(f"ctxft: {error}", file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _steps_done(folder: Path, steps: int) -> int:
-    if (folder / DONE).exists():
-        return steps
-    lines = (folder / LOG).read_text(encoding="utf-8").splitlines() if (folder / LOG).exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
-
-
-def read_study(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
-    """Return the results of finished trainings as one JSON value, numbers rounded to six digits.
-
-    Returns:
-        ``target``, ``config``, ``arms``, ``seeds``, ``versions``, ``code``, ``baselines``, ``pretrain`` (seed -> loss
-        ...) and ``runs`` (arm -> seed -> errors, alignment, seconds, device, log as a list for each column).
-
-    Raises:
-        InputError: a training is not finished.
-    """
-    manifest = read_json(config.folder / MANIFEST)
-    for folder in _steps_of(config, target, arms, seeds):
-        if not is_done(folder):
-            raise InputError(f"{folder} is not finished: give the same `ctxft synthetic` command again.")
-    pretrained = {str(seed): _result(pretrain_folder(config, seed)) for seed in seeds}
-    study = {"target": target, "arms": list(arms), "seeds": list(seeds), **manifest}
-    study |= {"baselines": baselines(config, target), "pretrain": pretrained, "runs": {}}
-    for arm in arms:
-        folders = {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds}
-        study["runs"][arm] = {seed: _result(path) | {"log": _read_log(path)} for seed, path in folders.items()}
+    study = {"arms": list(arms), **manifest, **read_progress(config, target, arms, seeds)}
+    study["pretrain"] = {str(training.seed): training.result for training in before}
+    for training in after:
+        study["runs"][training.arm][str(training.seed)] |= training.result
     return json.loads(json.dumps(study), parse_float=lambda number: float(f"{float(number):.6g}"))
 
 
-def _result(folder: Path) -> dict:
-    return read_checked(folder / DONE)["result"]
-
-
 def read_progress(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> dict:
-    """Return the logs so far in the form of ``read_study``, for a figure of curves; arms without a log are left out."""
-    runs = {}
-    for arm in arms:
-        folders = {str(seed): finetune_folder(config, target, arm, seed) for seed in seeds}
-        logs = {seed: {"log": _read_log(folder)} for seed, folder in folders.items() if (folder / LOG).exists()}
-        runs |= {arm: logs} if logs else {}
+    """Return the logs so far in the form of ``run_study``, for a figure of curves; arms without a log are left out."""
+    runs: dict[str, dict] = {}
+    for training in trainings(config, target, arms, seeds)[1]:
+        if (log := training.log)["step"]:
+            runs.setdefault(training.arm, {})[str(training.seed)] = {"log": log}
     return {"target": target, "seeds": list(seeds), "baselines": baselines(config, target), "runs": runs}
-
-
-def _read_log(folder: Path) -> dict[str, list]:
-    rows = [row for _, row in read_jsonl(folder / LOG)]
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"step": [], "loss": []}
-
-
-def write_study(path: Path, study: dict, command: str) -> Path:
-    """Write results as a small JSON file, a line for each arm and seed, with the command that made them."""
-    runs = [
-        f"{json.dumps(arm)}: {{\n" + ",\n".join(f'"{seed}": {json.dumps(run)}' for seed, run in seeds.items()) + "\n}"
-        for arm, seeds in study["runs"].items()
-    ]
-    rest = json.dumps({"command": command, **{key: value for key, value in study.items() if key != "runs"}}, indent=1)
-    return write_text(path, rest[:-2] + ',\n "runs": {\n' + ",\n".join(runs) + "\n}\n}\n")

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
-from ctxft.config import SyntheticConfig
-from ctxft.synthetic.config import PAPER_ARMS, load_config
+from ctxft.synthetic.config import ARMS, SyntheticConfig, load_config
 from ctxft.synthetic.regression import (
     Draws,
     Regressor,
@@ -38,6 +37,8 @@ from ctxft.synthetic.regression import (
     squared_errors,
 )
 from ctxft.synthetic.study import derivatives
+
+PAPER_ARMS = ARMS[:3]
 
 
 class Reference(nn.Module):

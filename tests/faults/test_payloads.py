@@ -12,8 +12,6 @@ import pytest
 from ctxft.models import load_model
 from ctxft.prompts import load_prompt_set
 from ctxft.storage import PACKAGE_ROOT, InputError, read_json, read_yaml, write_json
-from ctxft.synthetic.config import load_config
-from ctxft.synthetic.study import finetune, finetune_folder, run_study
 
 
 class Payload:
@@ -60,22 +58,6 @@ def test_a_pickled_adapter_is_not_read(model_folders, tmp_path, ran):
     with pytest.raises(InputError, match=r"adapter_model\.safetensors file is needed \(other formats can run code"):
         load_model(str(folder))
     assert not ran.exists()
-
-
-@pytest.mark.parametrize("content", ["payload", "cut"])
-def test_a_hostile_or_damaged_checkpoint_of_the_synthetic_study_is_set_aside(runs, ran, capsys, content):
-    config = load_config(
-        "mini", {"name": "s", "pretrain_steps": 6, "finetune_steps": 4, "log_every": 2, "save_every": 4}
-    )
-    (straight,) = run_study(config, "linear", ["cpt"], [0], workers=1)["runs"]["cpt"].values()
-    folder = finetune_folder(config, "linear", "cpt", 0)
-    shutil.rmtree(folder)
-    folder.mkdir()
-    (folder / "checkpoint.pt").write_bytes(pickle.dumps(Payload(ran)) if content == "payload" else b"PK\x03\x04 cut")
-    finetune(config, "linear", "cpt", 0)
-    assert not ran.exists() and "quarantined as checkpoint.pt.damaged, to be regenerated" in capsys.readouterr().err
-    (again,) = run_study(config, "linear", ["cpt"], [0], workers=1)["runs"]["cpt"].values()
-    assert again["log"] == straight["log"] and again["errors"] == straight["errors"]
 
 
 def test_code_that_comes_with_a_model_is_not_run(model_folders, tmp_path, ran):
