@@ -21,6 +21,7 @@ from ctxft.config import (
     load_experiment,
 )
 from ctxft.storage import InputError
+from ctxft.synthetic.config import SyntheticConfig
 
 KEY = "sk-" + "a1" * 20
 SERVER = {"url": "http://host/v1", "model": "m"}
@@ -171,6 +172,7 @@ def test_a_value_is_checked_when_it_is_assigned_and_a_copy_is_checked_too():
 
 def test_every_field_has_a_description():
     kinds = [kind for kind in vars(declared).values() if inspect.isclass(kind) and issubclass(kind, Config)]
+    kinds.append(SyntheticConfig)
     assert len(kinds) == 13
     assert not [
         f"{kind.__name__}.{name}" for kind in kinds for name, f in kind.model_fields.items() if not f.description
