@@ -21,13 +21,16 @@ from ctxft.storage import InputError, check_known
 
 Outcomes = Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]  # arm -> seed -> an outcome per item
 AVERAGES = ("macro", "weighted")
-FAMILIES = ("benchmarks", "arms", "all")
+FAMILIES = ("benchmarks", "all")
+UNTRAINED = "base"  # evaluated once, and paired with every seed
+LEVEL = 0.95  # fraction of intervals that hold the true value; 1 - LEVEL is the size of the tests
+POWER = 0.8  # the probability that a true difference of the minimum detectable size is shown
 
 
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
-def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(correct: float, n: int) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (E. B. Wilson, JASA 22, 1927).
 
     The same as ``statsmodels.stats.proportion.proportion_confint(correct, n, method="wilson")``.
@@ -35,7 +38,6 @@ def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     Args:
         correct: items answered correctly; a mean over seeds need not be whole.
         n: items.
-        level: fraction of intervals that hold the true proportion.
 
     Returns:
         The lower and the upper end, between 0 and 1; exactly 0 if nothing is correct, exactly 1 if all is.
@@ -49,7 +51,7 @@ def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """
     if n < 1 or not 0 <= correct <= n:
         raise InputError(f"a proportion needs at least one item and 0 to n correct ones, found {correct} of {n}.")
-    z = float(scipy.stats.norm.ppf((1 + level) / 2))
+    z = float(scipy.stats.norm.ppf((1 + LEVEL) / 2))
     p = correct / n
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -57,7 +59,7 @@ def wilson(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     return 0.0 if correct == 0 else min(p, center - half), 1.0 if correct == n else max(p, center + half)
 
 
-def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def seed_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean over seeds and its Student t interval; one seed has no interval, so its ends are nan.
 
     Raises:
@@ -67,22 +69,10 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
         >>> [round(x, 3) for x in seed_interval([1.0, 2.0, 3.0])]
         [2.0, -0.484, 4.484]
     """
-    if not values:
-        raise InputError("an interval over seeds needs at least one seed.")
-    k, mean = len(values), math.fsum(values) / len(values)
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return _t_interval(mean, math.sqrt(squares / (k - 1) / k) if k > 1 else math.nan, k, level)
+    return cluster_interval(values, [1] * len(values), list(map(str, range(len(values)))))
 
 
-def _t_interval(mean: float, error: float, count: int, level: float) -> tuple[float, float, float]:
-    """Return a mean with Student's t interval at count - 1 degrees of freedom; its ends are nan where error is."""
-    half = float(scipy.stats.t.ppf((1 + level) / 2, count - 1)) * error if count > 1 else math.nan
-    return mean, mean - half, mean + half
-
-
-def cluster_interval(
-    sums: Sequence[float], counts: Sequence[int], groups: Sequence[str], level: float = 0.95
-) -> tuple[float, float, float]:
+def cluster_interval(sums: Sequence[float], counts: Sequence[int], groups: Sequence[str]) -> tuple[float, float, float]:
     """Return a mean over tokens and its interval over groups: passages of one document are not independent of each other.
 
     The mean is a ratio, all sums over all counts. Its interval is the cluster-robust one: Student's t with one degree of
@@ -93,7 +83,6 @@ def cluster_interval(
         sums: for each passage, what is summed over its tokens, such as a loss or a difference of losses.
         counts: for each passage its tokens.
         groups: for each passage its document.
-        level: fraction of intervals that hold the true mean.
 
     Returns:
         (mean, lower end, upper end); one group has no interval, so its ends are nan.
@@ -109,18 +98,18 @@ def cluster_interval(
         [2.556, -1.694, 6.805]
     """
     if not len(sums) == len(counts) == len(groups) or sum(counts) < 1:
-        raise InputError(
-            f"an interval over groups needs tokens and lists of one length, found {len(sums)} sums, {len(counts)} counts "
-            f"with {sum(counts)} tokens, and {len(groups)} groups."
-        )
+        raise InputError("an interval needs at least one token or seed, and as many sums as counts and groups.")
     _, owner = numpy.unique(numpy.asarray(groups), return_inverse=True)
     total, size = (numpy.bincount(owner, weights=numpy.asarray(part, float)) for part in (sums, counts))
     k, mean = len(total), float(total.sum() / size.sum())
     squares = float(((total - mean * size) ** 2).sum())
-    return _t_interval(mean, math.sqrt(k / (k - 1) * squares) / float(size.sum()) if k > 1 else math.nan, k, level)
+    if k == 1:
+        return mean, math.nan, math.nan
+    half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, k - 1)) * math.sqrt(k / (k - 1) * squares) / float(size.sum())
+    return mean, mean - half, mean + half
 
 
-def item_interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def item_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Return the interval of a paired difference of two accuracies over items.
 
     The adjusted Wald interval of Agresti and Min (*Statistics in Medicine* 24, 2005): half an invented item is added to
@@ -129,13 +118,12 @@ def item_interval(differences: Sequence[float], level: float = 0.95) -> tuple[fl
 
     Args:
         differences: per item, correct in the arm less correct in the reference: -1, 0, 1, or a mean over seeds.
-        level: fraction of intervals that hold the true difference.
 
     Returns:
         The lower and the upper end, as fractions (0.01 is one percentage point).
     """
     mean, variance = adjusted_mean(differences)
-    half = float(scipy.stats.norm.ppf((1 + level) / 2)) * math.sqrt(variance)
+    half = float(scipy.stats.norm.ppf((1 + LEVEL) / 2)) * math.sqrt(variance)
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
@@ -193,13 +181,10 @@ class VarianceComponents:
         shared = min(items, max(0.0, alone - items) / (k - 1))
         return cls(items - shared, seeds, k, shared)
 
-    def half(self, level: float = 0.95) -> float:
-        """Return half the width of the interval of that level."""
-        return self._half((1 - level) / 2)
-
-    def _half(self, p: float) -> float:
-        t = scipy.stats.t.isf(p, self.count - 1) if self.count > 1 else 0.0
-        z = scipy.stats.norm.isf(p)
+    def half(self, alpha: float = 1 - LEVEL) -> float:
+        """Return half the width of the interval that misses the true mean in a fraction ``alpha`` of repetitions."""
+        t = scipy.stats.t.isf(alpha / 2, self.count - 1) if self.count > 1 else 0.0
+        z = scipy.stats.norm.isf(alpha / 2)
         return math.sqrt(z * z * self.items + max(t * t * self.seeds, z * z * self.shared))
 
     def p_value(self, mean: float) -> float:
@@ -207,16 +192,14 @@ class VarianceComponents:
         smallest = 1e-12  # a smaller p is reported as this
         if mean == 0:
             return 1.0
-        if self._half(smallest / 2) < abs(mean):
+        if self.half(smallest) < abs(mean):
             return smallest
-        root = scipy.optimize.root_scalar(
-            lambda p: self._half(p / 2) - abs(mean), bracket=(smallest, 1.0), method="brentq", xtol=1e-13
-        )
+        root = scipy.optimize.root_scalar(lambda p: self.half(p) - abs(mean), bracket=(smallest, 1.0), xtol=1e-13)
         return float(root.root)
 
-    def detectable(self, level: float = 0.95, power: float = 0.8) -> float:
-        """Return the smallest true difference whose interval excludes 0 in a fraction ``power`` of repetitions."""
-        return self.half(level) + self.half(2 * power - 1)
+    def detectable(self) -> float:
+        """Return the smallest true difference whose interval excludes 0 in four of five repetitions."""
+        return self.half() + self.half(2 - 2 * POWER)
 
 
 # --- paired tests -----------------------------------------------------------------------------------------------------
@@ -251,14 +234,13 @@ def mcnemar(only_a: int, only_b: int, mid_p: bool = False) -> float:
     return float(scipy.stats.binomtest(only_a, n, 0.5).pvalue)
 
 
-def mcnemar_power(n: int, discordant: float, difference: float, level: float = 0.95) -> float:
+def mcnemar_power(n: int, discordant: float, difference: float) -> float:
     """Return the probability that McNemar's exact test on n items shows a true difference.
 
     Args:
         n: items.
         discordant: fraction of items on which the two arms differ, in either direction; not below the difference.
         difference: the true difference of the accuracies, a fraction (0.01 is one percentage point).
-        level: 1 - level is the size of the test.
 
     Example:
         >>> round(mcnemar_power(1000, 0.2, 0.04), 2)
@@ -270,15 +252,15 @@ def mcnemar_power(n: int, discordant: float, difference: float, level: float = 0
     chances = scipy.stats.binom.pmf(counts, n, min(1.0, discordant))
     counts, chances = counts[chances > 1e-12], chances[chances > 1e-12]
     # The largest count on the smaller side that is still significant; -1 where none is.
-    most = scipy.stats.binom.ppf((1 - level) / 2, counts, 0.5)
-    most = most - (2 * scipy.stats.binom.cdf(most, counts, 0.5) >= 1 - level)
+    most = scipy.stats.binom.ppf((1 - LEVEL) / 2, counts, 0.5)
+    most = most - (2 * scipy.stats.binom.cdf(most, counts, 0.5) >= 1 - LEVEL)
     p = min(1.0, (1 + difference / discordant) / 2)
     low = scipy.stats.binom.cdf(most, counts, p)
     high = scipy.stats.binom.sf(counts - most - 1, counts, p)
     return float(chances @ numpy.where(most < 0, 0.0, low + high))
 
 
-def minimum_detectable_effect(n: int, discordant: float, level: float = 0.95, power: float = 0.8) -> float:
+def minimum_detectable_effect(n: int, discordant: float) -> float:
     """Return the smallest true difference that McNemar's exact test on n items shows with a given power.
 
     It has a floor that no agreement of the arms removes: p falls below 0.05 only if six items change, all in one
@@ -287,8 +269,6 @@ def minimum_detectable_effect(n: int, discordant: float, level: float = 0.95, po
     Args:
         n: items.
         discordant: fraction of items on which the two arms differ; where the difference is larger, it is raised to that.
-        level: 1 - level is the size of the two-sided test.
-        power: the probability that a true difference of that size is shown.
 
     Returns:
         A fraction (0.01 is one percentage point); infinite if n items are too few for any.
@@ -299,19 +279,17 @@ def minimum_detectable_effect(n: int, discordant: float, level: float = 0.95, po
     """
 
     def missing(difference: float) -> float:
-        return mcnemar_power(n, max(discordant, difference), difference, level) - power
+        return mcnemar_power(n, max(discordant, difference), difference) - POWER
 
     if missing(1.0) < 0:
         return math.inf
-    return float(scipy.optimize.root_scalar(missing, bracket=(0.0, 1.0), method="brentq", xtol=1e-6).root)
+    return float(scipy.optimize.root_scalar(missing, bracket=(0.0, 1.0), xtol=1e-6).root)
 
 
 def detectable_before(
     n: int,
     accuracy: float | None = None,
     discordant: float | None = None,
-    level: float = 0.95,
-    power: float = 0.8,
 ) -> float:
     """Return the minimum detectable effect of one training of each arm, before anything is run.
 
@@ -320,8 +298,6 @@ def detectable_before(
         accuracy: expected accuracy of both arms. Arms that err independently differ on 2 * accuracy * (1 - accuracy) of
             the items; arms of one base model err alike and differ on fewer, so this is the cautious estimate.
         discordant: instead of accuracy, the expected fraction of items on which the arms differ, say from a pilot.
-        level: 1 - level is the size of the two-sided test.
-        power: the probability that a true difference of that size is shown.
 
     Returns:
         A fraction (0.01 is one percentage point); infinite if n items are too few for any.
@@ -339,7 +315,7 @@ def detectable_before(
     if n < 1 or not 0 <= expected[0] <= 1:
         raise InputError(f"n must be 1 or more and the fraction from 0 to 1, found n {n} and {expected[0]}.")
     fraction = 2 * expected[0] * (1 - expected[0]) if discordant is None else expected[0]
-    return minimum_detectable_effect(n, fraction, level, power)
+    return minimum_detectable_effect(n, fraction)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -364,16 +340,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected_values
 
 
-def corrected(
-    tables: Mapping[str, Sequence[dict]], family: str = "benchmarks", level: float = 0.95
-) -> dict[str, list[dict]]:
+def corrected(tables: Mapping[str, Sequence[dict]], family: str = "benchmarks") -> dict[str, list[dict]]:
     """Correct the comparisons of a run for their number.
 
     Args:
         tables: benchmark -> rows as from ``compare``.
-        family: what is one family: "benchmarks", the benchmarks of one arm (is this arm different anywhere?); "arms", the
-            arms on one benchmark (is any arm different here?); "all", everything.
-        level: 1 - level is the size of the tests.
+        family: what is one family: "benchmarks", the benchmarks of one arm (is this arm different anywhere?), or "all".
 
     Returns:
         The tables with three more values in each row: holm (p; nan for the reference), family (number of tests) and
@@ -385,15 +357,15 @@ def corrected(
     check_known(family, FAMILIES, "family")
     families: dict[str, list[dict]] = {}
     copies = {name: [dict(row) for row in rows] for name, rows in tables.items()}
-    for name, rows in copies.items():
+    for rows in copies.values():
         for row in rows:
             if math.isnan(row["p"]):  # the reference
                 row.update(holm=row["p"], family=0, word="")
             else:
-                families.setdefault({"benchmarks": row["arm"], "arms": name, "all": ""}[family], []).append(row)
+                families.setdefault(row["arm"] if family == "benchmarks" else "", []).append(row)
     for rows in families.values():
         for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-            row.update(holm=p, family=len(rows), word=_word(row, p < 1 - level))
+            row.update(holm=p, family=len(rows), word=_word(row, p < 1 - LEVEL))
     return copies
 
 
@@ -408,9 +380,7 @@ def _word(row: dict, survives: bool) -> str:
 # --- comparisons of arms ----------------------------------------------------------------------------------------------
 
 
-def compare(
-    outcomes: Outcomes, reference: str = "cpt", level: float = 0.95, untrained: str = "base"
-) -> list[dict[str, Any]]:
+def compare(outcomes: Outcomes, reference: str = "cpt") -> list[dict[str, Any]]:
     """Compare every arm with a reference arm on the same items, seed by seed.
 
     Only the seeds that all trained arms share count (``common_seeds``), for accuracies and differences alike. A seed of
@@ -427,8 +397,6 @@ def compare(
     Args:
         outcomes: arm -> seed -> outcomes, each with "id", "hash" and "correct"; the order of items does not matter.
         reference: the arm that the others are compared with.
-        level: of all intervals; 1 - level is the size of the tests, which are not corrected here (see ``corrected``).
-        untrained: the arm without training, which has one seed.
 
     Returns:
         A row per arm, in the order of ``outcomes``: arm, n (items), seeds (how many count), accuracy, low, high (from 0 to
@@ -442,12 +410,12 @@ def compare(
     check_known(reference, outcomes, "reference arm")
     correct = {
         arm: {seed: [bool(row["correct"]) for row in rows] for seed, rows in seeds.items()}
-        for arm, seeds in aligned(common_seeds(outcomes, untrained), reference).items()
+        for arm, seeds in aligned(common_seeds(outcomes), reference).items()
     }
-    return [_row(arm, correct, reference, level, untrained) for arm in correct]
+    return [_row(arm, correct, reference) for arm in correct]
 
 
-def common_seeds(outcomes: Outcomes, untrained: str = "base") -> Outcomes:
+def common_seeds(outcomes: Outcomes) -> Outcomes:
     """Keep of each trained arm the seeds that all trained arms share; the untrained one, evaluated once, stays as it is.
 
     Raises:
@@ -457,16 +425,16 @@ def common_seeds(outcomes: Outcomes, untrained: str = "base") -> Outcomes:
         >>> common_seeds({"base": {0: []}, "cpt": {1: [], 2: []}, "cft": {2: []}})
         {'base': {0: []}, 'cpt': {2: []}, 'cft': {2: []}}
     """
-    if len(outcomes.get(untrained, ())) > 1:
-        seeds = ", ".join(map(str, sorted(outcomes[untrained])))
-        raise InputError(f"arm {untrained} is not trained and has one seed, found {seeds}: remove all but one.")
-    trained = {arm: set(seeds) for arm, seeds in outcomes.items() if arm != untrained}
+    if len(outcomes.get(UNTRAINED, ())) > 1:
+        seeds = ", ".join(map(str, sorted(outcomes[UNTRAINED])))
+        raise InputError(f"arm {UNTRAINED} is not trained and has one seed, found {seeds}: remove all but one.")
+    trained = {arm: set(seeds) for arm, seeds in outcomes.items() if arm != UNTRAINED}
     common = set.intersection(*trained.values()) if trained else set()
     if trained and not common:
         listed = "; ".join(f"{arm}: {', '.join(map(str, sorted(seeds)))}" for arm, seeds in trained.items())
         raise InputError(f"the trained arms have no seed in common ({listed}): run all with the same seeds.")
     return {
-        arm: {seed: items for seed, items in seeds.items() if arm == untrained or seed in common}
+        arm: {seed: items for seed, items in seeds.items() if arm == UNTRAINED or seed in common}
         for arm, seeds in outcomes.items()
     }
 
@@ -506,50 +474,46 @@ def _by_id(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, Mapping[s
     return by_id
 
 
-def _pairs(
-    arm: str, correct: dict[str, dict[int, list[bool]]], reference: str, untrained: str
-) -> list[tuple[list[bool], list[bool]]]:
+def _pairs(arm: str, correct: dict[str, dict[int, list[bool]]], reference: str) -> list[tuple[list[bool], list[bool]]]:
     ours, theirs = correct[arm], correct[reference]
-    if arm == untrained:
+    if arm == UNTRAINED:
         ours = dict.fromkeys(theirs, next(iter(ours.values())))
-    if reference == untrained:
+    if reference == UNTRAINED:
         theirs = dict.fromkeys(ours, next(iter(theirs.values())))
     return [(ours[seed], theirs[seed]) for seed in sorted(ours)]
 
 
-def _row(arm: str, correct: dict, reference: str, level: float, untrained: str) -> dict[str, Any]:
+def _row(arm: str, correct: dict, reference: str) -> dict[str, Any]:
     seeds = correct[arm]
     n = len(next(iter(seeds.values())))
     accuracy = math.fsum(sum(items) for items in seeds.values()) / (n * len(seeds))
-    low, high = wilson(accuracy * n, n, level)
+    low, high = wilson(accuracy * n, n)
     row = {"arm": arm, "n": n, "seeds": len(seeds), "accuracy": accuracy, "low": low, "high": high}
     if arm == reference:
         nothing = dict.fromkeys(("difference", "difference_low", "difference_high", "detectable", "p"), math.nan)
         return row | nothing | {"shown": False, "mcnemar": [], "verdict": "the reference"}
-    return row | _difference(_pairs(arm, correct, reference, untrained), reference, level)
+    return row | _difference(_pairs(arm, correct, reference), reference)
 
 
-def _difference(pairs: list[tuple[list[bool], list[bool]]], reference: str, level: float) -> dict[str, Any]:
+def _difference(pairs: list[tuple[list[bool], list[bool]]], reference: str) -> dict[str, Any]:
     signs = [[a - b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in pairs]
     per_seed = [sum(row) / len(row) for row in signs]
     tests = [mcnemar(row.count(1), row.count(-1)) for row in signs]
     if len(signs) == 1:
-        low, high = item_interval(signs[0], level)
-        p, detectable = (
-            tests[0],
-            minimum_detectable_effect(len(signs[0]), sum(map(abs, signs[0])) / len(signs[0]), level),
-        )
-        shown = (low > 0 or high < 0) and p < 1 - level
+        low, high = item_interval(signs[0])
+        p, n = tests[0], len(signs[0])
+        detectable = minimum_detectable_effect(n, sum(map(abs, signs[0])) / n)
+        shown = (low > 0 or high < 0) and p < 1 - LEVEL
     else:
         mean, variance = variance_over_seeds(signs)
-        low, high = max(-1.0, mean - variance.half(level)), min(1.0, mean + variance.half(level))
-        p, detectable = variance.p_value(mean), variance.detectable(level)
+        low, high = max(-1.0, mean - variance.half()), min(1.0, mean + variance.half())
+        p, detectable = variance.p_value(mean), variance.detectable()
         shown = low > 0 or high < 0
     value = math.fsum(per_seed) / len(per_seed)
     percent = {"difference": value, "difference_low": low, "difference_high": high, "detectable": detectable}
     row = {name: 100 * number for name, number in percent.items()} | {"p": p, "shown": shown, "mcnemar": tests}
     row["detectable"] = row["detectable"] if detectable <= 1 else math.inf
-    return row | {"verdict": _verdict(row, reference, level)}
+    return row | {"verdict": _verdict(row, reference)}
 
 
 def variance_over_seeds(signs: Sequence[Sequence[float]]) -> tuple[float, VarianceComponents]:
@@ -566,10 +530,10 @@ def variance_over_seeds(signs: Sequence[Sequence[float]]) -> tuple[float, Varian
     return mean, VarianceComponents.of(items, per_seed, alone)
 
 
-def _verdict(row: dict, reference: str, level: float) -> str:
+def _verdict(row: dict, reference: str) -> str:
     if row["shown"]:
         side = "higher" if row["difference"] > 0 else "lower"
-        span = f"{100 * level:g} % interval {row['difference_low']:+.1f} to {row['difference_high']:+.1f}"
+        span = f"{100 * LEVEL:g} % interval {row['difference_low']:+.1f} to {row['difference_high']:+.1f}"
         return f"{side} than {reference} by {abs(row['difference']):.1f} pp ({span})"
     if not math.isfinite(row["detectable"]):
         return f"no difference from {reference} shown; no effect is detectable with these items and seeds"
@@ -611,10 +575,8 @@ def compare_f1(
     outcomes: Outcomes,
     reference: str = "cpt",
     average: str = "macro",
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
-    untrained: str = "base",
 ) -> list[dict[str, Any]]:
     """Compare the F1 of every arm with that of a reference arm on the same items.
 
@@ -627,10 +589,8 @@ def compare_f1(
             gives no answer) and "choices", the number of classes.
         reference: the arm that the others are compared with.
         average: "macro" or "weighted".
-        level: fraction of intervals that hold the true value.
         draws: bootstrap draws.
         seed: of the draws; the same seed gives the same intervals.
-        untrained: as for ``compare``.
 
     Returns:
         A row per arm, in the order of ``outcomes``: arm, n, seeds, f1, low, high (from 0 to 1); difference,
@@ -646,7 +606,7 @@ def compare_f1(
     """
     check_known(reference, outcomes, "reference arm")
     check_known(average, AVERAGES, "average")
-    kept = aligned(common_seeds(outcomes, untrained), reference)
+    kept = aligned(common_seeds(outcomes), reference)
     first = next(iter(kept[reference].values()))
     n, classes = len(first), _classes(first)
     weights = numpy.random.default_rng(seed).multinomial(n, numpy.full(n, 1 / n), size=draws).astype(numpy.float32)
@@ -655,7 +615,7 @@ def compare_f1(
         arm: numpy.stack([_scores(rows, classes, weights, average) for rows in seeds.values()])
         for arm, seeds in kept.items()
     }
-    return [_f1_row(arm, scores, reference, n, level) for arm in scores]
+    return [_f1_row(arm, scores, reference, n) for arm in scores]
 
 
 def f1_lines(rows: Sequence[Mapping[str, Any]], average: str = "macro") -> dict[str, float]:
@@ -690,26 +650,16 @@ def _scores(rows: Sequence[Mapping[str, Any]], classes: int, weights: numpy.ndar
     return f1_scores(tables.reshape(-1, classes, classes + 1).astype(float), average)
 
 
-def _f1_row(arm: str, scores: dict[str, numpy.ndarray], reference: str, n: int, level: float) -> dict[str, Any]:
+def _f1_row(arm: str, scores: dict[str, numpy.ndarray], reference: str, n: int) -> dict[str, Any]:
     mean = scores[arm].mean(0)
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low, high = map(float, numpy.quantile(mean[1:], tails)) if mean.std() > 0 else (math.nan, math.nan)
     row = {"arm": arm, "n": n, "seeds": len(scores[arm]), "f1": float(mean[0]), "low": low, "high": high}
     if arm == reference:
         return row | dict.fromkeys(("difference", "difference_low", "difference_high"), math.nan)
-    value, variance = _variance_of_difference(scores[arm] - scores[reference])
-    half = variance.half(level) or math.nan
-    row |= {"difference": 100 * value, "difference_low": 100 * (value - half), "difference_high": 100 * (value + half)}
-    return row
-
-
-def _variance_of_difference(differences: numpy.ndarray) -> tuple[float, VarianceComponents]:
-    """Return the mean difference over seeds and its variance.
-
-    Args:
-        differences: shape (seeds, draws + 1); the first column is the sample itself, the others are bootstrap draws.
-    """
-    items = float(differences[:, 1:].mean(0).var())
-    alone = float(differences[:, 1:].var(1).mean())
-    per_seed = differences[:, 0].tolist()
-    return float(differences[:, 0].mean()), VarianceComponents.of(items, per_seed, alone)
+    differences = scores[arm] - scores[reference]  # of each seed: of the sample itself, then of each draw
+    value, items = float(differences[:, 0].mean()), float(differences[:, 1:].mean(0).var())
+    variance = VarianceComponents.of(items, differences[:, 0].tolist(), float(differences[:, 1:].var(1).mean()))
+    half = variance.half() or math.nan
+    ends = {"difference": 100 * value, "difference_low": 100 * (value - half), "difference_high": 100 * (value + half)}
+    return row | ends

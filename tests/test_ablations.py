@@ -196,7 +196,7 @@ def test_a_cluster_interval_does_not_narrow_when_a_passage_is_cut_in_two():
     value, low, high = cluster_interval([1.0, 2.0], [1, 1], ["a", "a"])
     assert value == 1.5 and math.isnan(low) and math.isnan(high)
     for bad in (([], [], []), ([1.0], [0], ["a"]), ([1.0, 2.0], [1, 1], ["a"])):
-        with pytest.raises(InputError, match="an interval over groups needs tokens and lists of one length"):
+        with pytest.raises(InputError, match="needs at least one token or seed, and as many sums as counts and groups"):
             cluster_interval(*bad)
 
 
