@@ -23,7 +23,7 @@ from ctxft.synthetic.regression import (
 )
 from ctxft.synthetic.study import (
     FINETUNING,
-    Training,
+    SyntheticTraining,
     alignment,
     baselines,
     bootstrap_band,
@@ -209,13 +209,13 @@ def test_no_query_answers_each_query_where_its_pair_is_not() -> None:
 def test_all_arms_of_a_seed_train_on_the_same_tasks(runs) -> None:
     """The first loss of an arm is that of the seed's network on the tasks of the first step, whatever else was trained."""
     config = SyntheticConfig(**SMALL, name="t", pretrain_steps=2, finetune_steps=1, test_prompts=8)
-    Training(config, 0).run()
-    network = Training(config, 0).network()
+    SyntheticTraining(config, 0).run()
+    network = SyntheticTraining(config, 0).network()
     first = make_generator("cpu", 0, "tasks", FINETUNING)
     tasks = draw_tasks(first, "sumdot", config.batch, config.points, config.dims)
     draws = draw_chance(make_generator("cpu", 0, "context", 0), tasks)
     for arm in ARMS:
-        training = Training(config, 0, "sumdot", arm)
+        training = SyntheticTraining(config, 0, "sumdot", arm)
         training.run()
         expected = squared_errors(network, arm, tasks, draws).mean().item()
         assert training.log["loss"] == [pytest.approx(expected, rel=1e-6)]

@@ -16,7 +16,7 @@ from ctxft.cli import main
 from ctxft.storage import FailedError, InputError, exclusive_lock, read_json, write_text
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.figures import curves_figure
-from ctxft.synthetic.study import Training, prepare_study, run_study, run_tasks
+from ctxft.synthetic.study import SyntheticTraining, prepare_study, run_study, run_tasks
 
 TINY = {"dims": 2, "points": 4, "layers": 1, "width": 8, "heads": 2, "batch": 8, "start_points": 2, "test_prompts": 16}
 TINY |= {"pretrain_steps": 6, "finetune_steps": 6, "log_every": 2, "points_every": 2}
@@ -56,7 +56,7 @@ def test_command_runs_prints_writes_and_skips(runs, tmp_path, capsys) -> None:
     assert main(command) == 0 and capsys.readouterr().out == shown
     assert {path: path.stat().st_mtime_ns for path in (runs / "t").rglob("log.jsonl")} == logs and len(logs) == 8
     assert not list((runs / "t").rglob("*.part"))
-    stale = Training(tiny("t"), 3, "sumdot", "cft")
+    stale = SyntheticTraining(tiny("t"), 3, "sumdot", "cft")
     other = runs / "t" / "sumdot" / "cft" / "seed-0" / "network.safetensors"
     (stale.folder / other.name).write_bytes(other.read_bytes())
     assert not stale.is_done, "results of another network are not valid"
@@ -78,10 +78,10 @@ def test_two_runs_of_a_seed_are_equal_and_seeds_differ(runs) -> None:
     for name in ("one", "two"):
         run_tasks(tiny(name), "polynomial", ["cft"], [0, 1])
     one, two, other = (
-        Training(tiny(name), seed, "polynomial", "cft") for name, seed in (("one", 0), ("two", 0), ("one", 1))
+        SyntheticTraining(tiny(name), seed, "polynomial", "cft") for name, seed in (("one", 0), ("two", 0), ("one", 1))
     )
     assert contents(one.folder) == contents(two.folder) != contents(other.folder)
-    before = Training(tiny("one"), 0).network().named_parameters()
+    before = SyntheticTraining(tiny("one"), 0).network().named_parameters()
     pairs = zip(before, one.network().parameters(), strict=True)
     assert [name for (name, old), new in pairs if (old == new).all()] == [], "every weight is trained"
 
@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
     straight, killed = tiny("straight", **steps), tiny("killed", **steps)
     run_tasks(straight, "polynomial", ["cft"], [0])
     task = json.dumps({"config": vars(killed), "target": "polynomial", "arms": ["cft"], "seeds": [0]})
-    for training in (Training(killed, 0), Training(killed, 0, "polynomial", "cft")):  # killed twice
+    for training in (SyntheticTraining(killed, 0), SyntheticTraining(killed, 0, "polynomial", "cft")):  # killed twice
         process = subprocess.Popen([sys.executable, "-m", "ctxft.synthetic", task])
         deadline = time.monotonic() + 120
         while not training.log["step"] and time.monotonic() < deadline:
@@ -100,9 +100,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert training.log["step"] and not training.is_done
-    begun = (Training(killed, 0).folder / "network.safetensors").stat().st_mtime_ns
+    begun = (SyntheticTraining(killed, 0).folder / "network.safetensors").stat().st_mtime_ns
     run_tasks(killed, "polynomial", ["cft"], [0])
-    assert (Training(killed, 0).folder / "network.safetensors").stat().st_mtime_ns == begun, "what was finished stays"
+    assert (SyntheticTraining(killed, 0).folder / "network.safetensors").stat().st_mtime_ns == begun, (
+        "what was finished stays"
+    )
     for stage in ("pretrain", "polynomial/cft"):
         assert contents(runs / "killed" / stage / "seed-0") == contents(runs / "straight" / stage / "seed-0")
     assert training.log["step"] == list(range(2, 301, 2))
@@ -112,7 +114,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
 def test_a_stopped_command_stops_its_workers(runs) -> None:
     command = [sys.executable, "-m", "ctxft", "synthetic", "--arms", "cft", "--seeds", "0", "--name", "t", *SETTINGS]
     parent = subprocess.Popen([*command, "--set", "pretrain_steps=100000"], stderr=subprocess.PIPE, text=True)
-    log, deadline = Training(tiny("t"), 0).folder / "log.jsonl", time.monotonic() + 120
+    log, deadline = SyntheticTraining(tiny("t"), 0).folder / "log.jsonl", time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     parent.send_signal(signal.SIGTERM)
@@ -125,7 +127,7 @@ def test_a_stopped_command_stops_its_workers(runs) -> None:
 def test_a_second_process_waits_for_the_arm_that_another_trains(runs) -> None:
     config = tiny("t")
     run_tasks(config, "relu", ["cft"], [0])
-    training = Training(config, 0, "relu", "cpt")
+    training = SyntheticTraining(config, 0, "relu", "cpt")
     second = threading.Thread(target=run_tasks, args=(config, "relu", ["cft", "cpt"], [0]))
     with exclusive_lock(training.folder.with_name(".seed-0.lock"), "trains cpt"):
         second.start()
@@ -169,4 +171,4 @@ def test_a_folder_takes_one_config_only(runs) -> None:
     with pytest.raises(InputError, match=r"holds a study with width 8, not 16: choose another name"):
         prepare_study(tiny("t", width=16))
     with pytest.raises(InputError, match="has no trained network"):
-        Training(tiny("t"), 0, "relu", "cft").network()
+        SyntheticTraining(tiny("t"), 0, "relu", "cft").network()

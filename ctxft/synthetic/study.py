@@ -4,7 +4,9 @@
     finetune: one arm from there on one target -> <target>/<arm>/seed-<n>/ {network.safetensors, log.jsonl, done.json}
 
 One loop serves both. Tasks are sampled on the device, and losses stay there until a line is logged. Each worker walks the
-whole list of trainings and takes those that are neither done nor locked by another; a killed one starts anew, to the same bits.
+One loop serves both. Tasks are sampled on the device, and losses stay there until a line is logged. Each worker walks the
+whole list of trainings and takes those that are neither done nor locked by another; what was killed starts from scratch, to
+the same bits.
 """
 
 from __future__ import annotations
@@ -219,7 +221,7 @@ def points_at(config: SyntheticConfig, step: int) -> int:
 
 
 @dataclass(frozen=True)
-class Training:
+class SyntheticTraining:
     """The pre-training of a seed on in-context linear regression, or an arm's fine-tuning from there on a target.
 
     Args:
@@ -302,7 +304,7 @@ class Training:
             if stage.done:
                 return
             started = time.perf_counter()
-            network = Training(config, self.seed).network() if self.arm else make_network(config, self.seed)
+            network = SyntheticTraining(config, self.seed).network() if self.arm else make_network(config, self.seed)
             losses = self._train(network.to(config.device))
             save_file({name: value.cpu() for name, value in network.state_dict().items()}, self.folder / WEIGHTS)
             stage.result = (
@@ -340,10 +342,10 @@ class Training:
 
 def trainings(
     config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]
-) -> tuple[list[Training], list[Training]]:
+) -> tuple[list[SyntheticTraining], list[SyntheticTraining]]:
     """Return the pre-trainings of a study, one a seed, and the fine-tunings of its arms."""
-    arm_by_arm = [Training(config, seed, target, arm) for arm in arms for seed in seeds]
-    return [Training(config, seed) for seed in seeds], arm_by_arm
+    arm_by_arm = [SyntheticTraining(config, seed, target, arm) for arm in arms for seed in seeds]
+    return [SyntheticTraining(config, seed) for seed in seeds], arm_by_arm
 
 
 def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> None:
