@@ -158,28 +158,6 @@ def resolve_revision(repo_id: str, kind: str, revision: str | None, instead: str
         return HfApi().repo_info(repo_id, repo_type=kind, revision=revision, timeout=limit).sha
 
 
-def load_table(source: str, name: str | None, split: str, revision: str | None, instead: str) -> Any:
-    """Load a table of a hub data set: its rows are mappings of columns to values.
-
-    Args:
-        source, instead: as for ``hub_error``.
-        name: of the subset; None takes the default one.
-        split: such as "train".
-        revision: the commit, from ``resolve_revision``.
-
-    Raises:
-        InputError: the hub cannot be reached or refuses, or it has no such subset or split.
-
-    Example:
-        >>> load_table("cais/mmlu", "anatomy", "test", None, "pass --data DIR")[0]["subject"]  # doctest: +SKIP
-        'anatomy'
-    """
-    from datasets import load_dataset  # seconds to import, and only the hub needs it
-
-    with hub_errors(source, "dataset", instead):
-        return load_dataset(source, name, split=split, revision=revision)
-
-
 def resolve_model(source: str, revision: str | None = None) -> tuple[str, str | None]:
     """Turn a model name into what transformers loads: a folder, or a hub id with the revision it points to now.
 

@@ -192,7 +192,7 @@ def test_a_hub_table_needs_no_id(monkeypatch, commit):
     assert found == [("train:0", "News 0."), ("train:1", "News 1.")]
     assert asked == [("ashraq/financial-news-articles", {"split": "train", "revision": "c0ffee"})]
     rows[1]["text"] = ""
-    with pytest.raises(InputError, match="ashraq/financial-news-articles, train row 1: the record has no text"):
+    with pytest.raises(InputError, match="ashraq/financial-news-articles, row 2: the record has no text"):
         read("ashraq/financial-news-articles")
 
 

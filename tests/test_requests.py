@@ -104,7 +104,7 @@ def test_five_examples_before_the_question_as_in_lm_evaluation_harness(tmp_path:
     found = flat(requests_of(mmlu("college_biology"), form, num_fewshot=5))
     assert found == harness_requests(form, "college_biology", tmp_path, shots=5)
     assert "Example number 4?" in found[0][0] and "Example number 5?" not in found[0][0]
-    with pytest.raises(InputError, match="question '0' has 6 examples to show, not 7"):
+    with pytest.raises(InputError, match="'mmlu-college_biology' has 6 solved examples to show, but 7 are wanted"):
         requests_of(mmlu("college_biology"), form, num_fewshot=7)
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 from huggingface_hub import snapshot_download
 
 from ctxft.config import TEXT_FILES, CorpusConfig
-from ctxft.models import hub_errors, is_hub_id, load_table, resolve_revision
-from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_jsonl, read_text, sha256, shown
+from ctxft.data.tables import hub_table, read_table
+from ctxft.models import hub_errors, is_hub_id, resolve_revision
+from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_text, sha256, shown
 from ctxft.world.texts import SOURCES, practice_documents
 
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")
@@ -38,20 +37,11 @@ Row = tuple[str, str, dict]  # (where it is, the id it gets if it has none, the 
 
 def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
     """Yield the records of one file; ``name`` is its path within the corpus, from which ids are made."""
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        for number, row in read_jsonl(path):
-            yield f"{path}, line {number}", f"{name}:{number}", row
-    elif suffix == ".parquet":
-        try:
-            batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{path}, row {number}", f"{name}:{number}", row
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a parquet file that can be read ({error}): write it again.") from None
-    else:
+    if path.suffix.lower() in (".txt", ".md"):
         yield str(path), name, {config.text_field: read_text(path)}
+        return
+    for number, where, row in read_table(path):
+        yield where, f"{name}:{number}", row
 
 
 def _files_of(place: Path) -> list[Path]:
@@ -93,9 +83,8 @@ def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
     if config.source == TEXT_FILES:
         yield from _text_file_rows(config, revision)
         return
-    table = load_table(config.source, config.subset, config.split, revision, WHERE_TO_PUT)
-    for number, row in enumerate(table):
-        yield f"{config.source}, {config.split} row {number}", f"{config.split}:{number}", dict(row)
+    for number, where, row in hub_table(config.source, config.subset, config.split, revision, WHERE_TO_PUT):
+        yield where, f"{config.split}:{int(number) - 1}", row
 
 
 def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:

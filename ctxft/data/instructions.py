@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.chat import encode_rendered, rendered
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
-from ctxft.models import encode_text, load_table, resolve_revision
-from ctxft.storage import InputError, read_jsonl, shown
+from ctxft.data.tables import hub_table, read_table
+from ctxft.models import encode_text, resolve_revision
+from ctxft.storage import InputError, shown
 from ctxft.world.exams import practice_instructions
 
 PRACTICE = "practice"
@@ -64,13 +65,12 @@ def read_instructions(
 
 def _records(source: str, split: str, revision: str | None) -> Iterator[tuple[str, dict]]:
     if source == PRACTICE:
-        yield from ((f"practice world, {row['id']}", row) for row in practice_instructions())
-    elif Path(source).suffix == ".jsonl":
-        yield from ((f"{source}, line {number}", row) for number, row in read_jsonl(Path(source)))
+        return ((f"practice world, {row['id']}", row) for row in practice_instructions())
+    if Path(source).suffix == ".jsonl":
+        rows = read_table(Path(source))
     else:
-        commit = resolve_revision(source, "dataset", revision, WHERE_TO_PUT)
-        table = load_table(source, None, split, commit, WHERE_TO_PUT)
-        yield from ((f"{source}, row {number}", dict(row)) for number, row in enumerate(table, start=1))
+        rows = hub_table(source, None, split, resolve_revision(source, "dataset", revision, WHERE_TO_PUT), WHERE_TO_PUT)
+    return ((where, row) for _, where, row in rows)
 
 
 def _instruction(row: dict, where: str, identity: str) -> Instruction:

@@ -6,40 +6,24 @@ of local files with their format, and a Jinja template for each part of a questi
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import functools
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import jinja2.meta
-import pyarrow
-import pyarrow.parquet
 from pydantic import Field
 
 from ctxft.config import Config, load_yaml
-from ctxft.evaluation.benchmarks.records import (
-    JINJA,
-    Benchmark,
-    Question,
-    Rows,
-    Template,
-    Wording,
-    evenly,
-    in_turn,
-    questions_of,
-)
+from ctxft.data.tables import hub_table, read_table
+from ctxft.evaluation.benchmarks.records import Benchmark, Form, Question, Template, Wording, questions_of, value_of
 from ctxft.evaluation.benchmarks.requests import examples_for
-from ctxft.models import load_table, resolve_revision
-from ctxft.storage import InputError, nearest, read_json, read_jsonl, read_text, shown
+from ctxft.models import resolve_revision
+from ctxft.storage import InputError, nearest, read_json, shown
 from ctxft.world.exams import EXAMS, practice_questions
 
 FOLDER = Path(__file__).parent
-FEWSHOT_KEY = "evaluation.num_fewshot"
 DATA_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 DEFAULTS = {
     "keep": "{{ true }}",
@@ -47,35 +31,15 @@ DEFAULTS = {
     "subject": "{{ benchmark }}",
     "choices": "{{ labels }}",
 }
-
-
-@functools.lru_cache(maxsize=1024)
-def _compiled(template: str) -> Any:
-    whole = re.fullmatch(r"\s*\{\{((?:(?!\}\}).)*)\}\}\s*", template, re.DOTALL)
-    return JINJA.compile_expression(whole[1], undefined_to_none=False) if whole else JINJA.from_string(template).render
-
-
-def value_of(template: str, values: Mapping[str, object]) -> Any:
-    """Return a template's value: of ``{{ one expression }}`` whatever it is, else text.
-
-    Raises:
-        jinja2.TemplateError: the template is none, or a value that it names is not there.
-
-    Example:
-        >>> value_of("{{ options }}", {"options": ["a", "b"]}), value_of("{{ n }}-th", {"n": 5})
-        (['a', 'b'], '5-th')
-    """
-    value = _compiled(template)(values)
-    if isinstance(value, jinja2.Undefined):
-        raise jinja2.UndefinedError(value._undefined_message)
-    return value
+Rows = Iterable[tuple[str, dict]]  # (where it is, the record)
 
 
 class Templates(Config):
     """How a record becomes a question: Jinja templates over its columns.
 
     A template that is one expression (``{{ options }}``) gives its value, any other gives text. Beside the columns they
-    know ``benchmark``, ``part``, ``split``, ``labels``, ``file`` (its name) and ``number`` (of the record, from 0).
+    know ``benchmark``, ``part``, ``split``, ``labels``, ``file`` (its name), ``key`` (the record's, or its line or row),
+    ``number`` (of the records kept before it) and ``subset`` (the file that a variant names, None where it is missing).
 
     Attributes:
         id, question, subject, context: texts.
@@ -99,12 +63,8 @@ class Source(Templates):
     Attributes:
         hub, name, split: of the hub table; ``items`` where it publishes another number of them than the files.
         pattern: regular expression, in any case, searched in "data-folder/path/of/file"; knows part, parts and split.
-        format: csv, json (an object of records by key, or a list), jsonl, parquet, or text (a column ``line``); None
-            takes it from the ending.
-        columns: of a csv file; a first line with these names is its header.
-        delimiter, quoted: of a csv file.
-        encoding: of a text file.
-        explode: a column of a json file whose list members each make a record.
+        format, columns, encoding: of the files, as for ``read_table``.
+        explode: a column of a json file whose list members each make a record, with their ``index``.
         several: read all files that match, not exactly one.
     """
 
@@ -114,9 +74,7 @@ class Source(Templates):
     items: int | None = None
     pattern: str | None = None
     format: Literal["csv", "json", "jsonl", "parquet", "text"] | None = None
-    columns: list[str] = Field(default_factory=list)
-    delimiter: str = ","
-    quoted: bool = True
+    columns: list[str] | None = None
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     explode: str | None = None
     several: bool = False
@@ -125,8 +83,7 @@ class Source(Templates):
 class Variant(Config):
     """One benchmark of a file: its parts (tables that are joined) and the published number of items.
 
-    ``subset`` is the pattern of a JSON file, answers by id, that says which items belong to it; ``hub`` is whether the hub
-    has it.
+    ``subset`` is the pattern of a JSON file that says which items belong to it; ``hub`` is whether the hub has it.
     """
 
     parts: list[str] = Field(default_factory=lambda: [""])
@@ -157,7 +114,7 @@ class BenchmarkFile(Templates):
     advice: str = "put its files into DIR"
     benchmarks: dict[str, Variant] = Field(default_factory=dict)
     labels: list[str] | None = None
-    form: str | None = None
+    form: Form | None = None
     allow_empty: bool = False
     fewshot_split: str | None = None
     wording: Wording = Wording()
@@ -221,18 +178,18 @@ def load_benchmark(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit must be 1 or more, found {limit}.")
-    data, path, known = (Path(data) if data is not None else None), Path(name), declared_benchmarks()
+    path, known = Path(name), declared_benchmarks()
     if name in EXAMS:
         rows = ((f"practice world, record {n}", row) for n, row in enumerate(practice_questions(name), start=1))
         benchmark = Benchmark(name, questions_of(rows, "practice world"), "practice world")
     elif name in known:
-        benchmark = _load_declared(known[name], name, data, revision, num_fewshot > 0)
+        benchmark = _Reader(known[name], name, data, revision).benchmark(num_fewshot > 0)
     elif path.suffix == ".yaml":
         names = list(read_declaration(path).benchmarks)
         if len(names) > 1:
             raise InputError(f"{path} declares {', '.join(names)}: keep one in a file.")
         _check_stem(path, names[0])
-        benchmark = _load_declared(path, names[0], data, revision, num_fewshot > 0)
+        benchmark = _Reader(path, names[0], data, revision).benchmark(num_fewshot > 0)
     elif path.suffix == ".jsonl":
         _check_stem(path, path.stem)
         benchmark = _load_own(path, num_fewshot > 0)
@@ -242,9 +199,9 @@ def load_benchmark(
             f"unknown benchmark '{name}'{nearest(name, names)}; known: {', '.join(names)}, or the path of a .jsonl or"
             " .yaml file."
         )
-    choose = evenly if benchmark.form == "labels" else in_turn
-    benchmark = dataclasses.replace(benchmark, questions=choose(benchmark.questions, limit))
-    _check_fewshot(benchmark, num_fewshot)
+    benchmark = benchmark.first(limit)
+    for question in benchmark.questions:
+        examples_for(benchmark, question, num_fewshot)  # that they are missing is said before anything is trained
     return benchmark
 
 
@@ -266,13 +223,13 @@ def _check_stem(path: Path, name: str) -> None:
 
 def _load_own(path: Path, fewshot: bool) -> Benchmark:
     def read(path: Path) -> tuple[Question, ...]:
-        return questions_of(((f"{path}, line {n}", row) for n, row in read_jsonl(path)), str(path))
+        return questions_of(((where, row) for _, where, row in read_table(path)), str(path))
 
     questions, dev = read(path), ()
     if fewshot:
         examples = path.with_suffix(".dev.jsonl")
         if not examples.exists():
-            raise InputError(f"{examples} does not exist: put solved questions there, or set {FEWSHOT_KEY} to 0.")
+            raise InputError(f"{examples} does not exist: put solved questions there, or show none (num_fewshot: 0).")
         dev, scored = read(examples), {question.hash for question in questions}
         if shown_too := [example.id for example in dev if example.hash in scored]:
             raise InputError(
@@ -281,44 +238,19 @@ def _load_own(path: Path, fewshot: bool) -> Benchmark:
     return Benchmark(path.stem, questions, str(path), dev=dev)
 
 
-def _check_fewshot(benchmark: Benchmark, num_fewshot: int) -> None:
-    if num_fewshot < 0:
-        raise InputError(f"{FEWSHOT_KEY} must be 0 or more, found {num_fewshot}.")
-    if not num_fewshot:
-        return
-    fewest = min(len(examples_for(benchmark, question)) for question in benchmark.questions)
-    if fewest < num_fewshot:
-        raise InputError(
-            f"benchmark '{benchmark.name}' has {fewest} solved examples to show, but {num_fewshot} are wanted: set"
-            f" {FEWSHOT_KEY} to at most {fewest} for it."
-        )
-
-
-def _load_declared(path: Path, name: str, data: Path | None, revision: str | None, fewshot: bool) -> Benchmark:
-    """Load a benchmark of a YAML file; one that names no hub table and is not the kit's is read beside its own files."""
-    reader = _Reader(path, name, data, revision)
-    file, more = reader.file, ""
-    questions, source = reader.read("test")
-    if reader.variant.subset:
-        questions, source, more = reader.subset(questions, source)
-    dev = reader.read(file.fewshot_split)[0] if fewshot and file.fewshot_split else ()
-    notes = []
-    if reader.items not in (None, len(questions)):
-        notes.append(f"{reader.items} items expected, {len(questions)} found{more}")
-    if empty := sum(not question.question for question in questions):
-        notes.append(f"{empty} without text, as published")
-    return Benchmark(name, questions, source, reader.revision, "; ".join(notes), file.form, dev, file.wording)
-
-
 class _Reader:
-    """Reads one benchmark from a data folder, or from the hub where there is none."""
+    """Reads one declared benchmark from a data folder, or from the hub where there is none.
+
+    A benchmark that names no hub table and is not the kit's is read beside its own YAML file.
+    """
 
     def __init__(self, path: Path, name: str, data: Path | None, revision: str | None) -> None:
         self.file = read_declaration(path)
         self.name, self.variant = name, self.file.benchmarks[name]
         self.items, self.revision = self.variant.items, None
         self.hub = next((source for source in self.file.sources if source.hub and self.variant.hub), None)
-        self.data = path.parent if data is None and not self.hub and path.parent != FOLDER else data
+        beside = data is None and not self.hub and path.parent != FOLDER
+        self.data = path.parent if beside else None if data is None else Path(data)
         if self.data is None:
             if self.hub is None or self.hub.hub is None:
                 raise InputError(f"{self.fill(self.file.title)} are not on the hub as a table: {self.advice()}.")
@@ -335,42 +267,55 @@ class _Reader:
         """Return what to do without the hub."""
         return f"{self.fill(self.file.advice, split=split)} and pass --data DIR"
 
-    def read(self, split: str) -> tuple[tuple[Question, ...], str]:
+    def benchmark(self, fewshot: bool) -> Benchmark:
+        """Read the questions, and solved ones where they are wanted and the set has them."""
+        file, pattern = self.file, self.variant.subset
+        named = self._matching(pattern) if pattern and self.data else []
+        questions, places = self._questions("test", read_json(named[0]) if named else None)
+        dev = self._questions(file.fewshot_split)[0] if fewshot and file.fewshot_split else ()
+        notes = []
+        if self.items not in (None, len(questions)):
+            notes.append(f"{self.items} items expected, {len(questions)} found")
+            if pattern and not named:
+                notes.append("the file that names the test items is missing, so all labeled questions are used")
+        if empty := sum(not question.question for question in questions):
+            notes.append(f"{empty} without text, as published")
+        source = ", ".join(dict.fromkeys([*places, *map(str, named)]))
+        return Benchmark(self.name, questions, source, self.revision, "; ".join(notes), file.form, dev, file.wording)
+
+    def _questions(self, split: str, subset: Any = None) -> tuple[tuple[Question, ...], list[str]]:
         """Return the questions of all parts of a split, and where they came from."""
         questions: list[Question] = []
         places: list[str] = []
+        known = {"benchmark": self.name, "split": split, "labels": self.file.labels, "subset": subset}
         for part in self.variant.parts:
-            source, rows, place = self._hub_rows(part, split) if self.data is None else self._files(part, split)
-            known = {"benchmark": self.name, "part": part, "split": split, "labels": self.file.labels}
-            questions += questions_of(_records(self.file, source, rows, known), place, self.file.allow_empty)
+            source, rows, place = self._hub_rows(part, split) if self.data is None else self._file_rows(part, split)
+            records = _records(self.file, source, rows, known | {"part": part})
+            questions += questions_of(records, place, self.file.allow_empty)
             places.append(place)
             self.items = source.items or self.items
-        return tuple(questions), ", ".join(dict.fromkeys(places))
+        return tuple(questions), places
 
     def _hub_rows(self, part: str, split: str) -> tuple[Source, Rows, str]:
         assert self.hub and self.hub.hub
-        name = self.fill(self.hub.name, part, split) or None
-        hub_split = self.hub.split if split == "test" else split
-        table = load_table(self.hub.hub, name, hub_split, self.revision, self.advice(split))
-        place = f"{self.hub.hub} ({name})" if name else self.hub.hub
-        return self.hub, ((f"{place}, row {n}", dict(row)) for n, row in enumerate(table, start=1)), self.hub.hub
+        names = self.fill(self.hub.name, part, split) or None, self.hub.split if split == "test" else split
+        rows = hub_table(self.hub.hub, *names, self.revision, self.advice(split))
+        return self.hub, ((where, {"key": key, **row}) for key, where, row in rows), self.hub.hub
 
-    def _files(self, part: str, split: str) -> tuple[Source, Rows, str]:
-        sources = {}
-        for source in self.file.sources:
-            if source.pattern:
-                sources |= dict.fromkeys(self._matching(self.fill(source.pattern, part, split)), source)
+    def _file_rows(self, part: str, split: str) -> tuple[Source, Rows, str]:
+        patterns = [(source, source.pattern) for source in self.file.sources if source.pattern]
+        sources = {path: source for source, pattern in patterns for path in self._matching(pattern, part, split)}
         title, paths = self.fill(self.file.title, part, split), sorted(sources)
         if not paths:
             raise InputError(f"{title} were not found under {self.data}: {self.advice(split)}.")
         source, place = sources[paths[0]], ", ".join(map(str, paths))
         if len(paths) > 1 and not source.several:
             raise InputError(f"{title} were found more than once under {self.data}: keep one of {place}.")
-        return source, (row for path in paths for row in _file_rows(path, source)), place
+        return source, (row for path in paths for row in _rows_of(path, source)), place
 
-    def _matching(self, pattern: str) -> list[Path]:
+    def _matching(self, pattern: str, part: str = "", split: str = "test") -> list[Path]:
         """Return the files below the data folder that match a pattern."""
-        data = self.data
+        data, pattern = self.data, self.fill(pattern, part, split)
         if data is None or not data.is_dir():
             raise InputError(f"{data} is not a folder: --data needs the folder that holds the benchmark files.")
         try:
@@ -382,23 +327,18 @@ class _Reader:
         files = (path for path in data.rglob("*") if path.is_file())
         return [path for path in files if search(f"{data.resolve().name}/{path.relative_to(data).as_posix()}")]
 
-    def subset(self, questions: tuple[Question, ...], source: str) -> tuple[tuple[Question, ...], str, str]:
-        """Return the questions that a file of answers names (all where it is missing), their source, more for the note."""
-        paths = self._matching(self.variant.subset or "") if self.data else []
-        if not paths:
-            return (
-                questions,
-                source,
-                ": the file that names the test items is missing, so all labeled questions are used",
-            )
-        truth = read_json(paths[0])
-        if not isinstance(truth, dict) or not truth:
-            raise InputError(f"{paths[0]}: an object of answers by id is needed, found {shown(truth)}: fetch it again.")
-        answers = {question.id: question.choices[question.answer] for question in questions}
-        if wrong := [key for key, label in truth.items() if answers.get(key) != label]:
-            raise InputError(f"{paths[0]} and {source} differ at id '{wrong[0]}': take both from one release.")
-        half = tuple(question for question in questions if question.id in truth)
-        return half, f"{source} (test half by {paths[0].name})", ""
+
+def _rows_of(path: Path, source: Source) -> Iterator[tuple[str, dict]]:
+    """Yield the records of a file, or those that the lists in a column of it hold."""
+    for key, where, row in read_table(path, source.format, source.columns, source.encoding):
+        record = {"file": path.name, "key": key, **row}
+        if not source.explode:
+            yield where, record
+            continue
+        members = row.get(source.explode)
+        if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+            raise InputError(f"{where}: '{source.explode}' must be a list of records, found {shown(members)}.")
+        yield from ((f"{where}, {source.explode} {n}", {**record, **one, "index": n}) for n, one in enumerate(members))
 
 
 def _records(file: BenchmarkFile, source: Source, rows: Rows, known: dict) -> Iterator[tuple[str, dict]]:
@@ -410,26 +350,20 @@ def _records(file: BenchmarkFile, source: Source, rows: Rows, known: dict) -> It
         raise InputError(f"the file of benchmark '{known['benchmark']}' has no template for '{missing[0]}': add one.")
     number = 0
     for where, row in rows:
-        values = {**known, "number": number, **row}
-        record = {}
+        record: dict[str, Any] = {}
         for key, template in templates.items():  # `keep` is the first
-            record[key] = _field(template, key, values, row, where)
+            try:
+                record[key] = value_of(template, {**known, "number": number, **row})
+            except DATA_ERRORS as error:
+                columns = ", ".join(map(str, row))
+                raise InputError(
+                    f"{where}: no '{key}' can be made of the record ({error}), which holds {columns}: fix the record."
+                ) from None
             if not record["keep"]:
                 break
         else:
             number += 1
             yield where, _labeled(record, file.labels, where) if file.labels else record
-
-
-def _field(template: str, key: str, values: dict, row: dict, where: str) -> Any:
-    try:
-        return value_of(template, values)
-    except DATA_ERRORS as error:
-        wanted = jinja2.meta.find_undeclared_variables(JINJA.parse(template))
-        if missing := sorted(wanted - set(values)):
-            columns = ", ".join(map(str, row))
-            raise InputError(f"{where} lacks {', '.join(missing)}: columns found: {columns}.") from None
-        raise InputError(f"{where}: no '{key}' can be made of the record ({error}): fix the record.") from None
 
 
 def _labeled(record: dict, labels: list[str], where: str) -> dict:
@@ -442,70 +376,3 @@ def _labeled(record: dict, labels: list[str], where: str) -> dict:
                 f"{where}: the label {shown(record['answer'])} is none of {', '.join(labels)}: fix the record."
             )
     return {**record, "answer": answer, "question": text.strip() if isinstance(text, str) else text}
-
-
-def _file_rows(path: Path, source: Source) -> Rows:
-    """Yield (where it is, record) of a file."""
-    readers = {"csv": _csv_rows, "json": _json_rows, "jsonl": _jsonl_rows, "text": _text_rows}
-    reader = readers.get(source.format or path.suffix.removeprefix("."), _parquet_rows)
-    for where, row in reader(path, source):
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: a record is needed, found {shown(row)}.")
-        yield where, {"file": path.name, **row}
-
-
-def _jsonl_rows(path: Path, _source: Source) -> Rows:
-    return ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
-
-
-def _text_rows(path: Path, source: Source) -> Rows:
-    text = path.read_bytes().decode("latin-1") if source.encoding == "latin-1" else read_text(path)
-    return ((f"{path}, line {n}", {"line": line}) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
-
-
-def _json_rows(path: Path, source: Source) -> Rows:
-    table = read_json(path)
-    if isinstance(table, list):
-        table = dict(enumerate(table))
-    if not isinstance(table, dict):
-        raise InputError(f"{path}: records in an object or a list are needed, found {type(table).__name__}.")
-    for key, row in table.items():
-        where = f"{path}, id {key}"
-        record = {"key": key, **row} if isinstance(row, dict) else row
-        if not source.explode:
-            yield where, record
-            continue
-        members = record.get(source.explode) if isinstance(record, dict) else None
-        if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
-            raise InputError(f"{where}: '{source.explode}' must be a list of records, found {shown(members)}.")
-        yield from ((f"{where}, {source.explode} {n}", {**record, **one, "index": n}) for n, one in enumerate(members))
-
-
-def _csv_rows(path: Path, source: Source) -> Rows:
-    quoting = csv.QUOTE_MINIMAL if source.quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=source.delimiter, quoting=quoting)
-    names = list(source.columns)
-    try:
-        for fields in reader:
-            stripped = [field.strip() for field in fields]
-            if not fields:
-                continue
-            if reader.line_num == 1 and (not names or set(names) <= set(stripped)):
-                names = stripped
-            elif len(fields) != len(names):
-                raise InputError(
-                    f"{path}, line {reader.line_num}: {len(names)} fields ({', '.join(names)}) are needed, found"
-                    f" {len(fields)}: check the quotes."
-                )
-            else:
-                yield f"{path}, line {reader.line_num}", dict(zip(names, fields, strict=True))
-    except csv.Error as error:  # a field without end, for example
-        raise InputError(f"{path}, line {reader.line_num}: not a CSV file ({error}): check the quotes.") from None
-
-
-def _parquet_rows(path: Path, _source: Source) -> Rows:
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a parquet file that can be read ({error}): fetch it again.") from None
-    return ((f"{path}, row {n}", row) for n, row in enumerate(rows, start=1))

@@ -4,20 +4,50 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import itertools
+import re
 import string
-from collections.abc import Collection, Iterable, Iterator
-from typing import Annotated
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator, Field
 
 from ctxft.config import Config
-from ctxft.storage import InputError, sha256, shown
+from ctxft.storage import InputError, check_known, sha256, shown
 
 LETTERS = string.ascii_uppercase
-Rows = Iterator[tuple[str, dict]]  # (where it is, the record)
 JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+WORDING_NAMES = ("question", "context", "choices", "lettered", "subject", "task")  # that a wording's template may use
+Form = Literal["mcf", "cloze", "labels"]
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(template: str) -> Any:
+    whole = re.fullmatch(r"\s*\{\{((?:(?!\}\}).)*)\}\}\s*", template, re.DOTALL)
+    return JINJA.compile_expression(whole[1], undefined_to_none=False) if whole else JINJA.from_string(template).render
+
+
+def value_of(template: str, values: Mapping[str, object]) -> Any:
+    """Return a template's value: of ``{{ one expression }}`` whatever it is, else text.
+
+    Raises:
+        jinja2.TemplateError: the template is none, or a value that it names is not there.
+
+    Example:
+        >>> value_of("{{ options }}", {"options": ["a", "b"]}), value_of("{{ n }}-th", {"n": 5})
+        (['a', 'b'], '5-th')
+    """
+    value = _compiled(template)(values)
+    if isinstance(value, jinja2.Undefined):
+        raise jinja2.UndefinedError(value._undefined_message)
+    return value
 
 
 def _parsed(template: str) -> str:
@@ -28,7 +58,35 @@ def _parsed(template: str) -> str:
     return template
 
 
+def _wording(template: str) -> str:
+    for name in sorted(jinja2.meta.find_undeclared_variables(JINJA.parse(_parsed(template)))):
+        check_known(name, WORDING_NAMES, "name in a template of wording:")
+    return template
+
+
 Template = Annotated[str, AfterValidator(_parsed)]
+WordingTemplate = Annotated[str, AfterValidator(_wording)]
+
+
+class Wording(Config):
+    """How the questions of a benchmark read, where that differs from the default (see ``requests.FORMS``).
+
+    Templates know question, context, choices, lettered (a line for each choice, "A. heart"), subject and task.
+
+    Attributes:
+        task: what the labels say, a clause before "Answer with ...".
+        description: form -> Jinja template of what is written once before all examples and the question.
+        question: form -> Jinja template of the question up to "Answer:".
+        fewshot_by_subject: show examples of the question's own subject only.
+    """
+
+    task: str = "Tell which label fits a text"
+    description: dict[Form, WordingTemplate] = Field(default_factory=dict)
+    question: dict[Form, WordingTemplate] = Field(default_factory=dict)
+    fewshot_by_subject: bool = False
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +107,6 @@ class Question:
     def hash(self) -> str:
         """SHA-256 of question, choices, answer and context: two runs compare an item only if it is the same text."""
         return sha256([self.question, list(self.choices), self.answer, *([self.context] if self.context else [])])
-
-
-class Wording(Config):
-    """How the questions of a benchmark read, where that differs from the default (see ``requests.DESCRIPTION``).
-
-    Attributes:
-        task: what the labels say, a clause before "Answer with ...".
-        description: form -> Jinja template of what is written once before all examples and the question.
-        question: form -> Jinja template of the question up to "Answer:".
-        fewshot_by_subject: show examples of the question's own subject only.
-    """
-
-    task: str = "Tell which label fits a text"
-    description: dict[str, Template] = Field(default_factory=dict)
-    question: dict[str, Template] = Field(default_factory=dict)
-    fewshot_by_subject: bool = False
-
-
-DEFAULT_WORDING = Wording()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,22 +153,20 @@ class Benchmark:
         """Return the benchmark with only the questions of these ids, in their old order."""
         return dataclasses.replace(self, questions=tuple(q for q in self.questions if q.id in ids))
 
+    def first(self, limit: int | None) -> Benchmark:
+        """Return the benchmark with ``limit`` questions, in their old order.
 
-def in_turn(questions: tuple[Question, ...], limit: int | None) -> tuple[Question, ...]:
-    """Keep ``limit`` questions, the first of each subject before the second of any, in their old order."""
-    seen: collections.Counter[str] = collections.Counter()
-    ranks = []
-    for number, question in enumerate(questions):
-        ranks.append((seen[question.subject], number))
-        seen[question.subject] += 1
-    return tuple(questions[number] for number in sorted(number for _, number in sorted(ranks)[:limit]))
-
-
-def evenly(questions: tuple[Question, ...], limit: int | None) -> tuple[Question, ...]:
-    """Keep ``limit`` questions, evenly spaced: some files of labelled texts are sorted by label."""
-    if limit is None or limit >= len(questions):
-        return questions
-    return tuple(questions[number * len(questions) // limit] for number in range(limit))
+        The first of each subject are taken before the second of any; of labeled texts, which some files sort by label, evenly
+        spaced ones.
+        """
+        count = len(self.questions)
+        seen: dict[str, Any] = collections.defaultdict(itertools.count)
+        if self.form == "labels" and limit is not None and limit < count:
+            chosen = [number * count // limit for number in range(limit)]
+        else:
+            ranks = [next(seen[question.subject]) for question in self.questions]
+            chosen = sorted(sorted(range(count), key=ranks.__getitem__)[:limit])
+        return dataclasses.replace(self, questions=tuple(self.questions[number] for number in chosen))
 
 
 def questions_of(rows: Iterable[tuple[str, dict]], source: str, blank: bool = False) -> tuple[Question, ...]:

@@ -8,22 +8,18 @@ too, so that results can be compared with published ones.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jinja2 import Template
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from ctxft.data.chat import guarded, rendered
-from ctxft.evaluation.benchmarks.records import DEFAULT_WORDING, LETTERS, Benchmark, Question, Wording
+from ctxft.evaluation.benchmarks.records import LETTERS, Benchmark, Question, Wording, value_of
 from ctxft.storage import InputError, check_known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ABSTRACT = "{% if context %}Abstract: {{ context }}\n{% endif %}"
-FORMS = {  # form -> the question up to "Answer:"; `lettered` is a line for each choice, "A. heart"
+FORMS = {  # form -> the question up to "Answer:"
     "mcf": ABSTRACT + "Question: {{ question }}\n{{ lettered }}Answer:",
     "cloze": ABSTRACT + "Question: {{ question | trim }}\nAnswer:",
     "labels": ABSTRACT + "{{ 'Question' if context else 'Text' }}: {{ question }}\nAnswer:",
@@ -31,7 +27,6 @@ FORMS = {  # form -> the question up to "Answer:"; `lettered` is a line for each
 DESCRIPTION = {  # a question about a text, such as PubMedQA's, says itself what is wanted
     "labels": "{% if not context %}{{ task }}. Answer with {{ choices[:-1] | join(', ') }} or {{ choices[-1] }}.\n\n{% endif %}"
 }
-JINJA = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
 
 
 def form_of(benchmark: Benchmark, form: str) -> str:
@@ -52,14 +47,14 @@ def style_of(
     return ", ".join([form_of(benchmark, form), *(part for part, holds in parts.items() if holds)])
 
 
-def render(question: Question, form: str, wording: Wording = DEFAULT_WORDING) -> tuple[str, list[str]]:
+def render(question: Question, form: str, wording: Wording | None = None) -> tuple[str, list[str]]:
     """Write a question as a context and the continuations to score.
 
     Args:
         question: the record.
         form: "mcf" shows the choices and scores their letters; "cloze" hides them and scores their texts; "labels"
             names the labels first, then gives the text, and scores the labels.
-        wording: of the benchmark; MMLU, for example, has a line about the subject before the question.
+        wording: of the benchmark, None for the default one; MMLU's has a line about the subject before the question.
 
     Returns:
         (context, continuations), each continuation with the space before it.
@@ -77,15 +72,21 @@ def render(question: Question, form: str, wording: Wording = DEFAULT_WORDING) ->
         ('Question: Which?\\nAnswer:', [' this', ' that'])
     """
     check_known(form, FORMS, "form")
+    wording = wording or Wording()
     context = _description(question, form, wording) + _question(question, form, wording)
     return context, [f" {choice}" for choice in _choices(question, form)]
 
 
-def examples_for(benchmark: Benchmark, question: Question) -> Sequence[Question]:
-    """Return the solved examples that may be shown before a question."""
-    if not benchmark.wording.fewshot_by_subject:
-        return benchmark.dev
-    return [example for example in benchmark.dev if example.subject == question.subject]
+def examples_for(benchmark: Benchmark, question: Question, num_fewshot: int) -> Sequence[Question]:
+    """Return the solved examples that are shown before a question; raises InputError where there are fewer."""
+    own = benchmark.wording.fewshot_by_subject
+    examples = [example for example in benchmark.dev if not own or example.subject == question.subject]
+    if len(examples) < num_fewshot:
+        raise InputError(
+            f"benchmark '{benchmark.name}' has {len(examples)} solved examples to show, but {num_fewshot} are wanted: set"
+            f" evaluation.num_fewshot to at most {len(examples)} for it."
+        )
+    return examples[:num_fewshot]
 
 
 def requests_of(
@@ -122,11 +123,7 @@ def requests_of(
         require_chat_template(tokenizer)
     requests = []
     for question in benchmark.questions:
-        examples = examples_for(benchmark, question)[:num_fewshot]
-        if len(examples) < num_fewshot:
-            raise InputError(
-                f"question '{question.id}' has {len(examples)} examples to show, not {num_fewshot}: load with num_fewshot."
-            )
+        examples = examples_for(benchmark, question, num_fewshot)
         choices = _choices(question, form)
         parts = [_description(question, form, wording)]
         parts += [f"{_question(e, form, wording)} {_choices(e, form)[e.answer]}\n\n" for e in examples]
@@ -147,24 +144,20 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise InputError("the model's tokenizer has no chat template: set evaluation.apply_chat_template to false.")
 
 
-@functools.lru_cache(maxsize=256)
-def _template(text: str) -> Template:
-    return JINJA.from_string(text)
-
-
 def _choices(question: Question, form: str) -> list[str]:
     return list(LETTERS[: len(question.choices)]) if form == "mcf" else list(question.choices)
 
 
 def _description(question: Question, form: str, wording: Wording) -> str:
     """Return what is written once before all examples and the question."""
-    template = (DESCRIPTION | wording.description).get(form, "")
-    values = {"subject": question.subject, "context": question.context, "choices": question.choices}
-    return _template(template).render(values, task=wording.task)
+    return _filled((DESCRIPTION | wording.description).get(form, ""), question, wording)
 
 
 def _question(question: Question, form: str, wording: Wording) -> str:
     """Return the question up to "Answer:"."""
+    return _filled((FORMS | wording.question)[form], question, wording)
+
+
+def _filled(template: str, question: Question, wording: Wording) -> str:
     lettered = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, question.choices, strict=False))
-    template = _template((FORMS | wording.question)[form])
-    return template.render(question=question.question, context=question.context, lettered=lettered)
+    return str(value_of(template, {**vars(question), "lettered": lettered, "task": wording.task}))
