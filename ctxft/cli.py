@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
@@ -24,13 +24,9 @@ from ctxft.options import MANY, PLAIN, Config, Data, Out, Settings, Workers, rea
 from ctxft.run.processes import die_with_parent
 from ctxft.storage import KEPT, FailedError, InputError, explain, is_there, read_text, runs_root, write_json, write_text
 
-if TYPE_CHECKING:
-    from ctxft.prompts import PromptSet
-
 RunName = Annotated[str, Argument(metavar="RUN", help="name of a run below the run root, or its folder")]
 SetName = Annotated[str, Argument(metavar="SET", help="a prompt set of the kit, or a YAML file")]
 Tasks = Annotated[list[str], Option("--task", metavar="ARM:SEED|K", help="only this task, in this process", **MANY)]
-Model = Annotated[str | None, Option(help="count tokens with this model's tokenizer")]
 
 
 class Commands(TyperGroup):
@@ -221,7 +217,7 @@ def _compare(
     """Print a run's paired table and what its tests show."""
     from ctxft.extras.attribution import report_sections
     from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts, write_report
-    from ctxft.report.verdicts import how_to_read, overall
+    from ctxft.report.comparisons import how_to_read, overall
 
     record = read_run(_folder(run))
     print(results_table(record, reference).to_string(index=False), "\n\nHow to read it")
@@ -275,50 +271,30 @@ def _list() -> None:
 
 
 @prompts.command("show")
-def _show(
-    name: SetName, family: Annotated[str | None, Option(help="this family alone")] = None, model: Model = None
-) -> None:
+def _show(name: SetName) -> None:
     """Show a prompt set's families, the ideas behind them, and their prompts."""
     from ctxft.prompts import load_prompt_set
 
     prompt_set = load_prompt_set(name)
-    if family and family not in prompt_set.families:
-        known = ", ".join(prompt_set.families)
-        raise InputError(f"the prompt set '{prompt_set.name}' has no family '{family}'; it has: {known}.")
-    tokens = _tokens(prompt_set, model)
     head = f"{prompt_set.name}: kind {prompt_set.kind}, version {prompt_set.version}"
     print(f"{head}, placement {prompt_set.placement}, hash {prompt_set.hash[:12]}")
-    for each in [family] if family else prompt_set.families:
-        print(f"\n{each}" + (f" (weight {prompt_set.weights[each]:g})" if each in prompt_set.weights else ""))
-        for note in filter(None, (prompt_set.ideas.get(each), prompt_set.references.get(each))):
+    for family in prompt_set.families:
+        print(f"\n{family}" + (f" (weight {prompt_set.weights[family]:g})" if family in prompt_set.weights else ""))
+        for note in filter(None, (prompt_set.ideas.get(family), prompt_set.references.get(family))):
             print(textwrap.fill(note, 118, initial_indent="  ", subsequent_indent="  "))
-        for prompt in prompt_set.members[each]:
-            line = f"{prompt.id}{f', {tokens[prompt.id]} tokens' if tokens else ''}: {prompt.text}"
+        for prompt in prompt_set.members[family]:
+            line = f"{prompt.id}: {prompt.text}"
             print(textwrap.fill(line, 118, initial_indent="  - ", subsequent_indent="    "))
 
 
-def _tokens(prompt_set: PromptSet, model: str | None) -> dict[str, int]:
-    """Return the tokens of each prompt, with what its placement puts around it; none without a model."""
-    if model is None:
-        return {}
-    from ctxft.data.rows import prompt_ids, prompt_template
-    from ctxft.models import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    template = prompt_template(tokenizer, prompt_set)
-    return {prompt.id: len(prompt_ids(tokenizer, prompt, template)) for prompt in prompt_set.prompts}
-
-
 @prompts.command("validate")
-def _validate(name: SetName, model: Model = None) -> None:
+def _validate(name: SetName) -> None:
     """Check a custom prompt set; what is wrong is reported with file and line."""
     from ctxft.prompts import load_prompt_set
 
     prompt_set = load_prompt_set(name)
     sizes = f"{len(prompt_set.prompts)} prompts in {len(prompt_set.families)} families"
     notes = [f"{sizes}, kind {prompt_set.kind}, hash {prompt_set.hash[:12]}"]
-    if tokens := _tokens(prompt_set, model):
-        notes.append(f"{min(tokens.values())} to {max(tokens.values())} tokens each for the tokenizer of {model}")
     if bare := [family for family in prompt_set.families if family not in prompt_set.ideas]:
         notes.append(f"no idea is given for {', '.join(bare)}")
     print(f"{name}: a valid prompt set: {'; '.join(notes)}")

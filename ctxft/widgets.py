@@ -36,10 +36,10 @@ from ctxft.leakage import NGRAM, grams_of, words_of
 from ctxft.prompts import Arm, ContextualPrompt, check_subsets, get_arm, text_stages
 from ctxft.prompts.arms import table
 from ctxft.prompts.sets import LONGEST
-from ctxft.report import Table, differences_figure, overall, render_html, results_table
-from ctxft.report.figures import loss_curves, picture
+from ctxft.report import Table, differences_figure, loss_figure, overall, render_html, results_table
+from ctxft.report.comparisons import compared
+from ctxft.report.figures import picture
 from ctxft.report.record import Source, as_record
-from ctxft.report.verdicts import compared
 from ctxft.run.rows import build_rows
 from ctxft.run.run import Run
 from ctxft.statistics import Outcomes
@@ -879,5 +879,5 @@ class TrainingMonitor(Explorer):
     def shown(self) -> Markup:
         """Return state, progress of every task and the curves of their losses."""
         tasks, logs = self.progress.read(), self.progress.curves()
-        curves = picture(loss_curves(logs), dpi=96) if len(logs) else None
+        curves = picture(loss_figure(logs), dpi=96) if len(logs) else None
         return render_html("training.html", state=self._state(tasks), tasks=tasks.to_dict("records"), curves=curves)

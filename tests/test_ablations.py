@@ -23,7 +23,7 @@ from ctxft.extras.attribution import (
 )
 from ctxft.prompts import load_prompt_set
 from ctxft.report import RunRecord, ablation_figure, ablation_rows, ablation_table, arm_color, read_run, write_report
-from ctxft.report.verdicts import ablations
+from ctxft.report.comparisons import ablations
 from ctxft.statistics import cluster_interval, compare, holm, mcnemar
 from ctxft.storage import InputError, write_json
 from tests.runs import evaluate_task, prepare, train_task

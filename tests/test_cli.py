@@ -25,17 +25,12 @@ def test_list_names_every_book_with_its_size(capsys):
 
 
 def test_show_prints_every_prompt_and_the_idea_behind_it(capsys):
-    assert main(["prompts", "show", "strategies", "--model", "practice-aware"]) == 0
+    assert main(["prompts", "show", "strategies"]) == 0
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
     book = load_prompt_set("strategies")
-    assert all(f"{prompt.id}, " in shown and prompt.text in shown for prompt in book.prompts)
+    assert all(f"- {prompt.id}: " in shown and prompt.text in shown for prompt in book.prompts)
     assert all(idea in shown for idea in book.ideas.values())
     assert all(publication in shown for publication in book.references.values())
-    assert main(["prompts", "show", "strategies", "--family", "critical"]) == 0
-    shown = capsys.readouterr().out
-    assert "critical-1:" in shown and "context-1" not in shown
-    assert main(["prompts", "show", "strategies", "--family", "critcal"]) == 2
-    assert "has no family 'critcal'" in capsys.readouterr().err
 
 
 def test_a_book_of_ones_own_is_started_checked_and_refused_with_file_and_line(tmp_path: Path, capsys):
@@ -49,10 +44,8 @@ def test_a_book_of_ones_own_is_started_checked_and_refused_with_file_and_line(tm
     )
     assert main(["prompts", "write", str(path)]) == 2  # never over a file
     capsys.readouterr()
-    assert main(["prompts", "validate", str(path), "--model", "practice-aware"]) == 0
-    assert re.search(
-        r"a valid prompt set: 20 prompts in 10 families, .* \d+ to \d+ tokens each", capsys.readouterr().out
-    )
+    assert main(["prompts", "validate", str(path)]) == 0
+    assert "a valid prompt set: 20 prompts in 10 families, kind strategy" in capsys.readouterr().out
     write_text(path, path.read_text(encoding="utf-8").replace("critical-1", "critical-2"))
     assert main(["prompts", "validate", str(path)]) == 2
     assert re.search(r"own\.yaml, line \d+: the id 'critical-2' is used twice", capsys.readouterr().err)

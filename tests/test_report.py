@@ -33,8 +33,8 @@ from ctxft.report import (
     verdicts,
     write_report,
 )
+from ctxft.report.comparisons import how_to_read, overall, p_value
 from ctxft.report.record import RunRecord
-from ctxft.report.verdicts import how_to_read, overall, p_value
 from ctxft.statistics import compare, compare_f1, wilson
 from ctxft.storage import InputError, write_json, write_jsonl
 from tests.sampling import TEXT_ARMS

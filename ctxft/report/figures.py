@@ -7,14 +7,12 @@ readers who cannot see it.
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec
 
 import matplotlib
 import numpy
@@ -25,8 +23,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from ctxft.prompts import get_arm, sort_arms
+from ctxft.report.comparisons import ablation_rows
 from ctxft.report.record import Source, as_record
-from ctxft.report.verdicts import ablation_rows
 from ctxft.statistics import Outcomes, common_seeds, wilson
 from ctxft.storage import InputError, atomic_file, write_text
 
@@ -35,8 +33,10 @@ MARKERS = "osD^vP*X<>"  # in addition to the colors, for those who cannot tell t
 SHEET = matplotlib.rc_params_from_file(
     Path(__file__).with_name("ctxft.mplstyle"), fail_on_error=True, use_default_template=False
 )
+styled = matplotlib.rc_context(
+    SHEET
+)  # decorates what draws in the kit's style; the session's own settings stay as they are
 DPI = 100  # of the picture in a notebook, which git keeps; the file on disk has twice as many
-Args = ParamSpec("Args")
 Look = tuple[str, str, str]  # color, marker, and the words of the legend: shapes tell apart what colors may not
 
 
@@ -48,23 +48,6 @@ def arm_color(arm: str) -> str:
         True
     """
     return get_arm(arm).color
-
-
-def styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
-    """Let a function draw its figure in the kit's style sheet; the session's own settings stay as they are.
-
-    Example:
-        >>> @styled
-        ... def empty() -> Figure:
-        ...     return Figure()
-    """
-
-    @functools.wraps(draw)
-    def in_style(*args: Args.args, **kwargs: Args.kwargs) -> Figure:
-        with matplotlib.rc_context(SHEET):
-            return draw(*args, **kwargs)
-
-    return in_style
 
 
 def interval_text(low: float | None, high: float | None, form: str = "+.1f") -> str:
@@ -127,25 +110,22 @@ def _accuracy_panel(axes: Axes, arms: Outcomes, baselines: dict[str, float]) -> 
     return ", ".join(words + [f"{name} {100 * share:.1f}" for name, share in baselines.items()])
 
 
-def loss_figure(run: Source) -> Figure:
+@styled
+def loss_figure(run: Source | pandas.DataFrame) -> Figure:
     """Return a figure of training loss over optimizer steps: the mean over seeds per arm, thin lines for the seeds.
+
+    A mean is drawn where all seeds of the arm have come.
+
+    Args:
+        run: a run folder, a Run, a run that is read already, or its ``logs``: arm, seed, step and loss (nats per target
+            token) of optimizer steps.
 
     Raises:
         InputError: no arm of the run has a training log.
     """
-    run = as_record(run)
-    if run.logs.empty:
-        raise InputError(f"{run.folder} holds no training log (arms/<arm>/seed-<n>/log.jsonl): train an arm first.")
-    return loss_curves(run.logs)
-
-
-@styled
-def loss_curves(logs: pandas.DataFrame) -> Figure:
-    """Return the figure of ``loss_figure`` for some steps; a mean is drawn where all seeds of the arm have come.
-
-    Args:
-        logs: arm, seed, step and loss (nats per target token) of optimizer steps.
-    """
+    logs = run if isinstance(run, pandas.DataFrame) else as_record(run).logs
+    if logs.empty:
+        raise InputError("the run holds no training log (arms/<arm>/seed-<n>/log.jsonl): train an arm first.")
     figure, words = Figure(figsize=(7.6, 3.8)), []
     axes = figure.subplots()
     arms = sort_arms(set(logs["arm"]))
@@ -164,8 +144,7 @@ def loss_curves(logs: pandas.DataFrame) -> Figure:
             words.append(f"{label}: {first}, {last}")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("training loss (nats per target token)")
-    if arms:
-        axes.legend()
+    axes.legend()
     figure.set_label(f"Training loss in nats per target token over optimizer steps. {'; '.join(words)}.")
     return figure
 
@@ -391,25 +370,25 @@ class Picture:
         return data, {"image/png": {"alt": self.alt, "width": self.width}}
 
 
+@styled
 def picture(figure: Figure, dpi: int = DPI, colors: int | None = None) -> Picture:
     """Return a figure as a picture, the same bytes in every run; fewer ``colors`` make fewer bytes."""
     file = io.BytesIO()
-    with matplotlib.rc_context(SHEET):
-        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     if colors is not None:
         image, file = Image.open(file).convert("RGB").quantize(colors), io.BytesIO()
         image.save(file, format="png", optimize=True)
     return Picture(file.getvalue(), str(figure.get_label()), round(figure.get_figwidth() * 96))
 
 
+@styled
 def save(figure: Figure, name: str, folder: str | os.PathLike) -> Picture:
     """Write ``figures/<name>.png`` and ``.svg``, whose words a screen reader finds, below a run folder; returns the picture."""
     png, place, svg = picture(figure, 2 * DPI), Path(folder) / "figures", io.StringIO()
     with atomic_file(place / f"{name}.png", binary=True) as file:
         file.write(png.png)
     about = {"Date": None, "Creator": None, "Title": name, "Description": figure.get_label()}
-    with matplotlib.rc_context(SHEET):
-        figure.savefig(svg, format="svg", metadata=about)
+    figure.savefig(svg, format="svg", metadata=about)
     write_text(place / f"{name}.svg", svg.getvalue())
     return png
 

@@ -17,10 +17,10 @@ import pandas
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ctxft.report.comparisons import ablations, how_to_read, overall, searched, verdicts
 from ctxft.report.figures import Picture, ablation_figure, arm_color, loss_figure, results_figure, save
 from ctxft.report.record import RunRecord, Source, as_record
 from ctxft.report.tables import ablation_table, f1_table, loss_table, results_table, subject_table
-from ctxft.report.verdicts import ablations, how_to_read, overall, searched, verdicts
 from ctxft.statistics import common_seeds
 from ctxft.storage import write_text
 from ctxft.world.exams import EXAMS
@@ -142,18 +142,12 @@ def _origin(run: RunRecord) -> dict[str, pandas.DataFrame]:
         "Versions": run.manifest["versions"],
         "Hashes": run.manifest["hashes"],
     }
-    return {
-        title: pandas.DataFrame(_flat(value), columns=["name", "value"]) for title, value in values.items() if value
-    }
-
-
-def _flat(values: dict, before: str = "") -> list[tuple[str, str]]:
-    pairs = []
-    for name, value in values.items():
-        pairs += (
-            _flat(value, f"{before}{name}.") if isinstance(value, dict) else [(f"{before}{name}", _readable(value))]
-        )
-    return pairs
+    tables = {}
+    for title, value in values.items():
+        if value:
+            pairs = pandas.json_normalize(value).to_dict("records")[0].items()
+            tables[title] = pandas.DataFrame([(name, _readable(v)) for name, v in pairs], columns=["name", "value"])
+    return tables
 
 
 def _readable(value: object) -> str:

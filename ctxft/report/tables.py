@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy
 import pandas
 
+from ctxft.report.comparisons import ablation_rows, compared, p_value
 from ctxft.report.record import Source, as_record
-from ctxft.report.verdicts import ablation_rows, compared, p_value
 from ctxft.statistics import AVERAGES, common_seeds, compare_f1, f1_lines
 from ctxft.storage import check_known
 
