@@ -339,7 +339,7 @@ def run_notebooks(
     common = {"profile": source, "run_name": run.wanted.name, "overrides": settings}
     values = common | of_profile | parameters
     inputs = sha256(_inputs(run))  # bad input is reported before any notebook runs
-    if run.manifest is not None:
+    if run.manifest.files:
         run.require_prepared()
     folder = run.folder / "notebooks"
     with exclusive_lock(folder / ".run.lock", f"runs the notebooks of {run.folder}"):

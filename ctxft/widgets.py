@@ -468,8 +468,8 @@ class CorpusBrowser(Explorer):
             InputError: a bad corpus, or prompts that leave no room for text.
         """
         run = as_run(run)
-        counts = read_json(run.folder / "ledger.json") if run.manifest else run.corpus[2]
-        return cls(run.passages, run.held_out, counts)
+        counts = read_json(run.folder / "ledger.json") if run.manifest.files else run.cut("corpus")[2]
+        return cls(run.passages, run.text("held_out"), counts)
 
     @property
     def matches(self) -> list[Sliced]:
@@ -729,7 +729,7 @@ class ProgressMonitor:
 
     def _task(self, arm: str, seed: int, rows: list[dict]) -> dict:
         last, saved = rows[-LAST:], checkpoints(self.run.arm_folder(arm, seed))
-        steps = len(self.run.order(arm, seed)) if self.run.manifest else None
+        steps = len(self.run.order(arm, seed)) if self.run.manifest.files else None
         loss = sum(row["loss"] for row in last) / len(last) if last else None
         done, tokens = self.run.is_trained(arm, seed), sum(row["tokens"] for row in rows)
         task = {"arm": arm, "seed": seed, "done": done, "step": len(rows), "steps": steps}

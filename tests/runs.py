@@ -28,12 +28,12 @@ def rows_of(config: ExperimentConfig, arm: str, seed: int, passages, tokenizer=N
 
 def read_passages(folder: Path, which: str = "passages") -> list:
     """Return the passages of a run folder."""
-    return getattr(Run(folder), which)
+    return Run(folder).text(which)
 
 
 def read_instruction_rows(folder: Path, which: str = "instructions") -> list[dict]:
     """Return the instruction rows of a run folder."""
-    return getattr(Run(folder), which)
+    return Run(folder).text(which)
 
 
 def load_benchmarks(config: ExperimentConfig) -> list:

@@ -128,7 +128,8 @@ def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing
         asked = len(stub.requests)
         assert main(["prompts", "adapt", str(path), "--yes"]) == 0 and len(stub.requests) == asked + 1
     with pytest.raises(
-        InputError, match=r"max_tokens lets written prompts take 120 tokens, which leaves 6 of train.max_length"
+        InputError,
+        match=r"leaves 6 for text after the longest prompt \(120 tokens\).* or lower prompts\.writer\.max_tokens",
     ):
         config.name, config.prompts.writer.max_tokens = "tiny-3", 120
         prepare(config)

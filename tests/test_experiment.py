@@ -17,7 +17,8 @@ from ctxft.data import documents
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
-from ctxft.run import run as runs_module
+from ctxft.run import prepare as preparation
+from ctxft.run import run as run_module
 from ctxft.run import tasks
 from ctxft.run.tasks import parse_task
 from ctxft.storage import InputError, RecordLog, hash_file, read_json, read_jsonl, write_json, write_jsonl, write_text
@@ -92,21 +93,23 @@ def test_what_changes_speed_only_may_change_in_a_run(experiment):
 
 
 def test_two_processes_prepare_one_run_one_after_the_other(experiment, monkeypatch):
-    config, inside, most = experiment(), [], []
-    cut = runs_module.passages_of
+    config, inside, most, written = experiment(), [], [], []
+    write = preparation.write_texts
 
-    def slow(*given):
+    def slow(run, names, folder):
         inside.append(1)
         most.append(len(inside))
+        written.extend(names)
         time.sleep(0.5)
         inside.pop()
-        return cut(*given)
+        return write(run, names, folder)
 
-    monkeypatch.setattr(runs_module, "passages_of", slow)
+    monkeypatch.setattr(preparation, "write_texts", slow)
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(prepare, [config, experiment()]))
-    assert folders == [config.folder] * 2 and most == [1]  # the second found the first one's work
-    assert [path.name for path in config.folder.parent.iterdir()] == [config.name]
+    assert folders == [config.folder] * 2 and most == [1, 1]
+    assert written == ["passages", "held_out"]  # the second found the first one's work
+    assert [path.name for path in config.folder.parent.glob("[!.]*")] == [config.name]
 
 
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
@@ -166,9 +169,7 @@ def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch
 
 def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, monkeypatch):
     asked = {}
-    monkeypatch.setattr(
-        runs_module, "load_benchmark", lambda name, revision, **_options: asked.update({name: revision})
-    )
+    monkeypatch.setattr(run_module, "load_benchmark", lambda name, revision, **_options: asked.update({name: revision}))
     benchmarks = ["medqa", "mmlu-anatomy", "practice-mmlu"]
     load_benchmarks(experiment(evaluation={"benchmarks": benchmarks, "revisions": ["mmlu-anatomy@refs/pr/1"]}))
     assert asked == {"medqa": None, "mmlu-anatomy": "refs/pr/1", "practice-mmlu": None}
@@ -177,7 +178,7 @@ def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, mon
 def test_a_prepared_run_is_not_prepared_again(experiment, monkeypatch):
     folder = prepare(experiment())
     before = files_of(folder)
-    monkeypatch.setattr(runs_module, "passages_of", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr(preparation, "passages_of", lambda *_: pytest.fail("cut again"))
     prepare(experiment())
     assert files_of(folder) == before
 

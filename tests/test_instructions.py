@@ -115,7 +115,7 @@ def test_arms_of_two_stages_share_instructions_order_and_steps(experiment):
 def test_a_second_stage_may_be_added_later_and_then_not_be_changed(experiment):
     config = experiment(arms=["cpt"])
     prepare(config)
-    assert not Run(config).has_instructions
+    assert not preparation.has_instructions(Run(config))
     later = {"arms": ["cpt", "cpt-ift"], "ift": {"max_steps": 2, "limit": 20}}
     prepare(experiment(**later))
     train_task(experiment(**later), "cpt-ift", 0)
@@ -145,7 +145,7 @@ def test_a_second_stage_does_not_go_on_from_another_first_one(experiment):
 def test_instructions_of_a_preparation_that_failed_are_made_again(experiment, monkeypatch):
     config = experiment(arms=["cpt-ift"], ift={"limit": 40})
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(preparation, "ledger_of", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        patch.setattr(preparation, "write_json", lambda *_: (_ for _ in ()).throw(InterruptedError))
         prepare(config)
     assert (config.folder / "instructions.jsonl").exists() and not (config.folder / "manifest.json").exists()
     prepare(experiment(arms=["cpt-ift"], ift={"limit": 5}))

@@ -12,7 +12,6 @@ import pytest
 from ctxft.cli import main
 from ctxft.config import ExperimentConfig, from_mapping
 from ctxft.extras.adaptive import adapt
-from ctxft.extras.attribution import attribute
 from ctxft.run.run import Run
 from ctxft.run.verify import verify
 from ctxft.storage import with_checksum, write_jsonl
@@ -27,7 +26,7 @@ EXAM = "evals/cft/seed-0"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, model_folders):
-    """A run with everything in it: written prompts, two stages, general text, leaks, attribution."""
+    """A run with everything in it: written prompts, two stages, general text."""
     place = tmp_path_factory.mktemp("made")
     rows = [{"id": f"d{n}", "text": make_text(100 + n, 5 + 2 * n)} for n in range(8)]
     write_jsonl(place / "corpus.jsonl", rows)
@@ -66,7 +65,6 @@ def made(tmp_path_factory, model_folders):
             train_task(config, *task)
         for task in evaluate_tasks(config):
             evaluate_task(config, *task)
-        attribute(Run(config), "cft", 0, limit=4, passages=2)
     return place
 
 
@@ -156,7 +154,7 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "a hash in the manifest, sealed again": (
         lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({"held_out.jsonl": "0" * 64}), seal=True),
-        "held_out.jsonl", "whose hash manifest.json holds",
+        "held_out.jsonl", "not the one that manifest.json holds",
     ),
     "a rate in the manifest, sealed again": (
         lambda r: edit_json(r / "manifest.json", lambda v: v["config"]["train"].update(learning_rate=0.5), seal=True),
@@ -174,15 +172,15 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     "a missing log": (lambda r: (r / HERE / "log.jsonl").unlink(), f"{HERE}/log.jsonl", "log.jsonl does not exist"),
     "a loss in the log": (
         lambda r: edit_lines(r / HERE / "log.jsonl", lambda rows: nudge(rows, 1, "loss", 0.01)),
-        f"{HERE}/log.jsonl", "was changed",
+        f"{HERE}/log.jsonl", "was cut off or changed",
     ),
     "a bit of the weights": (
-        lambda r: flip(r / HERE / "model/model.safetensors"), f"{HERE}/model", "was cut off or changed after training",
+        lambda r: flip(r / HERE / "model/model.safetensors"), f"{HERE}/model", "was cut off or changed",
     ),
     "cut weights": (lambda r: cut(r / HERE / "model/model.safetensors"), f"{HERE}/model", "was cut off or changed"),
     "models of two arms": (
         lambda r: swap(r / HERE / "model/model.safetensors", r / "arms/cpt/seed-0/model/model.safetensors"),
-        "arms/cpt/seed-0/model", "was cut off or changed after training",
+        "arms/cpt/seed-0/model", "was cut off or changed",
     ),
     "the first stage trained anew": (
         lambda r: edit_json(r / HERE / "done.json", lambda v: v.update(model_hash="0" * 64), seal=True),
@@ -191,7 +189,7 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     "a bit of done.json": (lambda r: flip(r / HERE / "done.json"), f"{HERE}/done.json", "done.json"),
     "a missing done.json": (lambda r: (r / HERE / "done.json").unlink(), f"{HERE}/done.json", "done.json does not exist"),
     "a log-likelihood": (
-        lambda r: edit_lines(r / EXAM / "own.jsonl", worse), f"{EXAM}/own.jsonl", "whose hash metrics.json holds",
+        lambda r: edit_lines(r / EXAM / "own.jsonl", worse), f"{EXAM}/own.jsonl", "not the one that metrics.json holds",
     ),
     "a wrong answer made right": (
         lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: [row.update(correct=True) for row in rows]),
@@ -203,7 +201,8 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
         f"{EXAM}/own.jsonl", "does not hold each of the benchmark's 6 items once",
     ),
     "outcomes of two arms": (
-        lambda r: swap(r / EXAM / "own.jsonl", r / "evals/cpt/seed-0/own.jsonl"), f"{EXAM}/own.jsonl", "hash metrics.json holds",
+        lambda r: swap(r / EXAM / "own.jsonl", r / "evals/cpt/seed-0/own.jsonl"),
+        f"{EXAM}/own.jsonl", "not the one that metrics.json holds",
     ),
     "a missing file of outcomes": (lambda r: (r / EXAM / "own.jsonl").unlink(), f"{EXAM}/own.jsonl", "does not exist"),
     "an accuracy": (
@@ -222,14 +221,6 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
         lambda r: edit_lines(r / "adaptive.jsonl", lambda rows: rows[0].update(reason="none")), "adaptive.jsonl", "was changed",
     ),
     "a missing record of written prompts": (lambda r: (r / "adaptive.jsonl").unlink(), "adaptive.jsonl", "no written prompts"),
-    "a cosine": (
-        lambda r: edit_json(r / "attribution/cft-seed-0.json", lambda v: v["gradients"]["cosine"][0].reverse()),
-        "attribution/cft-seed-0.json", "checksum",
-    ),
-    "an attribution under another name": (
-        lambda r: (r / "attribution/cft-seed-0.json").rename(r / "attribution/cpt-seed-0.json"),
-        "attribution/cpt-seed-0.json", "its name says otherwise",
-    ),
 }  # fmt: skip
 
 

@@ -148,7 +148,8 @@ def text_budget(max_length: int, longest: int, least: int) -> int:
     if budget < least:
         raise InputError(
             f"a row of {max_length} tokens leaves {max(budget, 0)} for text after the longest prompt ({longest} tokens), "
-            f"but train.min_text_tokens is {least}: raise train.max_length or shorten the prompts."
+            f"but train.min_text_tokens is {least}: raise train.max_length, shorten the prompts, or lower "
+            "prompts.writer.max_tokens, if a model writes them."
         )
     return budget
 

@@ -175,7 +175,7 @@ def prompt_losses(
         >>> prompt_changes(prompt_losses(open_reader(run, "cft", 0)), ["kind"])  # doctest: +SKIP
     """
     run = reader.run
-    available: list[Passage] = getattr(run, check_known(which, TEXTS, "kind of passages"))
+    available: list[Passage] = run.text(check_known(which, TEXTS, "kind of passages"))
     if not available:
         raise InputError(f"{run.folder / which}.jsonl holds no passage: raise corpus.held_out, or read others.")
     passages = spread_out(available, limit)
@@ -475,7 +475,7 @@ def attribute(run: Run, arm: str, seed: int, limit: int | None = 256, passages: 
         "losses": _records(prompt_losses(reader, limit=limit)),
         "training": _records(training_losses(reader, limit)) if learned else None,
         "available": {
-            "held-out": len(run.held_out),
+            "held-out": len(run.text("held_out")),
             "training": len(read_in_training(run, arm, seed)) if learned else 0,
         },
     }

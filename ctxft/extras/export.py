@@ -82,7 +82,7 @@ def export_pairs(run: Run, arm: str, seed: int, form: str, path: Path) -> dict:
         **{"run": run.config.name, "arm": arm, "seed": seed, "form": form, "pairs": len(passages)},
         "documents": len({passage.document for passage in passages}),
         "prompts": len({row["text"] for row in sampled}),
-        "general_passages_left_out": len(run.general),
+        "general_passages_left_out": len(run.text("general")),
         "hashes": {"file": hash_file(path), "sampled prompts": sha256(prompts), **hashes},
         **{"leaks": leaks, "code": code_revision()},
     }

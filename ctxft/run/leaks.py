@@ -23,15 +23,13 @@ def texts_read(run: Run) -> Iterator[tuple[str, str]]:
     the two prompt sets are yielded, sampled or not, and those that the trained arms recorded (control prompts are made for
     each passage).
     """
-    if run.manifest:
+    if run.manifest.files:
         run.require_prepared()
-    texts = {"document": run.passages}
-    if run.config.general and run.config.general.share:
-        texts["general text"] = run.general
+    texts = {"document": run.passages, "general text": run.mixed}
     for kind, passages in texts.items():
         for document, parts in groupby(passages, key=lambda passage: passage.document):
             yield f"{kind} {document}", "".join(part.text for part in parts)  # passages are slices that touch
-    for row in run.instructions:
+    for row in run.text("instructions"):
         yield f"instruction {row['id']}", row["text"]
     seen = set()
     for prompt in (prompt for prompt_set in run.prompt_sets for prompt in prompt_set.prompts):

@@ -8,30 +8,30 @@ manifest is written last, with a SHA-256 of each text, so a folder that has one 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from filelock import FileLock
+from typing import TYPE_CHECKING, Any
 
 from ctxft.config import FREE, ExperimentConfig, from_mapping, to_mapping
 from ctxft.data.documents import corpus_state
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
+from ctxft.data.passages import Passage, passages_of
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
-from ctxft.prompts import check_labels, check_subsets, sort_arms, text_stages
+from ctxft.prompts import check_labels, check_subsets, get_arm, sort_arms, text_stages
 from ctxft.prompts.arms import require_named
 from ctxft.run.rows import arm_ledger, corpus_ledger
 from ctxft.storage import (
     InputError,
     code_revision,
+    exclusive_lock,
     hash_file,
     read_checked,
     read_json,
+    read_jsonl,
     seeded,
     sha256,
     versions,
@@ -49,14 +49,15 @@ LAYOUT = 2  # of a run folder; raised when an older folder cannot be used any mo
 BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
 WRITER = "prompts.writer"
 HOW_TO_ASK = tuple("key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split())
-TEXTS = {  # file of a run folder, without .jsonl -> what of a ``Run`` it is made from, and which part of that
-    "passages": ("corpus", 0),
-    "held_out": ("corpus", 1),
-    "general": ("general_text", 0),
-    "general_held_out": ("general_text", 1),
-    "instructions": ("instruction_text", 0),
-    "instructions_held_out": ("instruction_text", 1),
+TEXTS = {  # file of a run folder, without .jsonl -> its source
+    "passages": "corpus",
+    "held_out": "corpus",
+    "general": "general",
+    "general_held_out": "general",
+    "instructions": "instructions",
+    "instructions_held_out": "instructions",
 }
+Cut = tuple[list, list, Counter]  # rows to train on, rows held out, counts
 # What a run folder may hold without a manifest: executed notebooks, answers of hosted models, and what a killed
 # preparation left behind.
 UNPREPARED = {"notebooks", "hosted", "index.html", "ledger.json", *(f"{name}.jsonl" for name in TEXTS)}
@@ -76,35 +77,29 @@ class Manifest:
         layout: of the run folder.
     """
 
-    name: str
-    config: dict
-    hashes: dict[str, str]
-    commits: dict[str, str | None]
-    files: dict[str, str]
-    versions: dict[str, str] = field(default_factory=versions)
-    code: str = field(default_factory=code_revision)
+    name: str = ""
+    config: dict = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, str | None] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    code: str = ""
     layout: int = LAYOUT
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest | None:
-        """Read a folder's manifest; None where there is none.
+    def read(cls, folder: Path) -> Manifest:
+        """Read a folder's manifest; an empty one where there is none.
 
         Raises:
             InputError: it is damaged, or of an older version of this package.
         """
         path = folder / "manifest.json"
-        if not path.exists():
-            return None
-        values = {key: value for key, value in read_checked(path).items() if key != "checksum"}
+        values: dict[str, Any] = read_checked(path) if path.exists() else {"layout": LAYOUT}
         if values.get("layout") != LAYOUT:
             raise InputError(
                 f"{folder} was made by another version of ctxft, which alone can use it: choose another name for the run."
             )
-        return cls(**values)
-
-    def write(self, folder: Path) -> None:
-        """Write manifest.json."""
-        write_json(folder / "manifest.json", with_checksum(asdict(self)))
+        return cls(**{key: value for key, value in values.items() if key != "checksum"})
 
     def experiment(self, folder: Path) -> ExperimentConfig:
         """Return the experiment of the run folder that the manifest was read from, under the folder's name.
@@ -141,20 +136,22 @@ def pinned(config: ExperimentConfig, commits: dict[str, str | None]) -> Experime
 def inputs_of(run: Run) -> dict[str, tuple[str, str | None]]:
     """Return what an experiment reads: name -> (hash of its content, commit on the hub or None)."""
     config = run.config
-    strategies, negative = run.prompt_sets
+    commit = resolve_model(config.model, config.revision)[1]
     inputs = {
-        "model": (
-            model_hash(config.model, config.revision),
-            resolve_model(config.model, config.revision)[1],
-        ),
+        "model": (model_hash(config.model, config.revision), commit),
         "corpus": corpus_state(config.corpus),
-        "prompts": (sha256([strategies.hash, negative.hash]), None),
+        "prompts": (sha256([prompt_set.hash for prompt_set in run.prompt_sets]), None),
     }
     if config.general:
         inputs["general"] = corpus_state(config.general)
-    if run.has_instructions:
+    if has_instructions(run):
         inputs["instructions"] = _instructions_state(config)
     return inputs
+
+
+def has_instructions(run: Run) -> bool:
+    """Return whether an arm of a run has the stage ift."""
+    return any(get_arm(arm).instructed for arm in run.wanted.arms)
 
 
 def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
@@ -167,7 +164,47 @@ def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
     return sha256([source, commit]), commit
 
 
-def split_instructions(run: Run) -> tuple[list[dict], list[dict], Counter]:
+def check_same(run: Run) -> None:
+    """Raise InputError if an experiment is not the one of its manifest, or its inputs changed; what differs is named."""
+    hashes = run.manifest.hashes
+
+    def flat(values: dict, before: str = "") -> dict:
+        pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
+        return {key: value for pair in pairs for key, value in pair.items()}
+
+    def is_free(key: str) -> bool:
+        place_or_speed = key in BY_HASH or key.removeprefix("train.") in FREE
+        return place_or_speed or key.removeprefix(f"{WRITER}.") in HOW_TO_ASK or (key.startswith("ift.") and not staged)
+
+    staged, identity = "instructions" in hashes, run.wanted.identity()
+    now, then = flat(identity), flat({key: run.manifest.config.get(key) for key in identity})
+    changed = [
+        f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
+        for key in now | then
+        if now.get(key) != then.get(key) and not is_free(key)
+    ]
+    for name, (state, _) in inputs_of(run).items():
+        if state != hashes.get(name, state if name == "instructions" else None):
+            changed.append(f"the {name} changed")
+    if changed:
+        raise InputError(
+            f"{run.folder} holds another run ({'; '.join(changed)}): choose another name, or remove that folder."
+        )
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def cut_text(run: Run, source: str) -> Cut:
+    """Return a source of a run as rows: passages of corpus or general text, or instructions; none where the run has none."""
+    config = run.config
+    if source == "instructions":
+        return split_instructions(run) if has_instructions(run) else ([], [], Counter())
+    corpus = config.general if source == "general" else config.corpus
+    return passages_of(corpus, run.tokenizer, run.budget) if corpus else ([], [], Counter())
+
+
+def split_instructions(run: Run) -> Cut:
     """Lay the instructions out as rows; which are held out depends on their ids alone.
 
     Returns:
@@ -176,7 +213,7 @@ def split_instructions(run: Run) -> tuple[list[dict], list[dict], Counter]:
     Raises:
         InputError: a bad record, or nothing left to train on.
     """
-    options, counts = run.config.ift, Counter()
+    options, counts = run.config.ift, Counter[str]()
     rows: tuple[list[dict], list[dict]] = ([], [])
     records = read_instructions(options.source, options.split, options.revision, options.limit)
     for row in instruction_rows(records, run.tokenizer, run.config.train.max_length, counts):
@@ -189,61 +226,50 @@ def split_instructions(run: Run) -> tuple[list[dict], list[dict], Counter]:
     return *rows, counts
 
 
-def check_same(run: Run, manifest: Manifest) -> None:
-    """Raise InputError if an experiment is not the one of a manifest, or its inputs changed; what differs is named."""
+def read_text_rows(run: Run, name: str) -> list:
+    """Return the passages or instruction rows of one file of a run folder; where it is not written yet, from its source.
 
-    def flat(values: dict, before: str = "") -> dict:
-        pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
-        return {key: value for pair in pairs for key, value in pair.items()}
-
-    then, now = flat(manifest.config), flat(run.wanted.identity())
-    free = () if "instructions" in manifest.hashes else ("ift.",)  # no arm has that stage yet
-    now = {key: value for key, value in now.items() if key not in BY_HASH and not key.startswith(free)}
-    now = {key: value for key, value in now.items() if key.removeprefix("train.") not in FREE}
-    now = {key: value for key, value in now.items() if key.removeprefix(f"{WRITER}.") not in HOW_TO_ASK}
-    now |= {key: None for key in then if WRITER in now and key.startswith(f"{WRITER}.") and key.endswith(".model")}
-    changed = [f"{key} was {then.get(key)!r}, is {value!r}" for key, value in now.items() if then.get(key) != value]
-    for name, (state, _) in inputs_of(run).items():
-        if state != manifest.hashes.get(name, state if name == "instructions" else None):
-            changed.append(f"the {name} changed")
-    if changed:
-        raise InputError(
-            f"{run.folder} holds another run ({'; '.join(changed)}): choose another name, or remove that folder."
-        )
+    Raises:
+        InputError: the file is missing, or not the one that was written.
+    """
+    source, path = TEXTS[name], run.folder / f"{name}.jsonl"
+    if path.name not in run.manifest.files or (source == "instructions" and not has_instructions(run)):
+        return _build_text(run, name)
+    if not path.exists() or hash_file(path) != run.manifest.files[path.name]:
+        raise InputError(f"{path} was changed after it was made, or removed: remove the folder and start from scratch.")
+    rows = [row for _, row in read_jsonl(path)]
+    return rows if source == "instructions" else [Passage.from_json(row) for row in rows]
 
 
-# --- texts ------------------------------------------------------------------------------------------------------------
-
-
-def build_text(run: Run, name: str) -> list:
-    """Build the passages or instruction rows of one file of a run folder from the run's inputs."""
-    source, part = TEXTS[name]
-    return getattr(run, source)[part]
+def _build_text(run: Run, name: str) -> list:
+    kept, held_out, _ = run.cut(TEXTS[name])
+    return held_out if name.endswith("held_out") else kept
 
 
 def write_texts(run: Run, names: Iterable[str], folder: Path) -> dict[str, str]:
-    """Write texts into a folder; returns the SHA-256 of each file by its name."""
+    """Write texts, cut from their sources, into a folder; returns the SHA-256 of each file by its name."""
+    files = {}
     for name in names:
-        rows = build_text(run, name)
-        write_jsonl(folder / f"{name}.jsonl", (row if isinstance(row, dict) else row.to_json() for row in rows))
-    return {f"{name}.jsonl": hash_file(folder / f"{name}.jsonl") for name in names}
+        rows = (row if isinstance(row, dict) else row.to_json() for row in _build_text(run, name))
+        path = write_jsonl(folder / f"{name}.jsonl", rows)
+        files[path.name] = hash_file(path)
+    return files
 
 
 def ledger_of(run: Run, seed: int) -> dict:
     """Account for every document and token of a run; an arm's prompts are those of the given seed."""
-    passages, held_out, counts = run.corpus
-    ledger = corpus_ledger(run, counts) | {"passages": len(passages), "passages held out": len(held_out)}
+    ledger = corpus_ledger(run) | {"seed of the prompts counted here": seed}
     if run.config.general:
-        passages, held_out, counts = run.general_text
+        passages, held_out, counts = run.cut("general")
         counts = counts | {"passages": len(passages), "passages held out": len(held_out)}
-        ledger |= {f"general text: {name}": value for name, value in sorted(counts.items()) if value}
-    return _with_arms(run, ledger | {"seed of the prompts counted here": seed})
+        ledger |= {f"general text: {name}": value for name, value in counts.items() if value}
+    return _with_arms(run, ledger)
 
 
 def _with_arms(run: Run, ledger: dict) -> dict:
     """Return a ledger with the instructions and with the arms that it lacks."""
-    if run.has_instructions and "instructions read" not in ledger:
-        ledger = ledger | dict(sorted(run.instruction_text[2].items()))
+    if has_instructions(run) and "instructions read" not in ledger:
+        ledger = ledger | run.cut("instructions")[2]
     for stage in text_stages(run.config.arms):
         ledger = ledger | arm_ledger(run, stage, ledger)
     return ledger
@@ -254,59 +280,55 @@ def _with_arms(run: Run, ledger: dict) -> dict:
 
 def prepare(run: Run) -> None:
     """Do what ``Run.prepare`` says."""
-    root = run.folder.parent
-    made = not root.exists()
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / f".{run.folder.name}.lock")
-    try:
-        with lock:
-            try:
-                _prepare(run)
-            finally:
-                Path(lock.lock_file).unlink(missing_ok=True)
-    finally:
-        if made:  # bad input leaves nothing behind
-            with contextlib.suppress(OSError):
-                root.rmdir()
-
-
-def _prepare(run: Run) -> None:
-    manifest, config = run.reload(), run.config
+    run.adopt(Manifest.read(run.folder))
+    config, ledger = run.config, {}
     check_model(config.model, config.revision, config.train.max_length)
     if config.evaluation.apply_chat_template:
         require_chat_template(run.tokenizer)  # reported before hours of training
     check_subsets(config.arms, run.prompt_sets.strategies)
-    if manifest is not None:
-        _extend(run, run.require_prepared())
-        return
-    if run.folder.exists() and any(p.name not in UNPREPARED and p.suffix != ".part" for p in run.folder.iterdir()):
-        raise InputError(
-            f"{run.folder} is not empty and not a run (no manifest.json): choose another name, or empty it."
-        )
-    inputs = inputs_of(run)
-    hashes = {name: content for name, (content, _) in inputs.items()}
-    commits = {name: commit for name, (_, commit) in inputs.items()}
-    run.pin(commits)
-    check_labels(config.arms, run.passages, config.prompts.writer is not None)  # before anything is written
-    files = write_texts(run, run.text_names, run.folder)
-    write_json(run.folder / "ledger.json", ledger_of(run, config.seeds[0]))
-    Manifest(config.name, to_mapping(run.wanted), hashes, commits, files).write(run.folder)
+    if not run.manifest.files:
+        if run.folder.exists() and any(
+            path.name not in UNPREPARED and not path.name.startswith(".") for path in run.folder.iterdir()
+        ):
+            raise InputError(
+                f"{run.folder} is not empty and not a run (no manifest.json): choose another name, or empty it."
+            )
+        run.adopt(_extended(run))
+        check_labels(config.arms, run.passages, config.prompts.writer is not None)
+        ledger = ledger_of(run, config.seeds[0])  # bad input is reported before anything is written
+    with exclusive_lock(run.folder.parent / f".{run.folder.name}.lock", f"prepares {run.folder}", wait=True):
+        _write(run, ledger)
 
 
-def _extend(run: Run, manifest: Manifest) -> None:
-    """Write arms and seeds that were added to a run into its manifest and ledger."""
-    wanted, then = to_mapping(run.wanted), manifest.config
-    now = then | {"arms": sort_arms([*then["arms"], *run.config.arms])}
-    now |= {"seeds": sorted({*then["seeds"], *run.config.seeds}), "evaluation": wanted["evaluation"]}
-    if run.has_instructions and "instructions" not in manifest.hashes:
-        manifest.hashes["instructions"], manifest.commits["instructions"] = inputs_of(run)["instructions"]
-        names = [name for name in run.text_names if f"{name}.jsonl" not in manifest.files]
-        manifest.files |= write_texts(run, names, run.folder)
-        now["ift"] = wanted["ift"]
-        manifest.write(run.folder)  # before the ledger reads them back
-    ledger = read_json(run.folder / "ledger.json")
-    if (extended := _with_arms(run, ledger)) != ledger:  # also where a model has written its prompts since
-        write_json(run.folder / "ledger.json", extended)
-    if now != then:
-        manifest.config = now
-        manifest.write(run.folder)
+def _extended(run: Run) -> Manifest:
+    """Return a run's manifest with the arms, seeds and inputs that its experiment has beside those recorded."""
+    then, now = run.manifest, to_mapping(run.wanted)
+    config = (then.config or now) | {"evaluation": now["evaluation"]}
+    config["arms"] = sort_arms([*config["arms"], *now["arms"]])
+    config["seeds"] = sorted({*config["seeds"], *now["seeds"]})
+    hashes, commits = dict(then.hashes), dict(then.commits)
+    for name, (content, commit) in inputs_of(run).items():
+        if name not in hashes:
+            hashes[name], commits[name] = content, commit
+    if "instructions" not in then.hashes:
+        config["ift"] = now["ift"]
+    if not then.files:
+        then = Manifest(now["name"], versions=versions(), code=code_revision())
+    return replace(then, config=config, hashes=hashes, commits=commits)
+
+
+def _write(run: Run, ledger: dict) -> None:
+    """Write what is not there yet: texts, ledger, and the manifest last."""
+    there, path = Manifest.read(run.folder), run.folder / "ledger.json"
+    if there.files:
+        run.adopt(there)
+        check_same(run)
+        run.adopt(_extended(run))
+        ledger = _with_arms(run, read_json(path))
+    manifest = run.manifest
+    names = [name for name in TEXTS if f"{name}.jsonl" not in manifest.files and run.cut(TEXTS[name])[2]]
+    manifest.files = manifest.files | write_texts(run, names, run.folder)
+    if not path.exists() or read_json(path) != ledger:
+        write_json(path, ledger)
+    if manifest != there:
+        write_json(run.folder / "manifest.json", with_checksum(asdict(manifest)))

@@ -6,7 +6,6 @@ passages.jsonl + the prompt sampled for each passage -> input_ids, labels -> led
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +17,6 @@ from ctxft.data.rows import (
     Rows,
     arm_tokens,
     fitting_pieces,
-    longest_prompt,
     prompt_ids,
     special_tokens,
 )
@@ -58,22 +56,6 @@ def load_prompt_sets(config: ExperimentConfig) -> PromptSets:
                 f"prompts.{place}: the prompt set '{prompt_set.name}' is of kind '{prompt_set.kind}', but '{kind}' is needed."
             )
     return PromptSets(strategies, negative)
-
-
-def longest_of(run: Run) -> int:
-    """Return the tokens that every passage of a run leaves for what any arm adds to it."""
-    train, writer = run.config.train, run.config.prompts.writer
-    longest = max(longest_prompt(run.tokenizer, run.prompt_sets), run.config.prompts.exercise_tokens)
-    if writer is None:
-        return longest
-    written = writer.max_tokens + len(run.template.before) + len(run.template.after)
-    if written > max(train.max_length - 2 - train.min_text_tokens, longest):
-        raise InputError(
-            f"prompts.writer.max_tokens lets written prompts take {written} tokens, which leaves "
-            f"{max(0, train.max_length - 2 - written)} of train.max_length ({train.max_length}) for text, fewer than "
-            f"train.min_text_tokens ({train.min_text_tokens}): lower max_tokens, or raise train.max_length."
-        )
-    return max(longest, written)
 
 
 def build_rows(
@@ -138,21 +120,24 @@ def _texts_after(
 # --- ledger -----------------------------------------------------------------------------------------------------------
 
 
-def corpus_ledger(run: Run, counts: Counter) -> dict:
+def corpus_ledger(run: Run) -> dict:
     """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
+    passages, held_out, counts = run.cut("corpus")
     counted = {
         f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
     }
+    notes = special_tokens(run.tokenizer).notes
     return {
         "corpus": describe(run.config.corpus),
+        **counts,
         **counted,
         "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
-        **{name: value for name, value in sorted(counts.items()) if name not in counted},
+        "passages": len(passages),
+        "passages held out": len(held_out),
         "window (tokens)": run.config.train.max_length,
         "longest prompt (tokens)": run.longest_prompt,
         "text budget (tokens)": run.budget,
-        "special tokens": "; ".join(special_tokens(run.tokenizer).notes)
-        or "BOS, EOS and padding as the tokenizer has them",
+        "special tokens": "; ".join(notes) or "BOS, EOS and padding as the tokenizer has them",
     }
 
 

@@ -7,7 +7,6 @@ built at first use and kept; ``prepare``, ``train`` and ``evaluate`` do what is 
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.config import PROFILES, ExperimentConfig, TrainConfig, from_mapping, load_experiment, override, to_mapping
-from ctxft.data.passages import Passage, passages_of
-from ctxft.data.rows import PromptTemplate, Rows, prompt_template, text_budget
+from ctxft.data.passages import Passage
+from ctxft.data.rows import PromptTemplate, Rows, longest_prompt, prompt_template, text_budget
 from ctxft.evaluation.benchmarks import Benchmark, load_benchmark
 from ctxft.evaluation.outcomes import Outcome, read_outcomes
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
@@ -25,10 +24,10 @@ from ctxft.prompts import get_arm
 from ctxft.run import prepare as preparation
 from ctxft.run import tasks
 from ctxft.run import workers as processes
-from ctxft.run.prepare import Manifest, pinned
-from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets, longest_of
+from ctxft.run.prepare import Manifest
+from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets
 from ctxft.run.tasks import Task
-from ctxft.storage import InputError, hash_file, is_there, nearest, parse_json, read_checked, read_jsonl, runs_root
+from ctxft.storage import InputError, is_there, nearest, parse_json, read_checked, runs_root
 from ctxft.training.loop import targets_of
 from ctxft.training.schedule import passage_order
 
@@ -74,14 +73,11 @@ class Run:
         named["evaluation.data"] = data and str(data)
         settings = (overrides or {}) | {key: value for key, value in named.items() if value is not None}
         self.wanted = _config_of(source, settings)
-        self._commits: dict[str, str | None] = {}
-        self._pinned: tuple[dict, ExperimentConfig] = ({}, self.wanted)
-        self._manifest: Manifest | None = None
-        self._checked = False
+        self._cuts: dict[str, preparation.Cut] = {}
         self._texts: dict[str, list] = {}
         self._rows: dict[Task, tuple[Rows, list[dict]]] = {}
         self._benchmarks: dict[tuple[str, str | None], Benchmark] = {}
-        self._orders: dict[tuple[bool, int], list[list[int]]] = {}
+        self.adopt(Manifest.read(self.folder))
 
     def __fspath__(self) -> str:
         """Return the run folder, so that whatever reads one takes a Run too."""
@@ -94,20 +90,9 @@ class Run:
         """The run folder."""
         return self.wanted.folder
 
-    @property
-    def manifest(self) -> Manifest | None:
-        """What the run was prepared with; None before that."""
-        if self._manifest is None:
-            self._manifest = Manifest.read(self.folder)
-        return self._manifest
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """The config, with hub revisions pinned to the commits that the run recorded."""
-        commits = self.manifest.commits if self.manifest else self._commits
-        if commits != self._pinned[0]:
-            self._pinned = (commits, pinned(self.wanted, commits))
-        return self._pinned[1]
+    def adopt(self, manifest: Manifest) -> None:
+        """Take what the run was prepared with (an empty manifest before that), and its commits of inputs from the hub."""
+        self.manifest, self.config = manifest, preparation.pinned(self.wanted, manifest.commits)
 
     def arm_folder(self, arm: str, seed: int = 0) -> Path:
         """Return where an arm's training of one seed is."""
@@ -117,28 +102,12 @@ class Run:
         """Return where an arm's outcomes of one seed are."""
         return self.folder / "evals" / arm / f"seed-{seed}"
 
-    def pin(self, commits: dict[str, str | None]) -> None:
-        """Read the inputs at these hub commits from now on."""
-        self._commits = commits
-
-    def reload(self) -> Manifest | None:
-        """Read the manifest again, which another process may have made or extended since."""
-        self._manifest, self._checked = None, False
-        return self.manifest
-
-    @property
-    def recorded(self) -> Manifest:
-        """The manifest; raises InputError where the run is not prepared yet."""
-        if self.manifest is None:
-            raise InputError(f"{self.folder} is not a run yet: run `ctxft train` first.")
-        return self.manifest
-
     def require_prepared(self) -> Manifest:
         """Return the manifest; raises InputError where the run is not prepared, or holds another experiment."""
-        if not self._checked:
-            preparation.check_same(self, self.recorded)
-            self._checked = True
-        return self.recorded
+        if not self.manifest.files:
+            raise InputError(f"{self.folder} is not a run yet: run `ctxft train` first.")
+        preparation.check_same(self)
+        return self.manifest
 
     # --- what the stages share ----------------------------------------------------------------------------------------
 
@@ -159,8 +128,12 @@ class Run:
 
     @cached_property
     def longest_prompt(self) -> int:
-        """The tokens that every passage leaves for a prompt: those of the longest of all arms."""
-        return longest_of(self)
+        """The tokens that every passage leaves for what any arm adds to it."""
+        prompts = self.config.prompts
+        written = (
+            prompts.writer.max_tokens + len(self.template.before) + len(self.template.after) if prompts.writer else 0
+        )
+        return max(longest_prompt(self.tokenizer, self.prompt_sets), prompts.exercise_tokens, written)
 
     @cached_property
     def budget(self) -> int:
@@ -168,107 +141,42 @@ class Run:
         train = self.config.train
         return text_budget(train.max_length, self.longest_prompt, train.min_text_tokens)
 
-    @cached_property
-    def corpus(self) -> tuple[list[Passage], list[Passage], Counter]:
-        """The corpus, cut: passages, those held out, counts of documents and tokens."""
-        return passages_of(self.config.corpus, self.tokenizer, self.budget)
+    def cut(self, source: str) -> preparation.Cut:
+        """Return a source of ``TEXTS`` as rows, cut once: those to train on, those held out, counts."""
+        if source not in self._cuts:
+            self._cuts[source] = preparation.cut_text(self, source)
+        return self._cuts[source]
 
-    @cached_property
-    def general_text(self) -> tuple[list[Passage], list[Passage], Counter]:
-        """The general text, cut likewise; empty where the experiment names none."""
-        general = self.config.general
-        return passages_of(general, self.tokenizer, self.budget) if general else ([], [], Counter())
-
-    @cached_property
-    def instruction_text(self) -> tuple[list[dict], list[dict], Counter]:
-        """The rows of the stage ift: to train on, held out, counts."""
-        return preparation.split_instructions(self)
-
-    @property
-    def has_instructions(self) -> bool:
-        """Whether an arm has the stage ift."""
-        return any(get_arm(arm).instructed for arm in self.wanted.arms)
+    def text(self, name: str) -> list:
+        """Return what a file of ``TEXTS`` holds, and before the run is prepared what it will hold; empty where there is none."""
+        if name not in self._texts:
+            self._texts[name] = preparation.read_text_rows(self, name)
+        return self._texts[name]
 
     @property
     def passages(self) -> list[Passage]:
         """The passages that every arm trains on."""
-        return self._text("passages")
-
-    @property
-    def held_out(self) -> list[Passage]:
-        """The passages held out from every arm."""
-        return self._text("held_out")
-
-    @property
-    def general(self) -> list[Passage]:
-        """The passages of general text; empty where the experiment names none."""
-        return self._text("general")
-
-    @property
-    def general_held_out(self) -> list[Passage]:
-        """The held-out passages of general text."""
-        return self._text("general_held_out")
-
-    @property
-    def instructions(self) -> list[dict]:
-        """The rows of the stage ift, each with id, input_ids, labels and text; empty where no arm has the stage."""
-        return self._text("instructions")
-
-    @property
-    def instructions_held_out(self) -> list[dict]:
-        """The held-out rows of the stage ift."""
-        return self._text("instructions_held_out")
-
-    @property
-    def text_names(self) -> list[str]:
-        """The names of the texts that the run has."""
-        has = {"corpus": True, "general_text": self.config.general, "instruction_text": self.has_instructions}
-        return [name for name, (source, _) in preparation.TEXTS.items() if has[source]]
-
-    def _text(self, name: str) -> list:
-        """Return what a file of the run folder holds; before the run is prepared, what it will hold."""
-        if name not in self.text_names:
-            return []
-        if name not in self._texts:
-            self._texts[name] = self._read(name) if self.manifest else preparation.build_text(self, name)
-        return self._texts[name]
-
-    def _read(self, name: str) -> list:
-        path = self.folder / f"{name}.jsonl"
-        if not path.exists():
-            raise InputError(f"{path} is missing: remove the folder and start from scratch.")
-        if hash_file(path) != self.recorded.files.get(path.name):
-            raise InputError(f"{path} was changed after it was made: remove the folder and start from scratch.")
-        rows = [row for _, row in read_jsonl(path)]
-        return rows if name.startswith("instructions") else [Passage.from_json(row) for row in rows]
+        return self.text("passages")
 
     @property
     def benchmarks(self) -> list[Benchmark]:
         """The benchmarks that every arm is evaluated on."""
         return [self.benchmark(source) for source in self.wanted.evaluation.benchmarks]
 
-    @cached_property
-    def whole_benchmarks(self) -> list[Benchmark]:
-        """The benchmarks with all their items: what a limit leaves out now may be evaluated another time."""
-        return Run(self.wanted, overrides={"evaluation.limit": None}).benchmarks
-
     def benchmark(self, source: str, revision: str | None = None) -> Benchmark:
         """Load a benchmark, once: from the ``data`` folder, the practice world, a file, or the hub at a revision."""
         options = self.wanted.evaluation
         revision = revision or options.revision_of(source)
         if (source, revision) not in self._benchmarks:
-            kwargs = {
-                "data": options.data and Path(options.data),
-                "limit": options.limit,
-                "num_fewshot": options.num_fewshot,
-            }
-            self._benchmarks[source, revision] = load_benchmark(source, revision=revision, **kwargs)
+            data = Path(options.data) if options.data else None
+            more = {"limit": options.limit, "num_fewshot": options.num_fewshot}
+            self._benchmarks[source, revision] = load_benchmark(source, data=data, revision=revision, **more)
         return self._benchmarks[source, revision]
 
     @cached_property
     def held_out_rows(self) -> dict[str, Rows]:
         """The rows on which every arm's losses are measured: held-out text without and with prompts, general text."""
-        held, general = self.held_out, self.general_held_out
+        held, general = self.text("held_out"), self.text("general_held_out")
         rows = {"": ("cpt", held), "prompted_": ("cft", held), "general_": ("cpt", general)}
         return {name: build_rows(self, arm, 0, passages)[0] for name, (arm, passages) in rows.items() if passages}
 
@@ -277,28 +185,29 @@ class Run:
     def rows(self, stage: str, seed: int = 0) -> tuple[Rows, list[dict]]:
         """Return the rows of one stage of text, those of mixed-in general text last, and the prompts sampled for them."""
         if (stage, seed) not in self._rows:
-            mixed = self.general if self.config.general and self.config.general.share else []
-            self._rows[stage, seed] = build_rows(self, stage, seed, self.passages, mixed)
+            self._rows[stage, seed] = build_rows(self, stage, seed, self.passages, self.mixed)
         return self._rows[stage, seed]
+
+    @property
+    def mixed(self) -> list[Passage]:
+        """The passages of general text that every arm reads too."""
+        general = self.config.general
+        return self.text("general") if general and general.share else []
 
     def order(self, arm: str, seed: int = 0) -> list[list[int]]:
         """Return the rows of each optimizer step of an arm's last stage: the same for all arms, whatever their prompts."""
-        second, train, general = get_arm(arm).instructed, self.config.train, self.config.general
-        if (second, seed) not in self._orders:
-            if second:
-                order = passage_order(targets_of(self.instructions), self.config.ift.recipe(train), seed)
-            else:  # counted by the text alone, not by prompts or exercises that are learned too
-                texts = (self.passages, self.general if general and general.share else [])
-                targets = [[passage.targets for passage in text] for text in texts]
-                order = passage_order(targets[0], train, seed, targets[1], general.share if general else 0.0)
-            self._orders[second, seed] = order
-        return self._orders[second, seed]
+        train, general = self.config.train, self.config.general
+        if get_arm(arm).instructed:
+            return passage_order(targets_of(self.text("instructions")), self.config.ift.recipe(train), seed)
+        # counted by the text alone, not by prompts or exercises that are learned too
+        own, mixed = ([passage.targets for passage in text] for text in (self.passages, self.mixed))
+        return passage_order(own, train, seed, mixed, general.share if general else 0.0)
 
     def training_data(self, arm: str, seed: int = 0) -> TrainingData:
         """Return what an arm's last stage trains on."""
         train, order = self.config.train, self.order(arm, seed)
         if get_arm(arm).instructed:
-            return TrainingData(self.instructions, [], self.config.ift.recipe(train), order)
+            return TrainingData(self.text("instructions"), [], self.config.ift.recipe(train), order)
         return TrainingData(*self.rows(arm, seed), train, order)
 
     # --- stages -------------------------------------------------------------------------------------------------------
@@ -321,7 +230,8 @@ class Run:
 
     def is_evaluated(self, arm: str, seed: int = 0) -> bool:
         """Return whether all results of a task are there, of this model and these benchmarks."""
-        return tasks.Evaluation(self, arm, seed).is_done
+        results = tasks.valid_results(self, arm, seed)
+        return bool(results["held_out"]) and all(one.name in results["benchmarks"] for one in self.benchmarks)
 
     def prepare(self) -> Run:
         """Cut the corpus and write what all arms share; a run that is prepared already is checked; returns the run.
@@ -387,7 +297,7 @@ class Run:
         """Return the hash of a task's model; raises InputError if it is not trained yet."""
         tasks.require_trained(self, arm, seed)
         if not get_arm(arm).stages:
-            return self.recorded.hashes["model"]
+            return self.manifest.hashes.get("model", "")
         return self.done(arm, seed)["model_hash"]
 
     def model(self, arm: str = "base", seed: int = 0) -> PreTrainedModel:
@@ -420,13 +330,12 @@ def _config_of(source: str | Path | Mapping | ExperimentConfig, settings: dict) 
     if Path(source).suffix in (".yaml", ".yml") or str(source) in profiles:
         return load_experiment(source, settings)
     folder = next((place for place in (Path(source), runs_root() / source) if is_there(place / "manifest.json")), None)
-    manifest = folder and Manifest.read(folder)
-    if folder is None or manifest is None:
+    if folder is None:
         raise InputError(
             f"unknown profile '{source}'{nearest(str(source), profiles)}; known: {', '.join(profiles)}, a YAML file, or a run "
             f"(neither {Path(source)} nor {runs_root() / source} holds a manifest.json)."
         )
-    config = manifest.experiment(folder)
+    config = Manifest.read(folder).experiment(folder)
     return _with_settings(to_mapping(config), settings) if settings else config
 
 

@@ -9,10 +9,8 @@ An arm of two stages, such as ``cft-ift``, resumes from the model of the first, 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +26,7 @@ from ctxft.evaluation.outcomes import write_outcomes
 from ctxft.evaluation.probe import forgetting, mean_loss, probe_state
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
+from ctxft.run.prepare import has_instructions
 from ctxft.storage import (
     InputError,
     RecordLog,
@@ -95,39 +94,31 @@ def train_task(run: Run, arm: str, seed: int, quiet: bool = True, wait: bool = F
         return done
     if first := get_arm(arm).start:
         train_task(run, first, seed, quiet, wait=True)
-    with _lock(run, arm, seed, wait):
+    if os.environ.get("RANK", "0") != "0":  # the processes of one distributed training count as one
+        return _train(run, arm, seed, quiet)
+    lock = run.arm_folder(arm, seed).parent / f".seed-{seed}.lock"
+    with exclusive_lock(lock, f"trains {arm}:{seed} in {run.folder}", wait):
         return _finished(run, arm, seed) or _train(run, arm, seed, quiet)  # perhaps by the process that was waited for
 
 
 def _finished(run: Run, arm: str, seed: int) -> dict | None:
     """Return a finished training's record, or None; where it is damaged the training resumes from what is left."""
-    done = read_or_quarantine(run.arm_folder(arm, seed) / "done.json")
-    if done and (start := get_arm(arm).start) and run.is_trained(start, seed):
-        if run.done(start, seed)["model_hash"] != done["start"]:
-            raise InputError(
-                f"{run.arm_folder(start, seed)} was trained again since {run.arm_folder(arm, seed)} resumed from it: remove "
-                "the latter."
-            )
+    done, start = read_or_quarantine(run.arm_folder(arm, seed) / "done.json"), get_arm(arm).start
+    if done and start and run.is_trained(start, seed) and run.model_hash(start, seed) != done["start"]:
+        raise InputError(
+            f"{run.arm_folder(start, seed)} was trained again since {run.arm_folder(arm, seed)} resumed from it: remove "
+            "the latter."
+        )
     return done
 
 
-def _lock(run: Run, arm: str, seed: int, wait: bool) -> contextlib.AbstractContextManager:
-    """Let one process at a time train a task; the processes of one distributed training count as one."""
-    if os.environ.get("RANK", "0") != "0":
-        return contextlib.nullcontext()
-    return exclusive_lock(
-        run.arm_folder(arm, seed).parent / f".seed-{seed}.lock", f"trains {arm}:{seed} in {run.folder}", wait
-    )
-
-
 def _train(run: Run, arm: str, seed: int, quiet: bool) -> dict:
-    folder, config = run.arm_folder(arm, seed), run.config
+    folder, config, start = run.arm_folder(arm, seed), run.config, None
     torch.set_num_threads(config.train.threads)
     data = run.training_data(arm, seed)
-    start = None
     if first := get_arm(arm).start:
         start = run.arm_folder(first, seed) / "model"
-        if model_hash(str(start)) != run.done(first, seed)["model_hash"]:
+        if model_hash(str(start)) != run.model_hash(first, seed):
             raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", data.sampled)
@@ -173,96 +164,81 @@ def formatted_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
     return style_of(benchmark, options.form, options.num_fewshot, options.apply_chat_template, generated)
 
 
-class Evaluation:
-    """One task's results on disk, and what is due: whatever is of another model, other items or texts, or another format.
+def benchmark_key(run: Run, arm: str, seed: int, benchmark: Benchmark) -> str:
+    """Return what changes whenever another model, other items or another format would give other outcomes."""
+    items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
+    model, form = run.model_hash(arm, seed), formatted_as(run.config, benchmark)
+    return sha256([SCORING_REVISION, model, benchmark.name, items, form])
 
-    Args:
-        run: a prepared run.
-        arm, seed: the task; the arm is trained.
+
+def held_out_key(run: Run, arm: str, seed: int) -> str:
+    """Return what changes whenever another model or other texts would give other losses."""
+    files, hashes = run.manifest.files, run.manifest.hashes
+    texts = [files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
+    texts.append(files.get("instructions_held_out.jsonl") if has_instructions(run) else None)
+    return sha256([SCORING_REVISION, run.model_hash(arm, seed), texts, hashes["prompts"], probe_state()])
+
+
+def valid_results(run: Run, arm: str, seed: int) -> dict:
+    """Return what metrics.json holds of this model, these items and texts, and this format.
+
+    A damaged file is quarantined.
     """
+    folder = run.eval_folder(arm, seed)
+    results = read_or_quarantine(folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
+    if results["held_out"].get("key") != held_out_key(run, arm, seed):
+        results["held_out"] = {}
+    for benchmark in run.benchmarks:
+        record, path = results["benchmarks"].get(benchmark.name, {}), folder / f"{benchmark.name}.jsonl"
+        valid = record.get("key") == benchmark_key(run, arm, seed, benchmark) and path.exists()
+        if valid and record["outcomes"] != hash_file(path):
+            quarantine(path, f"{path} was cut off or changed after it was written.")
+            valid = False
+        if not valid:
+            results["benchmarks"].pop(benchmark.name, None)
+    return results
 
-    def __init__(self, run: Run, arm: str, seed: int) -> None:
-        self.run, self.arm, self.seed = run, arm, seed
-        self.folder, self.model = run.eval_folder(arm, seed), run.model_hash(arm, seed)
-        self.results = read_or_quarantine(self.folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
 
-    def key(self, benchmark: Benchmark) -> str:
-        """Return what changes whenever another model, other items or another format would give other outcomes."""
-        items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
-        return sha256([SCORING_REVISION, self.model, benchmark.name, items, formatted_as(self.run.config, benchmark)])
-
-    @cached_property
-    def held_out_key(self) -> str:
-        """What changes whenever another model or other texts would give another loss."""
-        manifest = self.run.recorded
-        texts = [manifest.files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
-        texts.append(manifest.files.get("instructions_held_out.jsonl") if self.run.has_instructions else None)
-        return sha256([SCORING_REVISION, self.model, texts, manifest.hashes["prompts"], probe_state()])
-
-    @property
-    def is_held_out_done(self) -> bool:
-        """Whether the losses on held-out text are those of this model and these texts."""
-        return self.results["held_out"].get("key") == self.held_out_key
-
-    @property
-    def due(self) -> list[Benchmark]:
-        """The benchmarks that have no valid outcomes; a file that was changed is quarantined."""
-        return [benchmark for benchmark in self.run.benchmarks if not self._is_valid(benchmark)]
-
-    def _is_valid(self, benchmark: Benchmark) -> bool:
-        record, path = self.results["benchmarks"].get(benchmark.name, {}), self.folder / f"{benchmark.name}.jsonl"
-        if record.get("key") != self.key(benchmark) or not path.exists():
-            return False
-        if record["outcomes"] == hash_file(path):
-            return True
-        quarantine(path, f"{path} was cut off or changed after it was written.")
-        return False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is due."""
-        return self.is_held_out_done and not self.due
-
-    def write(self) -> None:
-        """Write metrics.json."""
-        write_json(self.folder / "metrics.json", with_checksum(self.results))
-
-    def evaluate(self) -> dict:
-        """Do what is due; returns the content of metrics.json."""
-        run, due = self.run, self.due
-        if not due and self.is_held_out_done:
-            return self.results
+def evaluate_task(run: Run, arm: str, seed: int) -> dict:
+    """Do what ``Run.evaluate_task`` says."""
+    benchmarks, folder = (
+        run.benchmarks,
+        run.eval_folder(arm, seed),
+    )  # bad questions are reported before anything is written
+    run.require_prepared()
+    require_trained(run, arm, seed)
+    with exclusive_lock(folder.parent / f".seed-{seed}.lock", f"evaluates {arm}:{seed} in {run.folder}"):
+        results = valid_results(run, arm, seed)
+        due = [benchmark for benchmark in benchmarks if benchmark.name not in results["benchmarks"]]
+        if not due and results["held_out"]:
+            return results
         torch.set_num_threads(run.config.train.threads)
-        model = run.model(self.arm, self.seed)
-        if not self.is_held_out_done:
-            self.results["held_out"] = _held_out(run, model) | {"key": self.held_out_key}
-            self.write()
+        model = run.model(arm, seed)
+        if not results["held_out"]:
+            results["held_out"] = _held_out(run, model) | {"key": held_out_key(run, arm, seed)}
         for benchmark in due:
-            self.results["benchmarks"].pop(benchmark.name, None)  # a kill must not leave metrics of other outcomes
-            self.write()
-            self.results["benchmarks"][benchmark.name] = self._record(benchmark, model)
-            self.write()
-        return read_checked(self.folder / "metrics.json")
+            write_json(
+                folder / "metrics.json", with_checksum(results)
+            )  # a kill must not leave metrics of other outcomes
+            key = benchmark_key(run, arm, seed, benchmark)
+            results["benchmarks"][benchmark.name] = _evaluate(run, benchmark, model, folder, key)
+        return read_checked(write_json(folder / "metrics.json", with_checksum(results)))
 
-    def _record(self, benchmark: Benchmark, model: PreTrainedModel) -> dict:
-        options, path = self.run.config.evaluation, self.folder / f"{benchmark.name}.jsonl"
-        with RecordLog(path.with_suffix(".partial"), header=self.key(benchmark), fsync=False) as log:
-            outcomes = evaluate(
-                model,
-                self.run.tokenizer,
-                benchmark,
-                options.form,
-                max_batch_tokens=options.max_batch_tokens,
-                num_fewshot=options.num_fewshot,
-                apply_chat_template=options.apply_chat_template,
-                output_type=options.output_type,
-                log=log,
-            )
-        write_outcomes(path, outcomes)
-        log.path.unlink()
-        origin = {name: getattr(benchmark, name) for name in ("source", "revision", "note")}
-        origin |= {"form": formatted_as(self.run.config, benchmark), "rule": options.output_type}
-        return metrics(outcomes, benchmark) | origin | {"key": self.key(benchmark), "outcomes": hash_file(path)}
+
+def _evaluate(run: Run, benchmark: Benchmark, model: PreTrainedModel, folder: Path, key: str) -> dict:
+    """Write a model's outcomes on a benchmark, from where a killed process was; returns their record in metrics.json."""
+    options, path = run.config.evaluation, folder / f"{benchmark.name}.jsonl"
+    chosen = {
+        name: getattr(options, name)
+        for name in ("max_batch_tokens", "num_fewshot", "apply_chat_template", "output_type")
+    }
+    with RecordLog(path.with_suffix(".partial"), header=key, fsync=False) as log:
+        outcomes = evaluate(model, run.tokenizer, benchmark, options.form, log=log, **chosen)
+    write_outcomes(path, outcomes)
+    log.path.unlink()
+    origin = {name: getattr(benchmark, name) for name in ("source", "revision", "note")}
+    origin |= {"form": formatted_as(run.config, benchmark), "rule": options.output_type}
+    return metrics(outcomes, benchmark) | origin | {"key": key, "outcomes": hash_file(path)}
 
 
 def _held_out(run: Run, model: PreTrainedModel) -> dict:
@@ -271,15 +247,7 @@ def _held_out(run: Run, model: PreTrainedModel) -> dict:
     for name, rows in run.held_out_rows.items():
         results[f"{name}loss"], tokens = mean_loss(model, rows, run.config.evaluation.max_batch_tokens)
         results["general_tokens" if name == "general_" else "tokens"] = tokens
-    documents = run.general_held_out if run.config.general else run.held_out
-    return results | forgetting(model, run.tokenizer, run.config.train.max_length, documents, run.instructions_held_out)
-
-
-def evaluate_task(run: Run, arm: str, seed: int) -> dict:
-    """Do what ``Run.evaluate_task`` says."""
-    run.benchmarks  # noqa: B018  bad questions are reported before anything is written
-    run.require_prepared()
-    require_trained(run, arm, seed)
-    lock = run.eval_folder(arm, seed).parent / f".seed-{seed}.lock"
-    with exclusive_lock(lock, f"evaluates {arm}:{seed} in {run.folder}"):
-        return Evaluation(run, arm, seed).evaluate()
+    documents = run.text("general_held_out" if run.config.general else "held_out")
+    return results | forgetting(
+        model, run.tokenizer, run.config.train.max_length, documents, run.text("instructions_held_out")
+    )

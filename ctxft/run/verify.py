@@ -24,9 +24,9 @@ from ctxft.evaluation.outcomes import Outcome, generated_outcome, read_outcomes,
 from ctxft.evaluation.scoring import ChoiceScores
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
-from ctxft.run.prepare import TEXTS, inputs_of, ledger_of, write_texts
+from ctxft.run.prepare import inputs_of, ledger_of, write_texts
 from ctxft.run.run import Run
-from ctxft.run.tasks import Evaluation, prompt_set_files
+from ctxft.run.tasks import benchmark_key, held_out_key, prompt_set_files
 from ctxft.storage import (
     InputError,
     hash_file,
@@ -41,8 +41,6 @@ from ctxft.storage import (
 
 # What damaged files raise beside InputError: a key that is gone, a list where an object was, half of a UTF-8 character.
 DAMAGE = (KeyError, TypeError, AttributeError, IndexError, ValueError, OSError)
-KNOWN = {"arms", "evals", "attribution", "manifest.json", "ledger.json", "adaptive.json", "adaptive.jsonl"}
-KNOWN |= {f"{name}.jsonl" for name in TEXTS}
 Check = tuple[str, Callable[[], str]]  # what is looked at, and what says how it follows, or raises
 
 
@@ -89,24 +87,11 @@ def _in_words(error: Exception) -> str:
     """Return one sentence for whatever a damaged file raised."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is missing."
     return str(InputError(f"it does not hold what it should ({type(error).__name__}: {error})."))
 
 
-def _require_same(path: Path, rebuilt: Path, origin: str) -> str:
-    """Compare a file with what was rebuilt; the first line that differs is named."""
-    lines = zip_longest(read_text(path).split("\n"), read_text(rebuilt).split("\n"))
-    for number, (line, expected) in enumerate(lines, start=1):
-        if line != expected:
-            raise InputError(
-                f"{path}, line {number} is not what {origin} gives: found {shown(line)}, expected {shown(expected)}."
-            )
-    return f"as {origin} gives it"
-
-
 def _checks(run: Run, place: Path) -> Iterator[Check]:
-    manifest = run.recorded
+    manifest = run.manifest
     yield "manifest.json", lambda: f"experiment '{manifest.name}', code {manifest.code[:12]}"
     for name in manifest.hashes:
         yield f"input: {name}", partial(_input, run, name)
@@ -126,30 +111,43 @@ def _checks(run: Run, place: Path) -> Iterator[Check]:
         with contextlib.suppress(*DAMAGE):  # which the check of metrics.json reports
             names |= set(read_json(folder / "metrics.json")["benchmarks"])
         for name in sorted(names):
-            yield (
-                f"{folder.relative_to(run.folder) / name}.jsonl",
-                partial(_outcomes, run, *_task_of(folder), name, place),
-            )
-    for path in sorted(run.folder.glob("attribution/*.json")):
-        yield f"{path.relative_to(run.folder)}", partial(_attribution, run, path)
-    yield "not covered", lambda: _not_covered(run.folder)
+            check = partial(_outcomes, run, *_task_of(folder), name, place)
+            yield f"{folder.relative_to(run.folder) / name}.jsonl", check
+    known = {"arms", "evals", "manifest.json", "ledger.json", "adaptive.json", "adaptive.jsonl", *manifest.files}
+    left = [path.name for path in run.folder.iterdir() if path.name not in known and not path.name.startswith(".")]
+    left += [str(path.relative_to(run.folder)) for path in run.folder.rglob("*.damaged")]
+    yield (
+        "not covered",
+        lambda: (
+            "whether a model would give these losses, log-likelihoods, weights and written prompts again (their hashes "
+            f"are checked); other files: {', '.join(sorted(left)) or 'none'}"
+        ),
+    )
 
 
 def _task_of(folder: Path) -> tuple[str, int]:
     return folder.parent.name, int(folder.name.removeprefix("seed-"))
 
 
-def _not_covered(folder: Path) -> str:
-    left = [path.name for path in folder.iterdir() if path.name not in KNOWN and not path.name.startswith(".")]
-    left += [str(path.relative_to(folder)) for path in folder.rglob("*.damaged")]
-    return (
-        "whether a model would give these losses, log-likelihoods, weights and written prompts again (their hashes are "
-        f"checked); other files: {', '.join(sorted(left)) or 'none'}"
-    )
+def _require_same(path: Path, rebuilt: Path, origin: str) -> str:
+    """Compare a file with what was rebuilt; the first line that differs is named."""
+    lines = zip_longest(read_text(path).split("\n"), read_text(rebuilt).split("\n"))
+    for number, (line, expected) in enumerate(lines, start=1):
+        if line != expected:
+            raise InputError(
+                f"{path}, line {number} is not what {origin} gives: found {shown(line)}, expected {shown(expected)}."
+            )
+    return f"as {origin} gives it"
+
+
+def _require_hash(path: Path, found: str, recorded: str, record: str) -> str:
+    if found != recorded:
+        raise InputError(f"{path} was cut off or changed: its hash is not the one that {record} holds.")
+    return f"has the hash that {record} holds"
 
 
 def _input(run: Run, name: str) -> str:
-    if inputs_of(run)[name][0] != run.recorded.hashes[name]:
+    if inputs_of(run)[name][0] != run.manifest.hashes[name]:
         raise InputError(f"the {name} is another one than when the run was made: its hash is not manifest.json's.")
     return "has the hash that manifest.json holds"
 
@@ -157,8 +155,7 @@ def _input(run: Run, name: str) -> str:
 def _text(run: Run, file: str, place: Path) -> str:
     write_texts(run, [Path(file).stem], place)
     message = _require_same(run.folder / file, place / file, "its source")
-    if hash_file(place / file) != run.recorded.files[file]:
-        raise InputError(f"{run.folder / file} is not the file whose hash manifest.json holds.")
+    _require_hash(run.folder / file, hash_file(place / file), run.manifest.files[file], "manifest.json")
     return message
 
 
@@ -170,9 +167,6 @@ def _ledger(run: Run, place: Path) -> str:
     late = [arm for arm in stages if get_arm(arm).written and f"{arm}: rows" not in recorded]  # not written by then
     expected = {name: value for name, value in expected.items() if name.split(":")[0] not in late}
     return _require_same(path, write_json(place / "ledger.json", expected), "the run's texts")
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def _done(run: Run, arm: str, seed: int, _place: Path) -> str:
@@ -196,28 +190,21 @@ def _log(run: Run, arm: str, seed: int, _place: Path) -> str:
     path, order = run.arm_folder(arm, seed) / "log.jsonl", run.order(arm, seed)
     if [row["passages"] for _, row in read_jsonl(path)] != order:
         raise InputError(f"{path} has not the steps that the seed's order gives.")
-    if hash_file(path) != run.done(arm, seed)["log"]:
-        raise InputError(f"{path} was changed after the training: its hash is not the one in done.json.")
-    return f"{len(order)} steps in the order of the seed, with the hash that done.json holds"
+    return f"the seed's order; {_require_hash(path, hash_file(path), run.done(arm, seed)['log'], 'done.json')}"
 
 
 def _model(run: Run, arm: str, seed: int, _place: Path) -> str:
     folder = run.arm_folder(arm, seed) / "model"
-    if not folder.is_dir() or model_hash(str(folder)) != run.done(arm, seed)["model_hash"]:
-        raise InputError(f"{folder} was cut off or changed after training: remove {folder.parent} and train it again.")
     for name, text in prompt_set_files(run, arm).items():
         if read_text(folder / name) != text:
             raise InputError(f"{folder / name} is not the prompt set that the run names.")
-    return "has the hash that done.json holds"
-
-
-# --- evaluation -------------------------------------------------------------------------------------------------------
+    return _require_hash(folder, model_hash(str(folder)), run.done(arm, seed)["model_hash"], "done.json")
 
 
 def _held_out(run: Run, arm: str, seed: int) -> str:
     path = run.eval_folder(arm, seed) / "metrics.json"
     record = read_checked(path)["held_out"]
-    if record["key"] != Evaluation(run, arm, seed).held_out_key:
+    if record["key"] != held_out_key(run, arm, seed):
         raise InputError(f"{path}: the loss is of another model or of other held-out text: evaluate again.")
     return f"checksum holds; loss of this model on {record['tokens']} held-out tokens"
 
@@ -229,7 +216,7 @@ def _outcomes(run: Run, arm: str, seed: int, name: str, place: Path) -> str:
         raise InputError(f"{path}: metrics.json knows no such benchmark: evaluate again, or remove the file.")
     sources = (source for source in (*options.benchmarks, *benchmark_names()) if Path(source).stem == name)
     benchmark = run.benchmark(next(sources, record["source"]), record["revision"])
-    if record["key"] != Evaluation(run, arm, seed).key(benchmark):
+    if record["key"] != benchmark_key(run, arm, seed, benchmark):
         raise InputError(f"{path} is of another model, of other items or in another form than now: evaluate again.")
     if [outcome["id"] for outcome in outcomes] != [question.id for question in benchmark.questions]:
         raise InputError(f"{path} does not hold each of the benchmark's {len(benchmark.questions)} items once.")
@@ -237,8 +224,7 @@ def _outcomes(run: Run, arm: str, seed: int, name: str, place: Path) -> str:
     requests = requests_of(benchmark, options.form, options.num_fewshot, chat, record["rule"] == "generate_until")
     rebuilt = map(_rebuild_outcome, outcomes, benchmark.questions, requests)
     _require_same(path, write_jsonl(place / path.name, map(dict, rebuilt)), "their own scores and the benchmark's item")
-    if hash_file(path) != record["outcomes"]:
-        raise InputError(f"{path} is not the file whose hash metrics.json holds: it was cut off or changed.")
+    _require_hash(path, hash_file(path), record["outcomes"], "metrics.json")
     for key, value in metrics(outcomes, benchmark).items():
         if _plain(record.get(key)) != _plain(value):
             raise InputError(
@@ -257,19 +243,3 @@ def _rebuild_outcome(outcome: Outcome, question: Question, request: tuple[str, l
 def _plain(value: object) -> object:
     """Return a value as JSON gives it back, numbers to nine places: another version of a library may add otherwise."""
     return json.loads(json.dumps(value), parse_float=lambda number: float(f"{float(number):.9g}"))
-
-
-def _attribution(run: Run, path: Path) -> str:
-    record, (strategies, negative) = read_checked(path), run.prompt_sets
-    if path.name != f"{record['arm']}-seed-{record['seed']}.json":
-        raise InputError(
-            f"{path} is the attribution of {record['arm']}, seed {record['seed']}: its name says otherwise."
-        )
-    expected = {
-        "model_hash": run.model_hash(record["arm"], record["seed"]),
-        "hashes": {name: run.recorded.hashes.get(name) for name in record["hashes"]},
-        "prompt_sets": {"strategies": strategies.hash, "negative": negative.hash},
-    }
-    if changed := [key for key, value in expected.items() if record[key] != value]:
-        raise InputError(f"{path}: {', '.join(changed)} are not those of the run now: run `ctxft attribute` again.")
-    return "checksum holds; of this model and these prompt sets"
