@@ -43,17 +43,10 @@ TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in fo
 FREE = ("micro_batch_tokens", "save_steps", "gradient_checkpointing", "report_to", "threads", "attn_implementation")
 
 OLDER = read_yaml(PACKAGE_ROOT / "renamed.yaml")
-RENAMED: dict[str, str | list[str]] = OLDER[
-    "keys"
-]  # key of an older version -> its name now, or the keys that it became
+RENAMED: dict[str, str | list[str]] = OLDER["keys"]  # key of an older version -> its name, or the keys, now
 RENAMED_VALUES: dict[str, dict[str, str]] = OLDER["values"]  # key as it was -> old value -> new value
 
-INSTRUCTION = (
-    "You write study prompts. A learner will read your prompt first and then the text below, in order to learn it. Tell "
-    "this learner in one or two short sentences how to study this very text by the strategy named below: what to look "
-    "for, to ask or to connect while reading. Speak to the learner. Name the subject of the text, but do not quote it, do "
-    "not sum it up, state none of its facts, and answer no question. Reply with the prompt alone."
-)
+INSTRUCTION = read_text(PACKAGE_ROOT / "prompts" / "writer.txt").strip()
 
 # --- types of values --------------------------------------------------------------------------------------------------
 

@@ -407,7 +407,6 @@ def compare(outcomes: Outcomes, reference: str = "cpt") -> list[dict[str, Any]]:
         InputError: trained arms without a seed in common, an untrained arm with several seeds, or other items in one arm
             than in another; the first differing item is named.
     """
-    check_known(reference, outcomes, "reference arm")
     correct = {
         arm: {seed: [bool(row["correct"]) for row in rows] for seed, rows in seeds.items()}
         for arm, seeds in aligned(common_seeds(outcomes), reference).items()
@@ -443,8 +442,9 @@ def aligned(outcomes: Outcomes, reference: str) -> dict[str, dict[int, list[Mapp
     """Bring the outcomes of every arm and seed into the item order of the reference's first seed.
 
     Raises:
-        InputError: there is no outcome, or an item that is not the same everywhere; the first is named.
+        InputError: the reference or its outcomes are missing, or an item is not the same everywhere; the first is named.
     """
+    check_known(reference, outcomes, "reference arm")
     first = min(outcomes[reference])
     expected = _by_id(outcomes[reference][first], f"arm {reference}, seed {first}")
     if not expected:
@@ -604,7 +604,6 @@ def compare_f1(
         >>> compare_f1(run.outcomes["practice-fiqa"])[0]["f1"]  # doctest: +SKIP
         1.0
     """
-    check_known(reference, outcomes, "reference arm")
     check_known(average, AVERAGES, "average")
     kept = aligned(common_seeds(outcomes), reference)
     first = next(iter(kept[reference].values()))

@@ -124,7 +124,7 @@ def test_what_cannot_be_compared_is_refused():
         ablation_table(run, "cft", "plain")
     with pytest.raises(InputError, match=r"unknown benchmark in runs/parts: 'exams' \(did you mean 'exam'\?\)"):
         ablation_table(run, "cft", "exams")
-    with pytest.raises(InputError, match="unknown reference arm for exam: 'control'"):
+    with pytest.raises(InputError, match="unknown reference arm 'control'"):
         ablation_table(run, "control")
     with pytest.raises(InputError, match="the figure shows one benchmark: name one of exam, second"):
         ablation_figure(run, "cft")

@@ -19,13 +19,6 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
     Raises:
         InputError: the reference was not evaluated, or the arms have different items.
     """
-    get_arm(reference, "the reference: ")
-    for name, arms in run.outcomes.items():
-        if reference not in arms:
-            raise InputError(
-                f"benchmark '{name}' was not evaluated for the reference arm '{reference}' (only for "
-                f"{', '.join(arms)}): evaluate it, or choose another with --reference ARM."
-            )
     tables = {name: compare(arms, reference) for name, arms in run.outcomes.items()}
     return corrected(tables, "all" if searched(run) else "benchmarks")
 
@@ -151,8 +144,10 @@ def ablation_rows(run: Source, reference: str, benchmark: str | None = None) -> 
         )
     tables = {}
     for name in (name for name in names if name in tried):
-        check_known(reference, run.outcomes[name], f"reference arm for {name}:")
-        rows = compare({arm: run.outcomes[name][arm] for arm in sort_arms({*tried[name], reference})}, reference)
+        arms = {
+            arm: run.outcomes[name][arm] for arm in sort_arms({*tried[name], reference}) if arm in run.outcomes[name]
+        }
+        rows = compare(arms, reference)
         parts = [_with_part(row) for row in rows if row["arm"] in tried[name]]
         tables[name] = sorted(parts, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))
     return corrected(tables, "all")
