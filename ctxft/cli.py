@@ -215,7 +215,6 @@ def _compare(
     out: Annotated[Path | None, Option(metavar="FILE", help="write the report, an HTML file")] = None,
 ) -> None:
     """Print a run's paired table and what its tests show."""
-    from ctxft.extras.attribution import report_sections
     from ctxft.report import f1_table, loss_table, read_run, results_table, verdicts, write_report
     from ctxft.report.comparisons import how_to_read, overall
 
@@ -229,7 +228,7 @@ def _compare(
         print(f"\nF1 of the classes, with 95 % intervals\n{table.to_string(index=False)}")
     print(f"\nLoss on held-out text, nats per token\n{loss_table(record).to_string(index=False)}")
     if out:
-        print(f"\nreport: {write_report(record, reference, report_sections(record.folder), out)}")
+        print(f"\nreport: {write_report(record, reference, out)}")
 
 
 @app.command("leaks")

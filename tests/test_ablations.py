@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,22 +11,18 @@ import pytest
 from matplotlib.colors import same_color
 
 from ctxft.extras.attribution import (
-    attribution_text,
     family_table,
     gradient_table,
     prompt_changes,
     prompt_figure,
     prompt_table,
-    report_sections,
-    training_table,
 )
 from ctxft.prompts import load_prompt_set
 from ctxft.report import RunRecord, ablation_figure, ablation_rows, ablation_table, arm_color, read_run, write_report
 from ctxft.report.comparisons import ablations
 from ctxft.statistics import cluster_interval, compare, holm, mcnemar
-from ctxft.storage import InputError, write_json
+from ctxft.storage import InputError
 from tests.runs import evaluate_task, prepare, train_task
-from tests.test_report import fake_run
 
 
 def outcomes(right: str) -> list[dict]:
@@ -205,7 +200,7 @@ def test_a_cluster_interval_does_not_narrow_when_a_passage_is_cut_in_two():
 
 @pytest.fixture
 def attribution() -> dict:
-    """What an attribution file holds, with made-up numbers: two passages of one document each, and of 10 tokens."""
+    """What ``attribute`` returns, with made-up numbers: two passages of one document each, and of 10 tokens."""
     rows = []
     for kind, change in (("strategy", -0.05), ("negative", 0.02)):
         for n, prompt in enumerate(load_prompt_set({"strategy": "strategies"}.get(kind, kind)).prompts):
@@ -219,15 +214,7 @@ def attribution() -> dict:
     ]
     named = [{"family": name, "kind": "none"} for name in ("none", "context")]
     gradients = {"conditions": named, "cosine": [[1.0, 0.87654], [0.87654, 1.0]], "norms": [0.123456, 2.0]}
-    training = [("context-1", "context", "strategy", 0, "d0", 10, 15.0), ("none", "none", "none", 1, "d1", 10, 20.0)]
-    return {
-        "arm": "cft",
-        "seed": 1,
-        "available": {"held-out": 20, "training": 8},
-        "losses": {"columns": columns, "data": losses},
-        "training": {"columns": [*columns[:3], *columns[4:8]], "data": training},
-        "gradients": gradients | {"passages": 4, "documents": 4, "tokens": 90, "weights": 60528},
-    }
+    return {"losses": {"columns": columns, "data": losses}, "gradients": gradients}
 
 
 def test_tables_of_an_attribution(attribution):
@@ -251,17 +238,11 @@ def test_tables_of_an_attribution(attribution):
         == 3 + len({(family, kind) for family, kind in zip(table["family"], table["kind"], strict=True)}) - 1
     )
     assert tuple(families.iloc[0])[1:4] == ("strategy", 20, "-0.0405")
-    assert list(training_table(attribution).iloc[0]) == ["context", "strategy", 1, 1, 10, "1.5000", ""]
     gradients = gradient_table(attribution)
     assert list(gradients.columns) == ["cosine", "norm", "none", "context"]
     assert list(gradients.iloc[0]) == ["none", 0.1235, 1.0, 0.877]
-    text = attribution_text(attribution)
-    assert "cft, seed 1: 2 of 20 held-out passages, 2 documents, 20 tokens" in text and "0.877" in text
-    assert "Without a prompt the loss is 2.0000 nats a token" in " ".join(text.split())
-    assert "2 of 8 training passages" in text
     with pytest.raises(InputError, match="has no gradients"):
         gradient_table(attribution | {"gradients": None})
-    assert "cosine" not in attribution_text(attribution | {"gradients": None, "training": None})
 
 
 def test_the_prompt_figure_shows_every_prompt_in_both_panels(attribution):
@@ -281,18 +262,6 @@ def test_the_prompt_figure_shows_every_prompt_in_both_panels(attribution):
 
 
 # --- in the report ----------------------------------------------------------------------------------------------------
-
-
-def test_the_page_shows_attributions_of_its_run(tmp_path, attribution):
-    folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice-old": 40}, arms=("base", "cpt", "cft"))
-    plain = write_report(folder).read_text(encoding="utf-8")
-    assert "What a prompt does to the loss" not in plain and "Which prompts matter" not in plain
-    write_json(folder / "attribution" / "cft-seed-1.json", attribution)
-    page = write_report(folder, more=report_sections(folder)).read_text(encoding="utf-8")
-    assert 'alt="What prompts change in the loss of held-out passages' in page
-    assert "key-concepts-2" in page and "cosines of gradients" in page
-    shutil.rmtree(folder / "attribution")
-    assert write_report(folder, more=report_sections(folder)).read_text(encoding="utf-8") == plain
 
 
 def test_trained_arms_come_to_the_page(experiment):

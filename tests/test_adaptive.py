@@ -182,7 +182,7 @@ def test_adapt_tells_the_cost_first_and_asks_a_server_only_when_told_to(adaptive
         assert main(["prompts", "adapt", str(path)]) == 2 and not stub.requests
         assert "nothing was requested: this may cost money, so add --yes" in capsys.readouterr().err
         assert main(["prompts", "adapt", str(path), "--yes"]) == 0
-        assert stub.requests and "adaptive.jsonl" in capsys.readouterr().out
+        assert stub.requests and "adaptive.json" in capsys.readouterr().out
 
 
 def test_adapt_asks_no_question_for_a_model_here(experiment, tmp_path, capsys):
@@ -191,15 +191,15 @@ def test_adapt_asks_no_question_for_a_model_here(experiment, tmp_path, capsys):
     writer = {"model": str(folder), "max_tokens": 4, "instruction": "Read."}
     path = tmp_path / "e.yaml"
     path.write_text(yaml.safe_dump(to_mapping(experiment(arms=ARMS, prompts={"writer": writer}))), encoding="utf-8")
-    assert main(["prompts", "adapt", str(path)]) == 0 and "adaptive.jsonl" in capsys.readouterr().out
+    assert main(["prompts", "adapt", str(path)]) == 0 and "adaptive.json" in capsys.readouterr().out
 
 
 CELLS = [
-    "from ctxft.extras.adaptive import adapt, estimate_adapt\n"
+    "from ctxft.extras.adaptive import adapt\n"
     "from ctxft.config import load_experiment\n"
     "from ctxft.run.run import Run\n"
     "config = load_experiment({path!r})",
-    "run = Run(config).prepare()\nprint(estimate_adapt(run))\nprint(adapt(run))",
+    "run = Run(config).prepare()\nprint(adapt(run))",
     "print(config.prompts.writer, config.prompts.writer.server_config())",
 ]
 
@@ -217,5 +217,5 @@ def test_no_key_reaches_a_notebook_or_the_run_root(adaptive, tmp_path, runs, mon
         assert all(key in headers["authorization"] for _, headers, _ in stub.requests)
     assert "STUB_KEY" in executed.cells[2].outputs[0]["text"]
     files = [file for file in runs.rglob("*") if file.is_file()]
-    assert {"99_adapt.ipynb", "99_adapt.html", "adaptive.jsonl", "manifest.json"} <= {file.name for file in files}
+    assert {"99_adapt.ipynb", "99_adapt.html", "adaptive.json", "manifest.json"} <= {file.name for file in files}
     assert not [file for file in files if key.encode() in file.read_bytes()]

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctxft.extras.attribution import attribute, attribution_file
 from ctxft.report import read_run
-from ctxft.run.run import Run
 from ctxft.storage import (
     ChecksumError,
     InputError,
@@ -196,17 +194,6 @@ def test_a_damaged_manifest_is_told_and_never_overwritten(experiment):
     for call in (lambda: prepare(config), lambda: train_task(config, "cpt", 0), lambda: read_run(config.folder)):
         with pytest.raises(InputError, match=r"manifest\.json was changed after it was written"):
             call()
-
-
-def test_a_damaged_attribution_is_measured_again(examined):
-    config, _, _ = examined
-    found = attribute(Run(config), "base", 0, limit=2, passages=0)
-    path = attribution_file(Run(config), "base", 0)
-    path.write_text(path.read_text().replace('"seed": ', '"seed": 1', 1))
-    assert (
-        attribute(Run(config), "base", 0, limit=2, passages=0) == found
-        and path.with_name(f"{path.name}.damaged").exists()
-    )
 
 
 # --- lines that are appended ------------------------------------------------------------------------------------------

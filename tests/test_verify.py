@@ -218,9 +218,11 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
         f"{EXAM}/metrics.json", "of another model",
     ),
     "a written prompt": (
-        lambda r: edit_lines(r / "adaptive.jsonl", lambda rows: rows[0].update(reason="none")), "adaptive.jsonl", "was changed",
+        lambda r: edit_json(r / "adaptive.json", lambda v: v["rows"][0].update(reason="none")), "adaptive.json", "was changed",
     ),
-    "a missing record of written prompts": (lambda r: (r / "adaptive.jsonl").unlink(), "adaptive.jsonl", "no written prompts"),
+    "a missing record of written prompts": (
+        lambda r: (r / "adaptive.json").unlink(), "arms/adaptive/seed-0/prompts.jsonl", "no written prompts",
+    ),
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Let a language model write the prompt of each passage, and give those prompts to arms adaptive and control-adaptive.
 
-    passages + prompts.writer + benchmarks -> adaptive.jsonl (a line a passage), adaptive.json (counts, cost)
+    passages + prompts.writer + benchmarks -> adaptive.json (a row for each passage, counts, cost)
 
 The writer reads a passage and a way of learning (the family sampled for the passage), on this machine or behind a server. What
 it wrote stays in a log below the run root, so that another run, or this one with other benchmarks, need not pay for it again.
@@ -14,10 +14,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -26,8 +24,8 @@ from ctxft.config import ExperimentConfig, WriterConfig
 from ctxft.data.chat import rendered
 from ctxft.data.passages import Passage
 from ctxft.evaluation.benchmarks.records import Benchmark
-from ctxft.evaluation.scoring import Progress, encode_prompts, generate_answers
-from ctxft.extras.server import Query, Reply, Server, ServerError, Usage, ask_all
+from ctxft.evaluation.scoring import encode_prompts, generate_answers
+from ctxft.extras.server import Query, Reply, Server, ServerError, Usage, ask_all, estimate
 from ctxft.leakage import COMMON, HALF, grams_of, words_of
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer, window_of
 from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptSet, count_tokens
@@ -36,14 +34,16 @@ from ctxft.storage import (
     FailedError,
     InputError,
     RecordLog,
+    checksum_holds,
+    read_checked,
     read_json,
     read_jsonl,
     read_records,
     runs_root,
     seeded,
     sha256,
+    with_checksum,
     write_json,
-    write_jsonl,
 )
 
 WRITTEN_ID = "adaptive-"  # begins the ids of written prompts
@@ -51,8 +51,6 @@ FAMILY_SEED = 0  # samples the family of a passage, the same for every seed of a
 RARE = 0.05  # of a benchmark's questions
 LABEL = re.compile(r"^\**(?:study |contextual |reading )?prompt\s*:\**\s*", re.IGNORECASE)
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}
-UNMETERED = "the server does not report how many tokens a reply took, so limit_cost cannot be kept: leave it out."
-RUN_FIRST = "run `ctxft prompts adapt CONFIG` first"
 
 
 # --- checks of a prompt -----------------------------------------------------------------------------------------------
@@ -168,26 +166,18 @@ def forbids(benchmarks: Sequence[Benchmark]) -> Callable[[str], str | None]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-class Job(NamedTuple):
-    """One prompt to write: for which family, and what the writer reads."""
-
-    family: str
-    query: Query
-
-
-def jobs_of(passages: Sequence[Passage], config: WriterConfig, prompt_set: PromptSet) -> list[Job]:
-    """Return a job for each passage: one turn of the user, since not every chat template has a system's."""
+def jobs_of(passages: Sequence[Passage], config: WriterConfig, prompt_set: PromptSet) -> list[tuple[str, Query]]:
+    """Return for each passage the family of its prompt, and what the writer reads: equal texts have one key."""
     jobs = []
     for passage in passages:
         family = prompt_set.sample(FAMILY_SEED, passage.id).family
         key = sha256([passage.text, family, prompt_set.ideas.get(family, "")])
-        content = message_for(config, family, prompt_set, passage.text)
-        jobs.append(Job(family, Query(key, [{"role": "user", "content": content}], config.room)))
+        jobs.append((family, Query(key, message_for(config, family, prompt_set, passage.text), config.room)))
     return jobs
 
 
 def message_for(config: WriterConfig, family: str, prompt_set: PromptSet, passage_text: str) -> str:
-    """Return what the writer reads for one passage."""
+    """Return what the writer reads for one passage: one turn of the user, since not every chat template has a system's."""
     strategy = f"Strategy: {family}. {prompt_set.ideas.get(family, '')}".strip()
     return f"{config.instruction}\n\n{strategy}\n\nText:\n{passage_text.strip()}"
 
@@ -203,112 +193,14 @@ def _identity(config: WriterConfig) -> list:
     return [who, config.instruction, config.room]
 
 
-@dataclass
-class WriterRecord:
-    """What came of writing the prompts of some passages; passages = written + cached + failed.
-
-    Attributes:
-        writer: who wrote, and by what instruction.
-        passages: how many.
-        usage: what was sent now: requests, retries, errors by kind, tokens.
-        paid: tokens and cost of all texts of these passages, whenever they were written.
-        cost: of what was written now; None where a price is unknown, and for a model on this machine.
-        written, cached: texts written now; found in the log (or written for an equal passage).
-        failed: passages for which the writer gave no text; they are tried again next time.
-        rejected: reason -> texts that must not be prepended to their passage.
-        prompts: passage id -> prompt; a passage whose text was rejected, or failed, has none here.
-        reasons: passage id -> why it has none.
-    """
-
-    writer: dict
-    passages: int
-    usage: Usage
-    paid: dict
-    cost: float | None
-    written: int
-    failed: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    prompts: dict[str, ContextualPrompt] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def cached(self) -> int:
-        """The passages whose text was there before."""
-        return self.passages - self.written - self.failed
-
-    def judge(self, passage_id: str, family: str, text: str, reason: str | None) -> None:
-        """Take a text as the prompt of its passage, or as rejected for a reason."""
-        if reason is None:
-            prompt = ContextualPrompt(f"{WRITTEN_ID}{sha256(text)[:12]}", family, text, "strategy")
-            self.prompts[passage_id] = prompt
-        else:
-            self.rejected["gives away an item" if reason.startswith("gives away") else reason] += 1
-            self.reasons[passage_id] = f"rejected: {reason}"
-
-    def to_json(self) -> dict:
-        """Return everything but the prompts and single reasons, as plain values."""
-        names = ("writer", "passages", "written", "cached", "failed", "cost", "paid")
-        values = {name: getattr(self, name) for name in names} | {"prompts": len(self.prompts)}
-        return {**values, **self.usage.to_json(), "rejected": dict(sorted(self.rejected.items()))}
-
-
-class Budget:
-    """What the texts of some passages cost so far, and whether the next one may still be requested.
-
-    Args:
-        config: the writer, with its prices and limit.
-        tokenizer: measures what will be sent, roughly: the server has its own.
-        replies: of these passages, from the log.
-    """
-
-    def __init__(self, config: WriterConfig, tokenizer: PreTrainedTokenizerBase, replies: Sequence[Reply]) -> None:
-        self.config, self.tokenizer, self.paid = config, tokenizer, Usage()
-        self.under_way: dict[str, int] = {}  # key -> tokens of a query without an answer yet
-        self.exceeded = ""  # why no more may be requested
-        for reply in replies:
-            self.paid.add(reply)
-
-    def affordable(self, queries: Sequence[Query]) -> Iterator[Query]:
-        """Yield queries as long as they, and those under way, cannot cost more than the limit leaves."""
-        for query in queries:
-            self.under_way[query.key] = count_tokens(self.tokenizer, query.turns[0]["content"])
-            if self.config.limit_cost is not None and (exceeded := self._exceeded(self.config.limit_cost)):
-                self.exceeded = exceeded
-                return
-            yield query
-
-    def _exceeded(self, limit: float) -> str:
-        if self.paid.unmetered:
-            return UNMETERED
-        spent = self.config.cost(self.paid.tokens_in, self.paid.tokens_out)
-        most_in = self.paid.tokens_in + sum(self.under_way.values())
-        most = self.config.cost(most_in, self.paid.tokens_out + len(self.under_way) * self.config.room)
-        if most is None or most <= limit:
-            return ""
-        return (
-            f"the prompts of these passages cost {spent:.6g} so far, and the next ones might bring it to {most:.6g}, "
-            f"over limit_cost {limit:g}: what was written is kept; raise the limit to write more."
-        )
-
-    def settle(self, query: Query, answer: Reply | Exception) -> None:
-        """Count an answer in place of the estimate."""
-        self.under_way.pop(query.key, None)
-        if isinstance(answer, Reply):
-            self.paid.add(answer)
-
-    def cost(self, usage: Usage) -> float | None:
-        """Return what a usage cost; None where it is unknown."""
-        return None if usage.unmetered else self.config.cost(usage.tokens_in, usage.tokens_out)
-
-
 def write_prompts(
     passages: Sequence[Passage],
     config: WriterConfig,
     prompt_set: PromptSet,
     tokenizer: PreTrainedTokenizerBase,
     forbidden: Callable[[str], str | None],
-    progress: Progress | None = None,
-) -> WriterRecord:
+    progress: Callable[[], object] | None = None,
+) -> dict:
     """Let a model write a prompt for each passage, in the family that the prompt set gives for it.
 
     Texts that were written before are in the log of the writer; each new one is on the disk before the next is requested in
@@ -320,7 +212,14 @@ def write_prompts(
         prompt_set: gives each passage its family (sampled with seed 0) and the idea behind it.
         tokenizer: of the model that is trained; measures the prompts.
         forbidden: what a text gives away, or None (see ``forbids``).
-        progress: called with (passages that need nothing more, all passages).
+        progress: called after each text that is written now.
+
+    Returns:
+        rows, one for each passage: passage, prompt (its id), family, text; or passage, prompt (None) and the reason why there
+        is none. passages, and of these: written (now), cached (before, or for an equal passage), failed (the writer gave no
+        text; they are tried again next time), prompts; failure (why the first failed, or None); rejected (reason -> texts);
+        what was sent now (see ``Usage``) and its cost; paid, tokens and cost of all texts of these passages, whenever they
+        were written; writer, without a key.
 
     Raises:
         InputError: the writer cannot be used: no such model, no key, access refused.
@@ -328,91 +227,110 @@ def write_prompts(
 
     Example:
         >>> config = WriterConfig(model="my-model", server="http://localhost:8000/v1")  # doctest: +SKIP
-        >>> record = write_prompts(passages, config, prompt_set, tokenizer, forbids([medqa]))  # doctest: +SKIP
-        >>> record.prompts["d1#0"].text  # doctest: +SKIP
+        >>> write_prompts(passages, config, prompt_set, tokenizer, forbids([medqa]))["rows"][0]["text"]  # doctest: +SKIP
         'Follow the blood through the heart chamber by chamber, and ask at each valve what would happen without it.'
     """
     jobs = jobs_of(passages, config, prompt_set)
-    queries = {job.query.key: job.query for job in jobs}
+    queries = {query.key: query for _, query in jobs}
     with RecordLog(log_path(config), header=_identity(config), wait=True) as log:
         todo = [query for key, query in queries.items() if key not in log.records]
-        budget = Budget(config, tokenizer, [Reply(**log.records[key]) for key in queries if key in log.records])
-        done = len(jobs) - len(todo)
-
-        def tick(query: Query, answer: Reply | Exception) -> None:
-            nonlocal done
-            done += 1
-            budget.settle(query, answer)
-            if progress:
-                progress(done, len(jobs))
-
-        if progress:
-            progress(done, len(jobs))
         if config.server is None:
-            failed, usage = _write_here(todo, config, log, tick)
+            failed, usage = _write_here(todo, config, log, progress)
         else:
+            paid = _paid(Reply(**log.records[key]) for key in queries if key in log.records)
             server = Server(config.server_config())
-            failed = ask_all(server, budget.affordable(todo), log, config.batch, tick)
-            usage = server.usage
+            affordable = _affordable(todo, config, tokenizer, paid, server.usage)
+            failed, usage = ask_all(server, affordable, log, config.batch, progress), server.usage
         replies = {key: Reply(**log.records[key]) for key in queries if key in log.records}
-    if budget.exceeded:
-        raise FailedError(budget.exceeded)
-    paid = {"tokens_in": budget.paid.tokens_in, "tokens_out": budget.paid.tokens_out, "cost": budget.cost(budget.paid)}
-    written = len(todo) - len(failed)
-    record = WriterRecord(config.describe(), len(jobs), usage, paid, budget.cost(usage), written)
+    paid = _paid(replies.values())
+    if len(replies) + len(failed) < len(queries):
+        raise FailedError(
+            "the server does not report how many tokens a reply took, so limit_cost cannot be kept: leave it out."
+            if paid.unmetered
+            else f"the prompts of these passages cost {paid.cost(config):.6g} so far, and the next ones might bring it over "
+            f"limit_cost {config.limit_cost:g}: what was written is kept; raise the limit to write more."
+        )
+    rows = []
     for passage, (family, query) in zip(passages, jobs, strict=True):
-        if reply := replies.get(query.key):
-            text = clean(reply.text)
-            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden, prompt_set.suffix)
-            record.judge(passage.id, family, text, "cut off" if reply.cut else reason)
+        text = clean(replies[query.key].text) if query.key in replies else ""
+        if query.key in failed:
+            reason = f"failed: {failed[query.key]}"
+        elif replies[query.key].cut:
+            reason = "rejected: cut off"
         else:
-            record.failed += 1
-            record.reasons[passage.id] = f"failed: {failed[query.key]}"
-    return record
+            reason = reject_reason(text, passage.text, tokenizer, config.max_tokens, forbidden, prompt_set.suffix)
+            reason = reason and f"rejected: {reason}"
+        prompt = {"prompt": f"{WRITTEN_ID}{sha256(text)[:12]}", "family": family, "text": text}
+        rows.append({"passage": passage.id} | ({"prompt": None, "reason": reason} if reason else prompt))
+    return _record(rows, config, len(todo) - len(failed), usage, paid)
+
+
+def _record(rows: list[dict], config: WriterConfig, written: int, usage: Usage, paid: Usage) -> dict:
+    reasons = [row["reason"].split(": ", 1) for row in rows if not row["prompt"]]
+    failures = [why for what, why in reasons if what == "failed"]
+    rejected = Counter(re.sub("^gives away .*", "gives away an item", why) for what, why in reasons if what != "failed")
+    return {
+        **{"writer": config.describe(), "passages": len(rows), "written": written},
+        **{"cached": len(rows) - written - len(failures), "failed": len(failures)},
+        **{"failure": failures[0] if failures else None, "prompts": len(rows) - len(reasons)},
+        **{"rejected": dict(sorted(rejected.items())), **usage.to_json(), "cost": usage.cost(config)},
+        "paid": {"tokens_in": paid.tokens_in, "tokens_out": paid.tokens_out, "cost": paid.cost(config)},
+        "rows": rows,
+    }
+
+
+def _paid(replies: Iterable[Reply]) -> Usage:
+    usage = Usage()
+    for reply in replies:
+        usage.add(reply)
+    return usage
+
+
+def _affordable(
+    queries: Sequence[Query], config: WriterConfig, tokenizer: PreTrainedTokenizerBase, before: Usage, now: Usage
+) -> Iterator[Query]:
+    """Yield queries as long as the most that is under way at a time cannot cost more than the limit leaves."""
+    if config.limit_cost is None:
+        yield from queries
+        return
+    longest = max((count_tokens(tokenizer, query.text) for query in queries), default=0)
+    next_ones = config.cost(config.batch * longest, config.batch * config.room) or 0.0
+    for query in queries:
+        spent = [usage.cost(config) for usage in (before, now)]
+        if None in spent or sum(filter(None, spent)) + next_ones > config.limit_cost:
+            return
+        yield query
 
 
 def _write_here(
-    queries: Sequence[Query], config: WriterConfig, log: RecordLog, tick: Callable[[Query, Reply | Exception], None]
-) -> tuple[dict[str, Exception], Usage]:
+    queries: Sequence[Query], config: WriterConfig, log: RecordLog, progress: Callable[[], object] | None
+) -> tuple[dict[str, ServerError], Usage]:
     """Let a model on this machine write greedily, several texts in one forward pass after another."""
-    failed, usage = {}, Usage()
+    usage = Usage()
     if not queries:
-        return failed, usage
-    tokenizer, device = _writer_tokenizer(config), pick_device()
-    model = load_model(config.model, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
-    window = window_of(model)
-    sizes = _sizes(tokenizer, queries)
-    short = [query for query in queries if window is None or sizes[query.key] + config.room <= window]
-    for query in queries:
-        if query not in short:
-            failed[query.key] = ServerError("too long for the writer", "request")
-            tick(query, failed[query.key])
-    for batch in (short[start : start + config.batch] for start in range(0, len(short), config.batch)):
-        texts = [rendered(tokenizer, query.turns, answer=True) for query in batch]
-        options = {"max_batch_tokens": 1 << 60, "chat": True}  # the batch is small enough already
-        answers = generate_answers(model, tokenizer, texts, config.room, **options)
-        for query, answer in zip(batch, answers, strict=True):
-            reply = Reply(answer.text, sizes[query.key], answer.tokens, cut=not answer.ended)
-            usage.requests += 1
-            usage.add(reply)
-            log.add(query.key, vars(reply))
-            tick(query, reply)
-    return failed, usage
-
-
-def _writer_tokenizer(config: WriterConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a writer on this machine; raises InputError if it has no chat template."""
-    tokenizer = shared_tokenizer(config.model)
+        return {}, usage
+    tokenizer, device = shared_tokenizer(config.model), pick_device()
     if not tokenizer.chat_template:
         raise InputError(
             f"the writer '{config.model}' has no chat template, so it follows no instruction: choose a model that does."
         )
-    return tokenizer
-
-
-def _sizes(tokenizer: PreTrainedTokenizerBase, queries: Sequence[Query]) -> dict[str, int]:
-    texts = [rendered(tokenizer, query.turns, answer=True) for query in queries]
-    return {q.key: len(ids) for q, ids in zip(queries, encode_prompts(tokenizer, texts, chat=True), strict=True)}
+    model = load_model(config.model, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    texts = {query.key: rendered(tokenizer, query.turns, answer=True) for query in queries}
+    sizes = dict(zip(texts, map(len, encode_prompts(tokenizer, list(texts.values()), chat=True)), strict=True))
+    window = window_of(model)
+    fits = {key: window is None or size + config.room <= window for key, size in sizes.items()}
+    short = [key for key in texts if fits[key]]
+    for keys in (short[start : start + config.batch] for start in range(0, len(short), config.batch)):
+        options = {"max_batch_tokens": 1 << 60, "chat": True}  # the batch is small enough already
+        answers = generate_answers(model, tokenizer, [texts[key] for key in keys], config.room, **options)
+        for key, answer in zip(keys, answers, strict=True):
+            reply = Reply(answer.text, sizes[key], answer.tokens, cut=not answer.ended)
+            usage.requests += 1
+            usage.add(reply)
+            log.add(key, vars(reply))
+            if progress:
+                progress()
+    return {key: ServerError("too long for the writer", "request") for key in texts if not fits[key]}, usage
 
 
 def estimate_cost(
@@ -424,27 +342,19 @@ def estimate_cost(
         passages, config, prompt_set, tokenizer: as for ``write_prompts``.
 
     Returns:
-        {"passages", "to write" (not in the log), "tokens in", "tokens out at most", "cost at most" (None where a price is
-        unknown, and for a model on this machine), "approximate": True where a server counts tokens that are counted here
-        with another tokenizer}. Retries are not in it.
+        {"passages", "to write" (not in the log), and what ``ctxft.extras.server.estimate`` returns}.
 
     Raises:
-        InputError: the model on this machine is not found or has no chat template.
+        InputError: the model on this machine is not found.
 
     Example:
         >>> estimate_cost(passages, config, prompt_set, tokenizer)["cost at most"]  # doctest: +SKIP
         0.42
     """
     written = read_records(log_path(config))[1]
-    queries = {job.query.key: job.query for job in jobs_of(passages, config, prompt_set)}
+    queries = {query.key: query for _, query in jobs_of(passages, config, prompt_set)}
     todo = [query for key, query in queries.items() if key not in written]
-    if config.server is None:
-        tokens = sum(_sizes(_writer_tokenizer(config), todo).values())
-    else:
-        tokens = sum(count_tokens(tokenizer, query.turns[0]["content"]) for query in todo)
-    out = len(todo) * config.room
-    sizes = {"passages": len(passages), "to write": len(todo), "tokens in": tokens, "tokens out at most": out}
-    return {**sizes, "cost at most": config.cost(tokens, out), "approximate": config.server is not None}
+    return {"passages": len(passages), "to write": len(todo), **estimate(todo, config, tokenizer)}
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -457,25 +367,18 @@ def writer_of(config: ExperimentConfig) -> WriterConfig:
     return config.prompts.writer
 
 
-def estimate_adapt(run: Run) -> dict:
-    """Estimate what ``adapt`` would take, before anything is sent: as ``estimate_cost``."""
-    writer = writer_of(run.wanted)
-    run.require_prepared()
-    return estimate_cost(run.passages, writer, run.prompt_sets.strategies, run.tokenizer)
-
-
-def adapt(run: Run, progress: Progress | None = None) -> dict:
+def adapt(run: Run, progress: Callable[[], object] | None = None) -> dict:
     """Let the experiment's writer write a prompt for every passage of a prepared run.
 
     A prompt that contains an item of the experiment's benchmarks is rejected. Where there is none, because the text was
-    rejected or the writer gave none, the sampled prompt is used: adaptive.jsonl says why.
+    rejected or the writer gave none, the sampled prompt is used: adaptive.json says why.
 
     Args:
         run: its config names ``prompts.writer``.
-        progress: called with (passages that need nothing more, all passages).
+        progress: called after each text that is written now.
 
     Returns:
-        The content of adaptive.json: counts, cost, the writer (without a key).
+        The content of adaptive.json: what ``write_prompts`` returns, and the names of the benchmarks.
 
     Raises:
         InputError: no writer is named, the run is not prepared, a benchmark cannot be loaded, the writer cannot be used, or
@@ -487,24 +390,15 @@ def adapt(run: Run, progress: Progress | None = None) -> dict:
         1184
     """
     writer = writer_of(run.wanted)
-    # All items, also those that a limit leaves out now: the rest may be evaluated another time.
+    # all items, also those that a limit leaves out now: the rest may be evaluated another time
     benchmarks = Run(run.wanted, overrides={"evaluation.limit": None}).benchmarks
     run.require_prepared()
-    passages, strategies = run.passages, run.prompt_sets.strategies
-    record = write_prompts(passages, writer, strategies, run.tokenizer, forbids(benchmarks), progress)
-    rows = [_row(passage, record) for passage in passages]
-    require_untrained(run.folder, rows)
-    values = record.to_json() | {"benchmarks": [benchmark.name for benchmark in benchmarks], "rows": sha256(rows)}
-    write_jsonl(run.folder / "adaptive.jsonl", rows)
-    write_json(run.folder / "adaptive.json", values)
-    return values
-
-
-def _row(passage: Passage, record: WriterRecord) -> dict:
-    prompt = record.prompts.get(passage.id)
-    if prompt is None:
-        return {"passage": passage.id, "prompt": None, "reason": record.reasons[passage.id]}
-    return {"passage": passage.id, "prompt": prompt.id, "family": prompt.family, "text": prompt.text}
+    forbidden = forbids(benchmarks)
+    record = write_prompts(run.passages, writer, run.prompt_sets.strategies, run.tokenizer, forbidden, progress)
+    require_untrained(run.folder, record["rows"])
+    record = with_checksum(record | {"benchmarks": [benchmark.name for benchmark in benchmarks]})
+    write_json(run.folder / "adaptive.json", record)
+    return record
 
 
 def require_untrained(folder: Path, rows: Sequence[dict]) -> None:
@@ -522,24 +416,15 @@ def require_untrained(folder: Path, rows: Sequence[dict]) -> None:
 # --- what the arms read -----------------------------------------------------------------------------------------------
 
 
-def _is_there(config: ExperimentConfig) -> bool:
-    return all((config.folder / f"adaptive.{kind}").exists() for kind in ("jsonl", "json"))
-
-
-def is_written(config: ExperimentConfig) -> bool:
-    """Return whether a model wrote prompts for this run, and failed for no passage."""
-    return _is_there(config) and failure_of(config) is None
-
-
-def written_state(config: ExperimentConfig) -> str:
-    """Return a hash of the prompts that a model wrote for this run."""
-    return read_json(config.folder / "adaptive.json")["rows"]
-
-
-def failure_of(config: ExperimentConfig) -> str | None:
-    """Return why the first of the prompts that the writer failed to give is missing, or None if it gave all."""
-    reasons = (row.get("reason", "") for _, row in read_jsonl(config.folder / "adaptive.jsonl"))
-    return next((reason.removeprefix("failed: ") for reason in reasons if reason.startswith("failed: ")), None)
+def written_state(config: ExperimentConfig) -> str | None:
+    """Return a hash of the prompts that a model wrote for this run; "" without a writer, None while some are missing."""
+    if config.prompts.writer is None:
+        return ""
+    path = config.folder / "adaptive.json"
+    record = read_json(path) if path.exists() else None
+    if record is None or not checksum_holds(record) or record["failed"]:  # it is written again
+        return None
+    return sha256(record["rows"])
 
 
 def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | None]:
@@ -549,24 +434,25 @@ def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | No
         Passage id -> its prompt; None where cft's prompt is used.
 
     Raises:
-        InputError: nothing was written yet, or for another writer, the writer failed for some passages, or the files do not
-            belong together.
+        InputError: nothing was written yet, or for another writer, the writer failed for some passages, or the file was
+            changed.
     """
-    path = config.folder / "adaptive.jsonl"
-    if not _is_there(config):
-        raise InputError(f"{config.folder} has no written prompts yet: {RUN_FIRST}.")
-    record, rows = read_json(path.with_suffix(".json")), [row for _, row in read_jsonl(path)]
-    if record["rows"] != sha256(rows):
-        raise InputError(f"{path} was changed, or its writing was stopped: {RUN_FIRST}.")
+    path = config.folder / "adaptive.json"
+    if not path.exists():
+        raise InputError(f"{config.folder} has no written prompts yet: run `ctxft prompts adapt CONFIG` first.")
+    record = read_checked(path)
     if record["writer"] != writer_of(config).describe():
-        raise InputError(f"{path} was written by another writer, or with another instruction: {RUN_FIRST}.")
-    if failure := failure_of(config):
         raise InputError(
-            f"{path} lacks prompts that the writer failed to give ({failure}): run `ctxft prompts adapt CONFIG` again."
+            f"{path} was written by another writer, or with another instruction: run `ctxft prompts adapt CONFIG` first."
+        )
+    if record["failed"]:
+        raise InputError(
+            f"{path} lacks prompts that the writer failed to give ({record['failure']}): run `ctxft prompts adapt CONFIG` "
+            "again."
         )
     return {
         row["passage"]: row["prompt"] and ContextualPrompt(row["prompt"], row["family"], row["text"], "strategy")
-        for row in rows
+        for row in record["rows"]
     }
 
 

@@ -40,11 +40,9 @@ def _exchanged(config: ExperimentConfig, seed: int) -> Mapping[str, ContextualPr
 
 
 def _state(config: ExperimentConfig) -> str | None:
-    from ctxft.extras.adaptive import is_written, written_state
+    from ctxft.extras.adaptive import written_state
 
-    if config.prompts.writer is None:
-        return ""
-    return written_state(config) if is_written(config) else None
+    return written_state(config)
 
 
 def _exercises(passages: Sequence[Passage], seed: int) -> Iterator[Sequence[str]]:

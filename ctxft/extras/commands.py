@@ -38,17 +38,20 @@ def _attribute(
     *,
     arm: TrainedArm = "cft",
     seed: Seed = 0,
-    limit: Annotated[int, Option(help="passages whose losses are taken")] = 256,
-    passages: Annotated[int, Option(help="passages whose gradients are compared, 0 for none")] = 64,
+    limit: Annotated[int, Option(min=1, help="passages whose losses are taken")] = 256,
+    passages: Annotated[int, Option(min=0, help="passages whose gradients are compared, 0 for none")] = 64,
     settings: Settings,
     data: Data = None,
 ) -> None:
     """Measure what each prompt does to a model's loss and gradient."""
-    from ctxft.extras.attribution import attribute, attribution_file, attribution_text
+    from ctxft.extras.attribution import attribute, family_table, gradient_table, prompt_table
 
     run = run_of(config, settings, data).prepare()
-    print(attribution_text(attribute(run, arm, seed, limit, passages)))
-    print(f"\nin full: {attribution_file(run, arm, seed)}")
+    attribution = attribute(run, arm, seed, limit, passages)
+    print(f"{arm}, seed {seed}, on held-out text: nats a token, with intervals over documents; below 0 a prompt helps")
+    for table in (family_table, prompt_table) + (gradient_table,) * bool(passages):
+        print(f"\n{table(attribution).to_string(index=False)}")
+    print(f"\nin full: {run.folder / 'attribution'}")
 
 
 @extras.command("synthetic")
@@ -112,7 +115,7 @@ def _hosted(
     key_variable: Annotated[str | None, Option(help="environment variable with the server's key")] = None,
     price_in: Annotated[float | None, Option(help="price of a million input tokens")] = None,
     price_out: Annotated[float | None, Option(help="price of a million output tokens")] = None,
-    parallel: Annotated[int, Option(help="requests at a time")] = 1,
+    parallel: Annotated[int, Option(min=1, help="requests at a time")] = 1,
     yes: Yes = False,
     settings: Settings,
     data: Data = None,
@@ -127,20 +130,21 @@ def _hosted(
     where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
     client, plan = Server(where), plan_of(run_of(config, settings, data), where, completions)
     cost = plan.cost()
-    price = "unknown without --price-in and --price-out" if cost["price"] is None else f"{cost['price']:.4f}"
-    print(f"{cost['items']} items, {cost['answered']} of them answered already, {cost['due']} requests to {where.url}")
-    tokens = f"about {cost['tokens_in']} (estimated: a token for 4 characters); out: {cost['tokens_out']} at most"
-    print(f"  tokens in: {tokens}")
-    print(f"  price: {price}")
-    if cost["due"] and not confirm_cost(yes):
+    _print_cost(cost)
+    if cost["to ask"] and not confirm_cost(yes):
         return
-    with tqdm(total=cost["due"], unit="item", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=cost["to ask"], unit="item", disable=not sys.stderr.isatty()) as bar:
         record = evaluate_hosted(plan, client, parallel, bar.update)
     spent = record["requests"]
     print(hosted_table(record).to_string(index=False))
     print(
         f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
     )
+
+
+def _print_cost(cost: dict) -> None:
+    for name, value in cost.items():
+        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
 
 
 def write_adaptive(
@@ -152,27 +156,29 @@ def write_adaptive(
     data: Data = None,
 ) -> None:
     """Let a model write the prompt of each passage, for arm adaptive."""
-    from ctxft.extras import adaptive
+    from tqdm import tqdm
+
+    from ctxft.extras.adaptive import adapt, estimate_cost, writer_of
 
     run = run_of(config, settings, data).prepare()
-    due = adaptive.estimate_adapt(run)
-    for name, value in due.items():
-        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
-    writer = run.config.prompts.writer
-    if estimate or (writer and writer.server and due["to write"] and not confirm_cost(yes)):
+    writer = writer_of(run.config)
+    due = estimate_cost(run.passages, writer, run.prompt_sets.strategies, run.tokenizer)
+    _print_cost(due)
+    if estimate or (writer.server and due["to write"] and not confirm_cost(yes)):
         return
-    record = adaptive.adapt(run)
+    with tqdm(total=due["to write"], unit="prompt", disable=not sys.stderr.isatty()) as bar:
+        record = adapt(run, bar.update)
     passages, failed = record["passages"], record["failed"]
     written = f"{record['prompts']} with a written prompt ({record['cached']} texts from before)"
     print(f"{passages} passages: {written}, {sum(record['rejected'].values())} refused, {failed} failed")
     for reason, number in record["rejected"].items():
         print(f"  refused, {reason}: {number}")
     cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
-    print(f"cost now: {cost}; in {run.folder / 'adaptive.jsonl'}")
+    print(f"cost now: {cost}; in {run.folder / 'adaptive.json'}")
     if failed:
         raise FailedError(
-            f"{failed} of {passages} prompts were not written ({adaptive.failure_of(run.wanted)}): fix that and run the same "
-            "command again; only what is missing is requested."
+            f"{failed} of {passages} prompts were not written ({record['failure']}): fix that and run the same command "
+            "again; only what is missing is requested."
         )
 
 

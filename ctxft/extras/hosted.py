@@ -1,7 +1,7 @@
 """Evaluate a model behind a server on an experiment's benchmarks, once its cost is known; every reply is kept on disk.
 
-    benchmarks -> items -> Plan (what it will cost) -> server -> <run>/hosted/<model>-<hash>/answers.log
-                                                              -> <benchmark>.jsonl metrics.json
+    benchmarks -> Plan (queries, what they will cost) -> server -> <run>/hosted/<model>-<hash>/answers.log
+                                                                -> <benchmark>.jsonl metrics.json
 
 Questions have the same words as for arms that generate their answers, and are read by the same strict rule. A hosted model is
 no arm: it was not trained on the run's passages, so its outcomes are stored apart from those of the arms and are not compared
@@ -10,7 +10,6 @@ with them.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -20,28 +19,14 @@ from pathlib import Path
 import pandas
 
 from ctxft.config import ServerConfig
-from ctxft.evaluation.benchmarks import Benchmark, Question, requests_of, style_of
+from ctxft.evaluation.benchmarks import Benchmark, requests_of, style_of
 from ctxft.evaluation.evaluate import answer_tokens
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import generated_outcome, write_outcomes
-from ctxft.extras.server import Query, Server, ServerError, ask_all
+from ctxft.extras.server import Query, Server, ServerError, ask_all, estimate
 from ctxft.run.run import Run
 from ctxft.statistics import wilson
 from ctxft.storage import FailedError, InputError, RecordLog, read_records, sha256, write_json
-
-CHARACTERS = 4  # of English text in a token, roughly; only the estimate before the first request rests on it
-TURN = 16  # tokens for the marks of a turn, likewise
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question with what a server reads of it."""
-
-    benchmark: str
-    question: Question
-    context: str
-    continuations: list[str]
-    query: Query
 
 
 @dataclass(frozen=True)
@@ -49,19 +34,18 @@ class Plan:
     """All that one server will be asked.
 
     Attributes:
+        run: of the experiment.
         server: where.
         completions: ask for the continuation of a plain text instead of a reply in a chat.
         folder: of answers and outcomes; its name says the model, and a hash of URL and model makes it unique.
-        benchmarks, styles: the benchmarks, and the name of each -> how it is formatted, in words.
-        items: one for each question.
+        queries: name of each benchmark -> a query for each question.
     """
 
+    run: Run
     server: ServerConfig
     completions: bool
     folder: Path
-    benchmarks: list[Benchmark]
-    styles: dict[str, str]
-    items: list[Item]
+    queries: dict[str, list[Query]]
 
     @property
     def log(self) -> Path:
@@ -69,26 +53,16 @@ class Plan:
         return self.folder / "answers.log"
 
     def due(self) -> list[Query]:
-        """Return the queries that have no answer on disk yet."""
+        """Return the queries that have no answer on disk yet; equal ones are sent once."""
         answered = read_records(self.log)[1]
-        return list({item.query.key: item.query for item in self.items if item.query.key not in answered}.values())
+        every = {query.key: query for queries in self.queries.values() for query in queries}
+        return [query for key, query in every.items() if key not in answered]
 
     def cost(self) -> dict:
-        """Return what is still to ask, and what it costs at most.
-
-        Returns:
-            items; answered (of them, on disk already); due (queries to send; equal ones are sent once); tokens_in (an
-            estimate: a token for four characters, and a few for the turn); tokens_out (at most); price (None without
-            prices), in their currency.
-        """
-        due, answered = self.due(), read_records(self.log)[1]
-        contexts = {item.query.key: item.context for item in self.items}
-        marks = 0 if self.completions else TURN
-        read = sum(math.ceil(len(contexts[query.key]) / CHARACTERS) + marks for query in due)
-        written = sum(query.max_tokens for query in due)
-        counts = {"items": len(self.items), "answered": sum(item.query.key in answered for item in self.items)}
-        counts |= {"due": len(due), "tokens_in": read, "tokens_out": written}
-        return counts | {"price": self.server.cost(read, written)}
+        """Return what is still to ask, and what it costs at most: items, to ask, and what ``estimate`` returns."""
+        due = self.due()
+        counts = {"items": sum(map(len, self.queries.values())), "to ask": len(due)}
+        return counts | estimate(due, self.server, self.run.tokenizer)
 
 
 def plan_of(run: Run, server: ServerConfig, completions: bool = False) -> Plan:
@@ -104,23 +78,22 @@ def plan_of(run: Run, server: ServerConfig, completions: bool = False) -> Plan:
     Raises:
         InputError: a benchmark cannot be loaded, or ``evaluation.apply_chat_template`` is set and plain text is wanted.
     """
-    options = run.wanted.evaluation
-    if completions and options.apply_chat_template:
+    if completions and run.wanted.evaluation.apply_chat_template:
         raise InputError(
             "--completions sends plain text, and evaluation.apply_chat_template wants a chat: set one or the other."
         )
-    benchmarks, styles, items = run.benchmarks, {}, []
-    for benchmark in benchmarks:
-        requests = requests_of(benchmark, options.form, options.num_fewshot, generated=True)
+    queries = {}
+    for benchmark in run.benchmarks:
+        requests = _requests(run, benchmark)
         room = answer_tokens(run.tokenizer, requests)
-        styles[benchmark.name] = style_of(benchmark, options.form, options.num_fewshot, not completions, generated=True)
-        for question, (context, continuations) in zip(benchmark.questions, requests, strict=True):
-            prompt = context if completions else [{"role": "user", "content": context}]
-            query = Query(sha256([room, context]), prompt, room)
-            items.append(Item(benchmark.name, question, context, continuations, query))
+        queries[benchmark.name] = [Query(sha256([room, text]), text, room, completions) for text, _ in requests]
     name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + f"-{sha256([server.url, server.model])[:8]}"
-    folder = run.folder / "hosted" / (name + "-completions" * completions)
-    return Plan(server, completions, folder, benchmarks, styles, items)
+    return Plan(run, server, completions, run.folder / "hosted" / (name + "-completions" * completions), queries)
+
+
+def _requests(run: Run, benchmark: Benchmark) -> list[tuple[str, list[str]]]:
+    options = run.wanted.evaluation
+    return requests_of(benchmark, options.form, options.num_fewshot, generated=True)
 
 
 def evaluate_hosted(
@@ -138,65 +111,57 @@ def evaluate_hosted(
         The content of metrics.json: server, model, endpoint; requests (what this call sent, see ``Usage``, and its cost);
         for each benchmark what ``ctxft.evaluation.metrics.metrics`` returns with interval (Wilson, 95 %), errors (items
         without any reply, by kind; they count as unanswered, and are asked again next time), cut (answers that had no room
-        to end), form, source, revision and note. A benchmark without any reply has no accuracy, no interval and no outcomes.
+        to end), form, source, revision and note.
 
     Raises:
         InputError: the key is refused, the model is unknown, or another process asks this server for this run.
-        FailedError: the server was silent for ten requests in a row (the answers so far are kept), or refused the first ten,
-            or answered nothing at all.
+        FailedError: ten requests in a row got no reply (the answers so far are kept), or a benchmark got none at all.
     """
-    if parallel < 1:
-        raise InputError(f"--parallel must be at least 1 request at a time, found {parallel}.")
     where = {"server": plan.server.url, "model": plan.server.model}
     where["endpoint"] = "completions" if plan.completions else "chat"
     with RecordLog(plan.log, header=where) as log:
-        failed = ask_all(server, plan.due(), log, parallel, progress and (lambda *_: progress()))
-        if failed and not log.records:
-            raise FailedError(f"nothing was answered, so there is no accuracy: {list(failed.values())[-1]}")
+        failed = ask_all(server, plan.due(), log, parallel, progress)
+        for name, queries in plan.queries.items():
+            if not any(query.key in log.records for query in queries):
+                raise FailedError(f"no question of {name} was answered: {failed[queries[-1].key]}")
         (plan.folder / "metrics.json").unlink(missing_ok=True)  # a kill must not leave old metrics beside new outcomes
-        results = {benchmark.name: _evaluated(plan, benchmark, log.records, failed) for benchmark in plan.benchmarks}
+        results = {one.name: _evaluated(plan, one, log.records, failed) for one in plan.run.benchmarks}
         requests = server.usage.to_json() | {"cost": server.usage.cost(plan.server)}
         write_json(plan.folder / "metrics.json", record := {**where, "requests": requests, "benchmarks": results})
     return record
 
 
 def _evaluated(plan: Plan, benchmark: Benchmark, replies: dict[str, dict], failed: dict[str, ServerError]) -> dict:
-    """Write the outcomes of a benchmark and return its metrics; without any reply there are neither."""
-    items = [item for item in plan.items if item.benchmark == benchmark.name]
-    keys = [item.query.key for item in items]
-    if any(key in replies for key in keys):
+    """Write the outcomes of a benchmark and return its metrics."""
+    keys = [query.key for query in plan.queries[benchmark.name]]
+    outcomes = []
+    for key, question, request in zip(keys, benchmark.questions, _requests(plan.run, benchmark), strict=True):
         # JSON can hold half of a character that takes two, UTF-8 cannot.
-        texts = [replies.get(key, {"text": ""})["text"].encode("utf-8", "replace").decode() for key in keys]
-        outcomes = [
-            generated_outcome(item.question, item.context, item.continuations, text)
-            for item, text in zip(items, texts, strict=True)
-        ]
-        write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
-        correct = sum(outcome["correct"] for outcome in outcomes)
-        result = metrics(outcomes, benchmark) | {"interval": wilson(correct, len(outcomes))}
-    else:
-        (plan.folder / f"{benchmark.name}.jsonl").unlink(missing_ok=True)
-        result = {"n": len(items), "chance": benchmark.chance, "unanswered": len(items)}
-    result["errors"] = dict(Counter(failed[key].kind for key in keys if key in failed))
-    result["cut"] = sum(replies[key]["cut"] for key in keys if key in replies)
-    result |= {"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note}
-    return result | {"form": plan.styles[benchmark.name], "rule": "generate_until"}
+        text = replies.get(key, {"text": ""})["text"].encode("utf-8", "replace").decode()
+        outcomes.append(generated_outcome(question, *request, text))
+    write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
+    options = plan.run.wanted.evaluation
+    form = style_of(benchmark, options.form, options.num_fewshot, not plan.completions, generated=True)
+    return {
+        **metrics(outcomes, benchmark),
+        "interval": wilson(sum(outcome["correct"] for outcome in outcomes), len(outcomes)),
+        "errors": dict(Counter(failed[key].kind for key in keys if key in failed)),
+        "cut": sum(replies[key]["cut"] for key in keys if key in replies),
+        **{"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note},
+        **{"form": form, "rule": "generate_until"},
+    }
 
 
 def hosted_table(record: dict) -> pandas.DataFrame:
-    """Return a row for each benchmark, from the content of metrics.json; accuracy, interval and F1 in per cent, or "-"."""
-
-    def percent(result: dict, name: str) -> float | str:
-        return round(100 * result[name], 1) if name in result else "-"
-
+    """Return a row for each benchmark, from the content of metrics.json; accuracy, interval and F1 in per cent."""
     return pandas.DataFrame(
         {
             "benchmark": name,
             "items": result["n"],
-            "accuracy %": percent(result, "accuracy"),
-            "95 % interval": " to ".join(f"{100 * end:.1f}" for end in result.get("interval", ())) or "-",
-            "macro F1 %": percent(result, "macro_f1"),
-            "chance %": percent(result, "chance"),
+            "accuracy %": round(100 * result["accuracy"], 1),
+            "95 % interval": " to ".join(f"{100 * end:.1f}" for end in result["interval"]),
+            "macro F1 %": round(100 * result["macro_f1"], 1) if "macro_f1" in result else "-",
+            "chance %": round(100 * result["chance"], 1),
             "unanswered": result["unanswered"],
             "of these errors": sum(result["errors"].values()),
         }

@@ -18,15 +18,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import constants
+from transformers import PreTrainedTokenizerBase
 
-from ctxft.config import ServerConfig
+from ctxft.config import RequestConfig, ServerConfig
+from ctxft.prompts import count_tokens
 from ctxft.storage import FailedError, InputError, RecordLog, one_line
 
 SEED = 0  # servers that sample in spite of temperature 0 take a seed
 PATIENCE = 10  # requests in a row without any reply: the server is gone, or nothing that is sent suits it
 SECRET = 8  # characters of a key at least; a shorter one ("none", "EMPTY") is a dummy for a server that needs none
 NO_KEY = "none"  # sent where no key is needed; without one the client would send the user's key of OpenAI
-KINDS = {401: "refused", 403: "refused", 404: "unknown", 408: "timeout", 429: "rate limit"}
+KINDS = {408: "timeout", 429: "rate limit"}
 
 
 class ServerError(FailedError):
@@ -39,22 +41,24 @@ class ServerError(FailedError):
 
 @dataclass(frozen=True)
 class Query:
-    """What a server is to answer.
+    """What a model is to answer.
 
     Attributes:
         key: of its reply in a log.
-        prompt: a conversation ({"role": ..., "content": ...}, the oldest first), or a plain text to continue.
+        text: one turn of the user, or, where ``plain``, what the model continues without a chat template.
         max_tokens: of the reply at most, in the model's own tokens.
+        plain: whether the text is no turn of a chat.
     """
 
     key: str
-    prompt: str | list[dict[str, str]]
+    text: str
     max_tokens: int
+    plain: bool = False
 
     @property
     def turns(self) -> list[dict[str, str]]:
-        """The conversation; a plain text is one turn of the user."""
-        return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else self.prompt
+        """The conversation."""
+        return [{"role": "user", "content": self.text}]
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,33 @@ class Usage:
         self.tokens_in += reply.tokens_in or 0
         self.tokens_out += reply.tokens_out or 0
 
-    def cost(self, prices: ServerConfig | None) -> float | None:
+    def cost(self, prices: RequestConfig) -> float | None:
         """Return what the replies cost, in the currency of the prices; None if a price or a count of tokens is unknown."""
-        return None if self.unmetered or prices is None else prices.cost(self.tokens_in, self.tokens_out)
+        return None if self.unmetered else prices.cost(self.tokens_in, self.tokens_out)
 
     def to_json(self) -> dict:
         """Return the counts as plain values."""
         retries = self.requests - self.replies - self.errors.total()
         return {**vars(self), "retries": retries, "errors": dict(sorted(self.errors.items()))}
+
+
+def estimate(queries: Iterable[Query], prices: RequestConfig, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Estimate what queries would take, before anything is sent.
+
+    Args:
+        queries: that have no reply yet.
+        prices: of the server.
+        tokenizer: measures what will be sent, roughly: the server has its own.
+
+    Returns:
+        {"tokens in", "tokens out at most", "cost at most" (None where a price is unknown), "approximate": True}. Retries are
+        not in it.
+    """
+    queries = list(queries)
+    tokens_in = sum(count_tokens(tokenizer, query.text) for query in queries)
+    tokens_out = sum(query.max_tokens for query in queries)
+    sizes = {"tokens in": tokens_in, "tokens out at most": tokens_out}
+    return sizes | {"cost at most": prices.cost(tokens_in, tokens_out), "approximate": True}
 
 
 class Server:
@@ -115,7 +138,7 @@ class Server:
 
     Example:
         >>> server = Server(ServerConfig(url="http://localhost:8000/v1", model="my-model"))  # doctest: +SKIP
-        >>> server.chat([{"role": "user", "content": "Answer yes."}], max_tokens=4).text  # doctest: +SKIP
+        >>> server.reply(Query("", "Answer yes.", max_tokens=4)).text  # doctest: +SKIP
         'Yes.'
     """
 
@@ -138,14 +161,6 @@ class Server:
         """Return server and model; the key is not shown."""
         return f"Server({self.config.url!r}, {self.config.model!r})"
 
-    def chat(self, messages: list[dict[str, str]], max_tokens: int) -> Reply:
-        """Return the model's reply to a conversation; errors as for ``reply``."""
-        return self.reply(Query("", messages, max_tokens))
-
-    def complete(self, prompt: str, max_tokens: int) -> Reply:
-        """Return what the model writes after a plain text, without a chat template; errors as for ``reply``."""
-        return self.reply(Query("", prompt, max_tokens))
-
     def reply(self, query: Query) -> Reply:
         """Return the model's reply.
 
@@ -157,28 +172,26 @@ class Server:
             raise InputError(
                 f"the server at {self.config.url} cannot be queried while HF_HUB_OFFLINE is set: unset it."
             )
+        options: dict[str, Any] = {"model": self.config.model, "max_tokens": query.max_tokens}
+        options |= {"temperature": 0, "seed": SEED}
         try:
-            reply = self._read(self._send(query), chat=isinstance(query.prompt, list))
-        except self._openai.APIError as error:
-            kind, message = self._trouble(error)
-        # no JSON, JSON of another shape, a reply that holds the key
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-            kind, message = "protocol", f"a reply that does not follow the protocol, {type(error).__name__}"
+            if query.plain:
+                output = self._client.completions.create(**options, prompt=query.text)
+            else:
+                options["messages"] = query.turns
+                output = self._client.chat.completions.create(**options)
+            reply = self._read(output, query.plain)
+        # the client's own errors; no JSON, JSON of another shape, a reply that holds the key
+        except (self._openai.APIError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+            failure = self._failure(error)
         else:
             with self._lock:
                 self.usage.add(reply)
             return reply
-        with self._lock:
-            self.usage.errors[kind] += 1
-        raise self._error(kind, message)
-
-    def _send(self, query: Query) -> Any:
-        options: dict[str, Any] = {"model": self.config.model, "max_tokens": query.max_tokens}
-        options |= {"temperature": 0, "seed": SEED}
-        if isinstance(query.prompt, str):
-            return self._client.completions.create(**options, prompt=query.prompt)
-        options["messages"] = query.prompt
-        return self._client.chat.completions.create(**options)
+        if isinstance(failure, ServerError):
+            with self._lock:
+                self.usage.errors[failure.kind] += 1
+        raise failure
 
     def _before_sending(self, request: Any) -> None:
         """Count a request or retry, and hold it back until the rate limit lets it go."""
@@ -191,10 +204,10 @@ class Server:
             self._free = start + 60 / (self.config.requests_per_minute or float("inf"))
         time.sleep(start - now)
 
-    def _read(self, output: Any, chat: bool) -> Reply:
+    def _read(self, output: Any, plain: bool) -> Reply:
         """Read the first choice; raises what a reply of another shape leads to."""
         choice, usage = output.choices[0], output.usage
-        text = choice.message.content if chat else choice.text
+        text = choice.text if plain else choice.message.content
         if not isinstance(text, str | None) or self._masked(text or "") != (text or ""):
             raise TypeError
         sizes = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
@@ -204,32 +217,28 @@ class Server:
     def _masked(self, text: str) -> str:
         return text.replace(self._key, "...") if len(self._key) >= SECRET else text
 
-    def _trouble(self, error: Any) -> tuple[str, str]:
-        """Return the kind of an error of openai's client, and what is behind it, without the key."""
-        if isinstance(error, self._openai.APITimeoutError):
-            return "timeout", f"silent for {self.config.timeout:g} seconds"
-        if isinstance(error, self._openai.APIConnectionError):
-            return "connection", f"the connection failed, {type(error.__cause__).__name__}"
-        if not isinstance(error, self._openai.APIStatusError):
-            return "protocol", f"a reply that does not follow the protocol, {type(error).__name__}"
-        body, status = error.body, error.status_code
-        message = body.get("message") if isinstance(body, dict) else body
-        message = self._masked(one_line(" ".join(str(message or "").split())))[:200]
-        kind = KINDS.get(status, "server" if status >= 500 else "request")
-        return kind, f"HTTP {status}, {message}" if message else f"HTTP {status}"
-
-    def _error(self, kind: str, message: str) -> Exception:
-        """Return InputError for what no retry and no other request can fix, else ServerError."""
+    def _failure(self, error: Any) -> Exception:
+        """Return InputError for what no retry and no other request can fix, else ServerError; the key is in neither."""
         at, variable = f"the server at {self.config.url}", self.config.key_variable
-        if kind == "refused":
+        status = getattr(error, "status_code", 0)
+        if isinstance(error, self._openai.APITimeoutError):
+            kind, why = "timeout", f"silent for {self.config.timeout:g} seconds"
+        elif isinstance(error, self._openai.APIConnectionError):
+            kind, why = "connection", f"the connection failed, {type(error.__cause__).__name__}"
+        elif not status:
+            kind, why = "protocol", f"a reply that does not follow the protocol, {type(error).__name__}"
+        else:
+            kind = KINDS.get(status, "server" if status >= 500 else "request")
+            message = error.body.get("message") if isinstance(error.body, dict) else error.body
+            message = self._masked(one_line(" ".join(str(message or "").split())))[:200]
+            why = f"HTTP {status}, {message}" if message else f"HTTP {status}"
+        if status in (401, 403):
             fix = f"check the key in {variable}" if variable else "name its key's environment variable in key_variable"
-            return InputError(f"{at} refuses access ({message}): {fix}.")
-        if kind == "unknown":
-            return InputError(
-                f"{at} has no model '{self.config.model}' ({message}): check the model's name and the URL."
-            )
+            return InputError(f"{at} refuses access ({why}): {fix}.")
+        if status == 404:
+            return InputError(f"{at} has no model '{self.config.model}' ({why}): check the model's name and the URL.")
         what = "refuses this request" if kind == "request" else "gives no reply; run again later"
-        return ServerError(f"{at} {what} ({message}).", kind)
+        return ServerError(f"{at} {what} ({why}).", kind)
 
 
 def ask_all(
@@ -237,85 +246,67 @@ def ask_all(
     queries: Iterable[Query],
     log: RecordLog,
     parallel: int = 1,
-    progress: Callable[[Query, Reply | Exception], object] | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> dict[str, ServerError]:
-    """Query a server for what the log lacks; each reply is on the disk before its thread sends another request.
+    """Query a server for what the log lacks; each reply is on the disk before another request is sent in its place.
 
     Args:
         server: the server.
         queries: taken one by one.
         log: takes key -> the fields of a ``Reply``.
         parallel: requests under way at a time.
-        progress: called with each query and its answer.
+        progress: called after each answer.
 
     Returns:
         Key -> error of each query without a reply; it is sent again next time.
 
     Raises:
         InputError: the key is refused, or the model is unknown.
-        FailedError: ten requests in a row got no reply, or the first ten were refused. Replies so far are kept.
+        FailedError: ten requests in a row got no reply. Replies so far are kept.
     """
-    todo, done = queue.SimpleQueue(), queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Query, Reply | Exception]] = queue.SimpleQueue()
 
-    def work() -> None:
-        while (query := todo.get()) is not None:
-            try:
-                done.put((query, server.reply(query)))
-            except Exception as error:  # counted or raised by the thread that waits for all
-                done.put((query, error))
+    def work(query: Query) -> None:
+        try:
+            done.put((query, server.reply(query)))
+        except Exception as error:  # counted or raised by the thread that waits for all
+            done.put((query, error))
 
-    # Daemons, so that Ctrl-C does not wait for a slow server. One that outlives the call, as in a notebook, writes nothing.
-    for _ in range(parallel):
-        threading.Thread(target=work, daemon=True).start()
     missing = (query for query in queries if query.key not in log.records)
-    patience, end, running = Patience(server, log), None, 0
-    try:
-        while True:
-            while running < parallel and not end and (query := next(missing, None)):
-                todo.put(query)
-                running += 1
-            if not running:
-                break
-            query, answer = done.get()
-            running -= 1
-            if isinstance(answer, Reply):
-                log.add(query.key, vars(answer))
-            end = end or patience.end_after(query.key, answer)
-            if progress:
-                progress(query, answer)
-    finally:
-        for _ in range(parallel):
-            todo.put(None)
+    failed: dict[str, ServerError] = {}
+    running = in_a_row = 0
+    end: Exception | None = None
+    while True:
+        while running < parallel and not end and (query := next(missing, None)):
+            # A daemon, so that Ctrl-C does not wait for a slow server. One that outlives the call writes nothing.
+            threading.Thread(target=work, args=(query,), daemon=True).start()
+            running += 1
+        if not running:
+            break
+        query, answer = done.get()
+        running -= 1
+        if isinstance(answer, Reply):
+            log.add(query.key, vars(answer))
+            in_a_row = 0
+        elif isinstance(answer, ServerError):
+            failed[query.key] = answer
+            # A request that is refused, being too long perhaps, concerns only itself, once another got a reply.
+            in_a_row += answer.kind != "request" or not log.records
+        end = end or _end_after(answer, in_a_row, len(log.records))
+        if progress:
+            progress()
     if end:
         raise end
-    return patience.failed
+    return failed
 
 
-class Patience:
-    """When to stop sending requests: PATIENCE of them in a row got no reply, or were refused before any reply."""
-
-    def __init__(self, server: Server, log: RecordLog) -> None:
-        self.server, self.log = server, log
-        self.failed: dict[str, ServerError] = {}
-        self.silent = self.refused = 0  # in a row
-
-    def end_after(self, key: str, answer: Reply | Exception) -> Exception | None:
-        """Take note of an answer; returns the error that ends the work, if any."""
-        if isinstance(answer, Reply):
-            self.silent = self.refused = 0
-            return None
-        if not isinstance(answer, ServerError):
-            return answer
-        self.failed[key] = answer
-        # A request that is refused, being too long perhaps, concerns only itself, once the server has answered another.
-        self.refused += answer.kind == "request"
-        self.silent += answer.kind != "request"
-        kept = len(self.log.records)
-        if self.refused >= PATIENCE and not kept:
-            return FailedError(f"{PATIENCE} requests were refused before any reply, so no more are sent: {answer}")
-        if self.silent >= PATIENCE:
-            return FailedError(
-                f"the server at {self.server.config.url} gave no reply to {PATIENCE} requests in a row ({answer.kind}): "
-                f"{kept} answers are kept, and the same command resumes from there."
-            )
+def _end_after(answer: Reply | Exception, in_a_row: int, kept: int) -> Exception | None:
+    """Return the error that ends the work after an answer, if any."""
+    if not isinstance(answer, Reply | ServerError):
+        return answer
+    if in_a_row < PATIENCE:
         return None
+    return FailedError(
+        f"{PATIENCE} requests in a row got no reply, so no more are sent; {kept} replies are kept, and the same command "
+        f"resumes from there: {answer}"
+    )

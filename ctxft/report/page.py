@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,9 +89,7 @@ def show_table(table: pandas.DataFrame) -> Table:
     return Table(render_html("table.html", table=table), compact(table).to_string(index=False))
 
 
-def write_report(
-    run: Source, reference: str = "cpt", more: Sequence[Markup] = (), out: str | os.PathLike | None = None
-) -> Path:
+def write_report(run: Source, reference: str = "cpt", out: str | os.PathLike | None = None) -> Path:
     """Write the report of a run: tables, figures, verdicts and caveats, in one file that opens offline.
 
     Its figures are also in ``figures/`` next to it, each as PNG and SVG.
@@ -100,7 +97,6 @@ def write_report(
     Args:
         run: a run folder, a Run, or a run that is read already; of a run read with some seeds the page shows these.
         reference: the arm that is subtracted.
-        more: further sections, as from ``render_html``.
         out: the file to write; None takes report.html in the run's folder.
 
     Returns:
@@ -118,7 +114,7 @@ def write_report(
     seeds = min(max(map(len, common_seeds(arms).values())) for arms in run.outcomes.values())
     practice = any(name in EXAMS for name in run.outcomes)
     facts = {"seeds": seeds, "practice": practice, "incomplete": _incomplete(run), "origin": _origin(run)}
-    page = render_html("report.html", run=run, reference=reference, more=more, draw=draw, **facts)
+    page = render_html("report.html", run=run, reference=reference, draw=draw, **facts)
     return write_text(path, page)
 
 

@@ -99,8 +99,8 @@ def _checks(run: Run, place: Path) -> Iterator[Check]:
         yield file, partial(_text, run, file, place)
     yield "ledger.json", partial(_ledger, run, place)
     written = [arm.written for arm in map(get_arm, text_stages(run.config.arms)) if arm.written]
-    if written and run.config.prompts.writer and any(run.folder.glob("adaptive.json*")):
-        yield "adaptive.jsonl", lambda: f"{len(written[0](run.config, 0) or ())} passages, with the recorded hash"
+    if written and run.config.prompts.writer and (run.folder / "adaptive.json").exists():
+        yield "adaptive.json", lambda: f"{len(written[0](run.config, 0) or ())} passages; checksum holds"
     checks = {"done.json": _done, "prompts.jsonl": _prompts, "log.jsonl": _log, "model": _model}
     for folder in sorted(run.folder.glob("arms/*/seed-*")):
         for name, check in checks.items():
@@ -113,7 +113,7 @@ def _checks(run: Run, place: Path) -> Iterator[Check]:
         for name in sorted(names):
             check = partial(_outcomes, run, *_task_of(folder), name, place)
             yield f"{folder.relative_to(run.folder) / name}.jsonl", check
-    known = {"arms", "evals", "manifest.json", "ledger.json", "adaptive.json", "adaptive.jsonl", *manifest.files}
+    known = {"arms", "evals", "manifest.json", "ledger.json", "adaptive.json", *manifest.files}
     left = [path.name for path in run.folder.iterdir() if path.name not in known and not path.name.startswith(".")]
     left += [str(path.relative_to(run.folder)) for path in run.folder.rglob("*.damaged")]
     yield (

@@ -26,7 +26,7 @@ from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, requests_of
 from ctxft.evaluation.outcomes import parse_answer
 from ctxft.evaluation.scoring import encode_pair
-from ctxft.extras.server import Reply, Server, ServerError
+from ctxft.extras.server import Query, Reply, Server, ServerError
 from ctxft.leakage import NGRAM, find_leaks, words_of
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.options import read_settings
@@ -410,7 +410,7 @@ def test_replies_of_a_server(place, server, said, tried, data, status, chat):
     )
     said |= {"status": status, "content": data.draw(st.one_of(*kinds))}
     try:
-        reply = server.chat([{"role": "user", "content": "q"}], 9) if chat else server.complete("q", 9)
+        reply = server.reply(Query("q", "q", 9, plain=not chat))
     except ServerError as error:
         assert server.config.url in str(error) and str(error).isprintable()
         return
