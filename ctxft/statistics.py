@@ -451,16 +451,13 @@ def aligned(outcomes: Outcomes, reference: str) -> dict[str, dict[int, list[Mapp
         raise InputError(f"arm {reference}, seed {first} has no outcomes: evaluate it first.")
     joined: dict[str, dict[int, list[Mapping[str, Any]]]] = {arm: {} for arm in outcomes}
     for arm, seed in ((arm, seed) for arm, seeds in outcomes.items() for seed in sorted(seeds)):
-        where = f"arm {arm}, seed {seed}"
-        items = _by_id(outcomes[arm][seed], where)
-        for item in (*expected, *items):
-            if item not in items or item not in expected:
-                problem = f"item '{item}' is only in the {'first' if item in items else 'second'}"
-            elif items[item]["hash"] != expected[item]["hash"]:
-                problem = f"item '{item}' has another hash, so another question, choice or answer"
-            else:
-                continue
-            raise InputError(f"{where} and arm {reference}, seed {first} differ: {problem}; evaluate both again.")
+        items = _by_id(outcomes[arm][seed], f"arm {arm}, seed {seed}")
+        for item in expected | items:
+            if item not in items or item not in expected or items[item]["hash"] != expected[item]["hash"]:
+                raise InputError(
+                    f"arm {arm}, seed {seed} and arm {reference}, seed {first} differ: item '{item}' is missing in one of "
+                    "them, or has another question, choice or answer (its hash differs); evaluate both again."
+                )
         joined[arm][seed] = [items[item] for item in expected]
     return joined
 

@@ -7,7 +7,7 @@ import pandas
 from ctxft.prompts import get_arm, sort_arms
 from ctxft.report.record import RunRecord, Source, as_record
 from ctxft.statistics import compare, corrected
-from ctxft.storage import InputError, check_known
+from ctxft.storage import check_known
 from ctxft.world.exams import EXAMS
 
 
@@ -105,16 +105,6 @@ def how_to_read(run: Source, reference: str = "cpt") -> list[str]:
 # --- ablations: which family of prompts matters? ----------------------------------------------------------------------
 
 
-def ablations(run: RunRecord, reference: str) -> dict[str, list[str]]:
-    """Return benchmark -> the arms to compare, where parts of the prompts were tried; they have the reference's last stage."""
-    stage, tried = get_arm(reference).instructed, {}
-    for name, outcomes in run.outcomes.items():
-        arms = [arm for arm in map(get_arm, outcomes) if arm.compared and arm.instructed == stage]
-        if any(arm.argument for arm in arms):
-            tried[name] = [arm.name for arm in arms]
-    return tried
-
-
 def ablation_rows(run: Source, reference: str, benchmark: str | None = None) -> dict[str, list[dict]]:
     """Compare the arms of an ablation with a reference; all comparisons together are one family for Holm's correction.
 
@@ -124,38 +114,27 @@ def ablation_rows(run: Source, reference: str, benchmark: str | None = None) -> 
     Args:
         run: a run folder, a Run, or a run that is read already.
         reference: the arm that is subtracted, such as cft.
-        benchmark: one, or None for all on which parts of the prompts were tried.
+        benchmark: one, or None for all.
 
     Returns:
-        Benchmark -> rows as from ``statistics.compare`` and ``corrected``, with kind ("only", "without", "count", "arm") and
-        part (family or number). The reference is among them if it is such an arm.
+        Benchmark, where parts of the prompts were tried -> rows as from ``statistics.compare`` and ``corrected``, with kind
+        ("only", "without", "count", "arm") and part (family or number). The reference is among them if it is such an arm.
 
     Raises:
-        InputError: the benchmark or the reference was not evaluated, there is no arm of a part, or as ``compare``.
+        InputError: the benchmark or the reference was not evaluated, or as ``compare``.
     """
-    run = as_record(run)
-    tried, names = ablations(run, reference), list(run.outcomes)
+    run, tables = as_record(run), {}
     if benchmark is not None:
-        names = [check_known(benchmark, run.outcomes, f"benchmark in {run.folder}:")]
-    if not tried.keys() & set(names):
-        raise InputError(
-            f"{run.folder} has no arm to compare with {reference} such as only-<family>, without-<family> or count-<n>"
-            f"{f' on {benchmark}' if benchmark else ''}: train and evaluate some."
-        )
-    tables = {}
-    for name in (name for name in names if name in tried):
-        arms = {
-            arm: run.outcomes[name][arm] for arm in sort_arms({*tried[name], reference}) if arm in run.outcomes[name]
-        }
-        rows = compare(arms, reference)
-        parts = [_with_part(row) for row in rows if row["arm"] in tried[name]]
-        tables[name] = sorted(parts, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))
+        check_known(benchmark, run.outcomes, f"benchmark in {run.folder}:")
+    for name in run.outcomes if benchmark is None else [benchmark]:
+        outcomes, stage = run.outcomes[name], get_arm(reference).instructed
+        tried = [arm for arm in map(get_arm, outcomes) if arm.compared and arm.instructed == stage]
+        parts = {arm.name: {"kind": arm.kind if arm.argument else "arm", "part": arm.argument} for arm in tried}
+        if any(arm.argument for arm in tried):
+            arms = {arm: outcomes[arm] for arm in sort_arms({*parts, reference}) if arm in outcomes}
+            rows = [row | parts[row["arm"]] for row in compare(arms, reference) if row["arm"] in parts]
+            tables[name] = sorted(rows, key=lambda row: ("only", "without", "count", "arm").index(row["kind"]))
     return corrected(tables, "all")
-
-
-def _with_part(row: dict) -> dict:
-    arm = get_arm(row["arm"])
-    return row | {"kind": arm.kind if arm.argument else "arm", "part": arm.argument}
 
 
 # --- the paper's claims -----------------------------------------------------------------------------------------------

@@ -229,12 +229,15 @@ def ablation_figure(run: Source, reference: str = "cft", benchmark: str | None =
         benchmark: one of the run's; None takes the only one.
 
     Raises:
-        InputError: as ``ablation_rows``, or no benchmark is named and several have such arms.
+        InputError: as ``ablation_rows``, or there are such arms on no benchmark, or on several.
     """
-    run = as_record(run)
-    (name, rows), *more = ablation_rows(run, reference, benchmark).items()
-    if more:
-        raise InputError(f"the figure shows one benchmark: name one of {', '.join(run.outcomes)}.")
+    tables = ablation_rows(run, reference, benchmark)
+    if len(tables) != 1:
+        raise InputError(
+            "the figure shows one benchmark with arms such as only-<family>, without-<family> or count-<n>, found "
+            f"{', '.join(tables) or 'none'}: {'name one' if tables else 'train and evaluate some arms'}."
+        )
+    ((name, rows),) = tables.items()
     return families_figure(rows, f"{name}: which family matters?", reference)
 
 

@@ -16,7 +16,7 @@ import pandas
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ctxft.report.comparisons import ablations, how_to_read, overall, searched, verdicts
+from ctxft.report.comparisons import ablation_rows, how_to_read, overall, searched, verdicts
 from ctxft.report.figures import Picture, ablation_figure, arm_color, loss_figure, results_figure, save
 from ctxft.report.record import RunRecord, Source, as_record
 from ctxft.report.tables import ablation_table, f1_table, loss_table, results_table, subject_table
@@ -39,7 +39,7 @@ PAGES = jinja2.Environment(
 )
 # what a template may call
 PAGES.globals |= {function.__name__: function for function in (
-    ablation_figure, ablation_table, ablations, arm_color, compact, f1_table, how_to_read, loss_figure, loss_table, overall,
+    ablation_figure, ablation_rows, ablation_table, arm_color, compact, f1_table, how_to_read, loss_figure, loss_table, overall,
     results_figure, results_table, searched, subject_table, verdicts,
 )}  # fmt: skip
 
