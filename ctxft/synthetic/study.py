@@ -4,7 +4,6 @@
     finetune: one arm from there on one target -> <target>/<arm>/seed-<n>/ {network.safetensors, log.jsonl, done.json}
 
 One loop serves both. Tasks are sampled on the device, and losses stay there until a line is logged. Each worker walks the
-One loop serves both. Tasks are sampled on the device, and losses stay there until a line is logged. Each worker walks the
 whole list of trainings and takes those that are neither done nor locked by another; what was killed starts from scratch, to
 the same bits.
 """
