@@ -16,11 +16,11 @@ import json
 import re
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
@@ -28,14 +28,14 @@ import pandas
 from markupsafe import Markup
 from transformers import PreTrainedTokenizerBase
 
-from ctxft.config import ExperimentConfig
+from ctxft.config import ExperimentConfig, from_mapping
+from ctxft.course import duration
 from ctxft.data.passages import Passage
 from ctxft.data.rows import Rows, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Question
-from ctxft.leakage import NGRAM, grams_of, words_of
-from ctxft.prompts import Arm, ContextualPrompt, check_subsets, get_arm, text_stages
-from ctxft.prompts.arms import table
-from ctxft.prompts.sets import LONGEST
+from ctxft.prompts import ContextualPrompt, check_subsets, get_arm, text_stages
+from ctxft.prompts.arms import check_labels, table
+from ctxft.prompts.sets import PromptEntry
 from ctxft.report import Table, differences_figure, loss_figure, overall, render_html, results_table
 from ctxft.report.comparisons import compared
 from ctxft.report.figures import picture
@@ -47,13 +47,6 @@ from ctxft.storage import FailedError, InputError, check_known, is_unicode, read
 from ctxft.training.checkpoint import checkpoints
 from ctxft.training.packing import MicroBatch, micro_batches
 
-# fmt: off
-__all__ = [
-    "CorpusBrowser", "PromptExplorer", "QuestionBrowser", "ResultsExplorer", "RowViewer", "TrainingMonitor", "answers_of",
-    "disagreements", "show_item",
-]
-# fmt: on
-
 
 def labeled(kind: type[ipywidgets.DOMWidget], label: str, width: str = "auto", **values: object) -> Any:
     """Return a control whose label is shown in full."""
@@ -61,6 +54,12 @@ def labeled(kind: type[ipywidgets.DOMWidget], label: str, width: str = "auto", *
         values["tooltip"] = "the space bar opens the list, arrows and Enter choose"
     layout = ipywidgets.Layout(width=width, margin="2px 1.2em 2px 2px")
     return kind(description=label, style={"description_width": "initial"}, layout=layout, **values)
+
+
+def counter(label: str, first: int = 1, last: int = 1) -> ipywidgets.BoundedIntText:
+    """Return a control for a number from ``first``, which it has at first, to ``last``."""
+    width = f"{8 + len(label) // 2}em"
+    return labeled(ipywidgets.BoundedIntText, label, width, value=first, min=first, max=max(first, last))
 
 
 def plain_text(page: str) -> str:
@@ -93,6 +92,7 @@ class Explorer(ipywidgets.VBox):
         super().__init__([*(ipywidgets.HBox(list(row), layout=line) for row in controls), self.view])
         for control in itertools.chain(*controls):
             control.observe(self._refresh, names="value")
+        self.adjust(None)
         self.view.value = self.html
 
     def shown(self) -> Markup:
@@ -109,8 +109,12 @@ class Explorer(ipywidgets.VBox):
         """What is shown, as text."""
         return plain_text(self.html)
 
-    def _refresh(self, _change: object = None) -> None:
+    def adjust(self, changed: object) -> None:
+        """Fit the other controls to one that has changed, before the view follows."""
+
+    def _refresh(self, change: Mapping | None = None) -> None:
         try:
+            self.adjust(change and change["owner"])
             self.view.value = self.html
         except InputError as error:  # in a browser nobody would see it raised
             self.view.value = f'<p role="alert"><b>Not possible:</b> {html.escape(str(error))}</p>'
@@ -190,35 +194,6 @@ def count_parts(parts: Iterable[RowPart]) -> dict[str, int]:
     return counts
 
 
-def check_prompt(text: str, passage: Passage, count: Callable[[str], int], max_length: int, least: int) -> list[str]:
-    """Return what is wrong with a prompt before a passage, a sentence each; none where all is well.
-
-    Args:
-        text: the prompt.
-        passage: the passage that follows it.
-        count: returns the tokens that a prompt takes, with its separator or chat template.
-        max_length: tokens that a row may have (``train.max_length``).
-        least: text tokens that it must leave (``train.min_text_tokens``).
-    """
-    if not text.strip():
-        return ["The prompt is empty: write what the model should do with the text."]
-    if not is_unicode(text):
-        return ["The prompt holds a lone surrogate, which is no character: type it again."]
-    words, tokens = len(text.split()), count(text)
-    room, row = max(0, max_length - 2 - tokens), 1 + tokens + passage.targets
-    copied = set(grams_of(words_of(text))) & set(grams_of(words_of(passage.text)))
-    checks = {
-        f"The prompt has {words} words, but a prompt set may have at most {LONGEST}: shorten it.": words > LONGEST,
-        f"The prompt takes {tokens} of {max_length} tokens and leaves {room} for text, but train.min_text_tokens is {least}: "
-        "shorten it, or raise train.max_length.": room < least,
-        f"With this prompt the passage takes {row} tokens, more than train.max_length, {max_length}: all passages would "
-        "be cut shorter.": room >= least and row > max_length,
-        f'The prompt copies {NGRAM} words of the passage ("{" ".join(min(copied, default=()))}"): what it gives away need '
-        "not be learned.": bool(copied),
-    }
-    return [problem for problem, applies in checks.items() if applies]
-
-
 class PromptExplorer(Explorer):
     """Choose an arm, a family and a passage, and see the prompt, the row's tokens and what the prompt costs.
 
@@ -234,18 +209,20 @@ class PromptExplorer(Explorer):
 
     def __init__(self, run: Run | ExperimentConfig, seed: int = 0) -> None:
         self.run, self.seed = as_run(run), seed
-        strategies, self.passages = self.run.prompt_sets.strategies, self.run.passages
-        self.ideas = {prompt.text: strategies.ideas.get(prompt.family) for prompt in strategies.prompts}
-        self.arm = labeled(ipywidgets.Dropdown, "arm", options=shown_arms(self.run), value="cft")
-        self.family = labeled(ipywidgets.Dropdown, "family", options=strategies.families, disabled=True)
-        last = len(self.passages)
-        self.number = labeled(ipywidgets.BoundedIntText, f"passage, 1 to {last}", "15em", value=1, min=1, max=last)
+        self.strategies, self.passages = self.run.prompt_sets.strategies, self.run.passages
+        self.ideas = {prompt.text: self.strategies.ideas.get(prompt.family) for prompt in self.strategies.prompts}
+        known = sorted(table().values(), key=lambda arm: arm.order)
+        arms = [arm.name for arm in known if arm.reads_text and arm.parameter != "N"]
+        arms += [arm for arm in text_stages(self.run.config.arms) if get_arm(arm).kind == "count"]
+        self.arm = labeled(ipywidgets.Dropdown, "arm", options=arms, value="cft")
+        self.family = labeled(ipywidgets.Dropdown, "family", options=self.strategies.families)
+        self.number = counter(f"passage, 1 to {len(self.passages)}", last=len(self.passages))
         hint = "type a prompt, and it replaces the arm's"
         self.own = labeled(ipywidgets.Textarea, "your own prompt", "100%", placeholder=hint, rows=2)
-        self.arm.observe(self._enable, names="value")
         super().__init__([self.arm, self.family, self.number], [self.own])
 
-    def _enable(self, _change: dict) -> None:
+    def adjust(self, changed: object) -> None:
+        """Offer the families only where the arm reads one."""
         self.family.disabled = not self.arm.value.endswith("FAMILY")
 
     @property
@@ -259,37 +236,61 @@ class PromptExplorer(Explorer):
         return self.passages[self.number.value - 1]
 
     @property
-    def problems(self) -> list[str]:
-        """What is wrong with the typed prompt; nothing where none is typed."""
+    def problem(self) -> str:
+        """What is wrong with the typed prompt; "" where all is well, or none is typed."""
         train, typed = self.run.config.train, self.own.value
-        checks = (self.passage, lambda text: len(self._typed_ids(text)), train.max_length, train.min_text_tokens)
-        return check_prompt(typed, *checks) if typed else []
+        if not is_unicode(typed):
+            return "your prompt: text: holds a lone surrogate, which is no character: type it again."
+        if not typed:
+            return ""
+        try:
+            from_mapping(PromptEntry, {"id": "own", "family": "own", "text": typed}, "your prompt")
+        except InputError as error:
+            return str(error)
+        tokens = len(self._typed_ids())
+        room, row = max(0, train.max_length - 2 - tokens), 1 + tokens + self.passage.targets
+        if room < train.min_text_tokens:
+            return (
+                f"The prompt takes {tokens} of {train.max_length} tokens and leaves {room} for text, but "
+                f"train.min_text_tokens is {train.min_text_tokens}: shorten it, or raise train.max_length."
+            )
+        too_long = f"With this prompt the passage takes {row} tokens, more than train.max_length, {train.max_length}"
+        return f"{too_long}: all passages would be cut shorter." if row > train.max_length else ""
 
     @property
     def row(self) -> tuple[dict | None, list[RowPart]]:
-        """The prompt that is shown, with its id, family and text, and the row, taken apart."""
+        """The prompt that is shown, with its id, family and text, and the row, taken apart.
+
+        Raises:
+            InputError: the run lacks what the arm needs, such as truth labels.
+        """
         place, typed = self.number.value - 1, self.own.value
         first = max(0, place - 1)  # what follows a passage may be about its neighbors
         near = self.passages[first : place + 2]
         if typed:
-            rows = Rows(near, [self._typed_ids(typed)] * len(near), special_tokens(self.run.tokenizer))
+            rows = Rows(near, [self._typed_ids()] * len(near), special_tokens(self.run.tokenizer))
             prompt = {"prompt": "your own", "family": "your own", "text": typed.strip()}
         else:
+            check_subsets([self.stage], self.strategies)
+            check_labels([self.stage], near, self.run.config.prompts.writer is not None)
             rows, sampled = build_rows(self.run, self.stage, self.seed, near)
             prompt = next((one for one in sampled if one["passage"] == self.passage.id), None)
         return prompt, row_parts(rows, place - first, self.run.tokenizer)
 
-    def _typed_ids(self, text: str) -> Sequence[int]:
-        prompt = ContextualPrompt("your own", "your own", text.strip(), "strategy")
+    def _typed_ids(self) -> Sequence[int]:
+        prompt = ContextualPrompt("your own", "your own", self.own.value.strip(), "strategy")
         return prompt_ids(self.run.tokenizer, prompt, self.run.template)
 
     def shown(self) -> Markup:
-        """Return the row that is shown."""
-        readable = not self.own.value or (self.own.value.strip() and is_unicode(self.own.value))
-        prompt, parts = self.row if readable else (None, [])
-        title = f"{self.stage}, passage {self.passage.id} ({self.number.value} of {len(self.passages)})"
-        values = {"idea": self.ideas.get(prompt["text"]) if prompt else None, "counts": count_parts(parts)}
-        return render_html("prompt.html", title=title, problems=self.problems, prompt=prompt, parts=parts, **values)
+        """Return the row, or what is wrong with the typed prompt."""
+        problem = self.problem
+        prompt, parts = (None, []) if problem else self.row
+        values = {"title": f"{self.stage}, passage {self.passage.id} ({self.number.value} of {len(self.passages)})"}
+        idea = self.ideas.get(prompt["text"]) if prompt else None
+        counts = count_parts(parts)
+        return render_html(
+            "prompt.html", problem=problem, prompt=prompt, parts=parts, idea=idea, counts=counts, **values
+        )
 
 
 def as_run(run: Run | ExperimentConfig) -> Run:
@@ -297,57 +298,9 @@ def as_run(run: Run | ExperimentConfig) -> Run:
     return run if isinstance(run, Run) else Run(run)
 
 
-def shown_arms(run: Run) -> list[str]:
-    """Return the arms that can be shown: those that need a label or a written prompt only where there is one."""
-    config, strategies = run.config, run.prompt_sets.strategies
-    writer = config.prompts.writer is not None
-    lacking = {"label": not writer and any(one.reliable is None for one in run.passages), "writer": not writer}
-    lacking["families"] = len(strategies.families) == 1
-    counts = [arm for arm in text_stages(config.arms) if get_arm(arm).kind == "count"]
-    check_subsets(counts, strategies)
-
-    def can_be_shown(arm: Arm) -> bool:
-        written = arm.written_state is None or arm.written_state(config) is not None
-        return arm.reads_text and arm.parameter != "N" and written and not any(map(lacking.get, arm.needs))
-
-    return [arm.name for arm in sorted(filter(can_be_shown, table().values()), key=lambda arm: arm.order)] + counts
-
-
 # --- packed rows ------------------------------------------------------------------------------------------------------
 
 LAYOUTS = {"side by side in one line": "segments", "a line each, padded": "sdpa"}  # what a reader chooses -> attention
-
-
-def batch_lines(
-    batch: MicroBatch, rows: Rows, step: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> list[list[tuple[str, list[RowPart]]]]:
-    """Read from a micro-batch's tensors, which the model reads, the rows in its lines and what is learned of them.
-
-    Args:
-        batch: from ``training.packing.micro_batches``.
-        rows: all rows of the arm.
-        step: for each row of the optimizer step its index among these.
-        tokenizer: of the model.
-
-    Returns:
-        For each line (id of the passage, its row, taken apart), in order; the padding, if there is any, has the id "".
-    """
-    width = batch.input_ids.shape[1]
-    targets = {place + 1 for place in batch.target_positions.tolist()}
-    numbers, lines = iter(batch.rows), []
-    for line, (ids, positions) in enumerate(zip(batch.input_ids.tolist(), batch.position_ids.tolist(), strict=True)):
-        labels = [token if line * width + place in targets else None for place, token in enumerate(ids)]
-        starts = [place for place, position in enumerate(positions) if position == 0] + [width]
-        segments, used = [], 0
-        for begin, end in itertools.pairwise(starts):
-            if end > begin + 1:  # a row counts 0, 1, 2, ..., padding stays at 0
-                index, used = step[next(numbers)], end
-                row = {"input_ids": ids[begin:end], "labels": labels[begin:end]}
-                segments.append((rows.passages[index].id, row_parts(rows, index, tokenizer, row)))
-        if used < width:
-            segments.append(("", [RowPart("padding", False, ("",) * (width - used))]))
-        lines.append(segments)
-    return lines
 
 
 class RowViewer(Explorer):
@@ -365,15 +318,13 @@ class RowViewer(Explorer):
     def __init__(self, run: Run | ExperimentConfig, arm: str = "cft", seed: int = 0) -> None:
         self.run = as_run(run)
         self.rows, self.order = self.run.rows(arm, seed)[0], self.run.order(arm, seed)
-        last = len(self.order)
-        self.step = labeled(ipywidgets.BoundedIntText, f"optimizer step, 1 to {last}", "17em", value=1, min=1, max=last)
+        self.step = counter(f"optimizer step, 1 to {len(self.order)}", last=len(self.order))
         self.layout_of = labeled(ipywidgets.Dropdown, "layout", options=list(LAYOUTS))
-        self.number = labeled(ipywidgets.BoundedIntText, "micro-batch", "11em", value=1, min=1, max=len(self.batches))
-        for control in (self.step, self.layout_of):  # before the view follows: the number may be too high by then
-            control.observe(self._limit, names="value")
+        self.number = counter("micro-batch")
         super().__init__([self.step, self.layout_of, self.number])
 
-    def _limit(self, _change: dict) -> None:
+    def adjust(self, changed: object) -> None:
+        """Keep the number of the micro-batch inside the step."""
         self.number.max = len(self.batches)
 
     @property
@@ -385,17 +336,37 @@ class RowViewer(Explorer):
 
     @property
     def lines(self) -> list[list[tuple[str, list[RowPart]]]]:
-        """The lines of the micro-batch that is shown."""
-        batch = self.batches[self.number.value - 1]
-        return batch_lines(batch, self.rows, self.order[self.step.value - 1], self.run.tokenizer)
+        """The rows in each line of the micro-batch that is shown, read from its tensors, which the model reads.
+
+        Each is (id of the passage, its row, taken apart); the padding, if there is any, has the id "".
+        """
+        batch, step = self.batches[self.number.value - 1], self.order[self.step.value - 1]
+        width = batch.input_ids.shape[1]
+        targets = {place + 1 for place in batch.target_positions.tolist()}
+        numbers, lines = iter(batch.rows), []
+        for line, (ids, positions) in enumerate(
+            zip(batch.input_ids.tolist(), batch.position_ids.tolist(), strict=True)
+        ):
+            labels = [token if line * width + place in targets else None for place, token in enumerate(ids)]
+            starts = [place for place, position in enumerate(positions) if position == 0] + [width]
+            segments, used = [], 0
+            for begin, end in itertools.pairwise(starts):
+                if end > begin + 1:  # a row counts 0, 1, 2, ..., padding stays at 0
+                    index, used = step[next(numbers)], end
+                    row = {"input_ids": ids[begin:end], "labels": labels[begin:end]}
+                    parts = row_parts(self.rows, index, self.run.tokenizer, row)
+                    segments.append((self.rows.passages[index].id, parts))
+            if used < width:
+                segments.append(("", [RowPart("padding", False, ("",) * (width - used))]))
+            lines.append(segments)
+        return lines
 
     def shown(self) -> Markup:
-        """Return the micro-batch that is shown."""
+        """Return the micro-batch."""
         batches, place = self.batches, self.number.value
         title = f"Step {self.step.value}, micro-batch {place} of {len(batches)}"
-        return render_html(
-            "batch.html", title=title, batch=batches[place - 1], lines=self.lines, count_parts=count_parts
-        )
+        values = {"batch": batches[place - 1], "lines": self.lines, "count_parts": count_parts}
+        return render_html("batch.html", title=title, **values)
 
 
 # --- the corpus -------------------------------------------------------------------------------------------------------
@@ -403,25 +374,6 @@ class RowViewer(Explorer):
 KINDS = ("all documents", "kept", "held out", "reliable", "not reliable", "without a label")
 LABELS = {True: "reliable", False: "not reliable", None: "without a label"}
 PAGE = 40  # passages of a document on one view
-
-
-@dataclass(frozen=True)
-class Sliced:
-    """A document as the passages that it was cut into, and what became of it: "kept" or "held out"."""
-
-    id: str
-    fate: str
-    passages: tuple[Passage, ...]
-
-    @property
-    def text(self) -> str:
-        """The whole text: passages are slices that touch."""
-        return "".join(passage.text for passage in self.passages)
-
-    @property
-    def label(self) -> str:
-        """ "reliable", "not reliable", or "without a label"."""
-        return LABELS[self.passages[0].reliable]
 
 
 class CorpusBrowser(Explorer):
@@ -441,11 +393,12 @@ class CorpusBrowser(Explorer):
     def __init__(
         self, kept: Iterable[Passage], held_out: Iterable[Passage] = (), counts: Mapping[str, int] | None = None
     ) -> None:
-        self.documents = [
-            Sliced(name, fate, tuple(passages))
-            for fate, text in (("kept", kept), ("held out", held_out))
-            for name, passages in itertools.groupby(text, key=lambda passage: passage.document)
-        ]
+        self.documents = []
+        for fate, text in (("kept", kept), ("held out", held_out)):
+            for name, group in itertools.groupby(text, key=lambda passage: passage.document):
+                passages = list(group)
+                whole, label = "".join(passage.text for passage in passages), LABELS[passages[0].reliable]
+                self.documents.append(SimpleNamespace(id=name, fate=fate, label=label, text=whole, passages=passages))
         if not self.documents:
             raise InputError("a corpus browser needs at least one passage.")
         fates = ("read", "kept", "held out", "duplicate", "empty")
@@ -453,11 +406,7 @@ class CorpusBrowser(Explorer):
         self.ledger = ", ".join(f"{number} {fate}" for number, fate in numbers if number)
         self.words = labeled(ipywidgets.Text, "find", "18em", placeholder="words in a text or an id")
         self.which = labeled(ipywidgets.Dropdown, "of", options=KINDS)
-        self.number = labeled(ipywidgets.BoundedIntText, "document", "12em", value=1, min=1, max=len(self.documents))
-        self.first = labeled(ipywidgets.BoundedIntText, "from passage", "12em", value=0, min=0, max=0)
-        for control in (self.words, self.which, self.number):  # before the view follows
-            control.observe(self._limit, names="value")
-        self._limit()
+        self.number, self.first = counter("document"), counter("from passage", 0, 0)
         super().__init__([self.words, self.which, self.number, self.first])
 
     @classmethod
@@ -472,34 +421,29 @@ class CorpusBrowser(Explorer):
         return cls(run.passages, run.text("held_out"), counts)
 
     @property
-    def matches(self) -> list[Sliced]:
+    def matches(self) -> list[SimpleNamespace]:
         """The documents that the controls leave, in order: of a kind, and with the words in their text or id, case aside."""
         words, kind = self.words.value.casefold(), self.which.value
         of_kind = (one for one in self.documents if kind in (KINDS[0], one.fate, one.label))
         return [one for one in of_kind if words in one.text.casefold() or words in one.id.casefold()]
 
-    def _limit(self, change: dict | None = None) -> None:
+    def adjust(self, changed: object) -> None:
         """Keep the numbers inside what matches; another document is shown from its first passage."""
         matches = self.matches
-        if change is None or change["owner"] is not self.number:
-            self.number.max = max(1, len(matches))
+        self.number.max = max(1, len(matches))
         self.first.max = len(matches[self.number.value - 1].passages) - 1 if matches else 0
-        if change is not None:
+        if changed is not self.first:
             self.first.value = 0
 
     def shown(self) -> Markup:
-        """Return the document that is shown, with the words that were looked for marked."""
+        """Return the document, with the words that were looked for marked."""
         matches, place, words = self.matches, self.number.value, self.words.value
         document = matches[place - 1] if matches else None
         passages = document.passages[self.first.value :][:PAGE] if document else ()
-        texts = [(passage, split_at(passage.text, words)) for passage in passages]
+        pattern = re.compile(f"({re.escape(words)})" if words else "$^", re.IGNORECASE)
+        texts = [(passage, pattern.split(passage.text)) for passage in passages]  # every second part is the words
         values = {"document": document, "texts": texts, "ledger": self.ledger}
         return render_html("document.html", place=place, of=len(matches), **values)
-
-
-def split_at(text: str, words: str) -> list[str]:
-    """Return a text cut at some words, case aside: every second part is the words as they occur."""
-    return re.split(f"({re.escape(words)})", text, flags=re.IGNORECASE) if words else [text]
 
 
 # --- questions and results --------------------------------------------------------------------------------------------
@@ -531,20 +475,13 @@ def answers_of(arms: Outcomes, seed: int) -> Answers:
     return answers
 
 
-def disagreements(answers: Answers, arms: Iterable[str] | None = None) -> list[str]:
-    """Return the ids of the items that the arms do not all answer alike, in order.
-
-    Args:
-        answers: from ``answers_of``.
-        arms: the arms that count; None counts all that are trained.
-    """
-    counted = None if arms is None else set(arms)
-    ids = []
-    for item, by_arm in answers.items():
-        names = [arm for arm in by_arm if (get_arm(arm).stages if counted is None else arm in counted)]
-        if len({by_arm[arm]["prediction"] for arm in names}) > 1:
-            ids.append(item)
-    return ids
+def disagreements(answers: Answers) -> list[str]:
+    """Return the ids of the items, of ``answers_of``, that the trained arms do not all answer alike, in order."""
+    return [
+        item
+        for item, by_arm in answers.items()
+        if len({row["prediction"] for arm, row in by_arm.items() if get_arm(arm).stages}) > 1
+    ]
 
 
 def show_item(question: Question, by_arm: Mapping[str, Mapping]) -> Table:
@@ -593,11 +530,11 @@ class QuestionBrowser(Explorer):
     def __init__(self, questions: Sequence[Question], arms: Outcomes, seeds: Sequence[int]) -> None:
         if not seeds:
             raise InputError("a question browser needs at least one seed.")
-        self.questions, last = list(questions), len(questions)
+        self.questions = list(questions)
         self.answers = {seed: answers_of(arms, seed) for seed in seeds}
         self.filter = labeled(ipywidgets.Dropdown, "show", options=FILTERS)
         self.seed = labeled(ipywidgets.Dropdown, "seed", options=list(seeds))
-        self.number = labeled(ipywidgets.BoundedIntText, f"number, 1 to {last}", "15em", value=1, min=1, max=last)
+        self.number = counter(f"number, 1 to {len(questions)}", last=len(questions))
         super().__init__([self.filter, self.seed, self.number])
 
     @property
@@ -611,7 +548,7 @@ class QuestionBrowser(Explorer):
         return [question for question in self.questions if question.id in kept]
 
     def shown(self) -> Markup:
-        """Return the question that is shown."""
+        """Return the question, and what the arms answered."""
         chosen, number = self.chosen, self.number.value
         question = chosen[min(number, len(chosen)) - 1] if chosen else None
         item = show_item(question, self.answers[self.seed.value][question.id]).html if question else None
@@ -668,7 +605,7 @@ class ResultsExplorer(Explorer):
         return list(self.run.outcomes) if self.benchmark.value == self.EVERY else [self.benchmark.value]
 
     def shown(self) -> Markup:
-        """Return the rows and the differences that are shown."""
+        """Return the rows and the differences."""
         _, differences, sentence = self._compared(self.reference.value)
         shown = [arm for arm in self.chosen if arm != self.reference.value and get_arm(arm).stages]
         panels = [{name: [row for row in differences[name] if row["arm"] in shown]} for name in self.benchmarks]
@@ -680,93 +617,25 @@ class ResultsExplorer(Explorer):
 
 EVERY = 2.0  # seconds between two views
 LAST = 10  # optimizer steps whose mean loss is shown
-SPAN = 30.0  # seconds over which the throughput is measured
 POINTS = 500  # optimizer steps of a task that a figure needs
 STOPPED = "the training was stopped; what was finished is kept, and a new start resumes from there."
 
 
-class Stopped(FailedError):
-    """The training was stopped at the button, or by an interrupt of the kernel."""
-
-
 def read_log(path: Path) -> list[dict]:
     """Return step, loss and tokens of every whole line of a training log that may grow meanwhile; none before there is one."""
-    return _read_log(path, path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else []
-
-
-@functools.lru_cache(maxsize=256)
-def _read_log(path: Path, _size: int, _modified: int) -> list[dict]:
-    text = path.read_bytes()
+    text = path.read_bytes() if path.exists() else b""
     rows = map(json.loads, text[: text.rfind(b"\n") + 1].splitlines())  # the last line may be half-written
     return [{key: row[key] for key in ("step", "loss", "tokens")} for row in rows]
-
-
-class ProgressMonitor:
-    """Follows the training of a run by what its folder holds, so the training may run in any process.
-
-    Args:
-        run: the run; it need not be prepared yet.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        tasks = [(name, seed) for arm, seed in run.train_tasks for name in (get_arm(arm).start, arm) if name]
-        self.logs = {task: run.arm_folder(*task) / "log.jsonl" for task in tasks}
-        self.samples: deque[tuple[float, int, int]] = deque()  # (seconds, steps, tokens) of all tasks together
-
-    def read(self) -> pandas.DataFrame:
-        """Return how far every task is, and remember when that was.
-
-        Columns: arm, seed, done, step and steps (optimizer steps taken, and all of them; None before the run is prepared),
-        loss (mean of the last steps, nats per target token), tokens (read so far), checkpoint (name of the newest).
-        """
-        tasks = [self._task(*task, read_log(log)) for task, log in self.logs.items()]
-        now = time.monotonic()
-        self.samples.append((now, sum(task["step"] for task in tasks), sum(task["tokens"] for task in tasks)))
-        while len(self.samples) > 2 and now - self.samples[1][0] > SPAN:
-            self.samples.popleft()
-        return pandas.DataFrame(tasks)
-
-    def _task(self, arm: str, seed: int, rows: list[dict]) -> dict:
-        last, saved = rows[-LAST:], checkpoints(self.run.arm_folder(arm, seed))
-        steps = len(self.run.order(arm, seed)) if self.run.manifest.files else None
-        loss = sum(row["loss"] for row in last) / len(last) if last else None
-        done, tokens = self.run.is_trained(arm, seed), sum(row["tokens"] for row in rows)
-        task = {"arm": arm, "seed": seed, "done": done, "step": len(rows), "steps": steps}
-        return task | {"loss": loss, "tokens": tokens, "checkpoint": saved[-1].name if saved else ""}
-
-    def throughput(self, tasks: pandas.DataFrame) -> str:
-        """Return how fast the tasks were lately, and how long those that are left will take at that speed."""
-        (begin, first, read), (end, last, now) = self.samples[0], self.samples[-1]
-        if last <= first or bool(tasks["steps"].isna().any()):
-            return "its speed is not known yet"
-        left = sum(tasks["steps"] - tasks["step"])  # of those that are done, none
-        minutes, seconds = divmod(round(left * (end - begin) / (last - first)), 60)
-        duration = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
-        return f"{(now - read) / (end - begin):,.0f} tokens per second, about {duration.removeprefix('0 min ')} left"
-
-    def curves(self) -> pandas.DataFrame:
-        """Return arm, seed, step and loss of the steps taken, thinned out alike in all tasks."""
-        logs = {task: read_log(log) for task, log in self.logs.items()}
-        every = max(1, max(map(len, logs.values())) // POINTS)
-        rows = [
-            {"arm": arm, "seed": seed, **row}
-            for (arm, seed), log in logs.items()
-            for row in log
-            if row["step"] % every == 0 or row["step"] == 1
-        ]
-        return pandas.DataFrame(rows)
 
 
 class TrainingMonitor(Explorer):
     """Train the arms of a run in processes of their own, watch their losses, and stop and resume at a button.
 
     A stop ends the processes as Ctrl-C does: finished arms and checkpoints stay, and a new start resumes from there. The
-    buttons work while the kernel is idle or awaits ``finish``; what is in ``wait`` can be interrupted, which stops the
-    training as well.
+    buttons work while the kernel is idle or awaits ``finish``.
 
     Args:
-        run: the run, or its config.
+        run: the run, or its config; it need not be prepared yet.
         workers: processes at a time, as for ``Run.train``.
 
     Example:
@@ -778,10 +647,12 @@ class TrainingMonitor(Explorer):
 
     def __init__(self, run: Run | ExperimentConfig, workers: int | None = None) -> None:
         self.run, self.workers = as_run(run), workers
-        self.progress = ProgressMonitor(self.run)
+        tasks = [(name, seed) for arm, seed in self.run.train_tasks for name in (get_arm(arm).start, arm) if name]
+        self.paths = {task: self.run.arm_folder(*task) / "log.jsonl" for task in tasks}
         self.future: Future[Path] | None = None
         self._thread: threading.Thread | None = None
         self._stop, self._seen = threading.Event(), 0.0
+        self._begun: tuple[float, int, int] | None = None  # seconds, steps and tokens before the first step
         self.go = ipywidgets.Button(description="start training", icon="play")
         self.halt = ipywidgets.Button(description="stop training", icon="stop", disabled=True)
         self.go.on_click(lambda _button: self.start())
@@ -793,8 +664,7 @@ class TrainingMonitor(Explorer):
         if self.runs:
             return
         self._stop.clear()
-        self.progress.samples.clear()
-        self.future = Future()
+        self.future, self._begun = Future(), None
         self._switch()
         self._thread = threading.Thread(target=self._train, args=(self.future,), daemon=True)
         self._thread.start()
@@ -804,37 +674,22 @@ class TrainingMonitor(Explorer):
         self._stop.set()
         self.halt.disabled = True
 
-    def wait(self, seconds: float | None = None) -> Path:
-        """Wait until the training has ended, and return the run folder; an interrupt stops the training.
-
-        Args:
-            seconds: at most this long; None waits for the end.
+    async def finish(self) -> Path:
+        """Wait until the training has ended, and return the run folder; the buttons work meanwhile, an interrupt stops it.
 
         Raises:
             InputError: the training was not started, or met bad input.
             FailedError: it was stopped, or failed; the end of its output is shown.
-            TimeoutError: it still runs after this time.
         """
         if self.future is None or self._thread is None:
             raise InputError("the training was not started: call start first, or press the button.")
         try:
-            self._thread.join(seconds)
-        except KeyboardInterrupt:
-            self.stop()
-            raise
-        if self.runs:
-            raise TimeoutError(f"the training still runs after {seconds} seconds.")
-        return self.future.result()
-
-    async def finish(self) -> Path:
-        """Wait as ``wait`` does, but let the buttons work meanwhile: for a cell with ``await monitor.finish()``."""
-        try:
-            while self.runs:
+            while self._thread.is_alive():
                 await asyncio.sleep(0.2)
         except asyncio.CancelledError:  # the kernel was interrupted
             self.stop()
             raise
-        return self.wait()
+        return self.future.result()
 
     @property
     def runs(self) -> bool:
@@ -848,7 +703,8 @@ class TrainingMonitor(Explorer):
             future.set_result(self.run.folder)
         except BaseException as error:  # whoever waits for it hears of it
             # an interrupt of the kernel reaches the workers too, and they may end before they are asked to
-            future.set_exception(Stopped(STOPPED) if self._stop.is_set() and isinstance(error, FailedError) else error)
+            stopped = self._stop.is_set() and isinstance(error, FailedError)
+            future.set_exception(FailedError(STOPPED) if stopped else error)
         finally:
             atexit.unregister(self.stop)
             self._refresh()
@@ -856,7 +712,7 @@ class TrainingMonitor(Explorer):
 
     def _tick(self) -> None:
         if self._stop.is_set():
-            raise Stopped(STOPPED)
+            raise FailedError(STOPPED)
         if time.monotonic() - self._seen >= EVERY:
             self._refresh()
             self._seen = time.monotonic()
@@ -864,20 +720,53 @@ class TrainingMonitor(Explorer):
     def _switch(self) -> None:
         self.go.disabled, self.halt.disabled = self.runs, not self.runs
 
+    def progress(self) -> pandas.DataFrame:
+        """Return how far every task is, by what the run folder holds.
+
+        Columns: arm, seed, done, step and steps (optimizer steps taken, and all of them; None before the run is prepared),
+        loss (mean of the last steps, nats per target token), tokens (read so far), checkpoint (name of the newest), log.
+        """
+        tasks = []
+        for (arm, seed), path in self.paths.items():
+            log, saved = read_log(path), checkpoints(path.parent)
+            last = [row["loss"] for row in log[-LAST:]]
+            task = {"arm": arm, "seed": seed, "done": self.run.is_trained(arm, seed), "step": len(log)}
+            task |= {"steps": len(self.run.order(arm, seed)) if self.run.manifest.files else None}
+            task |= {"loss": sum(last) / len(last) if last else None, "tokens": sum(row["tokens"] for row in log)}
+            tasks.append(task | {"checkpoint": saved[-1].name if saved else "", "log": log})
+        return pandas.DataFrame(tasks)
+
+    def speed(self, tasks: Any) -> str:
+        """Return how fast the tasks were since their first step, and how long those that are left will take at that speed."""
+        now = (time.monotonic(), sum(tasks["step"]), sum(tasks["tokens"]))
+        if self._begun is None or now[1] <= self._begun[1] or tasks["steps"].isna().any():
+            self._begun = now
+            return "its speed is not known yet"
+        seconds, steps, tokens = (end - begin for end, begin in zip(now, self._begun, strict=True))
+        left = sum(tasks["steps"] - tasks["step"])  # of those that are done, none
+        return f"{tokens / seconds:,.0f} tokens per second, about {duration(left * seconds / steps)} left"
+
     def _state(self, tasks: pandas.DataFrame) -> str:
         """Return whether it runs, how fast, and how long it will take."""
         done = f"{tasks['done'].sum()} of {len(tasks)} trained"
         if self.runs:
-            return f"Training: {done}; {self.progress.throughput(tasks)}."
+            return f"Training: {done}; {self.speed(tasks)}."
         error = self.future.exception() if self.future else None
-        if isinstance(error, Stopped):
+        if error and self._stop.is_set():
             kept = "A new start resumes from the checkpoints."
             lost = "train.save_steps is 0, so there are no checkpoints: an unfinished arm starts from scratch."
             return f"Stopped: {done}. {kept if self.run.config.train.save_steps else lost}"
         return f"Failed: {done}. {error}" if error else f"Not running: {done}."
 
     def shown(self) -> Markup:
-        """Return state, progress of every task and the curves of their losses."""
-        tasks, logs = self.progress.read(), self.progress.curves()
-        curves = picture(loss_figure(logs), dpi=96) if len(logs) else None
+        """Return state, progress of every task and the curves of their losses, thinned out alike."""
+        tasks = self.progress()
+        every = max(1, max(tasks["step"]) // POINTS)
+        logs = [
+            {"arm": arm, "seed": seed, **row}
+            for arm, seed, log in zip(tasks["arm"], tasks["seed"], tasks["log"], strict=True)
+            for row in log
+            if row["step"] % every == 0 or row["step"] == 1
+        ]
+        curves = picture(loss_figure(pandas.DataFrame(logs)), dpi=96) if logs else None
         return render_html("training.html", state=self._state(tasks), tasks=tasks.to_dict("records"), curves=curves)

@@ -12,13 +12,12 @@ import time
 import pytest
 
 from ctxft.evaluation.benchmarks import Question
-from ctxft.report import read_run, results_table
+from ctxft.report import loss_figure, read_run, results_table
 from ctxft.run.run import Run
 from ctxft.storage import FailedError, InputError, write_jsonl, write_text
 from ctxft.widgets import (
     PAGE,
     CorpusBrowser,
-    ProgressMonitor,
     PromptExplorer,
     QuestionBrowser,
     ResultsExplorer,
@@ -26,7 +25,6 @@ from ctxft.widgets import (
     RowViewer,
     TrainingMonitor,
     answers_of,
-    check_prompt,
     count_parts,
     disagreements,
     pieces_of,
@@ -94,13 +92,11 @@ def test_generated_answers_are_below_the_choices():
         "cpt wrote: Yes.",
         "The arms disagree. base: no answer; cpt: yes; cft: perhaps. Right: yes.",
     ]
-    assert disagreements({"q1": answers}, ["base", "cpt"]) == ["q1"]
+    assert disagreements({"q1": answers}) == ["q1"]
 
 
-def test_disagreements_are_of_the_trained_arms_or_of_those_that_are_named():
-    answers = answers_of(arms(), 1)
-    assert disagreements(answers) == ["q1"] and disagreements(answers_of(arms(), 2)) == []
-    assert disagreements(answers, ["base", "cpt"]) == ["q0", "q1", "q3"]
+def test_disagreements_are_of_the_trained_arms():
+    assert disagreements(answers_of(arms(), 1)) == ["q1"] and disagreements(answers_of(arms(), 2)) == []
 
 
 def test_other_questions_and_seeds_are_refused():
@@ -176,22 +172,21 @@ def test_a_row_is_taken_apart_and_shows_without_color_what_is_learned(explorer):
     ] and "there is no prompt." in explorer.text
 
 
-def test_a_custom_prompt_is_checked(explorer):
-    passage = explorer.passages[0]
+def test_a_typed_prompt_is_checked(run_of):
+    explorer = PromptExplorer(run_of({"max_length": 300, "min_text_tokens": 16}))
 
-    def check(text: str, window: int = 128, least: int = 16) -> list[str]:
-        return check_prompt(text, passage, lambda prompt: len(prompt.split()), window, least)
+    def check(text: str) -> str:
+        explorer.own.value = text
+        shown = 'role="alert"' in explorer.view.value and "tokens are read" not in explorer.text
+        assert shown == bool(explorer.problem)
+        return explorer.problem
 
-    copied = " ".join(passage.text.split()[:8])
-    assert check("Ask why.") == []
-    assert check(" \n ")[0].startswith("The prompt is empty")
-    assert check("\ud800")[0].startswith("The prompt holds a lone")
-    assert check("word " * 120, window=1000) == []
-    assert "has 121 words, but a prompt set may have at most 120" in check("word " * 121, window=1000)[0]
-    assert "takes 100 of 128 tokens and leaves 26 for text" in check("word " * 100, least=27)[0]
-    assert "With this prompt the passage takes" in check("word " * 100, least=26)[0]
-    assert 'copies 8 words of the passage ("' in check(f"Think of {copied.upper()}!")[0]
-    assert len(check(f"{copied} {'word ' * 120}")) == 3
+    assert check("") == check("Ask why.") == ""
+    assert check(" \n ") == "your prompt: text: is empty: write it."
+    assert check("\ud800").startswith("your prompt: text: holds a lone surrogate")
+    assert "a prompt has 121 words, at most 120 are read" in check("a " * 121)
+    assert "of 300 tokens and leaves " in check("zqj " * 100) and "train.min_text_tokens is 16" in explorer.problem
+    assert "With this prompt the passage takes" in check("zqj " * 50)
 
 
 def test_the_prompt_explorer_follows_its_controls(explorer):
@@ -219,8 +214,8 @@ def test_the_prompt_explorer_shows_what_training_reads(run_of):
     run = run_of(arms=["cpt", "count-2"])
     explorer = PromptExplorer(run, seed=1)
     shown = [arm for arm in explorer.arm.options if "FAMILY" not in arm]
-    assert {"adaptive", "reading", "control-shuffled", "count-2"} <= set(shown) and "control-adaptive" not in shown
-    for arm in shown:
+    assert {"adaptive", "reading", "control-shuffled", "control-adaptive", "count-2"} <= set(shown)
+    for arm in set(shown) - {"control-adaptive"}:  # which needs a model that writes prompts
         rows, _ = run.rows(arm, 1)
         explorer.arm.value = arm
         for number in (1, len(run.passages)):
@@ -233,14 +228,9 @@ def test_the_prompt_explorer_shows_what_training_reads(run_of):
 def test_a_typed_prompt_replaces_the_sampled_one(explorer):
     explorer.own.value = "Think of <b>why</b>.\nThen read."
     assert (
-        explorer.row[0]["text"] == explorer.own.value and explorer.problems == [] and "tokens are read" in explorer.text
+        explorer.row[0]["text"] == explorer.own.value and explorer.problem == "" and "tokens are read" in explorer.text
     )
     assert "<b>why" not in explorer.view.value and "&lt;b&gt;why" in explorer.view.value
-    explorer.own.value = "word " * 200
-    assert 'role="alert"' in explorer.view.value and len(explorer.problems) == 2
-    for broken in ("  ", "\ud800"):
-        explorer.own.value = broken
-        assert len(explorer.problems) == 1 and "tokens are read" not in explorer.text
     explorer.own.value = ""
     assert explorer.row[0]["prompt"] != "your own" and 'role="alert"' not in explorer.view.value
 
@@ -258,7 +248,13 @@ def test_what_cannot_be_shown_is_reported(experiment, tmp_path):
     entry = "{id: w, family: context, text: Think}"
     prompts = write_text(tmp_path / "one.yaml", f"name: one\nkind: strategy\nprompts:\n  - {entry}\n")
     explorer = PromptExplorer(experiment(prompts={"strategies": str(prompts)}))  # its corpus has no labels
-    assert "adaptive" not in explorer.arm.options and "without-FAMILY" not in explorer.arm.options
+    for arm, sentence in {
+        "adaptive": "arm adaptive chooses the prompt by a truth label",
+        "control-adaptive": "reads prompts that a model wrote: name one",
+        "without-FAMILY": "has no other prompt to read",
+    }.items():
+        explorer.arm.value = arm
+        assert "Not possible:" in explorer.view.value and sentence in explorer.view.value
     explorer.arm.value = "control-shuffled"
     assert explorer.view.value.startswith('<p role="alert"><b>Not possible:</b> prompt &#x27;w&#x27; has no two')
     explorer.arm.value = "cft"
@@ -451,41 +447,43 @@ def test_a_log_is_followed_while_it_grows_and_when_it_is_cut_back(tmp_path):
 
 def test_every_stage_is_followed_to_the_steps_that_training_takes(experiment):
     general = {"source": "practice-old", "share": 0.2, "limit": 20}
-    run = Run(
-        experiment(
-            {"max_steps": None, "num_train_epochs": 1}, arms=["cpt", "cft-ift"], general=general, ift={"limit": 12}
-        )
-    )
-    monitor = ProgressMonitor(run)
-    assert monitor.read()["steps"].isna().all()
+    epoch = {"max_steps": None, "num_train_epochs": 1}
+    run = Run(experiment(epoch, arms=["cpt", "cft-ift"], general=general, ift={"limit": 12}))
+    monitor = TrainingMonitor(run)
+    assert monitor.progress()["steps"].isna().all()
     run.prepare()
-    counted = list(monitor.read()["steps"])
+    counted = list(monitor.progress()["steps"])
     for task in run.train_tasks:
         run.train_task(*task)
-    tasks = monitor.read()
+    tasks = monitor.progress()
     assert list(tasks["arm"]) == ["cpt", "cft", "cft-ift"] and tasks["done"].all()
     assert list(tasks["step"]) == counted == list(tasks["steps"]) and counted[0] == counted[1] != counted[2]
-    assert set(monitor.curves()["arm"]) == {"cpt", "cft", "cft-ift"}
+    assert "cft-ift, 1 seed" in monitor.text
 
 
-def test_throughput_is_measured_over_what_was_read(run_of):
-    monitor = ProgressMonitor(run_of(arms=["cpt"]).prepare())
-    tasks = monitor.read().assign(step=30, steps=100)
-    monitor.samples.clear()
-    monitor.samples.extend([(10.0, 10, 1000), (15.0, 20, 2000), (20.0, 30, 3000)])
-    assert monitor.throughput(tasks) == "200 tokens per second, about 35 s left"
-    assert monitor.throughput(tasks.assign(steps=7430)) == "200 tokens per second, about 1 h 1 min left"
-    monitor.samples.append((21.0, 5, 500))  # a resumed training went back
-    assert monitor.throughput(tasks) == "its speed is not known yet"
+def test_speed_is_measured_from_the_first_step(run_of, monkeypatch):
+    monitor = TrainingMonitor(run_of(arms=["cpt"]).prepare())
+    tasks, clock = monitor.progress(), iter([10.0, 12.0, 22.0, 22.0, 23.0, 33.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+
+    def speed(step: int, tokens: int, steps: int = 100) -> str:
+        return monitor.speed(tasks.assign(step=step, tokens=tokens, steps=steps))
+
+    assert speed(10, 1000) == speed(10, 1000) == "its speed is not known yet"
+    assert speed(30, 3000) == "200 tokens per second, about 35 s left"
+    assert speed(30, 3000, 7430) == "200 tokens per second, about 1 h 2 min left"
+    assert speed(5, 500) == "its speed is not known yet", "a resumed training went back"
+    assert speed(55, 1500) == "100 tokens per second, about 9 s left"
 
 
-def test_curves_are_thinned_alike(run_of):
-    monitor = ProgressMonitor(run_of(arms=["cpt", "cft"]))
-    for path, steps in zip(monitor.logs.values(), (3000, 1000), strict=True):
+def test_curves_are_thinned_alike(run_of, monkeypatch):
+    monitor, drawn = TrainingMonitor(run_of(arms=["cpt", "cft"])), []
+    for path, steps in zip(monitor.paths.values(), (3000, 1000), strict=True):
         write_jsonl(path, ({"step": n, "loss": 1.0, "tokens": 9} for n in range(1, steps + 1)))
-    curves = monitor.curves()
-    steps = {arm: set(rows["step"]) for arm, rows in curves.groupby("arm")}
-    assert len(curves) < 1000 and steps["cft"] < steps["cpt"]
+    monkeypatch.setattr("ctxft.widgets.loss_figure", lambda logs: drawn.append(logs) or loss_figure(logs))
+    assert "0 of 2 trained" in monitor.text
+    steps = {arm: set(rows["step"]) for arm, rows in drawn[0].groupby("arm")}
+    assert len(drawn[0]) < 1000 and steps["cft"] < steps["cpt"]
 
 
 @pytest.mark.process
@@ -495,22 +493,20 @@ def test_the_monitor_starts_stops_and_resumes(experiment):
     monitor = TrainingMonitor(run, workers=2)
     assert monitor.text.startswith("Not running: 0 of 2 trained.") and monitor.halt.disabled
     with pytest.raises(InputError, match="not started"):
-        monitor.wait()
+        asyncio.run(monitor.finish())
     monitor.go.click()
     assert monitor.go.disabled and not monitor.halt.disabled and "Training: 0 of 2" in monitor.text
-    with pytest.raises(TimeoutError, match="still runs"):
-        monitor.wait(0.1)
     wait_for(lambda: len({path.parent for path in run.folder.glob("arms/*/seed-0/checkpoint-*0")}) == 2)
     monitor.halt.click()
     with pytest.raises(FailedError, match="the training was stopped; what was finished is kept"):
-        monitor.wait(600)
+        asyncio.run(monitor.finish())
     assert monitor.view.value.count("<img ") == 1 and "Stopped: 0 of 2 trained. A new start" in monitor.view.value
-    started = monitor.progress.read()
+    started = monitor.progress()
     assert started["step"].between(1, 249).all() and all(started["checkpoint"]) and not monitor.go.disabled
     monitor.start()
     monitor.start()  # it runs already
     assert asyncio.run(monitor.finish()) == run.folder and monitor.halt.disabled
-    assert list(monitor.progress.read()["step"]) == [250, 250]
+    assert list(monitor.progress()["step"]) == [250, 250]
     assert "Not running: 2 of 2 trained." in monitor.view.value
 
 
@@ -520,7 +516,7 @@ def test_the_monitor_shows_why_a_training_failed(experiment):
     monitor = TrainingMonitor(config, workers=1)
     monitor.start()
     with pytest.raises(InputError, match=r"^train\.lora\.target_modules: .*no_such_layer"):
-        monitor.wait(600)
+        asyncio.run(monitor.finish())
     assert "Failed: 0 of 1 trained. train.lora.target_modules" in monitor.text and not monitor.go.disabled
     assert "&lt;b&gt;no_such_layer" in monitor.view.value and "<b>no_such_layer" not in monitor.view.value
 
