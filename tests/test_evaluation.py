@@ -161,11 +161,13 @@ def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: P
     model, path = make_model(tokenizer), tmp_path / "mine.partial"
     expected = evaluate(model, tokenizer, BENCHMARK, output_type=output_type)
 
-    def stop(done: int, of: int) -> None:
-        raise InterruptedError
+    class Killed(RecordLog):
+        def add(self, key: str, value: object) -> bool:
+            super().add(key, value)
+            raise InterruptedError
 
-    with pytest.raises(InterruptedError), RecordLog(path, "k") as log:  # a batch for each question
-        evaluate(model, tokenizer, BENCHMARK, max_batch_tokens=1, progress=stop, output_type=output_type, log=log)
+    with pytest.raises(InterruptedError), Killed(path, "k") as log:  # a batch for each question
+        evaluate(model, tokenizer, BENCHMARK, max_batch_tokens=1, output_type=output_type, log=log)
     with path.open("a") as file:
         file.write('[{"id": "c", "answer": ')  # half a line, as a kill leaves it
     with RecordLog(path, "k") as log:

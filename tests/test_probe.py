@@ -23,15 +23,15 @@ def test_what_is_written_is_the_likeliest_and_does_not_depend_on_its_neighbours(
     special = special_tokens(tokenizer)
     texts = ["Question: Which disease", "Question: What", "The"]
     prompts = [[special.start, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-    together = dict(generate_greedily(model, prompts, [special.eos], 12, special.pad))
+    together = generate_greedily(model, prompts, [special.eos], 12, special.pad)
     for number, prompt in enumerate(prompts):
-        assert list(generate_greedily(model, [prompt], [special.eos], 12)) == [(0, together[number])]
+        assert generate_greedily(model, [prompt], [special.eos], 12) == [together[number]]
     ids = list(prompts[0])
     for token in together[0]:
         with torch.inference_mode():
             assert model(torch.tensor([ids])).logits[0, -1].argmax() == token
         ids.append(token)
-    assert all(special.eos not in row[:-1] for row in together.values())
+    assert all(special.eos not in row[:-1] for row in together)
 
 
 def test_the_form_of_an_answer():

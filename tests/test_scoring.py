@@ -32,8 +32,8 @@ from ctxft.evaluation.outcomes import parse_answer
 from ctxft.evaluation.scoring import (
     Prompt,
     encode_pair,
-    encode_prompts,
     encode_requests,
+    encode_texts,
     generate_answers,
     reads_trees,
     score_choices,
@@ -195,13 +195,14 @@ def test_scores_do_not_depend_on_the_batch(form: str) -> None:
         assert a.log_likelihoods == pytest.approx(b.log_likelihoods, abs=1e-5)
 
 
-def test_a_context_is_run_once_for_all_its_choices() -> None:
-    seen = []
-    requests = make_requests("mcf", 6)
-    score_choices(
-        make_llama(), make_tokenizer("bytes"), requests, max_batch_tokens=128, progress=lambda *p: seen.append(p)
+def test_a_context_is_run_once_for_all_its_choices_and_its_scores_are_given_at_once() -> None:
+    model, seen, passes = make_llama(), [], []
+    model.register_forward_pre_hook(lambda _, __, given: passes.append(len(given["input_ids"])), with_kwargs=True)
+    found = score_choices(
+        model, make_tokenizer("bytes"), make_requests("mcf", 6), 128, scored=lambda n, _: seen.append((n, len(passes)))
     )
-    assert seen[-1] == (6, 6) and len(seen) > 1
+    assert sorted(number for number, _ in seen) == list(range(len(found))) and seen[0][1] < seen[-1][1] == len(passes)
+    assert sum(passes[-(seen[-1][1] - seen[0][1] + 1) :]) == 6
 
 
 def test_training_mode_is_restored_and_dropout_is_off() -> None:
@@ -219,8 +220,8 @@ def test_a_choice_that_merges_into_the_context_is_refused() -> None:
 
 
 def test_a_choice_longer_than_the_window_is_refused() -> None:
-    with pytest.raises(InputError, match=r"request 0: a choice has .* tokens, but the model reads 4"):
-        score_choices(make_llama(), make_tokenizer("bytes"), [("The", [" " + "heart lungs " * 5])], max_length=4)
+    with pytest.raises(InputError, match=r"request 0: a choice has .* tokens, but the model reads 96"):
+        score_choices(make_llama(), make_tokenizer("bytes"), [("The", [" " + "heart lungs " * 50])])
 
 
 def test_text_losses_equal_the_loss_of_the_model() -> None:
@@ -524,6 +525,6 @@ def test_a_text_that_begins_with_bos_gets_no_second_one() -> None:
     model, tokenizer = make_llama(), make_tokenizer("metaspace")
     wrapped, plain = (generate_answers(model, tokenizer, [f"{bos}the heart"], 3, chat=True) for bos in ("<s>", ""))
     assert wrapped == plain and wrapped[0].text
-    assert encode_prompts(tokenizer, ["<s>the heart", "the heart"], chat=True)[0].count(1) == 1
-    alone = [encode_prompts(tokenizer, [text], chat=True)[0] for text in "abc"]
-    assert encode_prompts(tokenizer, ["a", "<s>b", "c"], chat=True) == alone
+    assert encode_texts(tokenizer, ["<s>the heart", "the heart"], chat=True)[0].count(1) == 1
+    alone = [encode_texts(tokenizer, [text], chat=True)[0] for text in "abc"]
+    assert encode_texts(tokenizer, ["a", "<s>b", "c"], chat=True) == alone

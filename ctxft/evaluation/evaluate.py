@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ctxft.evaluation.benchmarks import Benchmark, requests_of
 from ctxft.evaluation.outcomes import OUTPUT_TYPES, Outcome, generated_outcome, scored_outcome
-from ctxft.evaluation.scoring import ChoiceScores, Generated, Progress, encode_texts, generate_answers, score_choices
-from ctxft.storage import InputError, RecordLog, check_known
+from ctxft.evaluation.scoring import encode_texts, generate_answers, score_choices
+from ctxft.storage import RecordLog, check_known
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +25,6 @@ def evaluate(
     benchmark: Benchmark,
     form: str = "cloze",
     max_batch_tokens: int | None = None,
-    progress: Progress | None = None,
     num_fewshot: int = 0,
     apply_chat_template: bool = False,
     output_type: str = "loglikelihood",
@@ -40,7 +39,6 @@ def evaluate(
         form: "cloze" scores the texts of the choices, "mcf" shows them and scores their letters, "labels" names
             the labels and scores them; a benchmark with a form of its own keeps that.
         max_batch_tokens: padded tokens in one batch, None takes what suits the device; the result does not depend on it.
-        progress: called with (contexts done, all contexts).
         num_fewshot: solved examples shown before each question.
         apply_chat_template: write each question in the tokenizer's chat template.
         output_type: "loglikelihood" takes the choice with the highest log-likelihood. "generate_until", for models that follow
@@ -68,29 +66,24 @@ def evaluate(
     pairs = zip(benchmark.questions, requests, strict=True)
     due = [(question, *request) for question, request in pairs if question.id not in outcomes]
 
-    def keep(outcome: Outcome) -> None:
+    def keep(number: int, result: Any) -> None:
+        outcome = (
+            generated_outcome(*due[number], result.text, result.truncated)
+            if generated
+            else scored_outcome(*due[number], result)
+        )
         outcomes[outcome["id"]] = outcome
         if log:
             log.add(outcome["id"], outcome)
 
-    def scored(number: int, scores: ChoiceScores) -> None:
-        keep(scored_outcome(*due[number], scores))
-
-    def answered(number: int, answer: Generated) -> None:
-        keep(generated_outcome(*due[number], answer.text, answer.truncated))
-
-    options: dict[str, Any] = {"max_batch_tokens": max_batch_tokens, "progress": progress, "chat": apply_chat_template}
+    options: dict[str, Any] = {"max_batch_tokens": max_batch_tokens, "chat": apply_chat_template}
     if generated:
-        room = answer_tokens(tokenizer, requests)
-        try:
-            generate_answers(model, tokenizer, [context for _, context, _ in due], room, answered=answered, **options)
-        except InputError as error:
-            raise InputError(f"{benchmark.name}: {error}") from None
+        room, contexts = answer_tokens(tokenizer, requests), [context for _, context, _ in due]
+        generate_answers(model, tokenizer, contexts, room, answered=keep, **options)
     else:
         names = [f"{benchmark.name}, question '{question.id}'" for question, _, _ in due]
-        score_choices(
-            model, tokenizer, [(context, texts) for _, context, texts in due], names=names, scored=scored, **options
-        )
+        pairs = [(context, texts) for _, context, texts in due]
+        score_choices(model, tokenizer, pairs, names=names, scored=keep, **options)
     return [outcomes[question.id] for question in benchmark.questions]
 
 

@@ -64,7 +64,7 @@ def forgetting(
     results: dict[str, float] = {}
 
     def continued(prompts: list[list[int]], ends: Collection[int], tokens: int) -> list[list[int]]:
-        return [ids for _, ids in sorted(generate_greedily(model, prompts, ends, tokens, special.pad))]
+        return generate_greedily(model, prompts, ends, tokens, special.pad)
 
     if first := [passage for passage in passages if passage.index == 0][:PROMPTS]:
         prompts = [[special.start, *passage.ids[:BEGINNING].tolist()] for passage in first]

@@ -13,12 +13,11 @@ import dataclasses
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, GenerationConfig
-from transformers.cache_utils import DynamicLayer
 
 from ctxft.data.chat import encode_rendered
 from ctxft.data.rows import IGNORE_INDEX
@@ -59,15 +58,12 @@ def pad(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> torch
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device)
 
 
-def log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Return log-probabilities over the last dimension, in float32, or in float64 where the model computes in it."""
-    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+def gather(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of targets [n], each read from a row of logits [rows, vocabulary].
 
-
-def gather(logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the log-probabilities of targets [n], read from logits [n, vocabulary], or from the given rows of it."""
-    rows = torch.arange(len(targets), device=targets.device) if rows is None else rows
-    return log_softmax(logits)[rows, targets]
+    They are computed in float32, or in float64 where the model computes in it.
+    """
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))[rows, targets]
 
 
 def text_losses(
@@ -110,65 +106,45 @@ def text_losses(
             for number, row in zip(batch, logits, strict=True):
                 labels = torch.tensor(rows[number][1][1:], dtype=torch.long, device=model.device)
                 targets = (labels != IGNORE_INDEX).nonzero()[:, 0]
-                values = gather(row[targets], labels[targets])
+                values = gather(row[targets], labels[targets], torch.arange(len(targets), device=model.device))
                 losses[number] = (-values.double().sum().item(), len(targets))
     return losses
 
 
 # --- token ids --------------------------------------------------------------------------------------------------------
 
-Progress = Callable[[int, int], None]
 Pair = tuple[list[int], list[int]]  # ids of a context, ids of its continuation
 
 
 def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: bool = True, chat: bool = False
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: bool = False, special: bool = True
 ) -> list[list[int]]:
-    """Tokenize many texts in one call of the tokenizer.
+    """Tokenize many texts, each once and all in two calls of the tokenizer.
 
     Args:
         tokenizer: of the model that will read the ids.
         texts: the texts.
-        special: add the special tokens that the tokenizer adds by itself.
         chat: the texts were written by ``ctxft.data.chat``, whose control tokens are read; else "</s>" and the like are text.
+        special: add the special tokens that the tokenizer adds by itself. A text in a chat template may bring its own BOS,
+            and gets no second one: that would be no text that a model was trained on.
     """
-    if chat:
-        return [ids for ids, _ in encode_rendered(tokenizer, texts, special)]
-    options: dict[str, Any] = {"add_special_tokens": special, "split_special_tokens": True, "verbose": False}
-    return tokenizer(list(texts), **options)["input_ids"] if texts else []
+    prefix = _prefix(tokenizer)
+    start = str(tokenizer.decode(prefix)) if chat and prefix is not None else None
+    kinds = {text: special and not (start and text.startswith(start)) for text in texts}
+    ids: dict[str, list[int]] = {}
+    for kind in (True, False):
+        part = [text for text in kinds if kinds[text] is kind]
+        if chat:
+            ids |= zip(part, (row for row, _ in encode_rendered(tokenizer, part, kind)), strict=True)
+        elif part:
+            options: dict[str, Any] = {"add_special_tokens": kind, "split_special_tokens": True, "verbose": False}
+            ids |= zip(part, tokenizer(part, **options)["input_ids"], strict=True)
+    return [ids[text] for text in texts]
 
 
 def _prefix(tokenizer: PreTrainedTokenizerBase) -> Any:
     """Return the id of BOS, else of EOS, else None."""
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-
-def adds_special(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: bool) -> list[bool]:
-    """Return for each text whether the tokenizer's special tokens go before it: not where it begins with that of BOS.
-
-    A text in a chat template may bring its own, and a second BOS would be no text that a model was trained on.
-    """
-    if not chat:
-        return [True] * len(texts)
-    prefix = _prefix(tokenizer)
-    start = None if prefix is None else str(tokenizer.decode(prefix))
-    return [not (start and text.startswith(start)) for text in texts]
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], chat: bool = False) -> list[list[int]]:
-    """Tokenize texts that a model continues, by the same rule as the contexts of ``encode_requests``."""
-    return _encode_once(tokenizer, prompts, adds_special(tokenizer, prompts, chat), chat)
-
-
-def _encode_once(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], special: Sequence[bool], chat: bool
-) -> list[list[int]]:
-    """Tokenize texts, each once and all in two calls: those with special tokens, and those without."""
-    ids: dict[tuple[str, bool], list[int]] = {}
-    for kind in (True, False):
-        keys = list(dict.fromkeys(pair for pair in zip(texts, special, strict=True) if pair[1] is kind))
-        ids |= zip(keys, encode_texts(tokenizer, [text for text, _ in keys], kind, chat), strict=True)
-    return [ids[pair] for pair in zip(texts, special, strict=True)]
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> Pair:
@@ -205,7 +181,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
 def encode_requests(
     tokenizer: PreTrainedTokenizerBase, requests: Sequence[tuple[str, Sequence[str]]], chat: bool = False
 ) -> list[list[Pair]]:
-    """Tokenize the continuations of many contexts as ``encode_pair`` does, each text once and all in two calls.
+    """Tokenize the continuations of many contexts as ``encode_pair`` does.
 
     Args:
         tokenizer: of the model that will read the ids.
@@ -215,28 +191,23 @@ def encode_requests(
     Returns:
         For each request a pair of ids for each continuation; a pair may be empty on one side.
     """
+    moved = []
+    for context, continuations in requests:
+        kept = context.rstrip()
+        moved.append((kept, [context[len(kept) :] + text for text in continuations]))
+    texts = [context + text for context, continuations in moved if context for text in ("", *continuations)]
+    ids = dict(zip(texts, encode_texts(tokenizer, texts, chat), strict=True))
     prefix = _prefix(tokenizer)
-    moved = [_move_space(context, continuations) for context, continuations in requests]
-    contexts = [context for context, _ in moved]
-    texts = [[context, *(context + text for text in continuations)] for context, continuations in moved]
-    # What follows an empty context has no special tokens.
-    special = [bool(c) and kind for c, kind in zip(contexts, adds_special(tokenizer, contexts, chat), strict=True)]
-    kinds = [kind for kind, group in zip(special, texts, strict=True) for _ in group]
-    ids = iter(_encode_once(tokenizer, [text for group in texts for text in group], kinds, chat))
     pairs = []
-    for context, *continuations in texts:
-        alone = next(ids)
-        before = alone if context else [prefix] if prefix is not None else []
-        wholes = [next(ids) for _ in continuations]
-        # Of an empty context nothing is cut off, except a BOS that the continuation brings along.
-        cuts = [len(before) if context else int(whole[:1] == before) for whole in wholes]
-        pairs.append([(before, whole[cut:]) for whole, cut in zip(wholes, cuts, strict=True)])
+    for context, continuations in moved:
+        if context:
+            before = ids[context]
+            pairs.append([(before, ids[context + text][len(before) :]) for text in continuations])
+        else:  # what follows has no special tokens; a BOS that it brings along is cut off
+            before = [] if prefix is None else [prefix]
+            wholes = encode_texts(tokenizer, continuations, chat, special=False)
+            pairs.append([(before, whole[int(whole[:1] == before) :]) for whole in wholes])
     return pairs
-
-
-def _move_space(context: str, continuations: Sequence[str]) -> tuple[str, list[str]]:
-    kept = context.rstrip()
-    return kept, [context[len(kept) :] + text for text in continuations]
 
 
 def _check_pair(pair: Pair, context: str, continuation: str, where: str = "") -> None:
@@ -290,8 +261,7 @@ class Prompt:
         return sum(len(choice.ids) - 1 for choice in self.choices)
 
 
-@dataclasses.dataclass
-class Group:
+class Group(NamedTuple):
     """Prompts that share their first ``header`` ids (0: nothing)."""
 
     header: int
@@ -428,16 +398,10 @@ def _cached(model: PreTrainedModel, cache: DynamicCache) -> dict[str, Any]:
 
 def _copies(header: DynamicCache, rows: int) -> DynamicCache:
     """Return a cache for a batch that continues the header, whose keys and values stay as they are."""
-    cache = DynamicCache()
-    for layer in header.layers:
-        if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
-            raise InputError(f"a cache layer of the kind {type(layer).__name__} cannot be shared among prompts.")
-        copy = DynamicLayer()
-        copy.lazy_initialization(layer.keys, layer.values)
-        copy.keys = layer.keys.expand(rows, -1, -1, -1)
-        copy.values = layer.values.expand(rows, -1, -1, -1)
-        cache.layers.append(copy)
-    return cache
+    layers: list[Any] = header.layers
+    return DynamicCache(
+        [(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)) for layer in layers]
+    )
 
 
 def score_tree(model: PreTrainedModel, prompts: Sequence[Prompt], header: DynamicCache | None = None) -> list[float]:
@@ -447,8 +411,8 @@ def score_tree(model: PreTrainedModel, prompts: Sequence[Prompt], header: Dynami
     """
     start = header.get_seq_length() if header else 0
     width, suffix = max(len(p.context) for p in prompts) - start, max(p.suffix for p in prompts)
-    rows = [_row(prompt, start, width, suffix) for prompt in prompts]
-    ids, positions, segments = (torch.tensor(part, device=model.device) for part in zip(*rows, strict=True))
+    cells = torch.tensor([_row(prompt, start, width, suffix) for prompt in prompts], device=model.device)
+    ids, positions, segments = cells.movedim(-1, 0).contiguous()
     options: dict[str, Any] = {"use_cache": False}
     if header or suffix or bool((segments == PAD).any()):
         options |= {"position_ids": positions, "attention_mask": _mask(segments, start, model)}
@@ -459,19 +423,13 @@ def score_tree(model: PreTrainedModel, prompts: Sequence[Prompt], header: Dynami
     return _sums(logits, prompts)
 
 
-def _row(prompt: Prompt, start: int, width: int, suffix: int) -> tuple[list[int], list[int], list[int]]:
-    """Return (ids, positions, segments) of a prompt's row: padding, the context from ``start`` on, choices, padding."""
-    own = prompt.context[start:]
-    before, after = width - len(own), suffix - prompt.suffix
-    ids = [*[0] * before, *own]
-    positions = [*[0] * before, *range(start, len(prompt.context))]
-    segments = [*[PAD] * before, *[CONTEXT] * len(own)]
-    for segment, choice in enumerate(prompt.choices, start=1):
-        count = len(choice.ids) - 1  # nothing is predicted from the last id
-        ids += choice.ids[:-1]
-        positions += range(len(prompt.context), len(prompt.context) + count)
-        segments += [segment] * count
-    return ids + [0] * after, positions + [0] * after, segments + [PAD] * after
+def _row(prompt: Prompt, start: int, width: int, suffix: int) -> list[tuple[int, int, int]]:
+    """Return (id, position, segment) of each place in a row: padding, the context from ``start`` on, choices, padding."""
+    cells = [(0, 0, PAD)] * (width + start - len(prompt.context))
+    cells += [(token, start + n, CONTEXT) for n, token in enumerate(prompt.context[start:])]
+    for segment, choice in enumerate(prompt.choices, start=1):  # nothing is predicted from the last id of a choice
+        cells += [(token, len(prompt.context) + n, segment) for n, token in enumerate(choice.ids[:-1])]
+    return cells + [(0, 0, PAD)] * (width + suffix - len(cells))
 
 
 def _mask(segments: torch.Tensor, start: int, model: PreTrainedModel) -> torch.Tensor:
@@ -491,19 +449,18 @@ def _mask(segments: torch.Tensor, start: int, model: PreTrainedModel) -> torch.T
 
 def _sums(logits: torch.Tensor, prompts: Sequence[Prompt]) -> list[float]:
     """Return each choice's log-likelihood from logits [rows, 1 + suffix, vocabulary]; column 0 predicts all first ids."""
-    columns = logits.shape[1]
-    places, targets, sizes = [], [], []
+    choices = [choice for prompt in prompts for choice in prompt.choices]
+    places: list[int] = []
     for number, prompt in enumerate(prompts):
-        column = 1
+        first = number * logits.shape[1]
+        column = first + 1
         for choice in prompt.choices:
-            rest = len(choice.ids) - 1
-            places += [number * columns, *range(number * columns + column, number * columns + column + rest)]
-            targets += choice.ids
-            sizes.append(len(choice.ids))
-            column += rest
-    used, places = torch.tensor(places, device=logits.device).unique(return_inverse=True)
-    values = gather(logits.flatten(0, 1)[used], torch.tensor(targets, device=logits.device), places).double()
-    return [part.sum().item() for part in values.cpu().split(sizes)]
+            places += [first, *range(column, column + len(choice.ids) - 1)]
+            column += len(choice.ids) - 1
+    targets = torch.tensor([token for choice in choices for token in choice.ids], device=logits.device)
+    used, rows = torch.tensor(places, device=logits.device).unique(return_inverse=True)
+    values = gather(logits.flatten(0, 1)[used], targets, rows).double()
+    return [part.sum().item() for part in values.cpu().split([len(choice.ids) for choice in choices])]
 
 
 def score_rows(model: PreTrainedModel, prompts: Sequence[Prompt]) -> list[float]:
@@ -536,27 +493,23 @@ def score_choices(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[tuple[str, Sequence[str]]],
-    max_length: int | None = None,
     max_batch_tokens: int | None = None,
-    progress: Progress | None = None,
     names: Sequence[str] | None = None,
     scored: Callable[[int, ChoiceScores], None] | None = None,
     chat: bool = False,
 ) -> list[ChoiceScores]:
     """Return the log-likelihood of every choice of every question.
 
-    A context with its choice that is longer than ``max_length`` loses tokens on the left: the last ``max_length`` + 1 are kept,
-    of which the model reads all but the last.
+    A context with its choice that is longer than the model's window (``max_position_embeddings``) loses tokens on the left: the
+    last window + 1 are kept, of which the model reads all but the last.
 
     Args:
         model: a causal language model, plain or with a LoRA adapter, in any float type; log-probabilities are computed
             in float32 (of a float64 model in float64) and summed in float64. Its training mode is restored afterwards.
         tokenizer: its tokenizer.
         requests: (context, continuations) for each question.
-        max_length: tokens the model can read; None takes ``max_position_embeddings`` of its config.
         max_batch_tokens: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
             takes what suits the device.
-        progress: called with (contexts done, all contexts) after each batch.
         names: a name for each request, used in errors.
         scored: called with (number of the request, its scores) as soon as all its choices are done.
         chat: contexts and continuations were written by ``ctxft.data.chat``, so their control tokens are read as such.
@@ -565,7 +518,7 @@ def score_choices(
         One ``ChoiceScores`` for each request, in order.
 
     Raises:
-        InputError: a choice leaves nothing to score, or is longer than ``max_length``; the request is named.
+        InputError: a choice leaves nothing to score, or is longer than the window; the request is named.
 
     Source:
         lm-evaluation-harness 0.4, ``HFLM._loglikelihood_tokens`` (same ids, same truncation).
@@ -574,48 +527,43 @@ def score_choices(
         >>> score_choices(model, tokenizer, [("2 + 2 =", [" 4", " 5"])])[0].log_likelihoods  # doctest: +SKIP
         [-1.3, -4.2]
     """
-    max_length = max_length or window_of(model) or sys.maxsize
+    window = window_of(model) or sys.maxsize
     pairs = encode_requests(tokenizer, requests, chat)
     scores = []
     for number, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
-        scores.append(_unscored(context, texts, encoded, max_length, names[number] if names else f"request {number}"))
-    prompts = _prompts(pairs, max_length)
+        scores.append(_unscored(context, texts, encoded, window, names[number] if names else f"request {number}"))
     missing = [len(encoded) for encoded in pairs]
-    done = 0
-    with contextlib.closing(_read(model, prompts, batch_tokens(model, max_batch_tokens))) as batches_read:
-        for batch, values in batches_read:
+    with inference(model):
+        for batch, values in _read(model, _prompts(pairs, window), batch_tokens(model, max_batch_tokens)):
             for choice, value in zip((choice for prompt in batch for choice in prompt.choices), values, strict=True):
                 scores[choice.request].log_likelihoods[choice.number] = value
                 missing[choice.request] -= 1
                 if scored and not missing[choice.request]:
                     scored(choice.request, scores[choice.request])
-            done += len(batch)
-            if progress:
-                progress(done, len(prompts))
     return scores
 
 
-def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], max_length: int, name: str) -> ChoiceScores:
+def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: int, name: str) -> ChoiceScores:
     """Return what is known of a request before it is read; raises InputError if a choice cannot be scored."""
     for text, pair in zip(texts, encoded, strict=True):
         _check_pair(pair, context, text, f"{name}: ")
-        if len(pair[1]) > max_length:
+        if len(pair[1]) > window:
             raise InputError(
-                f"{name}: a choice has {len(pair[1])} tokens, but the model reads {max_length}: shorten {text[:40]!r}."
+                f"{name}: a choice has {len(pair[1])} tokens, but the model reads {window}: shorten {text[:40]!r}."
             )
-    cut = max((len(context_ids) + len(ids) - max_length - 1 for context_ids, ids in encoded), default=0)
+    cut = max((len(context_ids) + len(ids) - window - 1 for context_ids, ids in encoded), default=0)
     return ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(0, cut))
 
 
-def _prompts(pairs: Sequence[Sequence[Pair]], max_length: int) -> list[Prompt]:
-    """Return the contexts that are left of at most ``max_length`` tokens, each with all of its choices.
+def _prompts(pairs: Sequence[Sequence[Pair]], window: int) -> list[Prompt]:
+    """Return the contexts that are left of at most ``window`` tokens, each with all of its choices.
 
     Choices of unequal length cut unequally much of their context; those that leave the same of it share a prompt.
     """
     prompts: dict[tuple[int, ...], Prompt] = {}
     for request, encoded in enumerate(pairs):
         for number, (context, ids) in enumerate(encoded):
-            cut = max(0, len(context) + len(ids) - (max_length + 1))
+            cut = max(0, len(context) + len(ids) - (window + 1))
             kept = tuple(context[cut:])
             prompts.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
     return list(prompts.values())
@@ -623,7 +571,7 @@ def _prompts(pairs: Sequence[Sequence[Pair]], max_length: int) -> list[Prompt]:
 
 def _read(
     model: PreTrainedModel, prompts: Sequence[Prompt], max_batch_tokens: int
-) -> Generator[tuple[list[Prompt], list[float]], None, None]:
+) -> Iterator[tuple[list[Prompt], list[float]]]:
     """Yield batches with the log-likelihoods of all their choices, the longest prompts first.
 
     The one mask of a tree stands for all layers, so a prompt that is longer than a sliding window is read row by row.
@@ -633,13 +581,12 @@ def _read(
     reach = (sliding_window(model) or sys.maxsize) if reads_trees(model) else 0
     rows, trees = ([p for p in prompts if (p.span <= reach) is tree] for tree in (False, True))
     copies = max(len(prompt.choices) for prompt in prompts)  # of a context, where each choice has one of its own
-    with inference(model):
-        for batch in batches(Group(0, rows), max_batch_tokens // copies):
-            yield batch, score_rows(model, batch)
-        for group in share_headers(trees):
-            header = read_header(model, group.prompts[0].context[: group.header]) if group.header else None
-            for batch in batches(group, max_batch_tokens):
-                yield batch, score_tree(model, batch, header)
+    for batch in batches(Group(0, rows), max_batch_tokens // copies):
+        yield batch, score_rows(model, batch)
+    for group in share_headers(trees):
+        header = read_header(model, group.prompts[0].context[: group.header]) if group.header else None
+        for batch in batches(group, max_batch_tokens):
+            yield batch, score_tree(model, batch, header)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -669,7 +616,8 @@ def generate_greedily(
     max_new_tokens: int,
     pad: int = 0,
     max_batch_tokens: int | None = None,
-) -> Generator[tuple[int, list[int]], None, None]:
+    generated: Callable[[int, list[int]], None] | None = None,
+) -> list[list[int]]:
     """Continue rows of token ids, always with the likeliest token, until an end token or ``max_new_tokens``.
 
     Of the model's own settings none counts: sampling or a penalty on repetition would not be greedy.
@@ -681,43 +629,38 @@ def generate_greedily(
         max_new_tokens: tokens generated at most.
         pad: token id that fills rows on the left, so that all of a batch end in the same column.
         max_batch_tokens: tokens of rows and answers, padded, in one batch; None takes what suits the device.
+        generated: called with (number of the row, its new ids) as soon as they are there; the longest rows come first.
 
-    Yields:
-        (number of the row, the new ids up to and with the first end token), the longest rows first.
+    Returns:
+        For each row the new ids, up to and with the first end token.
 
     Source:
         ``transformers.GenerationMixin.generate``.
     """
-    budget = batch_tokens(model, max_batch_tokens)
+    plain, budget, texts = base_model(model), batch_tokens(model, max_batch_tokens), [[0]] * len(rows)
     order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
-    with inference(model), _greedy(model, ends, max_new_tokens, pad) as plain:
+    before = plain.generation_config
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad}
+    plain.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None, **options)
+    try:
         while order:
             width = len(rows[order[0]])
             size = max(1, budget // (width + max_new_tokens))
             batch, order = order[:size], order[size:]
             padding = [width - len(rows[n]) for n in batch]
-            ids = torch.tensor(
-                [[pad] * k + [*rows[n]] for n, k in zip(batch, padding, strict=True)], device=model.device
-            )
-            mask = torch.tensor([[0] * k + [1] * (width - k) for k in padding], device=model.device)
-            new = plain.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()  # pyright: ignore
+            ids = [[pad] * k + [*rows[n]] for n, k in zip(batch, padding, strict=True)]
+            mask = [[0] * k + [1] * (width - k) for k in padding]
+            with inference(model):
+                ids, mask = (torch.tensor(part, device=model.device) for part in (ids, mask))
+                new = plain.generate(input_ids=ids, attention_mask=mask)[:, width:].tolist()  # pyright: ignore
             for number, written in zip(batch, new, strict=True):
-                size = next((place for place, token in enumerate(written, start=1) if token in ends), None)
-                yield number, written[:size]
-
-
-@contextlib.contextmanager
-def _greedy(model: PreTrainedModel, ends: Collection[int], max_new_tokens: int, pad: int) -> Iterator[PreTrainedModel]:
-    """Give the model itself, below an adapter's wrapper, with settings that are greedy and nothing else."""
-    plain = base_model(model)
-    before = plain.generation_config
-    plain.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad
-    )
-    try:
-        yield plain
+                length = next((place for place, token in enumerate(written, start=1) if token in ends), None)
+                texts[number] = written[:length]
+                if generated:
+                    generated(number, texts[number])
     finally:
         plain.generation_config = before
+    return texts
 
 
 def generate_answers(
@@ -725,26 +668,23 @@ def generate_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     max_new_tokens: int,
-    max_length: int | None = None,
     max_batch_tokens: int | None = None,
-    progress: Progress | None = None,
     answered: Callable[[int, Generated], None] | None = None,
     chat: bool = False,
 ) -> list[Generated]:
     """Let a model continue each prompt greedily until it ends, by its own end tokens, or has generated enough.
 
+    A prompt that is too long for the model's window loses tokens on the left, so that the answer still fits.
+
     Args:
         model, max_new_tokens, max_batch_tokens: as for ``generate_greedily``.
         tokenizer: its tokenizer.
         prompts: the texts to continue, in the tokenizer's chat template where they should be.
-        max_length: tokens the model can read; None takes ``max_position_embeddings`` of its config. A longer prompt loses
-            tokens on the left, so that the answer still fits.
-        progress: called with (prompts done, all prompts).
         answered: called with (number of the prompt, its text) as soon as it is there.
         chat: the prompts were written by ``ctxft.data.chat``, so their control tokens are read as such.
 
     Raises:
-        InputError: no room for a prompt is left in ``max_length``, or a prompt is empty.
+        InputError: no room for a prompt is left in the window, or a prompt is empty.
 
     Source:
         lm-evaluation-harness 0.4, ``HFLM.generate_until`` (same cut on the left).
@@ -753,25 +693,21 @@ def generate_answers(
         >>> generate_answers(model, tokenizer, ["2 + 2 ="], max_new_tokens=2)[0].text  # doctest: +SKIP
         ' 4'
     """
-    rows, max_length = encode_prompts(tokenizer, prompts, chat), max_length or window_of(model)
-    if max_length is not None and max_length <= max_new_tokens:
-        raise InputError(
-            f"the model reads {max_length} tokens, so {max_new_tokens} new ones leave no room for a prompt."
-        )
-    if empty := [number for number, row in enumerate(rows) if not row]:
-        raise InputError(f"prompt {empty[0]} has no token, so there is nothing to continue: give it a text.")
-    room = max_length - max_new_tokens if max_length else max(map(len, rows), default=0)
-    answers: dict[int, Generated] = {}
-    ends, kept = _end_tokens(model, tokenizer), [row[-room:] for row in rows]
+    rows, window = encode_texts(tokenizer, prompts, chat), window_of(model) or sys.maxsize
+    if window <= max_new_tokens:
+        raise InputError(f"the model reads {window} tokens, so {max_new_tokens} new ones leave no room for a prompt.")
+    if [] in rows:
+        raise InputError(f"prompt {rows.index([])} has no token, so there is nothing to continue: give it a text.")
+    room, answers, ends = window - max_new_tokens, {}, _end_tokens(model, tokenizer)
+
+    def keep(number: int, ids: list[int]) -> None:
+        text = str(tokenizer.decode(ids, skip_special_tokens=True))
+        answers[number] = Generated(text, max(0, len(rows[number]) - room), len(ids), bool(ids) and ids[-1] in ends)
+        if answered:
+            answered(number, answers[number])
+
     pad: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    with contextlib.closing(generate_greedily(model, kept, ends, max_new_tokens, pad, max_batch_tokens)) as generated:
-        for number, ids in generated:
-            text = str(tokenizer.decode(ids, skip_special_tokens=True))
-            answers[number] = Generated(text, max(0, len(rows[number]) - room), len(ids), bool(ids) and ids[-1] in ends)
-            if answered:
-                answered(number, answers[number])
-            if progress:
-                progress(len(answers), len(rows))
+    generate_greedily(model, [row[-room:] for row in rows], ends, max_new_tokens, pad, max_batch_tokens, keep)
     return [answers[number] for number in range(len(rows))]
 
 

@@ -24,7 +24,7 @@ from ctxft.config import ExperimentConfig, WriterConfig
 from ctxft.data.chat import rendered
 from ctxft.data.passages import Passage
 from ctxft.evaluation.benchmarks.records import Benchmark
-from ctxft.evaluation.scoring import encode_prompts, generate_answers
+from ctxft.evaluation.scoring import encode_texts, generate_answers
 from ctxft.extras.server import Query, Reply, Server, ServerError, Usage, ask_all, estimate
 from ctxft.leakage import COMMON, HALF, grams_of, words_of
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer, window_of
@@ -316,7 +316,7 @@ def _write_here(
         )
     model = load_model(config.model, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     texts = {query.key: rendered(tokenizer, query.turns, answer=True) for query in queries}
-    sizes = dict(zip(texts, map(len, encode_prompts(tokenizer, list(texts.values()), chat=True)), strict=True))
+    sizes = dict(zip(texts, map(len, encode_texts(tokenizer, list(texts.values()), chat=True)), strict=True))
     window = window_of(model)
     fits = {key: window is None or size + config.room <= window for key, size in sizes.items()}
     short = [key for key in texts if fits[key]]
