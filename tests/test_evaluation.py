@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from ctxft.config import EvaluationConfig as Options
 from ctxft.evaluation.benchmarks import FORMS, Benchmark, Question, render, requests_of
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import (
     KEYS,
-    OUTPUT_TYPES,
     generated_outcome,
     read_outcomes,
     scored_outcome,
@@ -26,6 +26,7 @@ from ctxft.world.facts import model_folder
 
 torch.set_num_threads(1)
 CHAT = "{{ bos_token }}{% for m in messages %}Someone asks: {{ m.content }}{% endfor %} You say:"
+OUTPUT_TYPES = ("loglikelihood", "generate_until")
 QUESTIONS = (
     Question("a", "Which is long?", ("short", "a much longer choice"), 1, "length"),
     Question("b", "Which is first?", ("one", "two", "six"), 0, "order"),
@@ -49,7 +50,7 @@ def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
 
 def score_as(*rows: list[float]) -> list[dict]:
     """Return the outcomes of the given log-likelihoods."""
-    pairs = zip(QUESTIONS, requests_of(BENCHMARK, "cloze"), rows, strict=True)
+    pairs = zip(QUESTIONS, requests_of(BENCHMARK, Options()), rows, strict=True)
     return [scored_outcome(q, *request, ChoiceScores(row, [1] * len(row), 0)) for q, request, row in pairs]
 
 
@@ -72,7 +73,7 @@ def test_nan_is_refused() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_answers_and_the_files_keep_its_outcomes(tokenizer, tmp_path: Path, form: str) -> None:
     model = make_model(tokenizer)
-    outcomes = evaluate(model, tokenizer, BENCHMARK, form)
+    outcomes = evaluate(model, tokenizer, BENCHMARK, Options(form=form))
     assert [len(o["log_likelihoods"]) for o in outcomes] == [2, 3, 2]
     assert all(value < 0 for o in outcomes for value in o["log_likelihoods"])
     assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
@@ -82,13 +83,13 @@ def test_a_model_answers_and_the_files_keep_its_outcomes(tokenizer, tmp_path: Pa
 
 
 def test_cut_items_are_counted(tokenizer) -> None:
-    outcomes = evaluate(make_model(tokenizer, window=16), tokenizer, BENCHMARK, "cloze")
+    outcomes = evaluate(make_model(tokenizer, window=16), tokenizer, BENCHMARK)
     assert metrics(outcomes, BENCHMARK)["truncated_items"] > 0
 
 
 def test_a_choice_that_cannot_be_scored_names_its_question(tokenizer) -> None:
     with pytest.raises(InputError, match="mine, question 'a': a choice has"):
-        evaluate(make_model(tokenizer, window=4), tokenizer, BENCHMARK, "cloze")
+        evaluate(make_model(tokenizer, window=4), tokenizer, BENCHMARK)
 
 
 def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_broken_outcome_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_generated_answers_are_read_strictly() -> None:
-    requests = requests_of(BENCHMARK, "cloze", generated=True)
+    requests = requests_of(BENCHMARK, Options(output_type="generate_until"))
     answers = ["A much longer choice.", "one or two", " yes"]
     pairs = enumerate(zip(QUESTIONS, requests, answers, strict=True))
     first, second, third = outcomes = [generated_outcome(q, *request, text, n) for n, (q, request, text) in pairs]
@@ -113,7 +114,7 @@ def test_generated_answers_are_read_strictly() -> None:
     summary = metrics(outcomes, BENCHMARK)
     assert (summary["accuracy"], summary["unanswered"], summary["ties"]) == (pytest.approx(1 / 3), 1, 0)
     assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(summary)
-    lettered = requests_of(BENCHMARK, "mcf", generated=True)
+    lettered = requests_of(BENCHMARK, Options(form="mcf", output_type="generate_until"))
     pairs = zip(QUESTIONS, lettered, ["B", "(A)", "B. no"], strict=True)
     assert all(generated_outcome(question, *request, text)["correct"] for question, request, text in pairs)
     assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1][0]
@@ -125,12 +126,13 @@ def test_the_chat_template_is_used_where_it_is_asked_for_and_once(output_type: s
     model, read = make_model(tokenizer), []
     model.register_forward_pre_hook(lambda _module, _args, kwargs: read.append(kwargs["input_ids"]), with_kwargs=True)
     with pytest.raises(InputError, match="no chat template"):
-        evaluate(model, tokenizer, BENCHMARK, output_type=output_type, apply_chat_template=True)
+        evaluate(model, tokenizer, BENCHMARK, Options(output_type=output_type, apply_chat_template=True))
     tokenizer.chat_template = CHAT
     hashes = []
     for chat in (False, True):
         read.clear()
-        outcomes = evaluate(model, tokenizer, BENCHMARK.only({"a"}), output_type=output_type, apply_chat_template=chat)
+        asked = Options(output_type=output_type, apply_chat_template=chat)
+        outcomes = evaluate(model, tokenizer, BENCHMARK.only({"a"}), asked)
         hashes.append(outcomes[0]["prompt_hash"])
         texts = [tokenizer.decode(ids[0]) for ids in read]
         text = next(text for text in texts if "Which is long?" in text)  # the scorer tries the model on other ids first
@@ -149,17 +151,15 @@ def test_a_prediction_per_token_and_the_hash_of_the_prompt(tokenizer) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_writes_its_answers(tokenizer, tmp_path: Path, form: str) -> None:
-    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, form, output_type="generate_until")
+    outcomes = evaluate(make_model(tokenizer), tokenizer, BENCHMARK, Options(form=form, output_type="generate_until"))
     assert all(isinstance(outcome["written"], str) for outcome in outcomes)
     assert read_outcomes(write_outcomes(tmp_path / "mine.jsonl", outcomes)) == outcomes
-    with pytest.raises(InputError, match="unknown output_type 'generated'"):
-        evaluate(make_model(tokenizer), tokenizer, BENCHMARK, output_type="generated")
 
 
 @pytest.mark.parametrize("output_type", OUTPUT_TYPES)
 def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: Path, output_type: str) -> None:
     model, path = make_model(tokenizer), tmp_path / "mine.partial"
-    expected = evaluate(model, tokenizer, BENCHMARK, output_type=output_type)
+    expected = evaluate(model, tokenizer, BENCHMARK, Options(output_type=output_type))
 
     class Killed(RecordLog):
         def add(self, key: str, value: object) -> bool:
@@ -167,13 +167,13 @@ def test_a_killed_evaluation_goes_on_from_what_is_on_disk(tokenizer, tmp_path: P
             raise InterruptedError
 
     with pytest.raises(InterruptedError), Killed(path, "k") as log:  # a batch for each question
-        evaluate(model, tokenizer, BENCHMARK, max_batch_tokens=1, output_type=output_type, log=log)
+        evaluate(model, tokenizer, BENCHMARK, Options(max_batch_tokens=1, output_type=output_type), log)
     with path.open("a") as file:
         file.write('[{"id": "c", "answer": ')  # half a line, as a kill leaves it
     with RecordLog(path, "k") as log:
         (first,) = log.records
         log.records[first]["mark"] = True
-        again = evaluate(model, tokenizer, BENCHMARK, output_type=output_type, log=log)
+        again = evaluate(model, tokenizer, BENCHMARK, Options(output_type=output_type), log)
     assert [outcome["id"] for outcome in again if "mark" in outcome] == [first]  # taken from disk, not made again
     for a, b in zip(again, expected, strict=True):
         assert a["prediction"] == b["prediction"] and a["written"] == b["written"]

@@ -112,7 +112,7 @@ def local() -> dict[str, list[dict]]:
     """What the model answers on this machine, by the path that the arms take: benchmark -> outcomes of 25 items."""
     model, tokenizer, config = load_model(MODEL), load_tokenizer(MODEL), exam()
     return {
-        benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.form, output_type="generate_until")
+        benchmark.name: evaluate(model, tokenizer, benchmark, config.evaluation.replace(output_type="generate_until"))
         for benchmark in Run(config).benchmarks
     }
 

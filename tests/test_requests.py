@@ -14,6 +14,7 @@ from lm_eval.tasks.medmcqa.utils_medmcqa import doc_to_text as medmcqa_text
 from lm_eval.tasks.medqa.preprocess_medqa import doc_to_text as medqa_text
 from lm_eval.tasks.pubmedqa.preprocess_pubmedqa import doc_to_text as pubmedqa_text
 
+from ctxft.config import EvaluationConfig as Options
 from ctxft.evaluation.benchmarks import Benchmark, Question, Wording, form_of, render, requests_of, style_of, wording_of
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.storage import InputError
@@ -93,24 +94,24 @@ def flat(requests: list[tuple[str, list[str]]]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("form", FOLDERS)
 def test_mmlu_reads_as_in_lm_evaluation_harness(tmp_path: Path, subject: str, form: str) -> None:
-    assert flat(requests_of(mmlu(subject), form)) == harness_requests(form, subject, tmp_path)
-    assert requests_of(mmlu(subject), form) == [
+    assert flat(requests_of(mmlu(subject), Options(form=form))) == harness_requests(form, subject, tmp_path)
+    assert requests_of(mmlu(subject), Options(form=form)) == [
         render(q, form, wording_of("mmlu-medical")) for q in mmlu(subject).questions
     ]
 
 
 @pytest.mark.parametrize("form", FOLDERS)
 def test_five_examples_before_the_question_as_in_lm_evaluation_harness(tmp_path: Path, form: str) -> None:
-    found = flat(requests_of(mmlu("college_biology"), form, num_fewshot=5))
+    found = flat(requests_of(mmlu("college_biology"), Options(form=form, num_fewshot=5)))
     assert found == harness_requests(form, "college_biology", tmp_path, shots=5)
     assert "Example number 4?" in found[0][0] and "Example number 5?" not in found[0][0]
     with pytest.raises(InputError, match="'mmlu-college_biology' has 6 solved examples to show, but 7 are wanted"):
-        requests_of(mmlu("college_biology"), form, num_fewshot=7)
+        requests_of(mmlu("college_biology"), Options(form=form, num_fewshot=7))
 
 
 @pytest.mark.parametrize("form", FOLDERS)
 def test_a_chat_template_as_in_lm_evaluation_harness(tmp_path: Path, form: str) -> None:
-    found = requests_of(mmlu("anatomy"), form, 2, ChatTokenizer())
+    found = requests_of(mmlu("anatomy"), Options(form=form, num_fewshot=2, apply_chat_template=True), ChatTokenizer())
     about = render(mmlu("anatomy").questions[0], form, wording_of("mmlu-anatomy"))[0].partition("\n\n")[0] + "\n\n"
     bare = [(context.replace(about, ""), texts) for context, texts in found]
     assert flat(bare) == harness_requests(form, "anatomy", tmp_path, shots=2, chat=True)
@@ -119,7 +120,7 @@ def test_a_chat_template_as_in_lm_evaluation_harness(tmp_path: Path, form: str) 
     plain = ChatTokenizer()
     plain.chat_template = None
     with pytest.raises(InputError, match=r"has no chat template: set evaluation.apply_chat_template to false"):
-        requests_of(mmlu("anatomy"), form, 0, plain)
+        requests_of(mmlu("anatomy"), Options(apply_chat_template=True), plain)
 
 
 def test_medqa_reads_as_in_lm_evaluation_harness() -> None:
@@ -156,7 +157,7 @@ def test_labelled_texts_name_their_labels_once() -> None:
     benchmark = Benchmark(
         "fiqa", tuple(texts[:2]), "a test", form="labels", dev=(texts[2],), wording=wording_of("fiqa")
     )
-    (context, labels), _ = requests_of(benchmark, "mcf", num_fewshot=1)
+    (context, labels), _ = requests_of(benchmark, Options(form="mcf", num_fewshot=1))
     assert context == (
         "Tell the sentiment of a financial text towards what it speaks of. Answer with positive, neutral or negative.\n\n"
         "Text: Shares 2\nAnswer: negative\n\nText: Shares 0\nAnswer:"
@@ -167,20 +168,24 @@ def test_labelled_texts_name_their_labels_once() -> None:
 
 
 def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
-    found, scored = (requests_of(mmlu("anatomy"), "mcf", 2, generated=generated)[0] for generated in (True, False))
+    rules = ("generate_until", "loglikelihood")
+    asked = Options(form="mcf", num_fewshot=2)
+    found, scored = (requests_of(mmlu("anatomy"), asked.replace(output_type=rule))[0] for rule in rules)
     told = "Answer with exactly one of these and nothing else: A; B; C; D\n\n"
     assert found[0].index("Example number 1?") < found[0].index(told) < found[0].index(ITEMS[0][0])
     assert (found[0].replace(told, ""), found[1]) == scored
-    in_chat = requests_of(mmlu("anatomy"), "cloze", 0, ChatTokenizer(), generated=True)[0][0]
+    in_chat = requests_of(mmlu("anatomy"), Options(output_type=rules[0], apply_chat_template=True), ChatTokenizer())[0][
+        0
+    ]
     assert in_chat.startswith("<user>The following") and "nothing else: vein; artery; nerve; duct\n\n" in in_chat
 
 
 def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
     assert form_of(own, "cloze") == "labels" and form_of(free, "cloze") == "cloze"
-    assert style_of(own, "cloze", 5, True) == "labels, 5-shot, chat template"
-    assert style_of(free, "cloze", generated=True) == "cloze, written answers"
-    assert style_of(free, "cloze") == "cloze"  # as in metrics.json of older runs
+    assert style_of(own, Options(num_fewshot=5, apply_chat_template=True)) == "labels, 5-shot, chat template"
+    assert style_of(free, Options(output_type="generate_until")) == "cloze, written answers"
+    assert style_of(free, Options()) == "cloze"  # as in metrics.json of older runs
 
 
 def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> None:

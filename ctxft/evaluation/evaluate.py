@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ctxft.config import EvaluationConfig
 from ctxft.evaluation.benchmarks import Benchmark, requests_of
-from ctxft.evaluation.outcomes import OUTPUT_TYPES, Outcome, generated_outcome, scored_outcome
+from ctxft.evaluation.outcomes import Outcome, generated_outcome, scored_outcome
 from ctxft.evaluation.scoring import encode_texts, generate_answers, score_choices
-from ctxft.storage import RecordLog, check_known
+from ctxft.storage import RecordLog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,11 +24,7 @@ def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     benchmark: Benchmark,
-    form: str = "cloze",
-    max_batch_tokens: int | None = None,
-    num_fewshot: int = 0,
-    apply_chat_template: bool = False,
-    output_type: str = "loglikelihood",
+    options: EvaluationConfig | None = None,
     log: RecordLog | None = None,
 ) -> list[Outcome]:
     """Let a model answer every question, by the log-likelihood of the choices or in its own words.
@@ -36,14 +33,10 @@ def evaluate(
         model: a causal language model, plain or with a LoRA adapter.
         tokenizer: its tokenizer.
         benchmark: the questions.
-        form: "cloze" scores the texts of the choices, "mcf" shows them and scores their letters, "labels" names
-            the labels and scores them; a benchmark with a form of its own keeps that.
-        max_batch_tokens: padded tokens in one batch, None takes what suits the device; the result does not depend on it.
-        num_fewshot: solved examples shown before each question.
-        apply_chat_template: write each question in the tokenizer's chat template.
-        output_type: "loglikelihood" takes the choice with the highest log-likelihood. "generate_until", for models that follow
-            instructions, lists the possible answers, lets the model generate one and reads it with ``parse_answer``; no
-            answer is a wrong one.
+        options: how they are put (see ``requests_of``) and answered: output_type "loglikelihood" takes the choice with the
+            highest log-likelihood; "generate_until", for models that follow instructions, lists the possible answers,
+            lets the model generate one and reads it with ``parse_answer``; no answer is a wrong one. The result does not
+            depend on max_batch_tokens. None takes the defaults.
         log: takes each outcome at once, and those that it holds are kept.
 
     Returns:
@@ -60,30 +53,31 @@ def evaluate(
         >>> evaluate(model, tokenizer, load_benchmark("practice-mmlu"))[0]["correct"]  # doctest: +SKIP
         True
     """
-    generated = check_known(output_type, OUTPUT_TYPES, "output_type") == "generate_until"
-    requests = requests_of(benchmark, form, num_fewshot, tokenizer if apply_chat_template else None, generated)
+    options = options or EvaluationConfig()
+    generated = options.output_type == "generate_until"
+    requests = requests_of(benchmark, options, tokenizer)
     outcomes: dict[str, Any] = dict(log.records) if log else {}
     pairs = zip(benchmark.questions, requests, strict=True)
     due = [(question, *request) for question, request in pairs if question.id not in outcomes]
 
     def keep(number: int, result: Any) -> None:
-        outcome = (
-            generated_outcome(*due[number], result.text, result.truncated)
-            if generated
-            else scored_outcome(*due[number], result)
-        )
+        question, context, texts = due[number]
+        if generated:
+            outcome = generated_outcome(question, context, texts, result.text, result.truncated)
+        else:
+            outcome = scored_outcome(question, context, texts, result)
         outcomes[outcome["id"]] = outcome
         if log:
             log.add(outcome["id"], outcome)
 
-    options: dict[str, Any] = {"max_batch_tokens": max_batch_tokens, "chat": apply_chat_template}
+    chosen: dict[str, Any] = {"max_batch_tokens": options.max_batch_tokens, "chat": options.apply_chat_template}
     if generated:
         room, contexts = answer_tokens(tokenizer, requests), [context for _, context, _ in due]
-        generate_answers(model, tokenizer, contexts, room, answered=keep, **options)
+        generate_answers(model, tokenizer, contexts, room, answered=keep, **chosen)
     else:
         names = [f"{benchmark.name}, question '{question.id}'" for question, _, _ in due]
         pairs = [(context, texts) for _, context, texts in due]
-        score_choices(model, tokenizer, pairs, names=names, scored=keep, **options)
+        score_choices(model, tokenizer, pairs, names=names, scored=keep, **chosen)
     return [outcomes[question.id] for question in benchmark.questions]
 
 

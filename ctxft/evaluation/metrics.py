@@ -8,7 +8,7 @@ items, and hardly notices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any
 
 import numpy
 from scipy.special import softmax
@@ -22,38 +22,7 @@ BINS = 10  # of the reliability diagram
 NO_CLASS = -1  # no answer, where scikit-learn wants numbers
 
 
-class Metrics(TypedDict):
-    """What ``metrics`` returns; a run stores it for each benchmark, arm and seed.
-
-    Attributes:
-        n: items.
-        accuracy: from 0 to 1.
-        chance, majority: accuracy of guessing, and of always naming the commonest answer position.
-        ties: items whose two best log-likelihoods are exactly equal.
-        unanswered: items with no answer, counted as wrong.
-        truncated_items: items whose prompt was cut.
-        by_subject: subject -> {"n", "accuracy"}.
-        accuracy_per_character, accuracy_per_token, calibration: of log-likelihoods, which generated answers lack.
-        macro_f1, weighted_f1, per_class_f1, mcc, confusion: where all questions share their choices, with the rest of what
-            ``label_metrics`` returns.
-    """
-
-    n: int
-    accuracy: float
-    chance: float
-    majority: float
-    ties: int
-    unanswered: int
-    truncated_items: int
-    by_subject: dict[str, dict[str, float]]
-    accuracy_per_character: NotRequired[float]
-    accuracy_per_token: NotRequired[float]
-    calibration: NotRequired[dict[str, Any]]
-    macro_f1: NotRequired[float]
-    weighted_f1: NotRequired[float]
-    per_class_f1: NotRequired[dict[str, float]]
-    mcc: NotRequired[float]
-    confusion: NotRequired[list[list[int]]]
+Metrics = dict[str, Any]  # what ``metrics`` returns
 
 
 def metrics(outcomes: Sequence[Outcome], benchmark: Benchmark) -> Metrics:
@@ -62,6 +31,13 @@ def metrics(outcomes: Sequence[Outcome], benchmark: Benchmark) -> Metrics:
     Args:
         outcomes: one for each question, in order, as ``ctxft.evaluation.evaluate`` makes them.
         benchmark: the questions they answer.
+
+    Returns:
+        n, the items; accuracy (0 to 1); chance and majority, the accuracy of guessing, and of always naming the commonest
+        answer position; ties, items whose two best log-likelihoods are exactly equal; unanswered, items with no answer,
+        counted as wrong; truncated_items, those whose prompt was cut; by_subject, subject -> {"n", "accuracy"}. Where there
+        are log-likelihoods also accuracy_per_character, accuracy_per_token and ``calibration``, and where all questions
+        share their choices what ``label_metrics`` returns. A run stores it for each benchmark, arm and seed.
 
     Raises:
         InputError: the outcomes are not those of exactly these questions.
@@ -76,7 +52,7 @@ def metrics(outcomes: Sequence[Outcome], benchmark: Benchmark) -> Metrics:
             f"the {len(outcomes)} outcomes are not those of the {len(expected)} questions of '{benchmark.name}':"
             " evaluate again."
         )
-    summary: dict[str, Any] = {
+    summary: Metrics = {
         "n": len(outcomes),
         "accuracy": _mean(outcomes, "correct"),
         "chance": benchmark.chance,
@@ -96,7 +72,7 @@ def metrics(outcomes: Sequence[Outcome], benchmark: Benchmark) -> Metrics:
     if benchmark.labels:
         answers = [outcome["answer"] for outcome in outcomes]
         summary |= label_metrics(answers, [outcome["prediction"] for outcome in outcomes], benchmark.labels)
-    return cast(Metrics, summary)
+    return summary
 
 
 def label_metrics(answers: Sequence[int], predictions: Sequence[int | None], labels: Sequence[str]) -> dict[str, Any]:

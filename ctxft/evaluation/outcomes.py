@@ -19,7 +19,6 @@ from ctxft.storage import InputError, read_jsonl, sha256, write_jsonl
 if TYPE_CHECKING:
     from ctxft.evaluation.scoring import ChoiceScores
 
-OUTPUT_TYPES = ("loglikelihood", "generate_until")
 OPENING, CLOSING = " \t\"'`*([{", " \t\"'`*)]}.,:;!?"  # marks that may be around a label
 
 

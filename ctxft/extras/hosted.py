@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas
 
-from ctxft.config import ServerConfig
+from ctxft.config import EvaluationConfig, ServerConfig
 from ctxft.evaluation.benchmarks import Benchmark, requests_of, style_of
 from ctxft.evaluation.evaluate import answer_tokens
 from ctxft.evaluation.metrics import metrics
@@ -84,16 +84,16 @@ def plan_of(run: Run, server: ServerConfig, completions: bool = False) -> Plan:
         )
     queries = {}
     for benchmark in run.benchmarks:
-        requests = _requests(run, benchmark)
+        requests = requests_of(benchmark, _options(run, completions))
         room = answer_tokens(run.tokenizer, requests)
         queries[benchmark.name] = [Query(sha256([room, text]), text, room, completions) for text, _ in requests]
     name = re.sub(r"[^\w.-]+", "-", server.model).strip("-.") + f"-{sha256([server.url, server.model])[:8]}"
     return Plan(run, server, completions, run.folder / "hosted" / (name + "-completions" * completions), queries)
 
 
-def _requests(run: Run, benchmark: Benchmark) -> list[tuple[str, list[str]]]:
-    options = run.wanted.evaluation
-    return requests_of(benchmark, options.form, options.num_fewshot, generated=True)
+def _options(run: Run, completions: bool) -> EvaluationConfig:
+    """Return how a server is asked: it writes its answers, and applies its own chat template."""
+    return run.wanted.evaluation.replace(output_type="generate_until", apply_chat_template=not completions)
 
 
 def evaluate_hosted(
@@ -133,22 +133,20 @@ def evaluate_hosted(
 
 def _evaluated(plan: Plan, benchmark: Benchmark, replies: dict[str, dict], failed: dict[str, ServerError]) -> dict:
     """Write the outcomes of a benchmark and return its metrics."""
-    keys = [query.key for query in plan.queries[benchmark.name]]
+    keys, options = [query.key for query in plan.queries[benchmark.name]], _options(plan.run, plan.completions)
     outcomes = []
-    for key, question, request in zip(keys, benchmark.questions, _requests(plan.run, benchmark), strict=True):
+    for key, question, request in zip(keys, benchmark.questions, requests_of(benchmark, options), strict=True):
         # JSON can hold half of a character that takes two, UTF-8 cannot.
         text = replies.get(key, {"text": ""})["text"].encode("utf-8", "replace").decode()
         outcomes.append(generated_outcome(question, *request, text))
     write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
-    options = plan.run.wanted.evaluation
-    form = style_of(benchmark, options.form, options.num_fewshot, not plan.completions, generated=True)
     return {
         **metrics(outcomes, benchmark),
         "interval": wilson(sum(outcome["correct"] for outcome in outcomes), len(outcomes)),
         "errors": dict(Counter(failed[key].kind for key in keys if key in failed)),
         "cut": sum(replies[key]["cut"] for key in keys if key in replies),
         **{"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note},
-        **{"form": form, "rule": "generate_until"},
+        **{"form": style_of(benchmark, options), "rule": options.output_type},
     }
 
 

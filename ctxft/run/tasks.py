@@ -157,17 +157,10 @@ def prompt_set_files(run: Run, arm: str) -> dict[str, str]:
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def formatted_as(config: ExperimentConfig, benchmark: Benchmark) -> str:
-    """Return in words how the experiment formats a benchmark's items."""
-    options = config.evaluation
-    generated = options.output_type == "generate_until"
-    return style_of(benchmark, options.form, options.num_fewshot, options.apply_chat_template, generated)
-
-
 def benchmark_key(run: Run, arm: str, seed: int, benchmark: Benchmark) -> str:
     """Return what changes whenever another model, other items or another format would give other outcomes."""
     items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
-    model, form = run.model_hash(arm, seed), formatted_as(run.config, benchmark)
+    model, form = run.model_hash(arm, seed), style_of(benchmark, run.config.evaluation)
     return sha256([SCORING_REVISION, model, benchmark.name, items, form])
 
 
@@ -228,16 +221,12 @@ def evaluate_task(run: Run, arm: str, seed: int) -> dict:
 def _evaluate(run: Run, benchmark: Benchmark, model: PreTrainedModel, folder: Path, key: str) -> dict:
     """Write a model's outcomes on a benchmark, from where a killed process was; returns their record in metrics.json."""
     options, path = run.config.evaluation, folder / f"{benchmark.name}.jsonl"
-    chosen = {
-        name: getattr(options, name)
-        for name in ("max_batch_tokens", "num_fewshot", "apply_chat_template", "output_type")
-    }
     with RecordLog(path.with_suffix(".partial"), header=key, fsync=False) as log:
-        outcomes = evaluate(model, run.tokenizer, benchmark, options.form, log=log, **chosen)
+        outcomes = evaluate(model, run.tokenizer, benchmark, options, log)
     write_outcomes(path, outcomes)
     log.path.unlink()
     origin = {name: getattr(benchmark, name) for name in ("source", "revision", "note")}
-    origin |= {"form": formatted_as(run.config, benchmark), "rule": options.output_type}
+    origin |= {"form": style_of(benchmark, run.config.evaluation), "rule": options.output_type}
     return metrics(outcomes, benchmark) | origin | {"key": key, "outcomes": hash_file(path)}
 
 

@@ -220,8 +220,7 @@ def _outcomes(run: Run, arm: str, seed: int, name: str, place: Path) -> str:
         raise InputError(f"{path} is of another model, of other items or in another form than now: evaluate again.")
     if [outcome["id"] for outcome in outcomes] != [question.id for question in benchmark.questions]:
         raise InputError(f"{path} does not hold each of the benchmark's {len(benchmark.questions)} items once.")
-    chat = run.tokenizer if options.apply_chat_template else None
-    requests = requests_of(benchmark, options.form, options.num_fewshot, chat, record["rule"] == "generate_until")
+    requests = requests_of(benchmark, options.replace(output_type=record["rule"]), run.tokenizer)
     rebuilt = map(_rebuild_outcome, outcomes, benchmark.questions, requests)
     _require_same(path, write_jsonl(place / path.name, map(dict, rebuilt)), "their own scores and the benchmark's item")
     _require_hash(path, hash_file(path), record["outcomes"], "metrics.json")

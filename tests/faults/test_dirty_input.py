@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctxft.config import CorpusConfig, ExperimentConfig, ServerConfig, from_mapping, load_experiment
+from ctxft.config import CorpusConfig, EvaluationConfig, ExperimentConfig, ServerConfig, from_mapping, load_experiment
 from ctxft.data.documents import Document, read_documents
 from ctxft.data.instructions import instruction_rows, read_instructions
 from ctxft.data.passages import cut
@@ -139,7 +139,7 @@ def ask_all(benchmark: Benchmark) -> None:
     """Write a benchmark out as a model would be asked it, and as its outcomes would be filed."""
     for question in benchmark.questions:
         json.dumps([question.id, question.subject, question.hash], ensure_ascii=False).encode()
-    for context, continuations in requests_of(benchmark, "mcf"):
+    for context, continuations in requests_of(benchmark, EvaluationConfig(form="mcf")):
         "".join([context, *continuations]).encode()
 
 

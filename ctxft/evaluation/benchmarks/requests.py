@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ctxft.config import EvaluationConfig
 from ctxft.data.chat import guarded, rendered
 from ctxft.evaluation.benchmarks.records import LETTERS, Benchmark, Question, Wording, value_of
 from ctxft.storage import InputError, check_known
@@ -34,17 +35,19 @@ def form_of(benchmark: Benchmark, form: str) -> str:
     return benchmark.form or check_known(form, FORMS, "form")
 
 
-def style_of(
-    benchmark: Benchmark, form: str, num_fewshot: int = 0, apply_chat_template: bool = False, generated: bool = False
-) -> str:
+def style_of(benchmark: Benchmark, options: EvaluationConfig) -> str:
     """Return in words how a benchmark's questions are put; scores of two styles cannot be compared.
 
     Example:
-        >>> style_of(Benchmark("own", (), "a file"), "mcf", num_fewshot=5)
+        >>> style_of(Benchmark("own", (), "a file"), EvaluationConfig(form="mcf", num_fewshot=5))
         'mcf, 5-shot'
     """
-    parts = {f"{num_fewshot}-shot": num_fewshot, "chat template": apply_chat_template, "written answers": generated}
-    return ", ".join([form_of(benchmark, form), *(part for part, holds in parts.items() if holds)])
+    parts = {
+        f"{options.num_fewshot}-shot": options.num_fewshot,
+        "chat template": options.apply_chat_template,
+        "written answers": options.output_type == "generate_until",
+    }
+    return ", ".join([form_of(benchmark, options.form), *(part for part, holds in parts.items() if holds)])
 
 
 def render(question: Question, form: str, wording: Wording | None = None) -> tuple[str, list[str]]:
@@ -90,20 +93,15 @@ def examples_for(benchmark: Benchmark, question: Question, num_fewshot: int) -> 
 
 
 def requests_of(
-    benchmark: Benchmark,
-    form: str,
-    num_fewshot: int = 0,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    generated: bool = False,
+    benchmark: Benchmark, options: EvaluationConfig, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> list[tuple[str, list[str]]]:
     """Write all questions of a benchmark as a model reads them.
 
     Args:
         benchmark: the questions, with at least ``num_fewshot`` solved examples in ``dev`` for each.
-        form: as for ``render``; a benchmark with a form of its own keeps that.
-        num_fewshot: how many solved examples are shown before each question.
-        tokenizer: writes everything as one turn of the user in its chat template; None leaves the text plain.
-        generated: a line before the question lists the possible answers, for a model that generates its own.
+        options: form (a benchmark with one of its own keeps that), num_fewshot, apply_chat_template; and output_type, since
+            a line before the question lists the possible answers for a model that generates its own.
+        tokenizer: has the chat template that makes everything one turn of the user; None leaves the text plain.
 
     Returns:
         (context, continuations) for each question. After a chat template continuations have no space before them, as in
@@ -115,19 +113,21 @@ def requests_of(
 
     Example:
         >>> own = Benchmark("own", (Question("1", "Which?", ("this", "that"), 0, "all"),), "a file")
-        >>> requests_of(own, "cloze")
+        >>> requests_of(own, EvaluationConfig(form="cloze"))
         [('Question: Which?\\nAnswer:', [' this', ' that'])]
     """
-    form, wording = form_of(benchmark, form), benchmark.wording
+    form, wording = form_of(benchmark, options.form), benchmark.wording
+    if not options.apply_chat_template:
+        tokenizer = None
     if tokenizer is not None:
         require_chat_template(tokenizer)
     requests = []
     for question in benchmark.questions:
-        examples = examples_for(benchmark, question, num_fewshot)
+        examples = examples_for(benchmark, question, options.num_fewshot)
         choices = _choices(question, form)
         parts = [_description(question, form, wording)]
         parts += [f"{_question(e, form, wording)} {_choices(e, form)[e.answer]}\n\n" for e in examples]
-        if generated:
+        if options.output_type == "generate_until":
             parts.append(f"Answer with exactly one of these and nothing else: {'; '.join(choices)}\n\n")
         context = "".join([*parts, _question(question, form, wording)])
         if tokenizer is None:
