@@ -1,7 +1,7 @@
 """Estimate the memory of a training from its recipe and the model's config, before any weights are read.
 
-Parameters are counted on the real architecture, and so is what its layers keep for the backward pass: a model of one and of two
-layers is built without memory (torch's meta device), reads one micro-batch, and the tensors that autograd saves are summed up.
+Parameters are counted on the real architecture, and so is what its layers keep for the backward pass: the model is built without
+memory (torch's meta device), reads one micro-batch, and the tensors that autograd saves are summed up.
 """
 
 from __future__ import annotations
@@ -27,15 +27,12 @@ def _estimate_attention(module, query, key, value, attention_mask, **_):
 AttentionInterface.register("ctxft_estimate", _estimate_attention)
 
 
-def empty_model(config: PreTrainedConfig, recipe: TrainConfig, layers: int | None = None, dtype=torch.float32):
-    """Build a model without memory, with adapters where the recipe has them; ``layers`` replaces the number of layers."""
-    config = copy.deepcopy(config)
-    if layers is not None:
-        config.get_text_config().num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+def empty_model(config: PreTrainedConfig, recipe: TrainConfig, dtype=torch.float32) -> torch.nn.Module:
+    """Build a model without memory, with adapters where the recipe has them."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="ctxft_estimate")
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), dtype=dtype, attn_implementation="ctxft_estimate"
+        )
         if recipe.method == "lora":
             model = add_adapters(model, recipe.lora, low_cpu_mem_usage=True)
     return model.train()
@@ -65,20 +62,23 @@ def kept_bytes(model: torch.nn.Module, tokens: int) -> int:
     return sum(storage.nbytes() for storage in saved.values())
 
 
-def activation_bytes(config: PreTrainedConfig, recipe: TrainConfig, compute: torch.dtype) -> int:
-    """Return the bytes that one micro-batch keeps for its backward pass, in a model of the real number of layers.
+def activation_bytes(model: torch.nn.Module, text: PreTrainedConfig, recipe: TrainConfig, size: int) -> int:
+    """Return the bytes that one micro-batch keeps for its backward pass.
 
     With checkpointing each layer keeps its input alone, and one layer at a time is computed again.
+
+    Args:
+        model: as for ``kept_bytes``.
+        text: the config of its text part.
+        recipe: how it is trained.
+        size: bytes of a number.
     """
-    text, tokens = config.get_text_config(), recipe.micro_batch_tokens
-    one, two = (kept_bytes(empty_model(config, recipe, layers, compute), tokens) for layers in (1, 2))
-    layer, rest = two - one, 2 * one - two
-    size = torch.empty((), dtype=compute).element_size()
-    # the widest gradients while a layer is left: of the feed-forward part's three products
-    passing = 3 * tokens * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * size
+    tokens, layers = recipe.micro_batch_tokens, text.num_hidden_layers
+    kept = kept_bytes(model, tokens)
     if recipe.gradient_checkpointing:
-        return rest + text.num_hidden_layers * tokens * text.hidden_size * size + layer + passing
-    return rest + text.num_hidden_layers * layer + passing
+        kept = kept // layers + layers * tokens * text.hidden_size * size
+    # the widest gradients while a layer is left: of the feed-forward part's three products
+    return kept + 3 * tokens * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * size
 
 
 def estimate(config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", shards: int = 1) -> dict[str, int]:
@@ -102,7 +102,8 @@ def estimate(config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu",
         >>> estimate(model_config("practice-blind"), TrainConfig())["parameters"] > 100_000
         True
     """
-    model, text = empty_model(config, recipe), config.get_text_config()
+    compute = torch.float32 if device == "cpu" else torch.bfloat16
+    model, text = empty_model(config, recipe, compute), config.get_text_config()
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     head = text.vocab_size * text.hidden_size
@@ -115,7 +116,7 @@ def estimate(config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu",
         "weights": weights,
         "gradients": 4 * trained // shards,
         "optimizer": 8 * trained // shards,
-        "activations": activation_bytes(config, recipe, torch.float32 if device == "cpu" else torch.bfloat16),
+        "activations": activation_bytes(model, text, recipe, compute.itemsize),
         "logits": 4 * rows * text.vocab_size + (4 * head if trained == parameters else 0),
     }
     return {"parameters": parameters, "trained": trained} | sizes | {"total": sum(sizes.values())}
