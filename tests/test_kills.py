@@ -139,7 +139,7 @@ def test_a_sweep_of_eight_tasks_one_worker_killed(experiment):
 
 def test_a_worker_that_dies_is_told(experiment, monkeypatch):
     config = experiment(arms=["cpt"])
-    monkeypatch.setattr("ctxft.run.workers.sys.executable", "/bin/false")
+    monkeypatch.setattr("ctxft.run.processes.sys.executable", "/bin/false")
     with pytest.raises(FailedError, match="`ctxft train` stopped"):
         train_all(config, workers=1)
 

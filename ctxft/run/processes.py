@@ -1,4 +1,8 @@
-"""Run commands side by side until all have ended or one has failed, and pass on why it failed."""
+"""Run commands side by side until all have ended or one has failed, and pass on why it failed.
+
+The tasks of an experiment run in processes of their own: on a CPU one a core, each with ``train.threads`` threads; on a GPU
+one at a time.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from tqdm import tqdm
 
 from ctxft.storage import KEPT, FailedError, InputError
+
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
+    from ctxft.run.tasks import Task
 
 DIES_WITH_STDIN = "CTXFT_ENDS_WITH_STDIN"  # set for workers, whose stdin is a pipe that only their parent holds open
 
@@ -114,3 +124,29 @@ def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -
     if sentence:
         raise FailedError(sentence)
     raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join((lines or ["no message"])[-20:]))
+
+
+def run_tasks(
+    verb: str,
+    run: Run,
+    tasks: list[Task],
+    workers: int,
+    done: Callable[[Task], bool],
+    tick: Callable[[], object] | None = None,
+) -> None:
+    """Run tasks in as many processes, and show how many are done, or call ``tick`` again and again.
+
+    A worker is `python -m ctxft <verb> '{...}' --task ...`: it gets the config itself, not a file that another command in
+    the same run folder may write meanwhile.
+    """
+    variables = {"OMP_NUM_THREADS": str(run.config.train.threads), "TOKENIZERS_PARALLELISM": "false"}
+    variables["CTXFT_RUNS"] = str(run.folder.parent)
+    shares = [tasks[number::workers] for number in range(min(workers, len(tasks)))]
+    words = [[word for arm, seed in share for word in ("--task", f"{arm}:{seed}")] for share in shares]
+    command = [sys.executable, "-m", "ctxft", verb, run.wanted.model_dump_json()]
+    # seconds: a notebook keeps every state of a bar when nobody looks on, and a log file needs fewer lines still
+    often = 0.1 if sys.stderr.isatty() else 1 if "ipykernel" in sys.modules else 10
+    hidden = tick is not None or not tasks
+    with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often, disable=hidden) as bar:
+        show = tick or (lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
+        run_parallel(verb, [command + each for each in words], variables, show)

@@ -7,6 +7,7 @@ built at first use and kept; ``prepare``, ``train`` and ``evaluate`` do what is 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +24,14 @@ from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
 from ctxft.prompts import get_arm
 from ctxft.run import prepare as preparation
 from ctxft.run import tasks
-from ctxft.run import workers as processes
 from ctxft.run.prepare import Manifest
+from ctxft.run.processes import count_workers, run_tasks
 from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets
 from ctxft.run.tasks import Task
 from ctxft.storage import InputError, is_there, nearest, parse_json, read_checked, runs_root
 from ctxft.training.loop import targets_of
 from ctxft.training.schedule import passage_order
+from ctxft.world.exams import EXAMS
 
 
 class TrainingData(NamedTuple):
@@ -279,13 +281,36 @@ class Run:
             InputError: bad input, with the message of the task that met it.
             FailedError: a task stopped for another reason; the end of its output is shown.
         """
-        processes.train_all(self, workers, tick)
+        workers = self._count_workers(workers)
+        for source in self.config.evaluation.benchmarks:  # bad questions are reported before hours of training
+            if (
+                self.config.evaluation.data or source in EXAMS or source.endswith(".jsonl")
+            ):  # the hub may be out of reach
+                self.benchmark(source)
+        self.prepare()
+        tasks.require_written(self)
+        waiting = [task for task in self.train_tasks if not self.is_trained(*task)]
+        run_tasks("train", self, waiting, workers, lambda task: self.is_trained(*task), tick)
         return self
 
     def evaluate(self, workers: int | None = None) -> Run:
         """Evaluate every trained arm that is not evaluated yet; arguments and errors as for ``train``."""
-        processes.evaluate_all(self, workers)
+        workers = self._count_workers(workers)
+        self.benchmarks  # noqa: B018  bad questions are reported before anything is written
+        for task in self.train_tasks:
+            tasks.require_trained(self, *task)
+        self.prepare()
+        waiting, started = [task for task in self.evaluate_tasks if not self.is_evaluated(*task)], time.time()
+
+        def written(task: Task) -> bool:  # cheap, since it is asked many times a second
+            path = self.eval_folder(*task) / "metrics.json"
+            return path.exists() and path.stat().st_mtime >= started
+
+        run_tasks("evaluate", self, waiting, workers, written)
         return self
+
+    def _count_workers(self, wanted: int | None) -> int:
+        return count_workers(wanted, self.config.train.threads, pick_device(self.config.train.device))
 
     # --- results ------------------------------------------------------------------------------------------------------
 
