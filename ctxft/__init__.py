@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctxft.config import WriterConfig, load_experiment, to_mapping
-    from ctxft.leakage import find_leaks
+    from ctxft.leakage import clean_table, find_leaks, leaks_table, look_for_leaks
     from ctxft.models import encode_text, load_model, load_tokenizer
     from ctxft.report import read_run, results_table, verdicts, write_report
     from ctxft.run.estimate import estimate_lines
-    from ctxft.run.leaks import clean_table, leaks_table, look_for_leaks
     from ctxft.run.run import Run
     from ctxft.storage import InputError, read_json, read_jsonl, runs_root, seeded, versions, write_jsonl
 
@@ -65,11 +64,10 @@ __getattr__, __dir__ = lazy(  # so that `import ctxft` loads neither torch nor p
     __name__,
     {
         "config": "WriterConfig load_experiment to_mapping",
-        "leakage": "find_leaks",
+        "leakage": "clean_table find_leaks leaks_table look_for_leaks",
         "models": "encode_text load_model load_tokenizer",
         "report": "read_run results_table verdicts write_report",
         "run.estimate": "estimate_lines",
-        "run.leaks": "clean_table leaks_table look_for_leaks",
         "run.run": "Run",
         "storage": "InputError read_json read_jsonl runs_root seeded versions write_jsonl",
     },

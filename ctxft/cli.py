@@ -234,7 +234,7 @@ def _compare(
 @app.command("leaks")
 def _leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
     """Look for benchmark items in the training texts and prompts of a run."""
-    from ctxft.run.leaks import leaks_text, look_for_leaks
+    from ctxft.leakage import leaks_text, look_for_leaks
 
     result = look_for_leaks(run_of(config, settings, data))
     print(leaks_text(result))

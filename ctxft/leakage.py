@@ -24,13 +24,19 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
+
+import pandas
 
 from ctxft.evaluation.benchmarks.records import Benchmark
-from ctxft.evaluation.metrics import Metrics, metrics
-from ctxft.evaluation.outcomes import Outcome
+from ctxft.storage import read_jsonl
+
+if TYPE_CHECKING:
+    from ctxft.run.run import Run
 
 NGRAM = 8
 HALF = 0.5  # of its n-grams: an item of which more were found is leaked
@@ -97,11 +103,6 @@ class ItemText:
     last: tuple[int, int] = (-1, 0)
 
     @property
-    def share(self) -> float:
-        """The fraction of its own n-grams that were found."""
-        return len(self.matched) / self.ngrams if self.ngrams else 0.0
-
-    @property
     def verdict(self) -> str:
         """One of ``VERDICTS``."""
         if not self.words:
@@ -110,13 +111,14 @@ class ItemText:
             return "common" if self.common else "clean"
         if len(self.words) < NGRAM:
             return "short"
-        return "leaked" if self.share > HALF else "partial"
+        return "leaked" if len(self.matched) > HALF * self.ngrams else "partial"
 
     def to_json(self) -> dict:
         """Return the record as plain values, with one of the n-grams found as an example."""
-        values = {key: getattr(self, key) for key in ("id", "hash", "kind", "verdict", "share", "answered", "places")}
+        values = {key: getattr(self, key) for key in ("id", "hash", "kind", "verdict", "answered", "places")}
         counts = {"words": len(self.words), "ngrams_found": len(self.matched), "common_found": len(self.common)}
-        return {**values, **counts, "example": " ".join(min(self.matched or self.common, default=()))}
+        share = len(self.matched) / self.ngrams if self.ngrams else 0.0
+        return {**values, **counts, "share": share, "example": " ".join(min(self.matched or self.common, default=()))}
 
 
 def grams_of(words: Sequence[str], n: int = NGRAM) -> Iterator[Gram]:
@@ -142,8 +144,8 @@ class LeakIndex:
         self.parts: list[ItemText] = []
         self.texts = 0
         self.words = 0
-        self._owners: dict[int, dict[Gram, list[ItemText]]] = {n: {} for n in range(1, NGRAM + 1)}
-        self._shared: dict[Gram, set[str]] = {}  # n-gram -> benchmarks in which it is common
+        # by length: n-gram -> the texts of items that have it, and whether it is the wording of their benchmark
+        self._owners: dict[int, dict[Gram, list[tuple[ItemText, bool]]]] = {n: {} for n in range(1, NGRAM + 1)}
         for benchmark in benchmarks:
             self._add(benchmark)
 
@@ -151,8 +153,7 @@ class LeakIndex:
         owners: dict[Gram, list[ItemText]] = {}
         for question in benchmark.questions:
             answer = tuple(words_of(question.choices[question.answer]))
-            texts = {"question": question.question, "context": question.context}
-            for kind, text in texts.items():
+            for kind, text in (("question", question.question), ("context", question.context)):
                 if kind == "question" or text:
                     words = tuple(words_of(text))
                     part = ItemText(benchmark.name, question.id, question.hash, kind, words, answer)
@@ -160,12 +161,10 @@ class LeakIndex:
                     for gram in set(grams_of(words)) if len(words) >= NGRAM else {words} - {()}:
                         owners.setdefault(gram, []).append(part)
         for gram, parts in owners.items():
-            self._owners[len(gram)].setdefault(gram, []).extend(parts)
-            if len(parts) >= COMMON and len(gram) == NGRAM:
-                self._shared.setdefault(gram, set()).add(benchmark.name)
-                continue
+            common = len(parts) >= COMMON and len(gram) == NGRAM
+            self._owners[len(gram)].setdefault(gram, []).extend((part, common) for part in parts)
             for part in parts:
-                part.ngrams += 1
+                part.ngrams += not common
 
     def read(self, where: str, text: str) -> None:
         """Look for all questions in one whole text (not in passages, so that no n-gram is lost at a cut)."""
@@ -175,13 +174,11 @@ class LeakIndex:
         for n, owners in self._owners.items():
             if owners:
                 for place, gram in enumerate(grams_of(words, n)):
-                    if gram in owners:
-                        after = words[place + n : place + n + NEAR]
-                        for part in owners[gram]:
-                            self._hit(part, gram, where, place, after)
+                    for part, common in owners.get(gram, ()):
+                        self._hit(part, gram, common, where, place, words[place + n : place + n + NEAR])
 
-    def _hit(self, part: ItemText, gram: Gram, where: str, place: int, after: Sequence[str]) -> None:
-        if part.benchmark in self._shared.get(gram, ()):
+    def _hit(self, part: ItemText, gram: Gram, common: bool, where: str, place: int, after: Sequence[str]) -> None:
+        if common:
             part.common.add(gram)
         else:
             part.matched.add(gram)
@@ -217,12 +214,10 @@ def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]
     results = {}
     for benchmark in benchmarks:
         parts = [part for part in index.parts if part.benchmark == benchmark.name]
-        worst: dict[str, str] = {}
-        for part in sorted(parts, key=lambda part: VERDICTS.index(part.verdict)):
-            worst.setdefault(part.id, part.verdict)
-        verdicts = list(worst.values())
+        worst_last = sorted(parts, key=lambda part: -VERDICTS.index(part.verdict))
+        counts = Counter({part.id: part.verdict for part in worst_last}.values())
         results[benchmark.name] = {
-            "counts": {verdict: verdicts.count(verdict) for verdict in VERDICTS},
+            "counts": {verdict: counts[verdict] for verdict in VERDICTS},
             "answered": sum(part.answered for part in parts if part.verdict in ("leaked", "short")),
             "items": [part.to_json() for part in parts if part.verdict != "clean"],
         }
@@ -230,25 +225,79 @@ def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]
     return {**sizes, "benchmarks": results}
 
 
-def dirty_ids(leaks: dict, name: str) -> set[str]:
-    """Return the ids of a benchmark's items that are leaked, partial or short: the clean subset leaves them out."""
-    return {item["id"] for item in leaks["benchmarks"][name]["items"] if item["verdict"] in DIRTY}
+# --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def clean_subset(outcomes: Sequence[Outcome], leaks: dict, name: str) -> list[Outcome]:
-    """Return the outcomes of the items that were not found in the training texts.
+def texts_read(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield what the arms of a run read or will read: whole documents, put together from their passages, instructions, prompts.
 
-    Args:
-        outcomes: of one model on the benchmark.
-        leaks: from ``find_leaks``.
-        name: the benchmark's.
+    General text is read where a fraction of it is mixed in, instructions where an arm has that stage. Of the prompts all of
+    the two prompt sets are yielded, sampled or not, and those that the trained arms recorded (control prompts are made for
+    each passage).
     """
-    dirty = dirty_ids(leaks, name)
-    return [outcome for outcome in outcomes if outcome["id"] not in dirty]
+    if run.manifest.files:
+        run.require_prepared()
+    for kind, passages in {"document": run.passages, "general text": run.mixed}.items():
+        for document, parts in groupby(passages, key=lambda passage: passage.document):
+            yield f"{kind} {document}", "".join(part.text for part in parts)  # passages are slices that touch
+    for row in run.text("instructions"):
+        yield f"instruction {row['id']}", row["text"]
+    prompts = {prompt.text: prompt.id for prompt_set in run.prompt_sets for prompt in prompt_set.prompts}
+    for text, name in prompts.items():
+        yield f"prompt {name}", text
+    for file in sorted(run.folder.glob("arms/*/seed-*/prompts.jsonl")):
+        arm, seed = file.parts[-3:-1]
+        for _, row in read_jsonl(file):
+            if row["text"] not in prompts:
+                yield f"prompt {row['prompt']} ({arm}, {seed})", row["text"]
 
 
-def metrics_with_clean(outcomes: Sequence[Outcome], benchmark: Benchmark, leaks: dict) -> dict[str, Metrics | None]:
-    """Return the metrics on all items ("all") and on those not found ("clean"; None if none is left)."""
-    kept = clean_subset(outcomes, leaks, benchmark.name)
-    part = benchmark.only({outcome["id"] for outcome in kept})
-    return {"all": metrics(outcomes, benchmark), "clean": metrics(kept, part) if kept else None}
+def look_for_leaks(run: Run) -> dict:
+    """Look for a run's benchmark items in what its arms read; nothing is written.
+
+    Returns:
+        As ``find_leaks``, with "scores": for each benchmark, arm and seed that is evaluated the items and the accuracy of all
+        of them, and of the clean ones (None if none is left).
+
+    Raises:
+        InputError: the run is of another config, or a benchmark cannot be loaded.
+    """
+    leaks = find_leaks(run.benchmarks, texts_read(run))
+    tasks = [(name, *task) for name in leaks["benchmarks"] for task in run.evaluate_tasks]
+    evaluated = [task for task in tasks if (run.eval_folder(*task[1:]) / f"{task[0]}.jsonl").exists()]
+    leaks["scores"] = [_scores(run, leaks, *task) for task in evaluated]
+    return leaks
+
+
+def _scores(run: Run, leaks: dict, benchmark: str, arm: str, seed: int) -> dict:
+    dirty = {item["id"] for item in leaks["benchmarks"][benchmark]["items"] if item["verdict"] in DIRTY}
+    outcomes, scores = run.outcomes(benchmark, arm, seed), {"benchmark": benchmark, "arm": arm, "seed": seed}
+    for which, left_out in (("all", set()), ("clean", dirty)):
+        correct = [outcome["correct"] for outcome in outcomes if outcome["id"] not in left_out]
+        scores |= {f"{which}_n": len(correct), f"{which}_accuracy": sum(correct) / len(correct) if correct else None}
+    return scores
+
+
+def leaks_text(leaks: dict) -> str:
+    """Return both tables as text; the second is missing where nothing is evaluated yet."""
+    read = f"{leaks['texts']} documents, instructions and prompts, {leaks['words']} words"
+    tables = [leaks_table(leaks), *([clean_table(leaks)] if leaks["scores"] else [])]
+    return "\n\n".join([read, *(table.to_string(index=False) for table in tables)])
+
+
+def leaks_table(leaks: dict) -> pandas.DataFrame:
+    """Return a row for each benchmark: items of each verdict, and found items whose answer follows them."""
+    rows = [
+        {"benchmark": name, "items": sum(found["counts"].values()), **found["counts"], "with answer": found["answered"]}
+        for name, found in leaks["benchmarks"].items()
+    ]
+    return pandas.DataFrame(rows)
+
+
+def clean_table(leaks: dict) -> pandas.DataFrame:
+    """Return the accuracy of each arm on all items and on the clean ones, in per cent, the mean over its seeds."""
+    groups = pandas.DataFrame(leaks["scores"]).groupby(["benchmark", "arm"], sort=False)
+    means = {f"accuracy % {which}": (f"{which}_accuracy", "mean") for which in ("all", "clean")}
+    rows = groups.agg(seeds=("seed", "size"), items=("all_n", "first"), clean=("clean_n", "first"), **means)
+    rows[[*means]] = (100 * rows[[*means]]).round(1)
+    return rows.reset_index()

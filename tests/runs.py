@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ctxft import leakage
 from ctxft.config import ExperimentConfig
-from ctxft.run import leaks
 from ctxft.run.rows import PromptSets, build_rows
 from ctxft.run.run import Run, TrainingData
 from ctxft.run.tasks import Task
@@ -103,9 +103,9 @@ def ensure_run(config: ExperimentConfig, workers: int | None = None) -> Path:
 
 def check_leaks(config: ExperimentConfig) -> dict:
     """Look for benchmark items in what the arms read."""
-    return leaks.look_for_leaks(Run(config))
+    return leakage.look_for_leaks(Run(config))
 
 
 def texts_of(config: ExperimentConfig):
     """Yield what the arms read."""
-    return leaks.texts_read(Run(config))
+    return leakage.texts_read(Run(config))

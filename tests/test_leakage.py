@@ -14,9 +14,10 @@ import yaml
 from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark
-from ctxft.leakage import COMMON, clean_subset, dirty_ids, find_leaks, metrics_with_clean, words_of
-from ctxft.storage import write_jsonl, write_text
-from tests.runs import check_leaks, prepare, read_passages, texts_of
+from ctxft.leakage import COMMON, clean_table, find_leaks, words_of
+from ctxft.run.run import Run
+from ctxft.storage import read_jsonl, write_jsonl, write_text
+from tests.runs import check_leaks, evaluate_task, prepare, read_passages, texts_of
 
 RANDOM = random.Random(5)
 WORDS = [
@@ -114,25 +115,21 @@ def test_part_of_a_question_and_a_text_that_it_is_about() -> None:
         assert set(verdicts(leaks, "few").values()) == {verdict}
 
 
-def test_scores_on_the_clean_items_beside_those_on_all() -> None:
-    benchmark = exam(10)
-    leaks = find_leaks([benchmark], [("doc", q.question) for q in benchmark.questions[:4]])
-    outcomes = [
-        {"id": q.id, "hash": q.hash, "subject": "all", "answer": q.answer, "prediction": 0, "correct": n < 5}
-        | {
-            "correct_per_character": n < 5,
-            "correct_per_token": n < 5,
-            "log_likelihoods": [0.0, -1.0, -2.0, -3.0],
-            "truncated": 0,
-        }
-        for n, q in enumerate(benchmark.questions)
-    ]
-    assert dirty_ids(leaks, "exam") == {"q0", "q1", "q2", "q3"}
-    assert [o["id"] for o in clean_subset(outcomes, leaks, "exam")] == ["q4", "q5", "q6", "q7", "q8", "q9"]
-    both = metrics_with_clean(outcomes, benchmark, leaks)
-    assert (both["all"]["accuracy"], both["clean"]["accuracy"]) == (0.5, pytest.approx(1 / 6))
-    all_dirty = find_leaks([benchmark], [("doc", q.question) for q in benchmark.questions])
-    assert metrics_with_clean(outcomes, benchmark, all_dirty)["clean"] is None
+def test_scores_on_the_clean_items_beside_those_on_all(experiment, questions_file) -> None:
+    asked = [row["question"] for _, row in read_jsonl(questions_file)]
+    corpus = write_jsonl(
+        questions_file.with_name("leaked.jsonl"), [{"id": "d", "text": " ".join([sentence(), *asked[:4]])}]
+    )
+    config = experiment(corpus={"source": str(corpus), "held_out": 0.0})
+    prepare(config)
+    evaluate_task(config, "base", 0)
+    leaks, outcomes = check_leaks(config), Run(config).outcomes("own-questions", "base")
+    dirty = {item["id"] for item in leaks["benchmarks"]["own-questions"]["items"] if item["verdict"] == "short"}
+    kept = [outcome["correct"] for outcome in outcomes if outcome["id"] not in dirty]
+    assert len(dirty) == 4 and len(kept) == len(outcomes) - 4
+    row = clean_table(leaks).to_dict("records")
+    accuracies = [round(100 * sum(part) / len(part), 1) for part in ([o["correct"] for o in outcomes], kept)]
+    assert [row[0][f"accuracy % {which}"] for which in ("all", "clean")] == accuracies and row[0]["clean"] == len(kept)
 
 
 def test_a_run_is_checked_across_its_passages_and_in_its_prompts(experiment, tmp_path: Path, capsys) -> None:
