@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ctxft.storage import check_known, seeded
-from ctxft.world.facts import ASKED, DOMAINS, SPLITS, WORLD_SEED, Attribute, Entity, entities, load_domain
+from ctxft.storage import check_known, read_yaml, seeded
+from ctxft.world.facts import ASKED, DOMAINS, HERE, SPLITS, WORLD_SEED, Attribute, Entity, entities, load_domain
 
 CHOICES = 4
 LABELS = {
@@ -27,26 +27,15 @@ TASKS = tuple(READING_ITEMS)
 
 @dataclass(frozen=True)
 class Exam:
-    """An exam of the practice world: its kind of questions, the split they are about, their wordings, and a line about it."""
+    """An exam of the practice world; exams.yaml says what the values mean."""
 
-    kind: str  # "facts", "vignettes", "two-hop", or a reading task of LABELS
+    kind: str
     split: str
     wordings: str
     about: str
 
 
-EXAMS = {
-    "practice-mmlu": Exam("facts", "new", "seen", "facts of the new drugs and companies"),
-    "practice-mmlu-reworded": Exam("facts", "new", "held-out", "the same items in held-out wordings"),
-    "practice-medqa": Exam("vignettes", "new", "seen", "a patient takes a new drug: which fact follows?"),
-    "practice-medqa-reworded": Exam("vignettes", "new", "held-out", "the same items in held-out wordings"),
-    "practice-fiqa": Exam("sentiment", "exam", "seen", "the sentiment of a given sentence"),
-    "practice-causal20": Exam("cause", "exam", "seen", "whether a given sentence states a cause"),
-    "practice-multifin": Exam("topic", "exam", "seen", "the topic of a given headline"),
-    "practice-old": Exam("facts", "old", "seen", "facts of old entities, in texts but never in questions"),
-    "practice-two-hop": Exam("two-hop", "new", "seen", "sentiment about companies: two steps from the name"),
-    "practice-mmlu-tuning": Exam("facts", "tuning", "seen", "as practice-mmlu, to choose a recipe"),
-}
+EXAMS = {name: Exam(**values) for name, values in read_yaml(HERE / "exams.yaml").items()}
 
 
 # --- sentences of questions -------------------------------------------------------------------------------------------
