@@ -282,8 +282,6 @@ def model_config(source: str, revision: str | None = None) -> PretrainedConfig:
 
 
 def _check_weights(folder: Path, name: str = "*.safetensors") -> None:
-    if not (folder / "config.json").exists() and name == "*.safetensors":
-        raise InputError(f"{folder} is not a model folder: config.json is missing.")
     if not list(folder.glob(name)):
         raise InputError(
             f"{folder} holds no weights: a {name} file is needed (other formats can run code and are not read)."
@@ -348,8 +346,6 @@ def load_model(
         with warnings.catch_warnings():  # peft still asks transformers by a name that version 6 will drop
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             return cast(PreTrainedModel, PeftModel.from_pretrained(base, place).eval())  # which it wraps
-    if folder.is_dir():
-        _check_weights(folder)
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         with hub_errors(place, "model", WHERE_TO_PUT):

@@ -70,7 +70,9 @@ def test_a_bad_record_behind_good_ones_leaves_nothing(refuse, config_file, corpu
 
 
 def test_a_corpus_that_is_not_there(refuse, config_file, tmp_path):
-    assert "missing.jsonl does not exist" in refuse("train", config_file(corpus={"source": "missing.jsonl"}))
+    assert "'missing.jsonl' is neither of the practice world" in refuse(
+        "train", config_file(corpus={"source": "missing.jsonl"})
+    )
     assert "nowhere" in refuse("train", config_file(corpus={"source": "nowhere"}))
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refuse("train", config_file(corpus={"source": str(tmp_path / "empty")}))
@@ -154,7 +156,7 @@ def test_questions_that_are_none_are_told_before_anything_runs(refuse, config_fi
     config = config_file()
     for bad, said in (
         ({**rows[2], "answer": 3}, "line 3 (id 'q2'): the answer 3 is outside the choices 0 to 2"),
-        ({**rows[2], "id": "q0"}, "line 3: the id 'q0' is also at"),
+        ({**rows[2], "id": "q0"}, "line 3: the id 'q0' is used twice"),
         ({**rows[2], "choices": ["one"]}, "line 3 (id 'q2'): 'choices' must be"),
     ):
         write_jsonl(questions_file, [*rows[:2], bad])

@@ -111,7 +111,7 @@ def test_empty_records_are_skipped_and_counted_where_asked(tmp_path):
         ("folder", "is empty: it needs at least one document"),
         ("table.csv", "a corpus file must be one of"),
         ("broken.parquet", "is not a parquet file"),
-        ("texts/missing.jsonl", "does not exist"),
+        ("texts/missing.jsonl", "nor an existing file or folder"),
         ("nothing", r"neither of the practice world \(practice, .*\), nor an existing file or folder, nor a hub id"),
     ],
 )

@@ -68,7 +68,7 @@ def test_the_shapes_of_records(tmp_path):
         ({"text": "t"}, r"line 2: an instruction needs prompt and response.*found the keys text"),
         ({"prompt": "p", "response": " "}, r"line 2 \(id '2'\): messages need a role and a text that is not empty"),
         ({"messages": [{"role": "user", "content": "u"}]}, "the last is the assistant's"),
-        ({"id": "1", "prompt": "p", "response": "r"}, "line 2: the id '1' comes twice"),
+        ({"id": "1", "prompt": "p", "response": "r"}, "line 2: the id '1' is used twice"),
     ],
 )
 def test_bad_records_are_told_with_their_line(tmp_path, row, said):

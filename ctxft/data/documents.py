@@ -10,9 +10,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from ctxft.config import TEXT_FILES, CorpusConfig
-from ctxft.data.tables import hub_table, read_table
+from ctxft.data.tables import check_id, hub_table, read_table
 from ctxft.models import hub_errors, is_hub_id, resolve_revision
-from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_text, sha256, shown
+from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_text, sha256
 from ctxft.world.texts import SOURCES, practice_documents
 
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")
@@ -121,9 +121,7 @@ def describe(config: CorpusConfig) -> str:
 
 
 def _check_source(config: CorpusConfig) -> None:
-    if Path(config.source).suffix.lower() in SUFFIXES:
-        raise InputError(f"the corpus file {config.source} does not exist: check the path.")
-    if not is_hub_id(config.source):
+    if Path(config.source).suffix.lower() in SUFFIXES or not is_hub_id(config.source):
         raise InputError(
             f"corpus '{config.source}' is neither of the practice world ({', '.join(SOURCES)}), nor an existing file or "
             "folder, nor a hub id like org/name."
@@ -138,13 +136,6 @@ def _rows(config: CorpusConfig) -> Iterator[Row]:
         return _local_rows(Path(config.source), config)
     _check_source(config)
     return _hub_rows(config)
-
-
-def _identity(value: object, where: str) -> str:
-    """Return an id as text; a number is one too, a list or a truth value is not."""
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise InputError(f"{where}: the id must be a text or a whole number, found {shown(value)}: correct it.")
-    return str(value)
 
 
 def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
@@ -175,12 +166,9 @@ def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
                 f"{where}: the record has no text; remove it, or set corpus.skip_empty: true to skip such records."
             )
         value = row.get(config.id_field)
-        identity = default if value is None else _identity(value, where)
-        if identity in seen:
-            raise InputError(f"{where}: the id '{identity}' is used twice; give every document its own id.")
+        identity = check_id(default if value is None else value, where, seen)
         if not is_unicode(identity):  # a file's name may be of bytes that are no UTF-8
             raise InputError(f"{where}: the id '{identity}' is no valid Unicode: rename the file, or give another id.")
-        seen.add(identity)
         reliable = row.get("reliable")  # a label if it is true or false; a column of that name may mean something else
         yield Document(
             identity,

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.chat import encode_rendered, rendered
 from ctxft.data.rows import IGNORE_INDEX, special_tokens
-from ctxft.data.tables import hub_table, read_table
+from ctxft.data.tables import check_id, hub_table, read_table
 from ctxft.models import encode_text, resolve_revision
-from ctxft.storage import InputError, shown
+from ctxft.storage import InputError
 from ctxft.world.exams import practice_instructions
 
 PRACTICE = "practice"
@@ -53,14 +53,7 @@ def read_instructions(
     for number, (where, row) in enumerate(_records(source, split, revision)):
         if number == limit:
             return
-        identity = row.get("id", number + 1)
-        if isinstance(identity, bool) or not isinstance(identity, (str, int)):
-            raise InputError(f"{where}: the id must be a text or a whole number, found {shown(identity)}: correct it.")
-        instruction = _instruction(row, where, str(identity))
-        if instruction.id in seen:
-            raise InputError(f"{where}: the id '{instruction.id}' comes twice: ids must be unique.")
-        seen.add(instruction.id)
-        yield instruction
+        yield _instruction(row, where, check_id(row.get("id", number + 1), where, seen))
 
 
 def _records(source: str, split: str, revision: str | None) -> Iterator[tuple[str, dict]]:

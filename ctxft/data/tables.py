@@ -83,6 +83,24 @@ def _json_rows(path: Path) -> Iterator[Row]:
         yield key, f"{path}, id {key}", row
 
 
+def check_id(value: object, where: str, seen: set[str]) -> str:
+    """Return a record's id as text, and remember it.
+
+    Raises:
+        InputError: it is no text and no whole number, or was seen before.
+
+    Example:
+        >>> check_id(7, "notes.jsonl, line 2", {"6"})
+        '7'
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise InputError(f"{where}: the id must be a text or a whole number, found {shown(value)}: correct it.")
+    if str(value) in seen:
+        raise InputError(f"{where}: the id '{value}' is used twice: give every record its own.")
+    seen.add(str(value))
+    return str(value)
+
+
 def hub_table(source: str, subset: str | None, split: str, revision: str | None, instead: str) -> Iterator[Row]:
     """Yield the records of a hub data set, with their numbers from 1 and where they are.
 

@@ -131,23 +131,12 @@ def scored_outcome(question: Question, context: str, continuations: Sequence[str
     values = scores.log_likelihoods
     if any(math.isnan(value) for value in values):
         raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train again.")
-    sizes = {
-        "per_character": [len(unguarded(text).removeprefix(" ")) for text in continuations],
-        "per_token": scores.tokens,
-    }
-    others: dict[str, Any] = {}
-    for rule, counts in sizes.items():
-        choice = _best([value / count for value, count in zip(values, counts, strict=True)])
+    characters = [len(unguarded(text).removeprefix(" ")) for text in continuations]
+    others: dict[str, Any] = {"log_likelihoods": values, "tokens": scores.tokens, "truncated": scores.truncated}
+    for rule, sizes in {"per_character": characters, "per_token": scores.tokens}.items():
+        choice = _best([value / size for value, size in zip(values, sizes, strict=True)])
         others |= {f"prediction_{rule}": choice, f"correct_{rule}": choice == question.answer}
-    return _outcome(
-        question,
-        context,
-        _best(values),
-        **others,
-        log_likelihoods=values,
-        tokens=scores.tokens,
-        truncated=scores.truncated,
-    )
+    return _outcome(question, context, _best(values), **others)
 
 
 def _outcome(question: Question, context: str, prediction: int | None, **values: object) -> Outcome:

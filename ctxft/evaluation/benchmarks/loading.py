@@ -363,16 +363,4 @@ def _records(file: BenchmarkFile, source: Source, rows: Rows, known: dict) -> It
                 break
         else:
             number += 1
-            yield where, _labeled(record, file.labels, where) if file.labels else record
-
-
-def _labeled(record: dict, labels: list[str], where: str) -> dict:
-    """Return the record with its label as a choice, whatever the case; white space around the text goes."""
-    answer, text = record["answer"], record["question"]
-    if isinstance(answer, str):
-        answer = {label.lower(): label for label in labels}.get(answer.lower())
-        if answer is None:
-            raise InputError(
-                f"{where}: the label {shown(record['answer'])} is none of {', '.join(labels)}: fix the record."
-            )
-    return {**record, "answer": answer, "question": text.strip() if isinstance(text, str) else text}
+            yield where, record

@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator, Field
 
 from ctxft.config import Config
+from ctxft.data.tables import check_id
 from ctxft.storage import InputError, check_known, sha256, shown
 
 LETTERS = string.ascii_uppercase
@@ -180,23 +181,15 @@ def questions_of(rows: Iterable[tuple[str, dict]], source: str, blank: bool = Fa
     Raises:
         InputError: a record that is no question, two records with one id, or no record at all.
     """
-    questions: list[Question] = []
-    seen: dict[str, str] = {}
-    for where, row in rows:
-        question = _question(row, where, blank)
-        if question.id in seen:
-            raise InputError(f"{where}: the id '{question.id}' is also at {seen[question.id]}: ids must be unique.")
-        seen[question.id] = where
-        questions.append(question)
+    seen: set[str] = set()
+    questions = tuple(_question(row, where, check_id(row.get("id"), where, seen), blank) for where, row in rows)
     if not questions:
         raise InputError(f"{source} holds no question: give one with at least one.")
-    return tuple(questions)
+    return questions
 
 
-def _question(row: dict, where: str, blank: bool) -> Question:
-    id_, text, choices, answer = (row.get(key) for key in ("id", "question", "choices", "answer"))
-    if isinstance(id_, bool) or not isinstance(id_, (str, int)) or id_ == "":
-        raise InputError(f"{where}: the record has no 'id' (a text or a whole number): add one.")
+def _question(row: dict, where: str, id_: str, blank: bool) -> Question:
+    text, choices, answer = (row.get(key) for key in ("question", "choices", "answer"))
     where = f"{where} (id '{id_}')"
     if not isinstance(text, str) or not (blank or text.strip()):
         raise InputError(f"{where}: the record has no 'question': add its text.")
@@ -215,4 +208,4 @@ def _question(row: dict, where: str, blank: bool) -> Question:
     context = row.get("context") or ""
     if not isinstance(context, str):
         raise InputError(f"{where}: 'context' must be a text, found {type(context).__name__}.")
-    return Question(str(id_), text, tuple(choices), answer, str(row.get("subject") or "all"), context)
+    return Question(id_, text, tuple(choices), answer, str(row.get("subject") or "all"), context)
