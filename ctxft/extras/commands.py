@@ -98,10 +98,8 @@ def _export(
     record = export_pairs(run_of(config, settings, data), arm, seed, form, out)
     print(f"{record['pairs']} pairs of {record['documents']} documents, {record['prompts']} prompts")
     for name, counts in record["leaks"].items():
-        parts = f"{counts['partial']} in part, {counts['short']} short ones without an answer"
-        print(f"  {name}: no item occurs in the texts; {parts}")
-    if left := record["general_passages_left_out"]:
-        print(f"  left out: {left} passages of general text")
+        print(f"  {name}: no item occurs in the texts, {counts['partial']} in part")
+    print(f"  left out: {record['general_passages_left_out']} passages of general text")
     print(f"in {out}, with {out.name}.manifest.json next to it")
 
 
@@ -168,17 +166,13 @@ def write_adaptive(
         return
     with tqdm(total=due["to write"], unit="prompt", disable=not sys.stderr.isatty()) as bar:
         record = adapt(run, bar.update)
-    passages, failed = record["passages"], record["failed"]
-    written = f"{record['prompts']} with a written prompt ({record['cached']} texts from before)"
-    print(f"{passages} passages: {written}, {sum(record['rejected'].values())} refused, {failed} failed")
-    for reason, number in record["rejected"].items():
-        print(f"  refused, {reason}: {number}")
-    cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
-    print(f"cost now: {cost}; in {run.folder / 'adaptive.json'}")
-    if failed:
+    for name in ("passages", "prompts", "cached", "rejected", "failed", "cost"):
+        print(f"{name}: {record[name]}")
+    print(f"in {run.folder / 'adaptive.json'}")
+    if record["failed"]:
         raise FailedError(
-            f"{failed} of {passages} prompts were not written ({record['failure']}): fix that and run the same command "
-            "again; only what is missing is requested."
+            f"{record['failed']} of {record['passages']} prompts were not written ({record['failure']}): fix that and run "
+            "the same command again; only what is missing is requested."
         )
 
 

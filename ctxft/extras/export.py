@@ -106,30 +106,21 @@ def _require_pairs(run: Run, arm: str) -> None:
 
 def _require_clean(run: Run, sampled: list[dict]) -> dict:
     """Return what was found of each benchmark, all of its items, or refuse texts that contain one."""
-    benchmarks = Run(
-        run.wanted, overrides={"evaluation.limit": None}
-    ).benchmarks  # the rest may be evaluated another time
-    prompts = [(f"prompt {row['prompt']}", text) for text, row in {row["text"]: row for row in sampled}.items()]
-    documents = groupby(run.passages, key=lambda passage: passage.document)
-    texts = [(f"document {name}", "".join(passage.text for passage in parts)) for name, parts in documents]
-    leaks = find_leaks(benchmarks, texts + prompts)["benchmarks"]
-    items = [
-        f"item '{i['id']}' of {name} in {', '.join(i['places'])}"
-        for name in leaks
-        for i in leaks[name]["items"]
-        if _is_held(i)
-    ]
-    if items:
-        more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    # all items, also those that a limit leaves out now: the rest may be evaluated another time
+    benchmarks = Run(run.wanted, overrides={"evaluation.limit": None}).benchmarks
+    texts = [(f"prompt {row['prompt']}", text) for text, row in {row["text"]: row for row in sampled}.items()]
+    for name, parts in groupby(run.passages, key=lambda passage: passage.document):
+        texts.append((f"document {name}", "".join(passage.text for passage in parts)))
+    leaks, held = find_leaks(benchmarks, texts)["benchmarks"], []
+    for name, result in leaks.items():
+        for item in result["items"]:  # most of one, or a short question with its answer after it
+            if item["verdict"] == "leaked" or (item["verdict"] == "short" and item["answered"]):
+                held.append(f"item '{item['id']}' of {name} in {', '.join(item['places'])}")
+    if held:
         raise InputError(
-            f"nothing was exported, because the texts contain {len(items)} benchmark item{'s' * (len(items) > 1)} "
-            f"({'; '.join(items[:SHOWN])}{more}): a model tuned on them cannot be evaluated on them; take these texts out of "
-            "the corpus or the prompt set."
+            f"nothing was exported, because the texts contain benchmark items, {len(held)} in all "
+            f"({'; '.join(held[:SHOWN])}): a model tuned on them cannot be evaluated on them; take these texts out of the "
+            "corpus or the prompt set."
         )
     partial = {name: sorted(i["id"] for i in leaks[name]["items"] if i["verdict"] == "partial") for name in leaks}
     return {name: {**result["counts"], "partial_ids": partial[name]} for name, result in leaks.items()}
-
-
-def _is_held(item: dict) -> bool:
-    """Return whether a text contains an item: most of it, or a short question with its answer after it."""
-    return item["verdict"] == "leaked" or (item["verdict"] == "short" and item["answered"])

@@ -21,56 +21,25 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from random import Random
 
 from ctxft.data.passages import Passage
-from ctxft.storage import seeded
+from ctxft.storage import read_yaml, seeded
 
 GAP = "____"
 SENTENCE_WORDS = range(4, 61)  # words of a sentence that a question may be about
 BEGINNING = 8  # words by which an order exercise identifies a sentence
 WORD = re.compile(r"[^\W_]+(?:-[^\W_]+|[\u2019'](?!s\b)[^\W_]+)*")
 
-STOP_WORDS = frozenset(
-    """a about above across after again against all almost along already also although always am among an and another any are
-    around as at away be became because become been before behind being below between both but by came can cannot come could
-    did do does doing done down during each either else enough especially even ever every few first for found from further
-    gave get give given go had has have having he hence her here hers him his how however i if in indeed instead into is it
-    its itself just last later least less like likely made mainly make many may me might more moreover most mostly much must
-    my near nearly neither never next no nor not now of off often on once one only onto or other others our out over own per
-    perhaps quite rather said same say says second see seen several shall she should show shown since so some something
-    sometimes soon still such take taken than that the their them themselves then there therefore these they third this those
-    though three through thus to together too toward towards two under until up upon us use used using usually various very
-    via was way we well were what when where whether which while who whom whose why will with within without would yet you
-    your""".split()
-)
-# With these a sentence "The aim is a ..." defines nothing.
-NO_TERMS = frozenset(
-    """aim answer approach case cause consequence difference effect example exception finding following goal idea
-    issue key objective patient patients point problem purpose question reason result results step study task today
-    tomorrow way yesterday""".split()
-)
-STARTS = frozenset("a all an another both each every many most other several some such the three two".split())
+LISTS = read_yaml(Path(__file__).with_name("reading.yaml"))
+WORDS = {name: frozenset(words.split()) for name, words in LISTS["words"].items()}
+STOP_WORDS = WORDS["stop"]
 
 
 # --- whole sentences --------------------------------------------------------------------------------------------------
 
 CONTEXT = 300  # characters around a passage that are looked at
-
-# After these a full stop does not end a sentence.
-NEVER_LAST = frozenset(
-    "approx cf ch dr e.g eq eqs fig figs gen gov i.e mr mrs ms p pp prof ref refs rep sec sen st tab vol vs".split()
-)
-# After these it may; so it may after an initial, or after letters with stops between them ("U.S.").
-MAY_BE_LAST = frozenset(
-    "al apr aug ave bros ca co corp cos dec dept etc feb inc jan jr ltd mt no nos nov oct sept sr univ".split()
-)
-# Words that open a sentence and are no names.
-OPENERS = frozenset(
-    """A After Although An And As At Because But By Each For From He Here However If In It Its Many Most No On Our She Since
-    Some Such That The Their There These They This Those Thus To Two We What When Where While With You""".split()
-)
 
 SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"')\]\u201d\u2019]*(?=\s|$)")
 PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*|\n(?=[ \t]*(?:[-*\u2022#|]|\d{1,3}[.)])\s)")
@@ -104,10 +73,10 @@ def ends_sentence(text: str, start: int, end: re.Match, stop: int) -> bool:
     if end.group()[0] != "." or not before:
         return True
     last = before[-1].lstrip(OPENING)
-    if last.lower() in NEVER_LAST or (len(before) == 1 and last.isdecimal()):
+    if last.lower() in WORDS["never_last"] or (len(before) == 1 and last.isdecimal()):
         return False
-    doubtful = last.lower() in MAY_BE_LAST or INITIALS.fullmatch(last)
-    return not doubtful or not after or after[0] in OPENERS
+    doubtful = last.lower() in WORDS["may_be_last"] or INITIALS.fullmatch(last)
+    return not doubtful or not after or after[0] in WORDS["openers"]
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
@@ -197,38 +166,26 @@ class Exercise:
     answer: str
 
 
-@dataclass(frozen=True)
 class Reading:
     """A passage as the rules read it.
 
     Args:
-        text: all of it, on one line.
-        paragraphs: its whole sentences, as from ``ctxft.extras.sentences.sentences``.
+        text: all of it.
+        paragraphs: its whole sentences, as from ``sentences``.
+
+    Attributes:
+        text: on one line.
+        spellings: its words as they are written.
+        counts: how often it has each word, in lower case.
+        sentences: those that a question may be about, each once.
     """
 
-    text: str
-    paragraphs: list[list[str]]
-
-    @cached_property
-    def words(self) -> list[str]:
-        """All its words, in order."""
-        return WORD.findall(self.text)
-
-    @cached_property
-    def counts(self) -> Counter:
-        """How often it has each word, in lower case."""
-        return Counter(word.lower() for word in self.words)
-
-    @cached_property
-    def spellings(self) -> set[str]:
-        """Its words as they are written."""
-        return set(self.words)
-
-    @cached_property
-    def sentences(self) -> list[str]:
-        """The sentences that a question may be about, each once."""
-        lines = (line for paragraph in self.paragraphs for line in paragraph)
-        return list(dict.fromkeys(x for x in lines if len(x.split()) in SENTENCE_WORDS and GAP[:2] not in x))
+    def __init__(self, text: str, paragraphs: list[list[str]]) -> None:
+        self.text, self.paragraphs = " ".join(text.split()), paragraphs
+        words = WORD.findall(self.text)
+        self.spellings, self.counts = set(words), Counter(map(str.lower, words))
+        lines = (line for paragraph in paragraphs for line in paragraph)
+        self.sentences = list(dict.fromkeys(x for x in lines if len(x.split()) in SENTENCE_WORDS and GAP[:2] not in x))
 
     def inside(self, phrase: str) -> str:
         """Return a sentence's first words as they are written inside a sentence, as far as the passage shows it."""
@@ -267,15 +224,14 @@ IS_A = re.compile(rf"{TERM} (?P<be>is|are) (?P<answer>(?:an? (?!bit|few|little|l
 REFERS = re.compile(rf"{TERM} (?:(?P<be>is|are) defined as|refers? to) (?P<answer>(?!.* as ).+)\.")
 NAME = r"(?P<term>[^\W_][^\s,;:()]*(?: [^\s,;:()]+){0,2}(?: \([^()]{1,20}\))?)"
 APPOSITION = re.compile(rf"{NAME}, (?P<answer>(?:an?|the) [^,;:]+), (?P<verb>\w+) .+")
-VERBS = frozenset("is was are were has have had can could may might must will would did does do said".split())
 
 
 def _is_term(term: str) -> bool:
-    """Return whether words can be the name of something: no pronoun, adverb, verb of being or word of NO_TERMS among them."""
+    """Return whether words can be the name of something: no pronoun, adverb or verb of being among them."""
     words = [word.lower() for word in re.sub(r"^(?:The|An?) | \(.*", "", term).split()]
     inner = [word for word in words[1:-1] if word not in ("of", "and", "the")]
     ends = {words[0], words[-1], *inner} if words else STOP_WORDS
-    return not ends & STOP_WORDS and not set(words) & NO_TERMS and not words[0].endswith("ly")
+    return not ends & STOP_WORDS and not set(words) & WORDS["no_terms"] and not words[0].endswith("ly")
 
 
 def definitions(reading: Reading, rng: Random) -> Iterator[Exercise]:
@@ -292,11 +248,16 @@ def definitions(reading: Reading, rng: Random) -> Iterator[Exercise]:
             yield Exercise("definition", f"What {be} {reading.inside(match['term'])}?", _phrase(match["answer"]))
             continue
         match = APPOSITION.fullmatch(sentence)
-        if match and _is_term(match["term"]) and (match["verb"] in VERBS or match["verb"].endswith(("s", "ed"))):
+        if (
+            match
+            and _is_term(match["term"])
+            and (match["verb"] in WORDS["verbs"] or match["verb"].endswith(("s", "ed")))
+        ):
             question = f"How does the text describe {reading.inside(match['term'])}?"
             yield Exercise("definition", question, match["answer"])
 
 
+Both = tuple[tuple[str, str], tuple[str, str]]  # question and answer that ask for the cause, and for the effect
 BECAUSE = re.compile(r"(?P<effect>[^;:]+?),? because (?P<of>of )?(?P<cause>[^;:]+)\.")
 DUE = re.compile(
     r"(?P<effect>[^,;:]+?) (?P<be>is|are|was|were)(?: (?:also|largely|mainly|mostly|often|partly|primarily|probably|usually))?"
@@ -313,12 +274,6 @@ THEREFORE = re.compile(
 # Where a phrase gives way to another statement.
 NEXT = re.compile(r";|,? (?:although|but|whereas|while)\b|, (?:and|so) (?:he|it|she|there|they|this|we)\b")
 NEGATED = re.compile(r"\bnot?\b|n[\u2019']t\b", re.IGNORECASE)
-OPEN = frozenset("although because if unless when whether while".split())  # what they open is no statement yet
-# Before these "causes" is a noun, and "caused" no main verb.
-NO_OBJECT = frozenset("and are by for in is of or was were".split())
-REPORTED = frozenset(
-    "believe believed found indicate indicated reported said says show showed suggest suggested".split()
-)
 
 
 def _phrase(text: str) -> str:
@@ -330,7 +285,7 @@ def _have_content(*phrases: str) -> bool:
     return all(set(WORD.findall(phrase.lower())) - STOP_WORDS for phrase in phrases)
 
 
-def _because(sentence: str, asks_cause: bool) -> Exercise | None:
+def _because(sentence: str) -> Both | None:
     """Read "E because C", "E because of C" and "Because C, E".
 
     Left alone are "E is not so because C", in which C may be no cause, "This is because C", "E, partly because C", "If E,
@@ -340,22 +295,21 @@ def _because(sentence: str, asks_cause: bool) -> Exercise | None:
     if not match or " because " in match["cause"] or len(match["effect"].split()) < 3:
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
-    if REPORTED & set(cause.split()) or cause.split()[0] in OPEN or not _is_statement(effect):
+    if WORDS["reported"] & set(cause.split()) or cause.split()[0] in WORDS["open"] or not _is_statement(effect):
         return None
     if not _have_content(effect, cause):
         return None
-    if asks_cause:
-        return Exercise("cause", f'What reason does the text give for this: "{effect}"?', cause)
-    return Exercise("cause", f"What does the text say is so because {match['of'] or ''}{cause}?", effect)
+    asks_effect = f"What does the text say is so because {match['of'] or ''}{cause}?"
+    return (f'What reason does the text give for this: "{effect}"?', cause), (asks_effect, effect)
 
 
 def _is_statement(phrase: str) -> bool:
     words = phrase.lower().split()
     ends = words[-1] not in STOP_WORDS and not words[-1].endswith("ly")
-    return words[0] not in OPEN and ends and not NEGATED.search(phrase)
+    return words[0] not in WORDS["open"] and ends and not NEGATED.search(phrase)
 
 
-def _due(sentence: str, asks_cause: bool) -> Exercise | None:
+def _due(sentence: str) -> Both | None:
     """Read "E is due to C". Without "is", "deaths due to C rose" would be taken for a cause with its verb."""
     match = DUE.fullmatch(sentence)
     if not match or not _is_subject(match["effect"]):
@@ -363,12 +317,10 @@ def _due(sentence: str, asks_cause: bool) -> Exercise | None:
     effect, cause = match["effect"], _phrase(match["cause"])
     if not _have_content(effect, cause):
         return None
-    if asks_cause:
-        return Exercise("cause", f"{effect} {match['be']} due to what?", cause)
-    return Exercise("cause", f"What {match['be']} due to {cause}?", effect)
+    return (f"{effect} {match['be']} due to what?", cause), (f"What {match['be']} due to {cause}?", effect)
 
 
-def _leads(sentence: str, asks_cause: bool) -> Exercise | None:
+def _leads(sentence: str) -> Both | None:
     """Read "C causes E", "C leads to E", "C results in E", "C gives rise to E", in any tense and with "may", "can" ...
 
     "cause" and "result in" may be nouns, and count as verbs behind "may", "can" ... alone; so may "results in", where another
@@ -380,31 +332,34 @@ def _leads(sentence: str, asks_cause: bool) -> Exercise | None:
     verb, effect = match["verb"], _phrase(match["effect"])
     if not match["modal"] and verb in ("cause", "result in"):
         return None
-    if verb == "results in" and (VERBS | REPORTED) & set(effect.split()):
+    if verb == "results in" and (WORDS["verbs"] | WORDS["reported"]) & set(effect.split()):
         return None
-    if (verb.startswith("cause") and effect.split()[0] in NO_OBJECT) or not _have_content(match["cause"], effect):
+    if (verb.startswith("cause") and effect.split()[0] in WORDS["no_object"]) or not _have_content(
+        match["cause"], effect
+    ):
         return None
-    if asks_cause:
-        singular = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
-        return Exercise("cause", f"What {singular} {effect}?", match["cause"])
-    return Exercise("cause", f"{match['cause']} {verb} what?", effect)
+    singular = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
+    return (f"What {singular} {effect}?", match["cause"]), (f"{match['cause']} {verb} what?", effect)
 
 
 def _is_subject(phrase: str) -> bool:
     """Return whether words can be a sentence's subject: no pronoun alone, no clause, no preposition first."""
     words = phrase.lower().split()
-    first = words[0] in STARTS or words[0] not in STOP_WORDS
-    return first and words[-1] not in STOP_WORDS and not (REPORTED | {"that", "which", "who", "not", "no"}) & set(words)
+    first = words[0] in WORDS["starts"] or words[0] not in STOP_WORDS
+    return (
+        first
+        and words[-1] not in STOP_WORDS
+        and not (WORDS["reported"] | {"that", "which", "who", "not", "no"}) & set(words)
+    )
 
 
-def _therefore(previous: str, sentence: str, asks_cause: bool) -> Exercise | None:
+def _therefore(previous: str, sentence: str) -> Both | None:
     """Read "Therefore, E" with the sentence before it in the paragraph as the cause; also "Thus,", "As a result," ..."""
     match = THEREFORE.fullmatch(sentence)
     if not match or not previous.endswith(".") or not _have_content(previous, match["effect"]):
         return None
-    if asks_cause:
-        return Exercise("cause", f"What does the text take for the reason that {match['effect']}?", previous[:-1])
-    return Exercise("cause", f'What follows, by the text, from this: "{previous}"', match["effect"])
+    asks_cause = f"What does the text take for the reason that {match['effect']}?"
+    return (asks_cause, previous[:-1]), (f'What follows, by the text, from this: "{previous}"', match["effect"])
 
 
 def causes(reading: Reading, rng: Random) -> Iterator[Exercise]:
@@ -413,9 +368,9 @@ def causes(reading: Reading, rng: Random) -> Iterator[Exercise]:
         for previous, sentence in zip(["", *lines], lines, strict=False):
             if sentence not in reading.sentences:
                 continue
-            asks_cause = rng.random() < 0.5
-            mined = [rule(sentence, asks_cause) for rule in (_because, _due, _leads)]
-            yield from filter(None, [*mined, _therefore(previous, sentence, asks_cause)])
+            asked = 0 if rng.random() < 0.5 else 1
+            mined = [_because(sentence), _due(sentence), _leads(sentence), _therefore(previous, sentence)]
+            yield from (Exercise("cause", *both[asked]) for both in mined if both)
 
 
 def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:
@@ -434,13 +389,6 @@ def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:
 RULES = {"cloze": clozes, "definition": definitions, "cause": causes, "order": orders}
 MOST = {"cloze": 2, "definition": 2, "cause": 2, "order": 1}  # exercises of each kind about one passage
 ANSWER_WORDS = range(1, 41)
-
-LAYOUTS = {
-    "cloze": ("Which word is missing? {}", "Fill the gap with a word of the text: {}", "Complete this statement: {}"),
-    "definition": ("{}", "Say it as the text does. {}", "Go back to the text. {}"),
-    "cause": ("{}", "Think of cause and effect. {}", "Go by the text. {}"),
-    "order": ("{}", "Recall the course of the text. {}", "Mind the order. {}"),
-}
 
 
 def mine_exercises(text: str, seed: int, passage_id: str, before: str = "", after: str = "") -> list[Exercise]:
@@ -464,7 +412,7 @@ def mine_exercises(text: str, seed: int, passage_id: str, before: str = "", afte
         >>> [exercise.answer for exercise in mine_exercises(text, 0, "p#0") if exercise.kind == "definition"]
         ['an enzyme of the kidney']
     """
-    reading = Reading(" ".join(text.split()), sentences(text, before, after))
+    reading = Reading(text, sentences(text, before, after))
     random = seeded("exercises", seed, passage_id)
     exercises = []
     for kind, rule in RULES.items():
@@ -503,5 +451,5 @@ def exercise_text(exercise: Exercise) -> str:
         >>> exercise_text(Exercise("definition", "What is renin?", "an enzyme"))[-18:]
         '\\nAnswer: an enzyme'
     """
-    layout = seeded("layout", exercise.question).choice(LAYOUTS[exercise.kind])
+    layout = seeded("layout", exercise.question).choice(LISTS["layouts"][exercise.kind])
     return f"\n\nQuestion: {layout.format(exercise.question)}\nAnswer: {exercise.answer}"

@@ -165,37 +165,30 @@ def _neutral(sources: PromptSources, passage: Passage) -> ContextualPrompt:
     return load_prompt_set("neutral").sample(sources.seed, passage.id)
 
 
+def _of_others(sources: PromptSources, family: str) -> list[ContextualPrompt]:
+    return [prompt for prompt in sources.strategies.prompts if prompt.family != family]
+
+
 def _other_family(sources: PromptSources, passage: Passage) -> ContextualPrompt:
-    family = strategy_prompt(sources, passage).family
-    others = frozenset(prompt for prompt in sources.strategies.prompts if prompt.family != family)
+    others = _of_others(sources, strategy_prompt(sources, passage).family)
     return sources.strategies.sample(sources.seed, f"control-family {passage.id}", others)
 
 
 # These keep cft's prompt where they may, so that they differ from cft only where they must.
 def _only(sources: PromptSources, passage: Passage, family: str) -> ContextualPrompt:
-    return sources.strategies.sample(sources.seed, passage.id, _of_family(sources.strategies, family))
+    return sources.strategies.sample(sources.seed, passage.id, sources.strategies.members[family])
 
 
 def _without(sources: PromptSources, passage: Passage, family: str) -> ContextualPrompt:
-    others = frozenset(sources.strategies.prompts) - _of_family(sources.strategies, family)
-    return sources.strategies.sample(sources.seed, passage.id, others)
+    return sources.strategies.sample(sources.seed, passage.id, _of_others(sources, family))
 
 
 def _count(sources: PromptSources, passage: Passage, number: str) -> ContextualPrompt:
-    return sources.strategies.sample(sources.seed, passage.id, some_prompts(sources.strategies, number, sources.seed))
-
-
-@functools.lru_cache(maxsize=256)
-def _of_family(prompt_set: PromptSet, family: str) -> frozenset[ContextualPrompt]:
-    return frozenset(prompt for prompt in prompt_set.prompts if prompt.family == family)
-
-
-@functools.lru_cache(maxsize=256)
-def some_prompts(prompt_set: PromptSet, number: str, seed: int) -> frozenset[ContextualPrompt]:
-    """Return N prompts that the seed chooses; those of a smaller N are among those of a larger."""
-    chosen = sorted(prompt_set.prompts, key=lambda prompt: prompt.id)
-    seeded(seed, prompt_set.hash, "count").shuffle(chosen)
-    return frozenset(chosen[: int(number)])
+    chosen = sorted(
+        sources.strategies.prompts, key=lambda prompt: prompt.id
+    )  # those of a smaller N are among a larger's
+    seeded(sources.seed, sources.strategies.hash, "count").shuffle(chosen)
+    return sources.strategies.sample(sources.seed, passage.id, chosen[: int(number)])
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -268,23 +261,20 @@ def require_named(folders: Iterable[str]) -> None:
 def _add_folders(known: dict[str, Arm], folders: Iterable[str | Path]) -> None:
     for folder in folders:
         place = Path(folder).expanduser().resolve()
-        for path, arms in _arms_in(place).items():
-            _add(known, arms, path)
+        if not place.is_dir():
+            raise InputError(f"plugins: the folder {place} does not exist: check the path.")
+        for path in sorted(place.glob("*.py")):
+            _add(known, _arms_in(path), str(path))
         NAMED.add(place)
 
 
 @functools.cache
-def _arms_in(folder: Path) -> dict[str, list[Arm]]:
-    """Return the arms of each Python file of a folder, which is run once in a process."""
-    if not folder.is_dir():
-        raise InputError(f"plugins: the folder {folder} does not exist: check the path.")
-    arms = {}
-    for path in sorted(folder.glob("*.py")):
-        try:
-            arms[str(path)] = list(runpy.run_path(str(path)).get("ARMS", ()))
-        except Exception as error:  # whatever a plugin raises is a fault of its file
-            raise InputError(f"{path} cannot be used as a plugin: {type(error).__name__}: {error}.") from error
-    return arms
+def _arms_in(path: Path) -> list[Arm]:
+    """Return the arms of a Python file, which is run once in a process."""
+    try:
+        return list(runpy.run_path(str(path)).get("ARMS", ()))
+    except Exception as error:  # whatever a plugin raises is a fault of its file
+        raise InputError(f"{path} cannot be used as a plugin: {type(error).__name__}: {error}.") from error
 
 
 def _add(known: dict[str, Arm], arms: Iterable[Arm], where: str) -> None:
@@ -295,22 +285,6 @@ def _add(known: dict[str, Arm], arms: Iterable[Arm], where: str) -> None:
             )
         if known.setdefault(item.name, item) is not item:
             raise InputError(f"{where}: there is another arm '{item.name}': choose another name.")
-
-
-@functools.lru_cache(maxsize=512)
-def _resolved(name: str, _names: tuple[str, ...]) -> Arm | None:
-    stage = name.removesuffix(IFT)
-    arm = table().get(stage)
-    if arm and not arm.parameter:
-        if stage == name:
-            return arm
-        return replace(arm, name=name, instructed=True) if arm.reads_text else None
-    for pattern in (item for item in table().values() if item.parameter):
-        head = pattern.name.removesuffix(pattern.parameter)
-        value = stage.removeprefix(head)
-        if stage.startswith(head) and re.fullmatch(PARAMETERS[pattern.parameter], value):
-            return replace(pattern, name=name, argument=value, instructed=stage != name)
-    return None
 
 
 def get_arm(name: str, where: str = "") -> Arm:
@@ -327,14 +301,18 @@ def get_arm(name: str, where: str = "") -> Arm:
         >>> get_arm("cft-ift").stages, get_arm("only-critical").kind, get_arm("only-critical").argument
         (('cft', 'ift'), 'only', 'critical')
     """
-    arm = _resolved(name, tuple(table()))
-    if arm is None:
-        known = list(table())
-        raise InputError(
-            f"{where}unknown arm '{name}'{nearest(name, known)}; known: {', '.join(known)}, and each that reads text with "
-            f"{IFT} appended. An arm of a plugin is known once its folder is named ({PLUGINS}, or the config key plugins)."
-        )
-    return arm
+    stage, known = name.removesuffix(IFT), table()
+    exact = [known[stage]] if stage in known else []
+    for arm in exact or known.values():
+        head = arm.name.removesuffix(arm.parameter)
+        value = stage.removeprefix(head)
+        fits = stage.startswith(head) and re.fullmatch(PARAMETERS.get(arm.parameter, ""), value)
+        if fits and (stage == name or arm.reads_text):
+            return replace(arm, name=name, argument=value, instructed=arm.instructed or stage != name)
+    raise InputError(
+        f"{where}unknown arm '{name}'{nearest(name, known)}; known: {', '.join(known)}, and each that reads text with "
+        f"{IFT} appended. An arm of a plugin is known once its folder is named ({PLUGINS}, or the config key plugins)."
+    )
 
 
 def sort_arms(names: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctxft.prompts.sets import SEPARATOR, ContextualPrompt
-from ctxft.storage import InputError, seeded, sha256
+from ctxft.storage import PACKAGE_ROOT, InputError, read_text, seeded, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,17 +14,7 @@ SHUFFLES = 50
 
 # Everyday words without a subject of their own: none asks for anything, denies anything, or speaks of reading,
 # learning, medicine or money, so that a row of them says as little as words can.
-COMMON_WORDS = tuple(
-    """the a of and to in on at by for with from or as it that this these those some many few every other each one two
-    three four five six seven eight nine ten day night week year hour morning summer winter hill river lake sea rock
-    sand snow rain wind cloud sun moon star tree leaf root flower grass field garden farm barn house room door window
-    wall floor roof stair table chair bed lamp cup plate spoon bowl box bag coat hat shoe glove button rope wheel cart
-    road bridge street corner town village city park bench gate fence horse dog cat bird fish cow sheep goat duck bee
-    apple pear plum bread milk salt sugar soup egg cake red blue green yellow brown white black grey big small long
-    short tall wide thin round flat soft warm cold dry wet near far high low left right under over behind beside
-    between around across along again often once soon later here there walk run jump sit stand carry push pull throw
-    catch wash paint sing""".split()
-)
+COMMON_WORDS = tuple(read_text(PACKAGE_ROOT / "prompts" / "common_words.txt").split())
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
