@@ -471,13 +471,11 @@ def _by_id(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, Mapping[s
     return by_id
 
 
-def _pairs(arm: str, correct: dict[str, dict[int, list[bool]]], reference: str) -> list[tuple[list[bool], list[bool]]]:
+def _pairs(arm: str, correct: dict[str, dict[int, list[bool]]], reference: str) -> list[tuple[list[bool], ...]]:
+    """Return the items of both arms for each seed; the untrained arm has the same with every seed."""
     ours, theirs = correct[arm], correct[reference]
-    if arm == UNTRAINED:
-        ours = dict.fromkeys(theirs, next(iter(ours.values())))
-    if reference == UNTRAINED:
-        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    return [(ours[seed], theirs[seed]) for seed in sorted(ours)]
+    seeds = sorted(ours if reference == UNTRAINED else theirs)
+    return [tuple(side.get(seed) or next(iter(side.values())) for side in (ours, theirs)) for seed in seeds]
 
 
 def _row(arm: str, correct: dict, reference: str) -> dict[str, Any]:
@@ -492,7 +490,7 @@ def _row(arm: str, correct: dict, reference: str) -> dict[str, Any]:
     return row | _difference(_pairs(arm, correct, reference), reference)
 
 
-def _difference(pairs: list[tuple[list[bool], list[bool]]], reference: str) -> dict[str, Any]:
+def _difference(pairs: list[tuple[list[bool], ...]], reference: str) -> dict[str, Any]:
     signs = [[a - b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in pairs]
     per_seed = [sum(row) / len(row) for row in signs]
     tests = [mcnemar(row.count(1), row.count(-1)) for row in signs]

@@ -19,6 +19,7 @@ from matplotlib.colors import same_color
 from sklearn.metrics import f1_score
 
 from ctxft.report import (
+    Picture,
     arm_color,
     claims,
     differences_figure,
@@ -102,6 +103,12 @@ def fake_run(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return fake_run(tmp_path_factory.mktemp("runs") / "fake")
+
+
+@pytest.fixture(autouse=True)
+def draw_only(monkeypatch):
+    """Draw the figures of a report and write none: that takes seconds, and test_figures.py does it."""
+    monkeypatch.setattr("ctxft.report.page.save", lambda figure, *_: Picture(b"", figure.get_label(), 100))
 
 
 def change_json(path: Path, change) -> None:

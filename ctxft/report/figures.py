@@ -274,17 +274,13 @@ def families_figure(rows: Sequence[dict], title: str, reference: str = "cft") ->
 
 def _family_lines(rows: Sequence[dict]) -> dict[str, list[dict]]:
     """Return label -> rows of each line of the plot, from the top."""
-    families: dict[str, list[dict]] = {}
-    for row in rows:
-        if row["kind"] in SIDES:
-            families.setdefault(row["part"], []).append(row)
-
-    def gain(family: str) -> float:  # of the family alone, or, where that was not tried, what is lost without it
-        gains = {row["kind"]: row["difference"] for row in families[family]}
-        return gains.get("only", -gains.get("without", 0.0))
-
-    ranked = sorted(families, key=gain, reverse=True)
-    return {name: families[name] for name in ranked} | {r["arm"]: [r] for r in rows if r["kind"] not in SIDES}
+    of_family = [row for row in rows if row["kind"] in SIDES]
+    # what a family brings alone, or, where that was not tried, what is lost without it
+    gains = {row["part"]: -row["difference"] for row in of_family if row["kind"] == "without"}
+    gains |= {row["part"]: row["difference"] for row in of_family if row["kind"] == "only"}
+    ranked = sorted(gains, key=lambda family: -gains[family])
+    lines = {family: [row for row in of_family if row["part"] == family] for family in ranked}
+    return lines | {row["arm"]: [row] for row in rows if row["kind"] not in SIDES}
 
 
 # --- labeled texts ----------------------------------------------------------------------------------------------------
