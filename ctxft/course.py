@@ -8,9 +8,7 @@ The notebooks themselves import ``check`` and ``score`` from here, so papermill 
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import math
 import numbers
 import os
@@ -18,11 +16,19 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from unittest import mock
 from xml.etree import ElementTree
 
+import nbformat
+from nbformat import NotebookNode
+
+from ctxft.config import notebook_parameters, to_mapping
+from ctxft.report.page import render_html
+from ctxft.run.prepare import inputs_of
+from ctxft.run.run import Run
 from ctxft.storage import (
     PACKAGE_ROOT,
     REPO_ROOT,
@@ -39,11 +45,6 @@ from ctxft.storage import (
     versions,
     write_text,
 )
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
-    from ctxft.run.run import Run
 
 COMMON = ("profile", "run_name", "overrides")  # parameters that come from the run, for the notebooks that declare them
 # Of nbconvert, with the alternative text of pictures.
@@ -167,8 +168,6 @@ def normalize(notebook: NotebookNode) -> NotebookNode:
     Raises:
         nbformat.ValidationError: the notebook breaks the format.
     """
-    import nbformat
-
     notebook = copy.deepcopy(notebook)
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
@@ -204,8 +203,6 @@ def _normal_outputs(cell: NotebookNode, count: int) -> list[NotebookNode]:
 
 def write_notebook(path: Path, notebook: NotebookNode) -> Path:
     """Write a notebook atomically, with the indentation that JupyterLab uses."""
-    import nbformat
-
     return write_text(path, nbformat.writes(notebook) + "\n")
 
 
@@ -222,23 +219,6 @@ def to_html(notebook: NotebookNode, path: Path) -> Path:
 # --- execution --------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _quiet_and_logged(path: Path) -> Iterator[logging.Logger]:
-    """Write papermill's log to a file; kernels inherit an environment without progress bars, whose text would differ."""
-    logger, before = logging.getLogger("papermill"), os.environ.get("TQDM_DISABLE")
-    handler = logging.FileHandler(path, "w", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield logger
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
-        os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
-
-
 def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
     """Run one notebook by papermill, and write its normal form, its HTML page and its log.
 
@@ -252,19 +232,20 @@ def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
         FailedError: a cell failed, or its kernel died; the message names notebook, cell and error, and the notebook up to
             that cell is kept next to ``target`` as NN_name.failed.ipynb.
     """
-    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     target.parent.mkdir(parents=True, exist_ok=True)
     working, failed = target.with_name(f".running-{target.name}"), target.with_name(f"{target.stem}.failed.ipynb")
-    options = {"kernel_name": "python3", "log_output": True, "progress_bar": sys.stderr.isatty()}
+    options = {"kernel_name": "python3", "progress_bar": sys.stderr.isatty()}
     options["extra_arguments"] = ["--log-level=CRITICAL"]  # that a kernel on loopback is not encrypted is no news
-    with _quiet_and_logged(target.with_suffix(".log")) as logger:
+    log = open(target.with_suffix(".log"), "w", encoding="utf-8", errors="backslashreplace")
+    with log, mock.patch.dict(os.environ, TQDM_DISABLE="1"):  # whose bars would differ from run to run
         try:
-            papermill.execute_notebook(str(path), str(working), parameters, **options)
+            streams = {"stdout_file": log, "stderr_file": log}
+            papermill.execute_notebook(str(path), str(working), parameters, **streams, **options)
         except (DeadKernelError, papermill.PapermillExecutionError) as error:
-            logger.error(str(error))
+            log.write(str(error))
             os.replace(working, failed)  # a good one from before stays
             raise _failure(path.name, failed, error) from error
     notebook = normalize(nbformat.read(working, as_version=4))
@@ -277,7 +258,6 @@ def execute(path: Path, target: Path, parameters: dict) -> NotebookNode:
 
 def _failure(name: str, failed: Path, error: Exception) -> InputError | FailedError:
     """Return what to raise for a notebook that stopped: one sentence, and where the notebook is."""
-    import nbformat
     import papermill
 
     if isinstance(error, papermill.PapermillExecutionError):
@@ -322,9 +302,6 @@ def run_notebooks(
     """
     import papermill
 
-    from ctxft.config import notebook_parameters
-    from ctxft.run.run import Run
-
     run = Run(profile, name=name, overrides=overrides)
     if missing := [arm for arm in ("base", "cpt", "cft") if arm not in run.config.arms]:
         raise InputError(f"the notebooks compare base, cpt and cft: add {', '.join(missing)} to arms.")
@@ -361,40 +338,38 @@ def _check_parameters(parameters: dict, declared: Iterable[set[str]], where: str
 
 def _inputs(run: Run) -> list:
     """Return what all notebooks of a run depend on: config, contents that it names, code, committed results, libraries."""
-    from ctxft.config import to_mapping
-    from ctxft.run.prepare import inputs_of
-
-    code = {path.relative_to(PACKAGE_ROOT).as_posix(): hash_file(path) for path in sorted(PACKAGE_ROOT.rglob("*.py"))}
+    files = [path for path in sorted(PACKAGE_ROOT.rglob("*")) if path.suffix in (".py", ".yaml")]
+    code = {path.relative_to(PACKAGE_ROOT).as_posix(): hash_file(path) for path in files}
     results = {path.name: hash_file(path) for path in sorted((notebooks_folder() / "results").glob("*.json"))}
     items = [[question.hash for question in benchmark.questions] for benchmark in run.benchmarks]
     return [to_mapping(run.wanted), inputs_of(run), items, code, results, versions()]
 
 
 def _run_notebook(run: Run, path: Path, given: dict, inputs: str, states: dict[Path, str]) -> None:
-    import nbformat
-
     target = run.folder / "notebooks" / path.name
     cells = [[cell.cell_type, cell.source] for cell in nbformat.read(path, as_version=4).cells]
+
+    def show(state: str) -> None:
+        states[path] = state
+        write_index(run.folder, states)
+
     with step(_record(target), inputs={"cells": sha256(cells), "parameters": given, "run": inputs}) as stage:
         if stage.done and target.exists() and all((run.folder / name).exists() for name in stage.result["results"]):
             print("nothing changed since the last run, skipped", flush=True)
-            states[path] = "nothing changed"
-        else:
-            print("running ...", end=" ", flush=True)
-            states[path] = "running"
-            write_index(run.folder, states)
-            started = time.perf_counter()
-            try:
-                execute(path, target, given)
-            except BaseException:
-                states[path] = "failed"
-                write_index(run.folder, states)
-                raise
-            results = [path.relative_to(run.folder).as_posix() for path in run.folder.glob("evals/*/*/metrics.json")]
-            stage.result = {"seconds": time.perf_counter() - started, "results": results}
-            print(f"done in {duration(stage.result['seconds'])}: {target}", flush=True)
-            states[path] = "done"
-    write_index(run.folder, states)
+            show("nothing changed")
+            return
+        print("running ...", end=" ", flush=True)
+        show("running")
+        started = time.perf_counter()
+        try:
+            execute(path, target, given)
+        except BaseException:
+            show("failed")
+            raise
+        results = [path.relative_to(run.folder).as_posix() for path in run.folder.glob("evals/*/*/metrics.json")]
+        stage.result = {"seconds": time.perf_counter() - started, "results": results}
+        print(f"done in {duration(stage.result['seconds'])}: {target}", flush=True)
+    show("done")
 
 
 def _record(target: Path) -> Path:
@@ -416,10 +391,6 @@ def duration(seconds: float) -> str:
 
 def write_index(folder: Path, states: dict[Path, str]) -> Path:
     """Write ``index.html`` of a run: every notebook with its state and pages, the report, the figures."""
-    import nbformat
-
-    from ctxft.report.page import render_html
-
     rows = []
     for path, state in states.items():
         opening = nbformat.read(path, as_version=4).cells[0].source
@@ -427,20 +398,12 @@ def write_index(folder: Path, states: dict[Path, str]) -> Path:
         done = read_done(_record(folder / "notebooks" / path.name))
         kinds = {"page": ".html", "notebook": ".ipynb", "log": ".log", "what failed": ".failed.ipynb"}
         files = {words: f"notebooks/{path.stem}{end}" for words, end in kinds.items()}
-        rows.append(
-            {
-                "title": title[1] if title else path.stem,
-                "promise": title[2] if title else "",
-                "state": state,
-                "time": duration(done["result"]["seconds"]) if done else "",
-                "files": {words: file for words, file in files.items() if (folder / file).exists()},
-            }
-        )
+        row = {"title": title[1], "promise": title[2]} if title else {"title": path.stem, "promise": ""}
+        row |= {"state": state, "time": duration(done["result"]["seconds"]) if done else ""}
+        rows.append(row | {"files": {words: file for words, file in files.items() if (folder / file).exists()}})
     figures = {path.stem: _words_of(path) for path in sorted((folder / "figures").glob("*.svg"))}
-    report = (folder / "report.html").exists()
-    page = render_html(
-        "index.html", title=f"Run {folder.name}", rows=rows, report=report, figures=figures, versions=versions()
-    )
+    values = {"rows": rows, "figures": figures, "report": (folder / "report.html").exists(), "versions": versions()}
+    page = render_html("index.html", title=f"Run {folder.name}", **values)
     return write_text(folder / "index.html", str(page))
 
 
