@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -37,6 +36,7 @@ from ctxft.world.texts import SOURCES, unreliable_articles
 PROFILES = PACKAGE_ROOT / "profiles"
 MOST = 20  # mistakes that are reported
 LONGEST_NAME = 200  # bytes: a file system takes 255, and files next to the folder have longer names
+URL = r"https?://(\[[\da-fA-F:.]+\]|[\w.-]+)(:[1-9]\d{0,4})?(/[\w.~%/:@+,=-]*)?"  # a host, its port, a path
 TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
 # What may change between a stop and a resume: speed and memory, and no result but by rounding (and, with dropout, by other
 # random numbers, where micro-batches change).
@@ -80,11 +80,8 @@ def _benchmark(name: str) -> str:
     from ctxft.evaluation.benchmarks import benchmark_names
 
     known = benchmark_names()
-    if name not in known and Path(name).suffix not in (".jsonl", ".yaml"):
-        raise InputError(
-            f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, or the path of a .jsonl or .yaml "
-            "file."
-        )
+    if Path(name).suffix not in (".jsonl", ".yaml"):
+        check_known(name, [*known, "or the path of a .jsonl or .yaml file"], "benchmark")
     return _resolved(name, known)
 
 
@@ -96,8 +93,8 @@ def _distinct(values: list) -> list:
 
 def _folder_name(name: str) -> str:
     """Accept a name that stays in its folder, on any system, and can be read: no path, no control characters."""
-    plain = bool(name) and name.isprintable() and not set(name) & set('/\\:*?"<>|')
-    if not plain or name[0] in ". " or name[-1] in ". " or len(name.encode()) > LONGEST_NAME:
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and name == name.strip(". ")
+    if not plain or not 0 < len(name.encode()) <= LONGEST_NAME:
         raise InputError(
             f"must be a plain folder name, found {shown(name)} (no path, no hidden characters, {LONGEST_NAME} bytes)."
         )
@@ -117,13 +114,7 @@ def _filled(text: str) -> str:
 
 
 def _url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        good = good and not (parts.username or parts.password or parts.query or parts.fragment)
-    except ValueError:  # a port that is no number, a bracket too few
-        good = False
-    if not good:
+    if not re.fullmatch(URL, url):
         raise InputError(
             "must be a base URL such as http://localhost:8000/v1, without user, password, ? or #: a key goes into the "
             "environment variable that key_variable names."
@@ -661,20 +652,18 @@ def _dotted(loc: Loc) -> str:
 
 def _line(node: yaml.Node, loc: Loc) -> int:
     """Return the line of a value, or of the mapping that lacks it."""
-    mark = node.start_mark
+    line = node.start_mark.line
     for part in loc:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             node = node.value[part]
-            mark = node.start_mark
+            line = node.start_mark.line
             continue
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         pair = next((pair for pair in pairs if pair[0].value == str(part)), None)
         if pair is None:
             break
-        node = pair[1]
-        block = isinstance(node, yaml.CollectionNode) and not node.flow_style  # begins in the line after its key
-        mark = (pair[0] if block else node).start_mark
-    return mark.line + 1
+        line, node = pair[0].start_mark.line, pair[1]
+    return line + 1
 
 
 def _message(kind: type[BaseModel], mistake: ErrorDetails) -> str:

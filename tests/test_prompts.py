@@ -362,7 +362,7 @@ def test_a_family_names_a_publication_without_another_draw(tmp_path: Path):
         ),
         (HEAD + ONE + "author: me\n", 5, "unknown key 'author'"),
         (HEAD + "  - hello\n", 4, r"prompts\[0\] must be a mapping of keys to values, found 'hello'"),
-        (HEAD + "  []\n", 4, "prompts List should have at least 1 item"),
+        (HEAD + "  []\n", 3, "prompts List should have at least 1 item"),
         (
             "name: mine\nkind: strategic\nprompts:\n" + ONE,
             2,
