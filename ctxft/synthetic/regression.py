@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ TARGET_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "product": lambda s, s2: s * s2,
 }
 Context = tuple[Tensor, Tensor]
+Batch = TypeVar("Batch", bound="Tasks | Draws")
 
 
 def make_generator(device: str, *keys: object) -> torch.Generator:
@@ -56,18 +57,7 @@ def make_generator(device: str, *keys: object) -> torch.Generator:
 
 
 @dataclass
-class _Batch:
-    """Tensors that move to a device together."""
-
-    def to(self, device: str) -> Self:
-        """Return the same batch on a device."""
-        return replace(
-            self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        )
-
-
-@dataclass
-class Tasks(_Batch):
+class Tasks:
     """A batch of functions and points: ``x`` (batch, points, dims), ``w`` and ``w2`` (batch, dims), ``target`` a name."""
 
     x: Tensor
@@ -89,7 +79,7 @@ class Tasks(_Batch):
 
 
 @dataclass
-class Draws(_Batch):
+class Draws:
     """What contexts need beyond the tasks, equal for all arms.
 
     ``x`` (batch, points, dims): other points. ``noise`` (batch, points): N(0, 1). ``order`` (batch, points): a random
@@ -99,6 +89,13 @@ class Draws(_Batch):
     x: Tensor
     noise: Tensor
     order: Tensor
+
+
+def to_device(batch: Batch, device: str) -> Batch:
+    """Return the same tasks, or what their contexts need, on a device."""
+    return replace(
+        batch, **{name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    )
 
 
 def draw_tasks(generator: torch.Generator, target: str, batch: int, points: int, dims: int) -> Tasks:

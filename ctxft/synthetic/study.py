@@ -32,9 +32,7 @@ from ctxft.storage import (
     BusyError,
     InputError,
     code_revision,
-    hash_file,
     read_checked,
-    read_done,
     read_json,
     read_jsonl,
     step,
@@ -55,6 +53,7 @@ from ctxft.synthetic.regression import (
     make_network,
     predict,
     squared_errors,
+    to_device,
 )
 
 WEIGHTS, LOG, MANIFEST = "network.safetensors", "log.jsonl", "manifest.json"
@@ -74,7 +73,7 @@ def evaluation_batches(config: SyntheticConfig, target: str, device: str = "cpu"
         size = min(TEST_BATCH, config.test_prompts - start)
         tasks = draw_tasks(make_generator("cpu", "test", number), target, size, config.points, config.dims)
         draws = draw_chance(make_generator("cpu", "test context", number), tasks)
-        yield tasks.to(device), draws.to(device)
+        yield to_device(tasks, device), to_device(draws, device)
 
 
 def derivatives(network: nn.Module, arm: str, tasks: Tasks, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -251,14 +250,6 @@ class SyntheticTraining:
         return self.config.finetune_steps if self.arm else self.config.pretrain_steps
 
     @property
-    def is_done(self) -> bool:
-        """Whether it is finished and its files are those that it wrote."""
-        files = (read_done(self.folder) or {}).get("files", {})
-        return bool(files) and all(
-            (self.folder / name).exists() and hash_file(self.folder / name) == files[name] for name in files
-        )
-
-    @property
     def log(self) -> dict[str, list]:
         """The log so far, a list for each column: a row per ``log_every`` steps, with the mean loss since the row before."""
         rows = [row for _, row in read_jsonl(self.folder / LOG)] if (self.folder / LOG).exists() else []
@@ -270,11 +261,7 @@ class SyntheticTraining:
         return read_checked(self.folder / DONE)["result"]
 
     def network(self) -> Regressor:
-        """Return the trained network, on the CPU; raises InputError if there is none."""
-        if not (self.folder / WEIGHTS).exists():
-            raise InputError(
-                f"{self.folder} has no trained network: run `ctxft synthetic` with this arm and seed first."
-            )
+        """Return the trained network, on the CPU."""
         network = make_network(self.config, 0)
         network.load_state_dict(load_file(self.folder / WEIGHTS))
         return network
@@ -295,7 +282,6 @@ class SyntheticTraining:
 
         Raises:
             BusyError: another process trains it.
-            InputError: the seed's network is not pre-trained.
         """
         config, inputs = self.config, {"config": self.config.what(), "training": self.name}
         doing = f"trains {self.name} in {config.folder}"
@@ -391,7 +377,7 @@ def run_study(
     seeds: list[int],
     workers: int | None = None,
     watch: Callable[[dict], object] | None = None,
-    every: float = 5.0,
+    every: float = 3.0,
 ) -> dict:
     """Pre-train, fine-tune and evaluate what is not done yet, and return all results.
 
@@ -402,7 +388,7 @@ def run_study(
         seeds: whole numbers from 0.
         workers: processes at a time; None takes one a core on a CPU, and one on a GPU.
         watch: called with ``read_progress`` while trainings run, for curves that grow.
-        every: seconds between two calls of ``watch``, at least.
+        every: seconds between two calls of ``watch``, and two states of the progress bar.
 
     Returns:
         One JSON value, numbers rounded to six digits: ``target``, ``config``, ``arms``, ``seeds``, ``versions``, ``code``,
@@ -423,14 +409,11 @@ def run_study(
     workers = count_workers(workers, config.threads, config.device)
     manifest = prepare_study(config)
     before, after = trainings(config, target, arms, seeds)
-    missing = [training for training in before + after if not training.is_done]
-    shown = time.monotonic()
+    missing = [training for training in before + after if not (training.folder / DONE).exists()]
 
     def tick() -> None:
-        nonlocal shown
         bar.update(max(0, sum(sum(training.log["step"][-1:]) for training in missing) - bar.n))
-        if watch and time.monotonic() > shown + every:
-            shown = time.monotonic()
+        if watch:
             watch(read_progress(config, target, arms, seeds))
 
     if missing:
@@ -439,7 +422,8 @@ def run_study(
         variables = {"OMP_NUM_THREADS": str(config.threads), "CTXFT_RUNS": str(config.folder.parent)}
         steps = sum(training.steps for training in missing)
         with tqdm(total=steps, desc=f"synthetic {target}", unit="step", leave=False) as bar:
-            run_parallel("synthetic", commands, variables, tick, every=0.5)
+            run_parallel("synthetic", commands, variables, tick, every)
+    run_tasks(config, target, arms, seeds)  # what is done and whole stays, what was damaged is trained again
     study = {"arms": list(arms), **manifest, **read_progress(config, target, arms, seeds)}
     study["pretrain"] = {str(training.seed): training.result for training in before}
     for training in after:
