@@ -15,12 +15,11 @@ from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import (
     KEYS,
-    generated_outcome,
+    outcome_of,
     read_outcomes,
-    scored_outcome,
     write_outcomes,
 )
-from ctxft.evaluation.scoring import ChoiceScores
+from ctxft.evaluation.scoring import ChoiceScores, Generated
 from ctxft.storage import InputError, RecordLog, sha256
 from ctxft.world.facts import model_folder
 
@@ -51,7 +50,7 @@ def make_model(tokenizer, window: int = 256) -> LlamaForCausalLM:
 def score_as(*rows: list[float]) -> list[dict]:
     """Return the outcomes of the given log-likelihoods."""
     pairs = zip(QUESTIONS, requests_of(BENCHMARK, Options()), rows, strict=True)
-    return [scored_outcome(q, *request, ChoiceScores(row, [1] * len(row), 0)) for q, request, row in pairs]
+    return [outcome_of(q, *request, ChoiceScores(row, [1] * len(row), 0)) for q, request, row in pairs]
 
 
 def test_predictions_by_sum_and_per_character() -> None:
@@ -103,7 +102,7 @@ def test_generated_answers_are_read_strictly() -> None:
     requests = requests_of(BENCHMARK, Options(output_type="generate_until"))
     answers = ["A much longer choice.", "one or two", " yes"]
     pairs = enumerate(zip(QUESTIONS, requests, answers, strict=True))
-    first, second, third = outcomes = [generated_outcome(q, *request, text, n) for n, (q, request, text) in pairs]
+    first, second, third = outcomes = [outcome_of(q, *request, Generated(text, n)) for n, (q, request, text) in pairs]
     assert "these and nothing else: short; a much longer choice\n\nQuestion: Which is long?" in requests[0][0]
     assert (first["prediction"], first["correct"], first["written"]) == (1, True, "A much longer choice.")
     assert (second["prediction"], second["correct"]) == (None, False) and second["correct_per_token"] is None
@@ -116,7 +115,7 @@ def test_generated_answers_are_read_strictly() -> None:
     assert not {"accuracy_per_character", "accuracy_per_token", "calibration"} & set(summary)
     lettered = requests_of(BENCHMARK, Options(form="mcf", output_type="generate_until"))
     pairs = zip(QUESTIONS, lettered, ["B", "(A)", "B. no"], strict=True)
-    assert all(generated_outcome(question, *request, text)["correct"] for question, request, text in pairs)
+    assert all(outcome_of(question, *request, Generated(text))["correct"] for question, request, text in pairs)
     assert "nothing else: A; B; C\n\nQuestion: Which is first?\nA. one" in lettered[1][0]
 
 

@@ -199,7 +199,7 @@ def test_a_context_is_run_once_for_all_its_choices_and_its_scores_are_given_at_o
     model, seen, passes = make_llama(), [], []
     model.register_forward_pre_hook(lambda _, __, given: passes.append(len(given["input_ids"])), with_kwargs=True)
     found = score_choices(
-        model, make_tokenizer("bytes"), make_requests("mcf", 6), 128, scored=lambda n, _: seen.append((n, len(passes)))
+        model, make_tokenizer("bytes"), make_requests("mcf", 6), 128, done=lambda n, _: seen.append((n, len(passes)))
     )
     assert sorted(number for number, _ in seen) == list(range(len(found))) and seen[0][1] < seen[-1][1] == len(passes)
     assert sum(passes[-(seen[-1][1] - seen[0][1] + 1) :]) == 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +35,6 @@ class Document:
 Row = tuple[str, str, dict]  # (where it is, the id it gets if it has none, the record)
 
 
-def _rows_of_file(path: Path, name: str, config: CorpusConfig) -> Iterator[Row]:
-    """Yield the records of one file; ``name`` is its path within the corpus, from which ids are made."""
-    if path.suffix.lower() in (".txt", ".md"):
-        yield str(path), name, {config.text_field: read_text(path)}
-        return
-    for number, where, row in read_table(path):
-        yield where, f"{name}:{number}", row
-
-
 def _files_of(place: Path) -> list[Path]:
     """Return the corpus files of a folder in the order of their names, or the file itself."""
     if place.is_dir():
@@ -54,37 +45,55 @@ def _files_of(place: Path) -> list[Path]:
     return [place]
 
 
-def _local_rows(place: Path, config: CorpusConfig) -> Iterator[Row]:
-    root = place if place.is_dir() else place.parent
-    for path in _files_of(place):
-        yield from _rows_of_file(path, path.relative_to(root).as_posix(), config)
+def _file_rows(paths: Iterable[Path], root: Path, config: CorpusConfig) -> Iterator[Row]:
+    """Yield the records of files; ids are made from their paths within the corpus."""
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() in (".txt", ".md"):
+            yield str(path), name, {config.text_field: read_text(path)}
+        else:
+            yield from ((where, f"{name}:{number}", row) for number, where, row in read_table(path))
 
 
-def _text_file_rows(config: CorpusConfig, revision: str | None) -> Iterator[Row]:
-    """Yield the text files in the named folders of a hub data set; the cache may hold other folders of it too."""
+def _text_file_rows(config: CorpusConfig, commit: str | None) -> Iterator[Row]:
+    """Return the text files in the named folders of a hub data set; the cache may hold other folders of it too."""
     if not config.folders:
         raise InputError(
             f"{TEXT_FILES} holds some 127,700 files: name the folders to read, e.g. corpus.folders: [diseases]."
         )
-    names = [folder.strip("/") for folder in config.folders]
+    names, files = [folder.strip("/") for folder in config.folders], []
     with hub_errors(config.source, "dataset", WHERE_TO_PUT):
         patterns = [f"{name}/**" for name in names]
-        place = Path(snapshot_download(config.source, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        place = Path(snapshot_download(config.source, repo_type="dataset", revision=commit, allow_patterns=patterns))
     for name in names:
-        files = _files_of(place / name) if (place / name).is_dir() else []
-        if not files:
+        found = _files_of(place / name) if (place / name).is_dir() else []
+        if not found:
             raise InputError(f"{TEXT_FILES} has no folder '{name}' with text files: see its files on the hub.")
-        for path in files:
-            yield from _rows_of_file(path, path.relative_to(place).as_posix(), config)
+        files += found
+    return _file_rows(files, place, config)
 
 
-def _hub_rows(config: CorpusConfig) -> Iterator[Row]:
-    revision = resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
+def _hub_commit(config: CorpusConfig) -> str | None:
+    if Path(config.source).suffix.lower() in SUFFIXES or not is_hub_id(config.source):
+        raise InputError(
+            f"corpus '{config.source}' is neither of the practice world ({', '.join(SOURCES)}), nor an existing file or "
+            "folder, nor a hub id like org/name."
+        )
+    return resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
+
+
+def _rows(config: CorpusConfig) -> Iterator[Row]:
+    place = Path(config.source)
+    if config.source in SOURCES:
+        rows = practice_documents(config.source, config.unreliable, config.wordings)
+        return ((f"{config.source}, document {row['id']}", row["id"], row) for row in rows)
+    if is_there(place):
+        return _file_rows(_files_of(place), place if place.is_dir() else place.parent, config)
+    commit, split = _hub_commit(config), config.split
     if config.source == TEXT_FILES:
-        yield from _text_file_rows(config, revision)
-        return
-    for number, where, row in hub_table(config.source, config.subset, config.split, revision, WHERE_TO_PUT):
-        yield where, f"{config.split}:{int(number) - 1}", row
+        return _text_file_rows(config, commit)
+    table = hub_table(config.source, config.subset, split, commit, WHERE_TO_PUT)
+    return ((where, f"{split}:{number}", row) for number, (_, where, row) in enumerate(table))
 
 
 def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
@@ -102,8 +111,7 @@ def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
         return sha256(practice_documents(config.source, config.unreliable, config.wordings)), None
     if is_there(place):
         return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in _files_of(place)]), None
-    _check_source(config)
-    commit = resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
+    commit = _hub_commit(config)
     return sha256([config.source, commit]), commit
 
 
@@ -118,24 +126,6 @@ def describe(config: CorpusConfig) -> str:
     if config.source != TEXT_FILES:
         return name
     return f"{name}, folders {', '.join(config.folders or [])} (parts carry non-commercial licences: see the data set's card)"
-
-
-def _check_source(config: CorpusConfig) -> None:
-    if Path(config.source).suffix.lower() in SUFFIXES or not is_hub_id(config.source):
-        raise InputError(
-            f"corpus '{config.source}' is neither of the practice world ({', '.join(SOURCES)}), nor an existing file or "
-            "folder, nor a hub id like org/name."
-        )
-
-
-def _rows(config: CorpusConfig) -> Iterator[Row]:
-    if config.source in SOURCES:
-        rows = practice_documents(config.source, config.unreliable, config.wordings)
-        return ((f"{config.source}, document {row['id']}", row["id"], row) for row in rows)
-    if is_there(config.source):
-        return _local_rows(Path(config.source), config)
-    _check_source(config)
-    return _hub_rows(config)
 
 
 def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:

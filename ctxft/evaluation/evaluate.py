@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctxft.config import EvaluationConfig
 from ctxft.evaluation.benchmarks import Benchmark, requests_of
-from ctxft.evaluation.outcomes import Outcome, generated_outcome, scored_outcome
+from ctxft.evaluation.outcomes import Outcome, outcome_of
 from ctxft.evaluation.scoring import encode_texts, generate_answers, score_choices
 from ctxft.storage import RecordLog
 
@@ -54,30 +54,24 @@ def evaluate(
         True
     """
     options = options or EvaluationConfig()
-    generated = options.output_type == "generate_until"
     requests = requests_of(benchmark, options, tokenizer)
     outcomes: dict[str, Any] = dict(log.records) if log else {}
     pairs = zip(benchmark.questions, requests, strict=True)
     due = [(question, *request) for question, request in pairs if question.id not in outcomes]
 
     def keep(number: int, result: Any) -> None:
-        question, context, texts = due[number]
-        if generated:
-            outcome = generated_outcome(question, context, texts, result.text, result.truncated)
-        else:
-            outcome = scored_outcome(question, context, texts, result)
-        outcomes[outcome["id"]] = outcome
+        outcome = outcomes[due[number][0].id] = outcome_of(*due[number], result)
         if log:
             log.add(outcome["id"], outcome)
 
     chosen: dict[str, Any] = {"max_batch_tokens": options.max_batch_tokens, "chat": options.apply_chat_template}
-    if generated:
+    if options.output_type == "generate_until":
         room, contexts = answer_tokens(tokenizer, requests), [context for _, context, _ in due]
-        generate_answers(model, tokenizer, contexts, room, answered=keep, **chosen)
+        generate_answers(model, tokenizer, contexts, room, done=keep, **chosen)
     else:
         names = [f"{benchmark.name}, question '{question.id}'" for question, _, _ in due]
         pairs = [(context, texts) for _, context, texts in due]
-        score_choices(model, tokenizer, pairs, names=names, scored=keep, **chosen)
+        score_choices(model, tokenizer, pairs, names=names, done=keep, **chosen)
     return [outcomes[question.id] for question in benchmark.questions]
 
 

@@ -10,14 +10,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from ctxft.data.chat import unguarded
 from ctxft.evaluation.benchmarks.records import Question
+from ctxft.evaluation.scoring import ChoiceScores, Generated
 from ctxft.storage import InputError, read_jsonl, sha256, write_jsonl
-
-if TYPE_CHECKING:
-    from ctxft.evaluation.scoring import ChoiceScores
 
 OPENING, CLOSING = " \t\"'`*([{", " \t\"'`*)]}.,:;!?"  # marks that may be around a label
 
@@ -102,49 +100,38 @@ def _pattern(label: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![\w-]){re.escape(label)}(?![\w-])", flags)
 
 
-def generated_outcome(
-    question: Question, context: str, continuations: Sequence[str], text: str, truncated: int = 0
+def outcome_of(
+    question: Question, context: str, continuations: Sequence[str], result: ChoiceScores | Generated
 ) -> Outcome:
-    """Return the outcome of a question whose answer was generated.
+    """Return the outcome of a question whose choices were scored, or whose answer was generated.
 
     Args:
         question: the question.
         context, continuations: its request, from ``requests_of``.
-        text: what the model generated; "" where nothing came.
-        truncated: tokens cut from the left of the context.
-    """
-    labels = [unguarded(label).removeprefix(" ") for label in continuations]
-    return _outcome(question, context, parse_answer(text, labels, question.choices), written=text, truncated=truncated)
-
-
-def scored_outcome(question: Question, context: str, continuations: Sequence[str], scores: ChoiceScores) -> Outcome:
-    """Return the outcome of a question whose choices were scored.
-
-    Args:
-        question: the question.
-        context, continuations: its request, from ``requests_of``.
-        scores: of the continuations.
+        result: the scores of the continuations, or what the model generated.
 
     Raises:
         InputError: a log-likelihood is not a number.
     """
-    values = scores.log_likelihoods
-    if any(math.isnan(value) for value in values):
-        raise InputError(f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train again.")
-    characters = [len(unguarded(text).removeprefix(" ")) for text in continuations]
-    others: dict[str, Any] = {"log_likelihoods": values, "tokens": scores.tokens, "truncated": scores.truncated}
-    for rule, sizes in {"per_character": characters, "per_token": scores.tokens}.items():
-        choice = _best([value / size for value, size in zip(values, sizes, strict=True)])
-        others |= {f"prediction_{rule}": choice, f"correct_{rule}": choice == question.answer}
-    return _outcome(question, context, _best(values), **others)
-
-
-def _outcome(question: Question, context: str, prediction: int | None, **values: object) -> Outcome:
-    outcome = dict.fromkeys(KEYS) | {"log_likelihoods": [], "tokens": []}
-    outcome |= {"id": question.id, "hash": question.hash, "prompt_hash": sha256(context), "subject": question.subject}
-    outcome |= {"choices": len(question.choices), "answer": question.answer}
-    outcome |= {"prediction": prediction, "correct": prediction == question.answer, **values}
-    return cast(Outcome, outcome)
+    texts = [unguarded(text).removeprefix(" ") for text in continuations]
+    outcome: dict[str, Any] = dict.fromkeys(KEYS) | {"id": question.id, "hash": question.hash}
+    outcome |= {"prompt_hash": sha256(context), "subject": question.subject, "choices": len(question.choices)}
+    outcome |= {"answer": question.answer, "truncated": result.truncated}
+    if isinstance(result, Generated):
+        prediction = parse_answer(result.text, texts, question.choices)
+        outcome |= {"log_likelihoods": [], "tokens": [], "written": result.text}
+    else:
+        values = result.log_likelihoods
+        if any(math.isnan(value) for value in values):
+            raise InputError(
+                f"question '{question.id}': a log-likelihood is NaN, so the weights are broken: train again."
+            )
+        prediction = _best(values)
+        outcome |= {"log_likelihoods": values, "tokens": result.tokens}
+        for rule, sizes in {"per_character": map(len, texts), "per_token": result.tokens}.items():
+            choice = _best([value / size for value, size in zip(values, sizes, strict=True)])
+            outcome |= {f"prediction_{rule}": choice, f"correct_{rule}": choice == question.answer}
+    return cast(Outcome, outcome | {"prediction": prediction, "correct": prediction == question.answer})
 
 
 def _best(values: Sequence[float]) -> int:

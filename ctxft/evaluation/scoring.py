@@ -487,7 +487,7 @@ def score_choices(
     requests: Sequence[tuple[str, Sequence[str]]],
     max_batch_tokens: int | None = None,
     names: Sequence[str] | None = None,
-    scored: Callable[[int, ChoiceScores], None] | None = None,
+    done: Callable[[int, ChoiceScores], None] | None = None,
     chat: bool = False,
 ) -> list[ChoiceScores]:
     """Return the log-likelihood of every choice of every question.
@@ -503,7 +503,7 @@ def score_choices(
         max_batch_tokens: tokens of contexts with their choices, padded, in one batch; a larger question runs alone. None
             takes what suits the device.
         names: a name for each request, used in errors.
-        scored: called with (number of the request, its scores) as soon as all its choices are done.
+        done: called with (number of the request, its scores) as soon as all its choices are done.
         chat: contexts and continuations were written by ``ctxft.data.chat``, so their control tokens are read as such.
 
     Returns:
@@ -519,46 +519,41 @@ def score_choices(
         >>> score_choices(model, tokenizer, [("2 + 2 =", [" 4", " 5"])])[0].log_likelihoods  # doctest: +SKIP
         [-1.3, -4.2]
     """
-    window = window_of(model) or sys.maxsize
     pairs = encode_requests(tokenizer, requests, chat)
-    scores = []
-    for number, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
-        scores.append(_unscored(context, texts, encoded, window, names[number] if names else f"request {number}"))
-    missing = [len(encoded) for encoded in pairs]
+    scores, prompts = _prompts(requests, pairs, window_of(model) or sys.maxsize, names)
+    missing = [len(score.tokens) for score in scores]
     with inference(model):
-        for batch, values in _read(model, _prompts(pairs, window), batch_tokens(model, max_batch_tokens)):
+        for batch, values in _read(model, prompts, batch_tokens(model, max_batch_tokens)):
             for choice, value in zip((choice for prompt in batch for choice in prompt.choices), values, strict=True):
                 scores[choice.request].log_likelihoods[choice.number] = value
                 missing[choice.request] -= 1
-                if scored and not missing[choice.request]:
-                    scored(choice.request, scores[choice.request])
+                if done and not missing[choice.request]:
+                    done(choice.request, scores[choice.request])
     return scores
 
 
-def _unscored(context: str, texts: Sequence[str], encoded: Sequence[Pair], window: int, name: str) -> ChoiceScores:
-    """Return what is known of a request before it is read; raises InputError if a choice cannot be scored."""
-    for text, pair in zip(texts, encoded, strict=True):
-        _check_pair(pair, context, text, f"{name}: ")
-        if len(pair[1]) > window:
-            raise InputError(
-                f"{name}: a choice has {len(pair[1])} tokens, but the model reads {window}: shorten {text[:40]!r}."
-            )
-    cut = max((len(context_ids) + len(ids) - window - 1 for context_ids, ids in encoded), default=0)
-    return ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(0, cut))
-
-
-def _prompts(pairs: Sequence[Sequence[Pair]], window: int) -> list[Prompt]:
-    """Return the contexts that are left of at most ``window`` tokens, each with all of its choices.
+def _prompts(
+    requests: Sequence[tuple[str, Sequence[str]]], pairs: list[list[Pair]], window: int, names: Sequence[str] | None
+) -> tuple[list[ChoiceScores], list[Prompt]]:
+    """Return what is known of each request before it is read, and the contexts that are left, each with all of its choices.
 
     Choices of unequal length cut unequally much of their context; those that leave the same of it share a prompt.
     """
+    scores: list[ChoiceScores] = []
     prompts: dict[tuple[int, ...], Prompt] = {}
-    for request, encoded in enumerate(pairs):
-        for number, (context, ids) in enumerate(encoded):
-            cut = max(0, len(context) + len(ids) - (window + 1))
-            kept = tuple(context[cut:])
+    for request, ((context, texts), encoded) in enumerate(zip(requests, pairs, strict=True)):
+        name, cuts = names[request] if names else f"request {request}", [0]
+        for number, (text, (before, ids)) in enumerate(zip(texts, encoded, strict=True)):
+            _check_pair((before, ids), context, text, f"{name}: ")
+            if len(ids) > window:
+                raise InputError(
+                    f"{name}: a choice has {len(ids)} tokens, but the model reads {window}: shorten {text[:40]!r}."
+                )
+            cuts.append(max(0, len(before) + len(ids) - window - 1))
+            kept = tuple(before[cuts[-1] :])
             prompts.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
-    return list(prompts.values())
+        scores.append(ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(cuts)))
+    return scores, list(prompts.values())
 
 
 def _read(
@@ -596,9 +591,9 @@ class Generated:
     """
 
     text: str
-    truncated: int
-    tokens: int
-    ended: bool
+    truncated: int = 0
+    tokens: int = 0
+    ended: bool = True
 
 
 def generate_greedily(
@@ -608,7 +603,7 @@ def generate_greedily(
     max_new_tokens: int,
     pad: int = 0,
     max_batch_tokens: int | None = None,
-    generated: Callable[[int, list[int]], None] | None = None,
+    done: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:
     """Continue rows of token ids, always with the likeliest token, until an end token or ``max_new_tokens``.
 
@@ -621,7 +616,7 @@ def generate_greedily(
         max_new_tokens: tokens generated at most.
         pad: token id that fills rows on the left, so that all of a batch end in the same column.
         max_batch_tokens: tokens of rows and answers, padded, in one batch; None takes what suits the device.
-        generated: called with (number of the row, its new ids) as soon as they are there; the longest rows come first.
+        done: called with (number of the row, its new ids) as soon as they are there; the longest rows come first.
 
     Returns:
         For each row the new ids, up to and with the first end token.
@@ -648,8 +643,8 @@ def generate_greedily(
             for number, written in zip(batch, new, strict=True):
                 length = next((place for place, token in enumerate(written, start=1) if token in ends), None)
                 texts[number] = written[:length]
-                if generated:
-                    generated(number, texts[number])
+                if done:
+                    done(number, texts[number])
     finally:
         plain.generation_config = before
     return texts
@@ -661,7 +656,7 @@ def generate_answers(
     prompts: Sequence[str],
     max_new_tokens: int,
     max_batch_tokens: int | None = None,
-    answered: Callable[[int, Generated], None] | None = None,
+    done: Callable[[int, Generated], None] | None = None,
     chat: bool = False,
 ) -> list[Generated]:
     """Let a model continue each prompt greedily until it ends, by its own end tokens, or has generated enough.
@@ -672,7 +667,7 @@ def generate_answers(
         model, max_new_tokens, max_batch_tokens: as for ``generate_greedily``.
         tokenizer: its tokenizer.
         prompts: the texts to continue, in the tokenizer's chat template where they should be.
-        answered: called with (number of the prompt, its text) as soon as it is there.
+        done: called with (number of the prompt, its text) as soon as it is there.
         chat: the prompts were written by ``ctxft.data.chat``, so their control tokens are read as such.
 
     Raises:
@@ -695,8 +690,8 @@ def generate_answers(
     def keep(number: int, ids: list[int]) -> None:
         text = str(tokenizer.decode(ids, skip_special_tokens=True))
         answers[number] = Generated(text, max(0, len(rows[number]) - room), len(ids), bool(ids) and ids[-1] in ends)
-        if answered:
-            answered(number, answers[number])
+        if done:
+            done(number, answers[number])
 
     pad: Any = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     generate_greedily(model, [row[-room:] for row in rows], ends, max_new_tokens, pad, max_batch_tokens, keep)

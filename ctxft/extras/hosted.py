@@ -22,7 +22,8 @@ from ctxft.config import EvaluationConfig, ServerConfig
 from ctxft.evaluation.benchmarks import Benchmark, requests_of, style_of
 from ctxft.evaluation.evaluate import answer_tokens
 from ctxft.evaluation.metrics import metrics
-from ctxft.evaluation.outcomes import generated_outcome, write_outcomes
+from ctxft.evaluation.outcomes import outcome_of, write_outcomes
+from ctxft.evaluation.scoring import Generated
 from ctxft.extras.server import Query, Server, ServerError, ask_all, estimate
 from ctxft.run.run import Run
 from ctxft.statistics import wilson
@@ -138,7 +139,7 @@ def _evaluated(plan: Plan, benchmark: Benchmark, replies: dict[str, dict], faile
     for key, question, request in zip(keys, benchmark.questions, requests_of(benchmark, options), strict=True):
         # JSON can hold half of a character that takes two, UTF-8 cannot.
         text = replies.get(key, {"text": ""})["text"].encode("utf-8", "replace").decode()
-        outcomes.append(generated_outcome(question, *request, text))
+        outcomes.append(outcome_of(question, *request, Generated(text)))
     write_outcomes(plan.folder / f"{benchmark.name}.jsonl", outcomes)
     return {
         **metrics(outcomes, benchmark),

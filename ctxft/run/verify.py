@@ -20,8 +20,8 @@ from pathlib import Path
 from ctxft.config import FREE
 from ctxft.evaluation.benchmarks import Question, benchmark_names, requests_of
 from ctxft.evaluation.metrics import metrics
-from ctxft.evaluation.outcomes import Outcome, generated_outcome, read_outcomes, scored_outcome
-from ctxft.evaluation.scoring import ChoiceScores
+from ctxft.evaluation.outcomes import Outcome, outcome_of, read_outcomes
+from ctxft.evaluation.scoring import ChoiceScores, Generated
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
 from ctxft.run.prepare import inputs_of, ledger_of, write_texts
@@ -234,9 +234,9 @@ def _outcomes(run: Run, arm: str, seed: int, name: str, place: Path) -> str:
 
 def _rebuild_outcome(outcome: Outcome, question: Question, request: tuple[str, list[str]]) -> Outcome:
     if outcome["written"] is not None:
-        return generated_outcome(question, *request, outcome["written"], outcome["truncated"])
+        return outcome_of(question, *request, Generated(outcome["written"], outcome["truncated"]))
     scores = ChoiceScores(outcome["log_likelihoods"], outcome["tokens"], outcome["truncated"])
-    return scored_outcome(question, *request, scores)
+    return outcome_of(question, *request, scores)
 
 
 def _plain(value: object) -> object:
