@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import typing
 import zlib
 from collections.abc import Iterable, Iterator
@@ -35,9 +34,7 @@ from filelock import FileLock, Timeout
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
 REPO_ROOT = PACKAGE_ROOT.parent
-LIBRARIES = tuple(
-    "ctxft torch transformers datasets peft accelerate jupyterlab papermill nbval ipywidgets matplotlib".split()
-)
+LIBRARIES = "ctxft torch transformers datasets peft accelerate jupyterlab papermill nbval ipywidgets matplotlib".split()
 LONGEST = 4000  # characters of an error: it may quote a text of any length
 MOST_NODES = 1_000_000  # that aliases of a YAML file may write out
 SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -90,7 +87,7 @@ class FailedError(RuntimeError):
     """A task or a notebook stopped for a reason of its own; the message ends with its output; the command line exits with 1."""
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException | None) -> str | None:
     """Return what the machine refused, in one sentence with advice; None for an error of another kind.
 
     Args:
@@ -101,24 +98,18 @@ def explain(error: BaseException) -> str | None:
         >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/mini/ledger.json"))[:61]
         'no space is left on the disk, at runs/mini/ledger.json: free '
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if (number := _number(seen)) in REFUSED:
-            name = getattr(seen, "filename", None)
-            return f"{REFUSED[number].format(f', at {name}' if name else '')}. {KEPT}"
-        if isinstance(seen, MemoryError) or MEMORY.search(str(seen)):
-            return (
-                "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.max_batch_tokens), or fewer "
-                f"processes at a time (--workers). {KEPT}"
-            )
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return None
-
-
-def _number(error: BaseException) -> int:
-    if isinstance(error, OSError) and error.errno:
-        return error.errno
-    return next((number for number in REFUSED if f"os error {number})" in str(error)), 0)
+    if error is None:
+        return None
+    told = next((number for number in REFUSED if f"os error {number})" in str(error)), 0)
+    if (number := getattr(error, "errno", None) or told) in REFUSED:
+        name = getattr(error, "filename", None)
+        return f"{REFUSED[number].format(f', at {name}' if name else '')}. {KEPT}"
+    if isinstance(error, MemoryError) or MEMORY.search(str(error)):
+        return (
+            "there is not enough memory: take a smaller train.micro_batch_tokens (or evaluation.max_batch_tokens), or fewer "
+            f"processes at a time (--workers). {KEPT}"
+        )
+    return explain(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
 
 
 # --- JSON and YAML that anybody may have written ----------------------------------------------------------------------
@@ -182,20 +173,17 @@ def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
 
     try:
         value = json.loads(text, object_pairs_hook=once)
-        if not halves and HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: invalid JSON ({error.msg}, column {error.colno}): correct or remove it.") from None
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{where}: a text holds a lone surrogate, half of a character: correct or remove it."
-        ) from None
-    except RecursionError:
-        raise InputError(f"{where}: invalid JSON (nested too deeply): correct or remove it.") from None
+        whole = halves or not HALF.search(text) or is_unicode(json.dumps(value, ensure_ascii=False))
     except InputError:
         raise
-    except ValueError:  # Python reads no number of more than 4300 digits
-        raise InputError(f"{where}: invalid JSON (a number with thousands of digits): correct or remove it.") from None
+    except (ValueError, RecursionError) as error:  # Python reads no number of more than 4300 digits
+        known = isinstance(error, json.JSONDecodeError)
+        why = (
+            f"{error.msg}, column {error.colno}" if known else "nested too deeply, or a number with thousands of digits"
+        )
+        raise InputError(f"{where}: invalid JSON ({why}): correct or remove it.") from None
+    if not whole:
+        raise InputError(f"{where}: a text holds a lone surrogate, half of a character: correct or remove it.")
     return value
 
 
@@ -224,56 +212,42 @@ def parse_yaml(text: str, where: str) -> typing.Any:
     """
     try:
         loader = YamlLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _weigh(node, where, {})
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        if (node := loader.get_single_node()) is None:
+            return None
+        _weigh(node, where, {})
+        return loader.construct_document(node)
+    except InputError:
+        raise
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{where}{line}: invalid YAML ({getattr(error, 'problem', None) or error}).") from None
-    except RecursionError:
-        raise InputError(f"{where}: invalid YAML (nested too deeply).") from None
-    except InputError:
-        raise
-    except NO_VALUE as error:
-        raise InputError(f"{where}: invalid YAML (a value that is none of its kind: {error}).") from None
+    except (RecursionError, *NO_VALUE) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else f"a value that is none of its kind: {error}"
+        raise InputError(f"{where}: invalid YAML ({why}).") from None
 
 
-def _require_distinct(keys: list[yaml.Node], where: str) -> None:
-    """Refuse a key that a mapping has twice: the loader would keep the last one, and say nothing."""
-    seen: set[str] = set()
-    for key in keys:
-        if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            raise InputError(
-                f"{where}, line {key.start_mark.line + 1}: the key '{key.value}' is there twice: remove one."
-            )
-        seen.add(str(key.value))
-
-
-def _weigh(node: yaml.Node, where: str, known: dict[int, int | None]) -> int:
-    """Return how many nodes a node has with its aliases written out; refuse too many, a circle, half a character."""
-    if id(node) in known:
-        if (size := known[id(node)]) is None:
-            raise InputError(
-                f"{where}, line {node.start_mark.line + 1}: invalid YAML (an alias within its own anchor)."
-            )
-        return size
-    known[id(node)] = None
-    parts: list[yaml.Node] = []
+def _weigh(node: yaml.Node, where: str, known: dict[int, int]) -> int:
+    """Return how many nodes a node has with its aliases written out; refuse too many, a circle, a key that is there twice."""
+    line = f"{where}, line {node.start_mark.line + 1}"
+    if known.setdefault(id(node), 0):
+        return known[id(node)]
+    parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
     if isinstance(node, yaml.MappingNode):
-        parts = [part for pair in node.value for part in pair]
-        _require_distinct([key for key, _ in node.value], where)
-    elif isinstance(node, yaml.SequenceNode):
-        parts = node.value
+        parts, keys = [part for pair in node.value for part in pair], set()
+        for key, _ in node.value:
+            if (
+                isinstance(key, yaml.ScalarNode) and key.value in keys
+            ):  # the loader would keep the last one, and say nothing
+                raise InputError(
+                    f"{where}, line {key.start_mark.line + 1}: the key '{key.value}' is there twice: remove one."
+                )
+            keys.add(str(key.value))
     elif isinstance(node, yaml.ScalarNode) and not is_unicode(node.value):
-        raise InputError(
-            f"{where}, line {node.start_mark.line + 1}: a text holds a lone surrogate: correct or remove it."
-        )
+        raise InputError(f"{line}: a text holds a lone surrogate: correct or remove it.")
+    for part in parts:
+        if known.get(id(part)) == 0:
+            raise InputError(f"{line}: invalid YAML (an alias within its own anchor).")
     size = known[id(node)] = 1 + sum(_weigh(part, where, known) for part in parts)
     if size > MOST_NODES:
         raise InputError(f"{where}: invalid YAML (aliases that write out more than {MOST_NODES} values): write less.")
@@ -386,18 +360,15 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: the file is missing, cannot be read, or is not UTF-8 (the byte position is named).
     """
-    path = Path(path)
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the path.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, but a file is needed here.") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8, for example with iconv."
         ) from None
-    except (OSError, ValueError) as error:  # no right to read it, a name of thousands of letters, a name with NUL
+    except (OSError, ValueError) as error:  # a folder, no right to read it, a name of thousands of letters or with NUL
         raise InputError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): check the path."
         ) from None
@@ -439,10 +410,6 @@ CHECKSUM = "checksum"
 DONE = "done.json"
 
 
-class ChecksumError(InputError):
-    """A file of the kit's own that was cut off or changed since it was written."""
-
-
 def with_checksum(values: dict) -> dict:
     """Return values with their checksum; one that they have already is replaced.
 
@@ -463,16 +430,11 @@ def read_checked(path: Path) -> dict:
     """Return the object of a JSON file that ``with_checksum`` made.
 
     Raises:
-        ChecksumError: the file cannot be read, holds no object, or another one than was written; the file is named.
+        InputError: the file cannot be read, holds no object, or another one than was written; the file is named.
     """
-    try:
-        values = read_json(path)
-    except InputError as error:
-        if not is_there(path):
-            raise
-        raise ChecksumError(str(error)) from None
+    values = read_json(path)
     if not checksum_holds(values):
-        raise ChecksumError(f"{path} was changed after it was written (its checksum differs): regenerate it.")
+        raise InputError(f"{path} was changed after it was written (its checksum differs): regenerate it.")
     return values
 
 
@@ -494,7 +456,7 @@ def read_or_quarantine(path: Path) -> dict | None:
         return None
     try:
         return read_checked(path)
-    except ChecksumError as error:
+    except InputError as error:
         quarantine(path, str(error))
         return None
 
@@ -507,34 +469,19 @@ def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]
     """Hold a lock while the block runs; the system frees it when the process ends, however it ends.
 
     Args:
-        lock: the lock file; who holds it is recorded in a file next to it.
+        lock: the lock file.
         doing: what the holder does, as in "trains cft:0 in runs/mini".
         wait: wait for the other process instead of refusing.
 
     Raises:
-        BusyError: another process holds it; its number, machine and start are named.
+        BusyError: another process holds it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = lock.with_suffix(".held")
     try:
         with FileLock(lock, timeout=-1 if wait else 0):
-            here = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_text(held, json.dumps(here))
-            try:
-                yield
-            finally:
-                held.unlink(missing_ok=True)
+            yield
     except Timeout:
-        raise BusyError(f"another process {doing}{_holder(held)}: wait for it, or stop it.") from None
-
-
-def _holder(held: Path) -> str:
-    """Return who holds a lock, in brackets; a holder that ends at this moment has taken its file along."""
-    try:
-        who = json.loads(held.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return ""
-    return f" (process {who['process']} on {who['machine']}, since {who['since']})"
+        raise BusyError(f"another process {doing}: wait for it, or stop it.") from None
 
 
 # --- records and stages -----------------------------------------------------------------------------------------------
@@ -648,29 +595,24 @@ class Step:
 
 
 def read_done(folder: Path) -> dict | None:
-    """Return what done.json holds: inputs, revision, files (path -> SHA-256) and result; None for an unfinished stage."""
+    """Return what done.json holds: inputs, files (path -> SHA-256) and result; None for an unfinished stage."""
     return read_or_quarantine(Path(folder) / DONE)
 
 
 @contextlib.contextmanager
-def step(
-    folder: Path, inputs: dict, revision: int = 1, resume: bool = False, doing: str = "", wait: bool = False
-) -> Iterator[Step]:
+def step(folder: Path, inputs: dict, doing: str = "", wait: bool = False) -> Iterator[Step]:
     """Run a stage once for the same inputs: lock its folder, and write done.json last, with the SHA-256 of every file.
 
-    A stage that was killed, whose inputs or revision changed, or one of whose files was changed, runs again.
+    A stage that was killed, whose inputs changed, or one of whose files was changed, runs again, in the folder as it is.
 
     Args:
         folder: of the stage.
         inputs: JSON values that decide what the stage writes: settings, hashes of what it reads.
-        revision: a number in the code of the stage, to be raised by hand when that writes something else.
-        resume: work in the folder itself and keep what an earlier process left there; otherwise the folder appears at the
-            end, whole, in place of an older one.
         doing: what the stage does, for a second process, as in "trains cft:0 in runs/mini".
         wait: wait for a process that runs the same stage, instead of refusing.
 
     Raises:
-        InputError: another process runs the stage.
+        BusyError: another process runs the stage.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp()) / "squares"
@@ -683,33 +625,27 @@ def step(
         False {'count': 3}
         True {'count': 3}
     """
-    folder = Path(folder)
-    key = json.loads(json.dumps({"inputs": inputs, "revision": revision}))
+    folder, inputs = Path(folder), json.loads(json.dumps(inputs))
     with exclusive_lock(folder.with_name(f".{folder.name}.lock"), doing or f"works in {folder}", wait):
         done = read_done(folder)
-        if done and all(done[name] == value for name, value in key.items()) and _is_whole(folder, done, resume):
+        if done and done["inputs"] == inputs and _is_whole(folder, done["files"]):
             yield Step(folder, True, done["result"])
             return
-        if resume:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / DONE).unlink(missing_ok=True)
-        with contextlib.nullcontext(folder) if resume else atomic_dir(folder) as place:
-            stage = Step(place, False)
-            yield stage
-            written = [
-                path for path in sorted(place.rglob("*")) if path.is_file() and not path.name.endswith(".damaged")
-            ]
-            files = {path.relative_to(place).as_posix(): hash_file(path) for path in written}
-            write_json(place / DONE, with_checksum(key | {"files": files, "result": stage.result}))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DONE).unlink(missing_ok=True)
+        yield (stage := Step(folder, False))
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".damaged"]
+        files = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+        write_json(folder / DONE, with_checksum({"inputs": inputs, "files": files, "result": stage.result}))
 
 
-def _is_whole(folder: Path, done: dict, resume: bool) -> bool:
-    """Return whether the files of a stage are those that it wrote; a changed one, or its folder, is quarantined."""
-    for name, digest in done["files"].items():
-        if not (folder / name).is_file() or hash_file(folder / name) != digest:
-            damaged = folder / name if resume else folder
-            if damaged.exists():
-                quarantine(damaged, f"{folder / name} is not what was written: it was cut off, changed or removed.")
+def _is_whole(folder: Path, files: dict[str, str]) -> bool:
+    """Return whether the files of a stage are those that it wrote; a changed one is quarantined."""
+    for path, digest in ((folder / name, digest) for name, digest in files.items()):
+        if not path.is_file():
+            return False
+        if hash_file(path) != digest:
+            quarantine(path, f"{path} is not what was written: it was cut off or changed.")
             return False
     return True
 
@@ -753,12 +689,8 @@ def versions() -> dict[str, str]:
 
 
 def code_revision() -> str:
-    """Return the git revision of the code ("+changes" if the working tree differs), or "unknown" outside a repository."""
+    """Return the git revision of the code ("+changes" if tracked files differ), or "unknown" outside a repository."""
     if not (REPO_ROOT / ".git").exists() or not shutil.which("git"):
         return "unknown"
-    git = ["git", "-C", str(REPO_ROOT)]
-    head = subprocess.run([*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode:
-        return "unknown"
-    status = subprocess.run([*git, "status", "--porcelain", "--", "ctxft"], capture_output=True, text=True, check=False)
-    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    git = ["git", "-C", str(REPO_ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

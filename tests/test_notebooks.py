@@ -290,7 +290,7 @@ def test_a_second_run_of_the_same_notebooks_names_the_first(tiny: Path, runs: Pa
     with exclusive_lock(runs / "mini" / "notebooks" / ".run.lock", "tests"):
         assert main(["run"]) == 2
     message = capsys.readouterr().err
-    assert f"another process runs the notebooks of {runs / 'mini'} (process {os.getpid()} on " in message
+    assert f"another process runs the notebooks of {runs / 'mini'}: wait for it" in message
 
 
 def test_the_course_is_copied_whole_and_never_over_something(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -285,7 +285,7 @@ class SyntheticTraining:
         """
         config, inputs = self.config, {"config": self.config.what(), "training": self.name}
         doing = f"trains {self.name} in {config.folder}"
-        with step(self.folder, inputs, resume=True, doing=doing, wait=wait) as stage:
+        with step(self.folder, inputs, doing=doing, wait=wait) as stage:
             if stage.done:
                 return
             started = time.perf_counter()

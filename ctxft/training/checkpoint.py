@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from ctxft.storage import ChecksumError, InputError, atomic_dir, hash_file, read_checked, with_checksum, write_json
+from ctxft.storage import InputError, atomic_dir, hash_file, read_checked, with_checksum, write_json
 
 FILES = ("weights", "optimizer")
 WRAPPERS = re.compile(r"(module|_orig_mod|_checkpoint_wrapped_module)\.")
@@ -108,14 +108,14 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
 
 
 def verify_checkpoint(path: Path) -> dict:
-    """Return the state of a checkpoint; raises ChecksumError if one of its files is missing, cut off or changed."""
+    """Return the state of a checkpoint; raises InputError if one of its files is missing, cut off or changed."""
     try:
         state = read_checked(path / "state.json")
         for name, expected in state["hashes"].items():
             if hash_file(path / f"{name}.safetensors") != expected:
-                raise ChecksumError(f"{path / name}.safetensors is not what was written: it was cut off or changed.")
+                raise InputError(f"{path / name}.safetensors is not what was written: it was cut off or changed.")
     except FileNotFoundError as error:
-        raise ChecksumError(f"{error.filename} is missing.") from None
+        raise InputError(f"{error.filename} is missing.") from None
     return state
 
 
