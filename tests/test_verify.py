@@ -116,8 +116,11 @@ def test_a_fresh_run_follows_and_is_left_as_it_is(run, capsys):
     assert bad(run) == {}
     assert main(["verify", "whole"]) == 0
     said = capsys.readouterr().out
-    assert "BAD" not in said and "ok  arms/cft-ift/seed-0/model: has the hash that done.json holds" in said
-    assert "ok  evals/base/seed-0/practice-mmlu.jsonl: 6 answers" in said and said.splitlines()[-1].startswith("all ")
+    assert "BAD" not in said and "ok  arms/cft-ift/seed-0: 3 steps of the run's recipe" in said
+    assert (
+        "ok  evals/base/seed-0: the loss is of this model; answers to the items of own, practice-mmlu" in said
+        and said.splitlines()[-1].startswith("all ")
+    )
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -158,70 +161,70 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
     ),
     "a rate in the manifest, sealed again": (
         lambda r: edit_json(r / "manifest.json", lambda v: v["config"]["train"].update(learning_rate=0.5), seal=True),
-        f"{HERE}/done.json", "learning_rate is not that of the run",
+        HERE, "learning_rate is not that of the run",
     ),
     "a cut manifest": (lambda r: cut(r / "manifest.json"), "manifest.json", "invalid JSON"),
     "a drawn prompt": (
         lambda r: edit_lines(r / HERE / "prompts.jsonl", lambda rows: rows[3].update(text="Think.")),
-        f"{HERE}/prompts.jsonl", "line 4 is not what sampling gives",
+        HERE, "line 4 is not what sampling gives",
     ),
     "prompts of two arms": (
         lambda r: swap(r / HERE / "prompts.jsonl", r / "arms/control/seed-0/prompts.jsonl"),
-        "arms/control/seed-0/prompts.jsonl", "line 1 is not what sampling gives",
+        "arms/control/seed-0", "line 1 is not what sampling gives",
     ),
-    "a missing log": (lambda r: (r / HERE / "log.jsonl").unlink(), f"{HERE}/log.jsonl", "log.jsonl does not exist"),
+    "a missing log": (lambda r: (r / HERE / "log.jsonl").unlink(), HERE, "log.jsonl does not exist"),
     "a loss in the log": (
         lambda r: edit_lines(r / HERE / "log.jsonl", lambda rows: nudge(rows, 1, "loss", 0.01)),
-        f"{HERE}/log.jsonl", "was cut off or changed",
+        HERE, "was cut off or changed",
     ),
     "a bit of the weights": (
-        lambda r: flip(r / HERE / "model/model.safetensors"), f"{HERE}/model", "was cut off or changed",
+        lambda r: flip(r / HERE / "model/model.safetensors"), HERE, "was cut off or changed",
     ),
-    "cut weights": (lambda r: cut(r / HERE / "model/model.safetensors"), f"{HERE}/model", "was cut off or changed"),
+    "cut weights": (lambda r: cut(r / HERE / "model/model.safetensors"), HERE, "was cut off or changed"),
     "models of two arms": (
         lambda r: swap(r / HERE / "model/model.safetensors", r / "arms/cpt/seed-0/model/model.safetensors"),
-        "arms/cpt/seed-0/model", "was cut off or changed",
+        "arms/cpt/seed-0", "was cut off or changed",
     ),
     "the first stage trained anew": (
         lambda r: edit_json(r / HERE / "done.json", lambda v: v.update(model_hash="0" * 64), seal=True),
-        "arms/cft-ift/seed-0/done.json", "start is not that of the run",
+        "arms/cft-ift/seed-0", "start is not that of the run",
     ),
-    "a bit of done.json": (lambda r: flip(r / HERE / "done.json"), f"{HERE}/done.json", "done.json"),
-    "a missing done.json": (lambda r: (r / HERE / "done.json").unlink(), f"{HERE}/done.json", "done.json does not exist"),
+    "a bit of done.json": (lambda r: flip(r / HERE / "done.json"), HERE, "done.json"),
+    "a missing done.json": (lambda r: (r / HERE / "done.json").unlink(), HERE, "done.json does not exist"),
     "a log-likelihood": (
-        lambda r: edit_lines(r / EXAM / "own.jsonl", worse), f"{EXAM}/own.jsonl", "not the one that metrics.json holds",
+        lambda r: edit_lines(r / EXAM / "own.jsonl", worse), EXAM, "not the one that metrics.json holds",
     ),
     "a wrong answer made right": (
         lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: [row.update(correct=True) for row in rows]),
-        f"{EXAM}/own.jsonl", "is not what their own scores and the benchmark's item gives",
+        EXAM, "is not what their own scores and the benchmark's item gives",
     ),
-    "a cut file of outcomes": (lambda r: cut(r / EXAM / "own.jsonl"), f"{EXAM}/own.jsonl", "own.jsonl, line"),
+    "a cut file of outcomes": (lambda r: cut(r / EXAM / "own.jsonl"), EXAM, "own.jsonl, line"),
     "a question left out": (
         lambda r: edit_lines(r / EXAM / "own.jsonl", lambda rows: rows.pop()),
-        f"{EXAM}/own.jsonl", "does not hold each of the benchmark's 6 items once",
+        EXAM, "does not hold each of the benchmark's 6 items once",
     ),
     "outcomes of two arms": (
         lambda r: swap(r / EXAM / "own.jsonl", r / "evals/cpt/seed-0/own.jsonl"),
-        f"{EXAM}/own.jsonl", "not the one that metrics.json holds",
+        EXAM, "not the one that metrics.json holds",
     ),
-    "a missing file of outcomes": (lambda r: (r / EXAM / "own.jsonl").unlink(), f"{EXAM}/own.jsonl", "does not exist"),
+    "a missing file of outcomes": (lambda r: (r / EXAM / "own.jsonl").unlink(), EXAM, "does not exist"),
     "an accuracy": (
         lambda r: edit_json(r / EXAM / "metrics.json", lambda v: v["benchmarks"]["own"].update(accuracy=0.99), True),
-        f"{EXAM}/own.jsonl", "accuracy of own is 0.99 in metrics.json",
+        EXAM, "accuracy of own is 0.99 in metrics.json",
     ),
     "a held-out loss": (
         lambda r: edit_json(r / EXAM / "metrics.json", lambda v: v["held_out"].update(loss=0.1)),
-        f"{EXAM}/metrics.json", "checksum",
+        EXAM, "checksum",
     ),
     "metrics of another model": (
         lambda r: shutil.copytree(r / "evals/cpt/seed-0", r / EXAM, dirs_exist_ok=True),
-        f"{EXAM}/metrics.json", "of another model",
+        EXAM, "of another model",
     ),
     "a written prompt": (
         lambda r: edit_json(r / "adaptive.json", lambda v: v["rows"][0].update(reason="none")), "adaptive.json", "was changed",
     ),
     "a missing record of written prompts": (
-        lambda r: (r / "adaptive.json").unlink(), "arms/adaptive/seed-0/prompts.jsonl", "no written prompts",
+        lambda r: (r / "adaptive.json").unlink(), "arms/adaptive/seed-0", "no written prompts",
     ),
 }  # fmt: skip
 
@@ -240,10 +243,7 @@ def test_the_command_lists_what_is_bad(run, capsys):
     assert main(["verify", "whole"]) == 1
     out = capsys.readouterr().out
     named = [line.split(":")[0] for line in out.splitlines() if line.startswith("BAD")]
-    assert named == [
-        f"BAD {HERE}/model",
-        f"BAD {EXAM}/own.jsonl",
-    ]
+    assert named == [f"BAD {HERE}", f"BAD {EXAM}"]
     assert "2 of " in out and "do not follow from their inputs" in out
     assert main(["verify", "nothing"]) == 2
 
@@ -253,7 +253,7 @@ def test_the_command_lists_what_is_bad(run, capsys):
     [
         ("corpus.jsonl", "input: corpus", "the corpus is another one than when the run was made"),
         ("model/config.json", "input: model", "the model is another one than when the run was made"),
-        ("own.jsonl", f"{EXAM}/own.jsonl", "of another model, of other items or in another form"),
+        ("own.jsonl", EXAM, "of another model, of other items or in another form"),
         ("asked.jsonl", "instructions.jsonl", "is not what its source gives"),
     ],
 )

@@ -345,24 +345,23 @@ class Run:
 
 
 def _config_of(source: str | Path | Mapping | ExperimentConfig, settings: dict) -> ExperimentConfig:
-    if isinstance(source, ExperimentConfig):
-        return _with_settings(to_mapping(source), settings) if settings else source
-    if isinstance(source, Mapping):
-        return _with_settings(copy.deepcopy(dict(source)), settings)
-    if str(source).startswith("{"):
-        return _with_settings(parse_json(str(source), "config"), settings)
     profiles = sorted(path.stem for path in PROFILES.glob("*.yaml"))
-    if Path(source).suffix in (".yaml", ".yml") or str(source) in profiles:
+    if isinstance(source, ExperimentConfig):
+        values = to_mapping(source)
+    elif isinstance(source, Mapping):
+        values = copy.deepcopy(dict(source))
+    elif str(source).startswith("{"):
+        values = parse_json(str(source), "config")
+    elif Path(source).suffix in (".yaml", ".yml") or str(source) in profiles:
         return load_experiment(source, settings)
-    folder = next((place for place in (Path(source), runs_root() / source) if is_there(place / "manifest.json")), None)
-    if folder is None:
-        raise InputError(
-            f"unknown profile '{source}'{nearest(str(source), profiles)}; known: {', '.join(profiles)}, a YAML file, or a run "
-            f"(neither {Path(source)} nor {runs_root() / source} holds a manifest.json)."
+    else:
+        folder = next(
+            (place for place in (Path(source), runs_root() / source) if is_there(place / "manifest.json")), None
         )
-    config = Manifest.read(folder).experiment(folder)
-    return _with_settings(to_mapping(config), settings) if settings else config
-
-
-def _with_settings(values: dict, settings: dict) -> ExperimentConfig:
+        if folder is None:
+            raise InputError(
+                f"unknown profile '{source}'{nearest(str(source), profiles)}; known: {', '.join(profiles)}, a YAML file, or a "
+                f"run (neither {Path(source)} nor {runs_root() / source} holds a manifest.json)."
+            )
+        values = to_mapping(Manifest.read(folder).experiment(folder))
     return from_mapping(ExperimentConfig, override(values, settings), "config")

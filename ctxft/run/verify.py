@@ -8,7 +8,6 @@ checked by the SHA-256 or checksum that was recorded when they were written. The
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -91,7 +90,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _checks(run: Run, place: Path) -> Iterator[Check]:
-    manifest = run.manifest
+    folder, manifest = run.folder, run.manifest
     yield "manifest.json", lambda: f"experiment '{manifest.name}', code {manifest.code[:12]}"
     for name in manifest.hashes:
         yield f"input: {name}", partial(_input, run, name)
@@ -99,23 +98,15 @@ def _checks(run: Run, place: Path) -> Iterator[Check]:
         yield file, partial(_text, run, file, place)
     yield "ledger.json", partial(_ledger, run, place)
     written = [arm.written for arm in map(get_arm, text_stages(run.config.arms)) if arm.written]
-    if written and run.config.prompts.writer and (run.folder / "adaptive.json").exists():
+    if written and run.config.prompts.writer and (folder / "adaptive.json").exists():
         yield "adaptive.json", lambda: f"{len(written[0](run.config, 0) or ())} passages; checksum holds"
-    checks = {"done.json": _done, "prompts.jsonl": _prompts, "log.jsonl": _log, "model": _model}
-    for folder in sorted(run.folder.glob("arms/*/seed-*")):
-        for name, check in checks.items():
-            yield f"{folder.relative_to(run.folder) / name}", partial(check, run, *_task_of(folder), place)
-    for folder in sorted(run.folder.glob("evals/*/seed-*")):
-        yield f"{folder.relative_to(run.folder) / 'metrics.json'}", partial(_held_out, run, *_task_of(folder))
-        names = {path.stem for path in folder.glob("*.jsonl")}
-        with contextlib.suppress(*DAMAGE):  # which the check of metrics.json reports
-            names |= set(read_json(folder / "metrics.json")["benchmarks"])
-        for name in sorted(names):
-            check = partial(_outcomes, run, *_task_of(folder), name, place)
-            yield f"{folder.relative_to(run.folder) / name}.jsonl", check
+    for pattern, check in (("arms/*/seed-*", _training), ("evals/*/seed-*", _evaluation)):
+        for task in sorted(folder.glob(pattern)):
+            arm, seed = task.parent.name, int(task.name.removeprefix("seed-"))
+            yield str(task.relative_to(folder)), partial(check, run, arm, seed, place)
     known = {"arms", "evals", "manifest.json", "ledger.json", "adaptive.json", *manifest.files}
-    left = [path.name for path in run.folder.iterdir() if path.name not in known and not path.name.startswith(".")]
-    left += [str(path.relative_to(run.folder)) for path in run.folder.rglob("*.damaged")]
+    left = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
+    left += [str(path.relative_to(folder)) for path in folder.rglob("*.damaged")]
     yield (
         "not covered",
         lambda: (
@@ -123,10 +114,6 @@ def _checks(run: Run, place: Path) -> Iterator[Check]:
             f"are checked); other files: {', '.join(sorted(left)) or 'none'}"
         ),
     )
-
-
-def _task_of(folder: Path) -> tuple[str, int]:
-    return folder.parent.name, int(folder.name.removeprefix("seed-"))
 
 
 def _require_same(path: Path, rebuilt: Path, origin: str) -> str:
@@ -140,10 +127,9 @@ def _require_same(path: Path, rebuilt: Path, origin: str) -> str:
     return f"as {origin} gives it"
 
 
-def _require_hash(path: Path, found: str, recorded: str, record: str) -> str:
+def _require_hash(path: Path, found: str, recorded: str, record: str) -> None:
     if found != recorded:
         raise InputError(f"{path} was cut off or changed: its hash is not the one that {record} holds.")
-    return f"has the hash that {record} holds"
 
 
 def _input(run: Run, name: str) -> str:
@@ -169,52 +155,45 @@ def _ledger(run: Run, place: Path) -> str:
     return _require_same(path, write_json(place / "ledger.json", expected), "the run's texts")
 
 
-def _done(run: Run, arm: str, seed: int, _place: Path) -> str:
-    done, data, first = run.done(arm, seed), run.training_data(arm, seed), get_arm(arm).start
+def _training(run: Run, arm: str, seed: int, place: Path) -> str:
+    folder, data, done = run.arm_folder(arm, seed), run.training_data(arm, seed), run.done(arm, seed)
     expected = data.recipe.model_dump(exclude={*FREE, "lora"})
     expected |= {"seed": seed, "optimizer_steps": len(data.order), "passages": len(data.rows)}
-    expected["start"] = first and run.model_hash(first, seed)
+    expected["start"] = (first := get_arm(arm).start) and run.model_hash(first, seed)
     recorded = done["train"] | done
     if changed := [key for key, value in expected.items() if recorded.get(key) != value]:
-        path = run.arm_folder(arm, seed) / "done.json"
-        raise InputError(f"{path}: {', '.join(changed)} is not that of the run: train it again.")
-    return f"{done['optimizer_steps']} steps of the run's recipe"
-
-
-def _prompts(run: Run, arm: str, seed: int, place: Path) -> str:
-    rebuilt = write_jsonl(place / "prompts.jsonl", run.training_data(arm, seed).sampled)
-    return _require_same(run.arm_folder(arm, seed) / "prompts.jsonl", rebuilt, "sampling")
-
-
-def _log(run: Run, arm: str, seed: int, _place: Path) -> str:
-    path, order = run.arm_folder(arm, seed) / "log.jsonl", run.order(arm, seed)
-    if [row["passages"] for _, row in read_jsonl(path)] != order:
-        raise InputError(f"{path} has not the steps that the seed's order gives.")
-    return f"the seed's order; {_require_hash(path, hash_file(path), run.done(arm, seed)['log'], 'done.json')}"
-
-
-def _model(run: Run, arm: str, seed: int, _place: Path) -> str:
-    folder = run.arm_folder(arm, seed) / "model"
+        raise InputError(f"{folder / 'done.json'}: {', '.join(changed)} is not that of the run: train it again.")
+    _require_same(folder / "prompts.jsonl", write_jsonl(place / "prompts.jsonl", data.sampled), "sampling")
+    if [row["passages"] for _, row in read_jsonl(folder / "log.jsonl")] != data.order:
+        raise InputError(f"{folder / 'log.jsonl'} has not the steps that the seed's order gives.")
+    _require_hash(folder / "log.jsonl", hash_file(folder / "log.jsonl"), done["log"], "done.json")
     for name, text in prompt_set_files(run, arm).items():
-        if read_text(folder / name) != text:
-            raise InputError(f"{folder / name} is not the prompt set that the run names.")
-    return _require_hash(folder, model_hash(str(folder)), run.done(arm, seed)["model_hash"], "done.json")
+        if read_text(folder / "model" / name) != text:
+            raise InputError(f"{folder / 'model' / name} is not the prompt set that the run names.")
+    _require_hash(folder / "model", model_hash(str(folder / "model")), done["model_hash"], "done.json")
+    return f"{len(data.order)} steps of the run's recipe, in the seed's order; log and model have the recorded hashes"
 
 
-def _held_out(run: Run, arm: str, seed: int) -> str:
-    path = run.eval_folder(arm, seed) / "metrics.json"
-    record = read_checked(path)["held_out"]
-    if record["key"] != held_out_key(run, arm, seed):
-        raise InputError(f"{path}: the loss is of another model or of other held-out text: evaluate again.")
-    return f"checksum holds; loss of this model on {record['tokens']} held-out tokens"
+def _evaluation(run: Run, arm: str, seed: int, place: Path) -> str:
+    folder = run.eval_folder(arm, seed)
+    results = read_checked(folder / "metrics.json")
+    if results["held_out"]["key"] != held_out_key(run, arm, seed):
+        raise InputError(
+            f"{folder / 'metrics.json'}: the loss is of another model or other held-out text: evaluate again."
+        )
+    names = {path.stem for path in folder.glob("*.jsonl")} | set(results["benchmarks"])
+    for name in sorted(names):
+        _outcomes(run, arm, seed, folder / f"{name}.jsonl", results["benchmarks"].get(name), place)
+    return (
+        f"the loss is of this model; answers to the items of {', '.join(sorted(names))}, and the metrics that they give"
+    )
 
 
-def _outcomes(run: Run, arm: str, seed: int, name: str, place: Path) -> str:
-    path, options = run.eval_folder(arm, seed) / f"{name}.jsonl", run.config.evaluation
-    record, outcomes = read_checked(path.with_name("metrics.json"))["benchmarks"].get(name), read_outcomes(path)
+def _outcomes(run: Run, arm: str, seed: int, path: Path, record: dict | None, place: Path) -> None:
+    options, outcomes = run.config.evaluation, read_outcomes(path)
     if record is None:
         raise InputError(f"{path}: metrics.json knows no such benchmark: evaluate again, or remove the file.")
-    sources = (source for source in (*options.benchmarks, *benchmark_names()) if Path(source).stem == name)
+    sources = (source for source in (*options.benchmarks, *benchmark_names()) if Path(source).stem == path.stem)
     benchmark = run.benchmark(next(sources, record["source"]), record["revision"])
     if record["key"] != benchmark_key(run, arm, seed, benchmark):
         raise InputError(f"{path} is of another model, of other items or in another form than now: evaluate again.")
@@ -227,9 +206,8 @@ def _outcomes(run: Run, arm: str, seed: int, name: str, place: Path) -> str:
     for key, value in metrics(outcomes, benchmark).items():
         if _plain(record.get(key)) != _plain(value):
             raise InputError(
-                f"{path}: {key} of {name} is {record.get(key)!r} in metrics.json, but should be {value!r}."
+                f"{path}: {key} of {path.stem} is {record.get(key)!r} in metrics.json, but should be {value!r}."
             )
-    return f"{len(outcomes)} answers to the benchmark's items, and the metrics that they give"
 
 
 def _rebuild_outcome(outcome: Outcome, question: Question, request: tuple[str, list[str]]) -> Outcome:
