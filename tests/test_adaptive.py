@@ -12,7 +12,8 @@ import yaml
 from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.course import execute
-from ctxft.extras.adaptive import adapt, exchanged, require_untrained, written_prompts
+from ctxft.extras.adaptive import adapt, require_untrained
+from ctxft.extras.arms import exchanged, written_prompts
 from ctxft.models import load_tokenizer
 from ctxft.prompts import ContextualPrompt
 from ctxft.run.estimate import count_tokens_and_steps

@@ -28,8 +28,8 @@ from ctxft.extras.adaptive import (
     log_path,
     reject_reason,
     write_prompts,
-    written_prompts,
 )
+from ctxft.extras.arms import written_prompts
 from ctxft.extras.server import PATIENCE
 from ctxft.models import load_tokenizer
 from ctxft.prompts import load_prompt_set

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,19 +28,15 @@ from ctxft.evaluation.scoring import encode_texts, generate_answers
 from ctxft.extras.server import Query, Reply, Server, ServerError, Usage, ask_all, estimate
 from ctxft.leakage import COMMON, HALF, grams_of, words_of
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer, window_of
-from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptSet, count_tokens
+from ctxft.prompts import SEPARATOR, PromptSet, count_tokens
 from ctxft.run.run import Run
 from ctxft.storage import (
     FailedError,
     InputError,
     RecordLog,
-    checksum_holds,
-    read_checked,
-    read_json,
     read_jsonl,
     read_records,
     runs_root,
-    seeded,
     sha256,
     with_checksum,
     write_json,
@@ -411,69 +407,3 @@ def require_untrained(folder: Path, rows: Sequence[dict]) -> None:
                 f"{path.parent} was trained with other written prompts than there are now: what was written is kept, but "
                 "to use it remove that folder, or run under another name."
             )
-
-
-# --- what the arms read -----------------------------------------------------------------------------------------------
-
-
-def written_state(config: ExperimentConfig) -> str | None:
-    """Return a hash of the prompts that a model wrote for this run; "" without a writer, None while some are missing."""
-    if config.prompts.writer is None:
-        return ""
-    path = config.folder / "adaptive.json"
-    record = read_json(path) if path.exists() else None
-    if record is None or not checksum_holds(record) or record["failed"]:  # it is written again
-        return None
-    return sha256(record["rows"])
-
-
-def written_prompts(config: ExperimentConfig) -> dict[str, ContextualPrompt | None]:
-    """Read back what ``adapt`` wrote.
-
-    Returns:
-        Passage id -> its prompt; None where cft's prompt is used.
-
-    Raises:
-        InputError: nothing was written yet, or for another writer, the writer failed for some passages, or the file was
-            changed.
-    """
-    path = config.folder / "adaptive.json"
-    if not path.exists():
-        raise InputError(f"{config.folder} has no written prompts yet: run `ctxft prompts adapt CONFIG` first.")
-    record = read_checked(path)
-    if record["writer"] != writer_of(config).describe():
-        raise InputError(
-            f"{path} was written by another writer, or with another instruction: run `ctxft prompts adapt CONFIG` first."
-        )
-    if record["failed"]:
-        raise InputError(
-            f"{path} lacks prompts that the writer failed to give ({record['failure']}): run `ctxft prompts adapt CONFIG` "
-            "again."
-        )
-    return {
-        row["passage"]: row["prompt"] and ContextualPrompt(row["prompt"], row["family"], row["text"], "strategy")
-        for row in record["rows"]
-    }
-
-
-def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict[str, ContextualPrompt | None]:
-    """Give each passage the prompt that was written for another one, in a single cycle that the seed chooses.
-
-    Passages whose prompt was rejected stay without: they read cft's in both arms.
-
-    Raises:
-        InputError: fewer than two passages have a written prompt.
-
-    Example:
-        >>> a, b = (ContextualPrompt(name, "context", name, "strategy") for name in "ab")
-        >>> exchanged({"p": a, "q": b, "r": None}, seed=0) == {"p": b, "q": a, "r": None}
-        True
-    """
-    passages = sorted(passage for passage, prompt in written.items() if prompt)
-    if len(passages) < 2:
-        raise InputError(
-            f"arm control-adaptive exchanges written prompts, but only {len(passages)} passages have one: leave it out."
-        )
-    seeded(seed, "exchanged").shuffle(passages)
-    others = passages[1:] + passages[:1]
-    return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}

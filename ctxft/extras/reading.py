@@ -10,7 +10,7 @@ No model takes part and nothing is invented: an answer is a piece of the passage
 rules would rather find nothing than ask nonsense: each states what it leaves alone.
 
     cloze        a sentence with its rarest word blanked             -> the word
-    definition   "X is a ...", "X, a ..., does", "X refers to ..."   -> what X is
+    definition   "X is a ...", "X are the ..."                       -> what X is
     cause        "E because C", "C leads to E", "Therefore, E" ...   -> the cause, or the effect
     order        the beginnings of two or three sentences, shuffled  -> the one that comes first
 """
@@ -23,9 +23,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
-from ctxft.data.passages import Passage
 from ctxft.storage import read_yaml, seeded
+
+if TYPE_CHECKING:
+    from ctxft.data.passages import Passage
 
 GAP = "____"
 SENTENCE_WORDS = range(4, 61)  # words of a sentence that a question may be about
@@ -221,9 +224,6 @@ def clozes(reading: Reading, rng: Random) -> Iterator[Exercise]:
 
 TERM = r"(?P<term>(?:(?:The|An?) )?[^\W_][^\s,;:()]*(?: [^\s,;:()]+){0,4}?(?: \([^()]{1,20}\))?)"
 IS_A = re.compile(rf"{TERM} (?P<be>is|are) (?P<answer>(?:an? (?!bit|few|little|lot)|the |one of ).+)\.")
-REFERS = re.compile(rf"{TERM} (?:(?P<be>is|are) defined as|refers? to) (?P<answer>(?!.* as ).+)\.")
-NAME = r"(?P<term>[^\W_][^\s,;:()]*(?: [^\s,;:()]+){0,2}(?: \([^()]{1,20}\))?)"
-APPOSITION = re.compile(rf"{NAME}, (?P<answer>(?:an?|the) [^,;:]+), (?P<verb>\w+) .+")
 
 
 def _is_term(term: str) -> bool:
@@ -235,26 +235,16 @@ def _is_term(term: str) -> bool:
 
 
 def definitions(reading: Reading, rng: Random) -> Iterator[Exercise]:
-    """Ask what a sentence's subject is: "X is a ...", "X refers to ...", "X is defined as ...", "X, a ..., does ...".
+    """Ask what a sentence's subject is: "X is a ...", "X are the ...".
 
     X is at the sentence's beginning and has at most five words, none of them a stop word but for "of", "and", "the" inside.
-    What something *was* does not define it. Before an apposition X has no article and at most three words, since "The report
-    tells much, a ...," begins like one, and a verb follows: "Bones, a joint, and muscles" defines nothing.
+    What something *was* does not define it.
     """
     for sentence in reading.sentences:
-        match = IS_A.fullmatch(sentence) or REFERS.fullmatch(sentence)
+        match = IS_A.fullmatch(sentence)
         if match and _is_term(match["term"]):
-            be = match["be"] or ("are" if " refer to " in sentence else "is")
-            yield Exercise("definition", f"What {be} {reading.inside(match['term'])}?", _phrase(match["answer"]))
-            continue
-        match = APPOSITION.fullmatch(sentence)
-        if (
-            match
-            and _is_term(match["term"])
-            and (match["verb"] in WORDS["verbs"] or match["verb"].endswith(("s", "ed")))
-        ):
-            question = f"How does the text describe {reading.inside(match['term'])}?"
-            yield Exercise("definition", question, match["answer"])
+            question = f"What {match['be']} {reading.inside(match['term'])}?"
+            yield Exercise("definition", question, _phrase(match["answer"]))
 
 
 Both = tuple[tuple[str, str], tuple[str, str]]  # question and answer that ask for the cause, and for the effect
