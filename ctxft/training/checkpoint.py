@@ -109,13 +109,11 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
 
 def verify_checkpoint(path: Path) -> dict:
     """Return the state of a checkpoint; raises InputError if one of its files is missing, cut off or changed."""
-    try:
-        state = read_checked(path / "state.json")
-        for name, expected in state["hashes"].items():
-            if hash_file(path / f"{name}.safetensors") != expected:
-                raise InputError(f"{path / name}.safetensors is not what was written: it was cut off or changed.")
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename} is missing.") from None
+    state = read_checked(path / "state.json")
+    for name, expected in state["hashes"].items():
+        file = path / f"{name}.safetensors"
+        if not file.is_file() or hash_file(file) != expected:
+            raise InputError(f"{file} is not what was written: it was cut off, changed or removed.")
     return state
 
 
