@@ -612,20 +612,6 @@ def compare_f1(
     return [_f1_row(arm, scores, reference, n) for arm in scores]
 
 
-def f1_lines(rows: Sequence[Mapping[str, Any]], average: str = "macro") -> dict[str, float]:
-    """Return the F1 of guessing every class alike (chance) and of always predicting the commonest class (majority).
-
-    Args:
-        rows: outcomes with "answer" and "choices"; of chance this is the F1 of its expected confusion matrix.
-        average: "macro" or "weighted".
-    """
-    classes = _classes(rows)
-    right = numpy.bincount([row["answer"] for row in rows], minlength=classes).astype(float)
-    commonest = numpy.outer(right, numpy.eye(classes)[right.argmax()])
-    tables = {"chance": numpy.outer(right, numpy.full(classes, 1 / classes)), "majority": commonest}
-    return {line: float(f1_scores(table, average)) for line, table in tables.items()}
-
-
 def _classes(rows: Sequence[Mapping[str, Any]]) -> int:
     counts = {row.get("choices", 0) for row in rows}
     if len(counts) != 1 or counts == {0}:

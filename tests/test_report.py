@@ -18,6 +18,7 @@ from markupsafe import escape
 from matplotlib.colors import same_color
 from sklearn.metrics import f1_score
 
+from ctxft.evaluation.metrics import label_metrics
 from ctxft.report import (
     Picture,
     arm_color,
@@ -257,6 +258,7 @@ def test_arms_with_a_second_stage_are_compared_drawn_and_claimed(tmp_path: Path)
 
 
 def test_written_answers_are_counted_in_f1_and_told(tmp_path: Path):
+    measured = label_metrics([n % 3 for n in range(90)], [0] * 90, ["down", "same", "up"])
     folder = fake_run(tmp_path / "run", seeds=1, benchmarks={"practice-fiqa": 90})
 
     def silence(rows: list[dict]) -> None:  # every tenth item has no answer
@@ -265,7 +267,7 @@ def test_written_answers_are_counted_in_f1_and_told(tmp_path: Path):
             row.update(prediction=None, correct=False)
 
     for path in folder.glob("evals/*/*/metrics.json"):
-        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(macro_f1=0.5, unanswered=9))
+        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(measured, unanswered=9))
         change_lines(path.with_name("practice-fiqa.jsonl"), silence)
     rows = read_run(folder).outcomes["practice-fiqa"]["cft"][0]
     said = [-1 if row["prediction"] is None else row["prediction"] for row in rows]
@@ -363,11 +365,11 @@ def test_macro_f1_stands_in_the_table_where_it_was_measured(tmp_path: Path):
 
 
 def test_f1_table_has_paired_intervals_and_lines(tmp_path: Path):
+    measured = label_metrics([n % 3 for n in range(90)], [0] * 90, ["down", "same", "up"])
     folder = fake_run(tmp_path / "run", seeds=2, benchmarks={"practice-fiqa": 90, "practice-mmlu": 20})
     for path in folder.glob("evals/*/*/metrics.json"):
-        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(macro_f1=0.5, majority_macro_f1=0.167))
-    for path in folder.glob("evals/*/*/practice-fiqa.jsonl"):
-        change_lines(path, give_classes)
+        change_lines(path.with_name("practice-fiqa.jsonl"), give_classes)
+        change_json(path, lambda m: m["benchmarks"]["practice-fiqa"].update(measured))
     table = f1_table(folder)
     assert set(table["benchmark"]) == {"practice-fiqa"} and list(table["arm"]) == [*ARMS, "(chance)", "(majority)"]
     rows = {row["arm"]: row for row in compare_f1(read_run(folder).outcomes["practice-fiqa"])}

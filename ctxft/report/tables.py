@@ -11,7 +11,7 @@ import pandas
 
 from ctxft.report.comparisons import ablation_rows, compared, p_value
 from ctxft.report.record import Source, as_record
-from ctxft.statistics import AVERAGES, common_seeds, compare_f1, f1_lines
+from ctxft.statistics import AVERAGES, common_seeds, compare_f1
 from ctxft.storage import check_known
 
 
@@ -103,10 +103,9 @@ def f1_table(run: Source, reference: str = "cpt") -> pandas.DataFrame:
         for place, row in enumerate(averages["macro"]):
             cells = {key: cell for a in AVERAGES for key, cell in _f1_cells(averages[a][place], a, reference).items()}
             rows.append({"benchmark": name, "arm": row["arm"], **cells})
-        items = next(iter(run.outcomes[name][reference].values()))
-        lines = {f"{average} F1 %": f1_lines(items, average) for average in AVERAGES}
+        measured = run.metrics_of(name)[0]
         for line in run.baselines(name):
-            values = {column: f"{100 * shares[line]:.1f}" for column, shares in lines.items()}
+            values = {f"{average} F1 %": f"{100 * measured[f'{line}_{average}_f1']:.1f}" for average in AVERAGES}
             rows.append(dict.fromkeys(rows[-1], "") | {"benchmark": name, "arm": f"({line})", **values})
     return pandas.DataFrame(rows)
 
