@@ -286,11 +286,7 @@ def minimum_detectable_effect(n: int, discordant: float) -> float:
     return float(scipy.optimize.root_scalar(missing, bracket=(0.0, 1.0), xtol=1e-6).root)
 
 
-def detectable_before(
-    n: int,
-    accuracy: float | None = None,
-    discordant: float | None = None,
-) -> float:
+def detectable_before(n: int, accuracy: float | None = None, discordant: float | None = None) -> float:
     """Return the minimum detectable effect of one training of each arm, before anything is run.
 
     Args:
@@ -567,11 +563,7 @@ def f1_scores(confusions: numpy.ndarray, average: str = "macro") -> numpy.ndarra
 
 
 def compare_f1(
-    outcomes: Outcomes,
-    reference: str = "cpt",
-    average: str = "macro",
-    draws: int = 2000,
-    seed: int = 0,
+    outcomes: Outcomes, reference: str = "cpt", average: str = "macro", draws: int = 2000, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Compare the F1 of every arm with that of a reference arm on the same items.
 

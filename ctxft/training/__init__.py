@@ -4,9 +4,5 @@ from ctxft import lazy
 
 __getattr__, __dir__ = lazy(
     __name__,
-    {
-        "loss": "patch_loss_forward",
-        "packing": "micro_batches set_attention",
-        "schedule": "learning_rate passage_order",
-    },
+    {"loss": "patch_loss_forward", "packing": "micro_batches set_attention", "schedule": "learning_rate passage_order"},
 )

@@ -12,10 +12,5 @@ Models: Part 3.1* (arXiv 2309.14316).
 from ctxft import lazy
 
 __getattr__, __dir__ = lazy(
-    __name__,
-    {
-        "exams": "practice_questions",
-        "facts": "entities",
-        "texts": "practice_documents",
-    },
+    __name__, {"exams": "practice_questions", "facts": "entities", "texts": "practice_documents"}
 )
