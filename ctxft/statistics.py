@@ -21,7 +21,6 @@ from ctxft.storage import InputError, check_known
 
 Outcomes = Mapping[str, Mapping[int, Sequence[Mapping[str, Any]]]]  # arm -> seed -> an outcome per item
 AVERAGES = ("macro", "weighted")
-FAMILIES = ("benchmarks", "all")
 UNTRAINED = "base"  # evaluated once, and paired with every seed
 LEVEL = 0.95  # fraction of intervals that hold the true value; 1 - LEVEL is the size of the tests
 POWER = 0.8  # the probability that a true difference of the minimum detectable size is shown
@@ -350,7 +349,7 @@ def corrected(tables: Mapping[str, Sequence[dict]], family: str = "benchmarks") 
     Raises:
         InputError: an unknown family.
     """
-    check_known(family, FAMILIES, "family")
+    check_known(family, ("benchmarks", "all"), "family")
     families: dict[str, list[dict]] = {}
     copies = {name: [dict(row) for row in rows] for name, rows in tables.items()}
     for rows in copies.values():
@@ -591,7 +590,6 @@ def compare_f1(
         >>> compare_f1(run.outcomes["practice-fiqa"])[0]["f1"]  # doctest: +SKIP
         1.0
     """
-    check_known(average, AVERAGES, "average")
     kept = aligned(common_seeds(outcomes), reference)
     first = next(iter(kept[reference].values()))
     n, classes = len(first), _classes(first)

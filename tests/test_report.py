@@ -139,12 +139,12 @@ def test_a_benchmark_in_two_forms_is_refused(tmp_path: Path):
     folder = fake_run(tmp_path / "run", benchmarks={"practice-mmlu": 20})
     path = folder / "evals" / "neg" / "seed-1" / "metrics.json"
     change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].update(form="mcf"))
-    message = "'practice-mmlu' has the form 'options' for base, seed 0 and 'mcf' for neg, seed 1, .* evaluate again"
+    message = "'practice-mmlu' has the form 'mcf' for neg, seed 1 and 'options' for others, .* evaluate again"
     with pytest.raises(InputError, match=message):
         read_run(folder)
     assert sorted(read_run(folder, seeds=[0, 2]).metrics["neg"]) == [0, 2]
     change_json(path, lambda m: m["benchmarks"]["practice-mmlu"].pop("form"))
-    with pytest.raises(InputError, match=r"'practice-mmlu', neg, seed 1: metrics.json names no form"):
+    with pytest.raises(InputError, match=r"'practice-mmlu' has the form 'None' for neg, seed 1"):
         read_run(folder)
 
 

@@ -83,13 +83,18 @@ def read_run(
     manifest = read_checked(folder / "manifest.json")
     metrics: dict[str, dict[int, dict]] = {}
     outcomes: dict[str, dict[str, dict[int, list[dict]]]] = {}
-    forms: dict[str, tuple[str, str]] = {}  # benchmark -> the first task that was evaluated on it, and in which form
+    forms: dict[str, str] = {}  # of each benchmark, in the first task that was evaluated on it
     for arm, seed, path in _seed_folders(folder / "evals", "metrics.json", seeds, arms):
         metrics.setdefault(arm, {})[seed] = read_checked(path / "metrics.json")
         for name, values in metrics[arm][seed]["benchmarks"].items():
             outcomes.setdefault(name, {}).setdefault(arm, {})
             if benchmarks is None or name in benchmarks:
-                _check_form(forms, name, f"{arm}, seed {seed}", values.get("form"))
+                form = values.get("form")
+                if form != forms.setdefault(name, form):
+                    raise InputError(
+                        f"benchmark '{name}' has the form '{form}' for {arm}, seed {seed} and '{forms[name]}' for others, and "
+                        "these accuracies cannot be compared: evaluate again."
+                    )
                 outcomes[name][arm][seed] = _read_outcomes(path / f"{name}.jsonl", values)
     if not metrics:
         raise InputError(
@@ -104,18 +109,6 @@ def read_run(
     ]
     ledger = read_json(folder / "ledger.json") if (folder / "ledger.json").exists() else {}
     return RunRecord(folder, manifest, ledger, metrics, outcomes, pandas.DataFrame(logs))
-
-
-def _check_form(forms: dict[str, tuple[str, str]], benchmark: str, task: str, form: str | None) -> None:
-    """Refuse a task whose form is unknown, or not that of the benchmark's first task."""
-    if form is None:
-        raise InputError(f"benchmark '{benchmark}', {task}: metrics.json names no form: evaluate again.")
-    first, expected = forms.setdefault(benchmark, (task, form))
-    if form != expected:
-        raise InputError(
-            f"benchmark '{benchmark}' has the form '{expected}' for {first} and '{form}' for {task}, and these "
-            "accuracies cannot be compared: evaluate again."
-        )
 
 
 def _read_outcomes(path: Path, metrics: dict) -> list[dict]:
