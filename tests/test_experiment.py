@@ -338,7 +338,7 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
         "model",
         "done.json",
     }
-    assert {"README.md", "prompt_set.yaml", "model.safetensors"} <= {path.name for path in (place / "model").iterdir()}
+    assert {"tokenizer.json", "model.safetensors"} <= {path.name for path in (place / "model").iterdir()}
     assert load_experiment(place / "config.yaml") == config
     assert [row["passage"] for _, row in read_jsonl(place / "prompts.jsonl")] == [p.id for p in read_passages(folder)]
     scores = {arm: evaluate_task(config, arm, 0) for arm in ("base", "cft")}

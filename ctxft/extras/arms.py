@@ -110,7 +110,6 @@ ARMS = [
         "the prompt that suits the text: a language model wrote it, or an oracle that knows which texts are true chose it",
         "#E69F00",
         _adaptive,
-        sets=("strategies", "negative"),
         compared=False,
         needs=("label",),
         written=written_prompts,

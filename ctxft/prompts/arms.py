@@ -67,7 +67,6 @@ class Arm:
         after: takes the passages and the seed; yields for each passage pieces of text that follow it and are learned like it.
             As many of them as fit are kept.
         learn_prompt: the prompt is a target too.
-        sets: the prompt sets whose files are stored next to the trained model, of "strategies" and "negative".
         control: the ledger says how far its prompts differ in length from cft's.
         compared: ablation tables compare it with the arms that read a part of the prompt set.
         needs: of "family" and "prompts" (the parameter names a family, or at most as many prompts, of the strategy set),
@@ -87,7 +86,6 @@ class Arm:
     prompt: Callable[..., ContextualPrompt | None] | None = None
     after: Callable[[Sequence[Passage], int], Iterator[Sequence[str]]] | None = None
     learn_prompt: bool = False
-    sets: tuple[str, ...] = ("strategies",)
     control: bool = False
     compared: bool = True
     needs: tuple[str, ...] = ()
@@ -200,7 +198,7 @@ ARMS = (
     Arm("ift", "instructions alone", "#56B4E9", reads_text=False, instructed=True, compared=False, rank=1),
     Arm("cpt", "the text alone", "#0072B2", rank=10),
     Arm("cft", "a prompt that names a way of learning", "#D55E00", strategy_prompt, rank=20),
-    Arm("neg", "a prompt that says not to learn", "#CC79A7", negative_prompt, sets=("negative",), rank=30),
+    Arm("neg", "a prompt that says not to learn", "#CC79A7", negative_prompt, rank=30),
     Arm("control", "random words, as many tokens as cft's prompt", "#009E73", _random_words, control=True, rank=40),
     Arm("control-shuffled", "the words of cft's prompt in another order", "#005C44", _shuffled, control=True, rank=60),
     Arm(

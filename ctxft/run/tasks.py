@@ -18,7 +18,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel
 
-from ctxft.config import ExperimentConfig, to_mapping
+from ctxft.config import to_mapping
 from ctxft.evaluation.benchmarks import Benchmark, style_of
 from ctxft.evaluation.evaluate import evaluate
 from ctxft.evaluation.metrics import metrics
@@ -122,36 +122,9 @@ def _train(run: Run, arm: str, seed: int, quiet: bool) -> dict:
             raise InputError(f"{start} was changed after training: remove {start.parent} and train it again.")
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False, allow_unicode=True))
     write_jsonl(folder / "prompts.jsonl", data.sampled)
-    files = {"README.md": model_card(config, arm, seed)} | prompt_set_files(run, arm)
-    recipe = (data.recipe, seed, folder, config.revision, files, quiet)
+    recipe = (data.recipe, seed, folder, config.revision, quiet)
     train_arm(data.rows, config.model, run.tokenizer, *recipe, start=start, order=data.order)
     return run.done(arm, seed)
-
-
-def model_card(config: ExperimentConfig, arm: str, seed: int) -> str:
-    """Write the card that is stored next to a trained model: what it is, how it was made, and what it is not."""
-
-    def name(source: str) -> str:  # a card is passed on: it need not tell where things lie on this machine
-        return Path(source).name if Path(source).exists() else source
-
-    return (
-        f"# {config.name}: {arm}, seed {seed}\n\n"
-        f"Base model: `{name(config.model)}`. Corpus: `{name(config.corpus.source)}`. Method: {config.train.method}.\n\n"
-        f"The arm `{arm}` reads {get_arm(arm).reads}"
-        f"{', and was then trained on instructions' if get_arm(arm).start else ''}. The prompt sets that it samples from, if "
-        "any, are stored next to this card. Contextual fine-tuning: Choi et al., ICLR 2025, arXiv 2503.09032.\n\n"
-        "Compare it only with the other arms of the same run, which read the same passages in the same order.\n"
-    )
-
-
-def prompt_set_files(run: Run, arm: str) -> dict[str, str]:
-    """Return the files that hold an arm's prompt sets next to its model; none for an arm that reads no prompt."""
-    spec, files = get_arm(arm), {}
-    for name in spec.sets if spec.prompt and not spec.instructed else ():
-        file = "prompt_set.yaml" if name == spec.sets[0] else f"{name}_prompt_set.yaml"
-        values = getattr(run.prompt_sets, name).to_dict()
-        files[file] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return files
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -194,10 +167,8 @@ def valid_results(run: Run, arm: str, seed: int) -> dict:
 
 def evaluate_task(run: Run, arm: str, seed: int) -> dict:
     """Do what ``Run.evaluate_task`` says."""
-    benchmarks, folder = (
-        run.benchmarks,
-        run.eval_folder(arm, seed),
-    )  # bad questions are reported before anything is written
+    benchmarks, folder = run.benchmarks, run.eval_folder(arm, seed)  # bad questions before anything is written
+    path = folder / "metrics.json"
     run.require_prepared()
     require_trained(run, arm, seed)
     with exclusive_lock(folder.parent / f".seed-{seed}.lock", f"evaluates {arm}:{seed} in {run.folder}"):
@@ -210,12 +181,10 @@ def evaluate_task(run: Run, arm: str, seed: int) -> dict:
         if not results["held_out"]:
             results["held_out"] = _held_out(run, model) | {"key": held_out_key(run, arm, seed)}
         for benchmark in due:
-            write_json(
-                folder / "metrics.json", with_checksum(results)
-            )  # a kill must not leave metrics of other outcomes
+            write_json(path, with_checksum(results))  # a kill must not leave metrics of other outcomes
             key = benchmark_key(run, arm, seed, benchmark)
             results["benchmarks"][benchmark.name] = _evaluate(run, benchmark, model, folder, key)
-        return read_checked(write_json(folder / "metrics.json", with_checksum(results)))
+        return read_checked(write_json(path, with_checksum(results)))
 
 
 def _evaluate(run: Run, benchmark: Benchmark, model: PreTrainedModel, folder: Path, key: str) -> dict:

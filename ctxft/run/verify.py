@@ -25,7 +25,7 @@ from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
 from ctxft.run.prepare import inputs_of, ledger_of, write_texts
 from ctxft.run.run import Run
-from ctxft.run.tasks import benchmark_key, held_out_key, prompt_set_files
+from ctxft.run.tasks import benchmark_key, held_out_key
 from ctxft.storage import (
     InputError,
     hash_file,
@@ -167,9 +167,6 @@ def _training(run: Run, arm: str, seed: int, place: Path) -> str:
     if [row["passages"] for _, row in read_jsonl(folder / "log.jsonl")] != data.order:
         raise InputError(f"{folder / 'log.jsonl'} has not the steps that the seed's order gives.")
     _require_hash(folder / "log.jsonl", hash_file(folder / "log.jsonl"), done["log"], "done.json")
-    for name, text in prompt_set_files(run, arm).items():
-        if read_text(folder / "model" / name) != text:
-            raise InputError(f"{folder / 'model' / name} is not the prompt set that the run names.")
     _require_hash(folder / "model", model_hash(str(folder / "model")), done["model_hash"], "done.json")
     return f"{len(data.order)} steps of the run's recipe, in the seed's order; log and model have the recorded hashes"
 

@@ -119,7 +119,6 @@ def train_arm(
     seed: int,
     folder: Path,
     revision: str | None = None,
-    files: dict[str, str] | None = None,
     quiet: bool = True,
     start: Path | None = None,
     order: list[list[int]] | None = None,
@@ -134,7 +133,6 @@ def train_arm(
         seed: of order, LoRA initialisation and dropout.
         folder: where log.jsonl, checkpoints, model/ and done.json go.
         revision: the base model's hub revision.
-        files: further text files for the model folder (name -> text): prompt set, model card.
         quiet: show no progress bar.
         start: model folder of an earlier stage that is trained further.
         order: for each optimizer step the indices of its rows; None takes ``passage_order``'s.
@@ -174,8 +172,6 @@ def train_arm(
     with atomic_dir(folder / "model") if main else tempfile.TemporaryDirectory() as place:
         save_model(network, accelerator, Path(place), model)
         tokenizer.save_pretrained(place)
-        for name, text in (files or {}).items():
-            write_text(Path(place) / name, text)
     if main:
         targets = targets_of(rows)
         record = {
