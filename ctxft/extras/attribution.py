@@ -65,8 +65,9 @@ def attribute(run: Run, arm: str, seed: int, limit: int | None = 256, passages: 
     """
     manifest = run.require_prepared()
     parse_task(f"{arm}:{seed}", [("base", 0), *run.train_tasks])
-    inputs = {"model": run.model_hash(arm, seed), "hashes": manifest.hashes, "limit": limit, "passages": passages}
-    with step(run.folder / "attribution" / f"{arm}-seed-{seed}", inputs, REVISION) as stage:
+    inputs = {"revision": REVISION, "model": run.model_hash(arm, seed), "hashes": manifest.hashes}
+    inputs |= {"limit": limit, "passages": passages}
+    with step(run.folder / "attribution" / f"{arm}-seed-{seed}", inputs) as stage:
         if not stage.done:
             torch.set_num_threads(run.config.train.threads)
             model = run.model(arm, seed)
