@@ -63,20 +63,18 @@ def forgetting(
     special = special_tokens(tokenizer)
     results: dict[str, float] = {}
 
-    def continued(prompts: list[list[int]], ends: Collection[int], tokens: int) -> list[list[int]]:
-        return generate_greedily(model, prompts, ends, tokens, special.pad)
-
     if first := [passage for passage in passages if passage.index == 0][:PROMPTS]:
         prompts = [[special.start, *passage.ids[:BEGINNING].tolist()] for passage in first]
         longest = min(2 * max_length, window_of(model) or 2 * max_length)
-        texts = continued(prompts, [special.eos], longest - BEGINNING - 1)
+        texts = generate_greedily(model, prompts, [special.eos], longest - BEGINNING - 1, special.pad)
         results |= {"eos_rate": sum(special.eos in ids for ids in texts) / len(texts), "eos_documents": len(texts)}
     if rows := instructions[:PROMPTS]:
         control = set(tokenizer.all_special_ids)
         # What ends an answer in the chat template, beside EOS: the control tokens among the targets.
         ends = {label for row in rows for label in row["labels"] if label in control} | {special.eos}
         prompts = [row["input_ids"][: _answer_start(row["labels"])] for row in rows]
-        good = [is_in_form(ids, ends, control) for ids in continued(prompts, ends, ANSWER)]
+        texts = generate_greedily(model, prompts, ends, ANSWER, special.pad)
+        good = [is_in_form(ids, ends, control) for ids in texts]
         results |= {"answers_in_form": sum(good) / len(good), "answers": len(good)}
     return results
 

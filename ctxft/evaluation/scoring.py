@@ -108,21 +108,17 @@ def text_losses(
 Pair = tuple[list[int], list[int]]  # ids of a context, ids of its continuation
 
 
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: bool = False, special: bool = True
-) -> list[list[int]]:
-    """Tokenize many texts, each once and all in two calls of the tokenizer.
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], chat: bool = False) -> list[list[int]]:
+    """Tokenize many texts, each once and all in two calls of the tokenizer, with the special tokens that it adds by itself.
 
     Args:
         tokenizer: of the model that will read the ids.
         texts: the texts.
         chat: the texts were written by ``ctxft.data.chat``, whose control tokens are read; else "</s>" and the like are text.
-        special: add the special tokens that the tokenizer adds by itself. A text in a chat template may bring its own BOS,
-            and gets no second one: that would be no text that a model was trained on.
+            Such a text may bring its own BOS, and gets no second one: that would be no text that a model was trained on.
     """
-    prefix = _prefix(tokenizer)
-    start = str(tokenizer.decode(prefix)) if chat and prefix is not None else None
-    kinds = {text: special and not (start and text.startswith(start)) for text in texts}
+    bos = str(tokenizer.bos_token or "") if chat else ""
+    kinds = {text: not (bos and text.startswith(bos)) for text in texts}  # whether special tokens are added
     ids: dict[str, list[int]] = {}
     for kind in (True, False):
         part = [text for text in kinds if kinds[text] is kind]
@@ -134,17 +130,12 @@ def encode_texts(
     return [ids[text] for text in texts]
 
 
-def _prefix(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Return the id of BOS, else of EOS, else None."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-
-
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> Pair:
     """Tokenize a context and its continuation by the rule of lm-evaluation-harness.
 
     White space at the end of the context moves to the continuation. Both are then encoded as one text, and the
     continuation is what follows as many ids as the context alone has: encoded apart it would begin with other tokens in
-    some tokenizers. Special tokens are those the tokenizer adds by itself; an empty context becomes BOS (else EOS).
+    some tokenizers. Special tokens are those the tokenizer adds by itself; an empty context is its BOS.
     Unlike there, a text that spells a special token out ("</s>") stays text.
 
     Args:
@@ -187,19 +178,12 @@ def encode_requests(
     for context, continuations in requests:
         kept = context.rstrip()
         moved.append((kept, [context[len(kept) :] + text for text in continuations]))
-    texts = [context + text for context, continuations in moved if context for text in ("", *continuations)]
+    texts = [context + text for context, continuations in moved for text in ("", *continuations)]
     ids = dict(zip(texts, encode_texts(tokenizer, texts, chat), strict=True))
-    prefix = _prefix(tokenizer)
-    pairs = []
-    for context, continuations in moved:
-        if context:
-            before = ids[context]
-            pairs.append([(before, ids[context + text][len(before) :]) for text in continuations])
-        else:  # what follows has no special tokens; a BOS that it brings along is cut off
-            before = [] if prefix is None else [prefix]
-            wholes = encode_texts(tokenizer, continuations, chat, special=False)
-            pairs.append([(before, whole[int(whole[:1] == before) :]) for whole in wholes])
-    return pairs
+    return [
+        [(ids[context], ids[context + text][len(ids[context]) :]) for text in continuations]
+        for context, continuations in moved
+    ]
 
 
 def _check_pair(pair: Pair, context: str, continuation: str, where: str = "") -> None:

@@ -315,17 +315,16 @@ class _Reader:
 
     def _matching(self, pattern: str, part: str = "", split: str = "test") -> list[Path]:
         """Return the files below the data folder that match a pattern."""
-        data, pattern = self.data, self.fill(pattern, part, split)
-        if data is None or not data.is_dir():
-            raise InputError(f"{data} is not a folder: --data needs the folder that holds the benchmark files.")
+        assert self.data
+        pattern = self.fill(pattern, part, split)
         try:
             search = re.compile(pattern, re.IGNORECASE).search
         except re.error as error:
             raise InputError(
                 f"the pattern {pattern!r} of a benchmark file is no regular expression ({error})."
             ) from None
-        files = (path for path in data.rglob("*") if path.is_file())
-        return [path for path in files if search(f"{data.resolve().name}/{path.relative_to(data).as_posix()}")]
+        root, files = self.data.resolve().name, (path for path in self.data.rglob("*") if path.is_file())
+        return [path for path in files if search(f"{root}/{path.relative_to(self.data).as_posix()}")]
 
 
 def _rows_of(path: Path, source: Source) -> Iterator[tuple[str, dict]]:
