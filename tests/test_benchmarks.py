@@ -213,7 +213,7 @@ def test_missing_and_ambiguous_local_files_are_refused(tmp_path: Path) -> None:
         load_benchmark("mmlu-anatomy", tmp_path)
     with pytest.raises(InputError, match=r"MedQA test questions were not found .* DIR/medqa/ and pass --data DIR"):
         load_benchmark("medqa", tmp_path)
-    with pytest.raises(InputError, match="were not found under .*absent: put .* and pass --data DIR"):
+    with pytest.raises(InputError, match=r"were not found under .*absent: put .* and pass --data DIR"):
         load_benchmark("medqa", tmp_path / "absent")
     write_csv(tmp_path / "a" / "anatomy_test.csv")
     write_csv(tmp_path / "b" / "anatomy_test.csv")
