@@ -236,26 +236,26 @@ class PromptExplorer(Explorer):
         return self.passages[self.number.value - 1]
 
     @property
-    def problem(self) -> str:
-        """What is wrong with the typed prompt; "" where all is well, or none is typed."""
+    def problems(self) -> list[str]:
+        """What is wrong with the typed prompt, a sentence each; nothing where all is well, or none is typed."""
         train, typed = self.run.config.train, self.own.value
         if not is_unicode(typed):
-            return "your prompt: text: holds a lone surrogate, which is no character: type it again."
+            return ["your prompt: text: holds a lone surrogate, which is no character: type it again."]
         if not typed:
-            return ""
+            return []
         try:
             from_mapping(PromptEntry, {"id": "own", "family": "own", "text": typed}, "your prompt")
         except InputError as error:
-            return str(error)
+            return [str(error)]
         tokens = len(self._typed_ids())
         room, row = max(0, train.max_length - 2 - tokens), 1 + tokens + self.passage.targets
         if room < train.min_text_tokens:
-            return (
+            return [
                 f"The prompt takes {tokens} of {train.max_length} tokens and leaves {room} for text, but "
                 f"train.min_text_tokens is {train.min_text_tokens}: shorten it, or raise train.max_length."
-            )
+            ]
         too_long = f"With this prompt the passage takes {row} tokens, more than train.max_length, {train.max_length}"
-        return f"{too_long}: all passages would be cut shorter." if row > train.max_length else ""
+        return [f"{too_long}: all passages would be cut shorter."] if row > train.max_length else []
 
     @property
     def row(self) -> tuple[dict | None, list[RowPart]]:
@@ -283,13 +283,13 @@ class PromptExplorer(Explorer):
 
     def shown(self) -> Markup:
         """Return the row, or what is wrong with the typed prompt."""
-        problem = self.problem
-        prompt, parts = (None, []) if problem else self.row
+        problems = self.problems
+        prompt, parts = (None, []) if problems else self.row
         values = {"title": f"{self.stage}, passage {self.passage.id} ({self.number.value} of {len(self.passages)})"}
         idea = self.ideas.get(prompt["text"]) if prompt else None
         counts = count_parts(parts)
         return render_html(
-            "prompt.html", problem=problem, prompt=prompt, parts=parts, idea=idea, counts=counts, **values
+            "prompt.html", problems=problems, prompt=prompt, parts=parts, idea=idea, counts=counts, **values
         )
 
 

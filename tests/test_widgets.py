@@ -178,14 +178,14 @@ def test_a_typed_prompt_is_checked(run_of):
     def check(text: str) -> str:
         explorer.own.value = text
         shown = 'role="alert"' in explorer.view.value and "tokens are read" not in explorer.text
-        assert shown == bool(explorer.problem)
-        return explorer.problem
+        assert shown == bool(explorer.problems)
+        return " ".join(explorer.problems)
 
     assert check("") == check("Ask why.") == ""
     assert check(" \n ") == "your prompt: text: is empty: write it."
     assert check("\ud800").startswith("your prompt: text: holds a lone surrogate")
     assert "a prompt has 121 words, at most 120 are read" in check("a " * 121)
-    assert "of 300 tokens and leaves " in check("zqj " * 100) and "train.min_text_tokens is 16" in explorer.problem
+    assert "of 300 tokens and leaves " in check("zqj " * 100) and "train.min_text_tokens is 16" in explorer.problems[0]
     assert "With this prompt the passage takes" in check("zqj " * 50)
 
 
@@ -228,7 +228,7 @@ def test_the_prompt_explorer_shows_what_training_reads(run_of):
 def test_a_typed_prompt_replaces_the_sampled_one(explorer):
     explorer.own.value = "Think of <b>why</b>.\nThen read."
     assert (
-        explorer.row[0]["text"] == explorer.own.value and explorer.problem == "" and "tokens are read" in explorer.text
+        explorer.row[0]["text"] == explorer.own.value and explorer.problems == [] and "tokens are read" in explorer.text
     )
     assert "<b>why" not in explorer.view.value and "&lt;b&gt;why" in explorer.view.value
     explorer.own.value = ""
