@@ -14,7 +14,7 @@ from ctxft.models import load_model, model_config
 from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.run import Run
 from ctxft.storage import InputError, read_json, write_jsonl
-from ctxft.training.estimate import empty_model, estimate, kept_bytes
+from ctxft.training.estimate import empty_model, estimate_memory, kept_bytes
 from ctxft.training.model import trainable_model
 from ctxft.world.facts import model_folder
 from tests.runs import prepare, train_task
@@ -28,7 +28,7 @@ def test_parameters_are_those_of_the_real_model_full_and_lora():
         recipe = RECIPE.replace(method=method, device="cpu")
         network = trainable_model("practice-blind", None, recipe, "segments")
         assert isinstance(network, PeftModel) == (method == "lora")
-        found = estimate(config, recipe)
+        found = estimate_memory(config, recipe)
         assert found["parameters"] == sum(p.numel() for p in network.parameters())
         assert found["trained"] == sum(p.numel() for p in network.parameters() if p.requires_grad)
         assert (found["gradients"], found["optimizer"]) == (4 * found["trained"], 8 * found["trained"])
@@ -54,22 +54,22 @@ def test_what_is_kept_is_what_autograd_keeps_in_the_real_model():
 
 def test_each_choice_moves_its_own_part():
     config = model_config("practice-blind")
-    base = estimate(config, RECIPE)
-    twice = estimate(config, RECIPE.replace(micro_batch_tokens=2048))
+    base = estimate_memory(config, RECIPE)
+    twice = estimate_memory(config, RECIPE.replace(micro_batch_tokens=2048))
     assert twice["activations"] == pytest.approx(2 * base["activations"], rel=0.05)
     assert (twice["weights"], twice["gradients"], twice["optimizer"]) == (
         base["weights"],
         base["gradients"],
         base["optimizer"],
     )
-    again = estimate(config, RECIPE.replace(gradient_checkpointing=True))
+    again = estimate_memory(config, RECIPE.replace(gradient_checkpointing=True))
     assert (
         again["activations"] < base["activations"]
         and again["total"] - again["activations"] == base["total"] - base["activations"]
     )
-    lora = estimate(config, RECIPE.replace(method="lora"))
+    lora = estimate_memory(config, RECIPE.replace(method="lora"))
     assert lora["optimizer"] < base["optimizer"] / 5
-    shared = estimate(config, RECIPE, "cuda", 4)
+    shared = estimate_memory(config, RECIPE, "cuda", 4)
     assert shared["optimizer"] == base["optimizer"] // 4 and shared["activations"] < base["activations"]
     assert base["total"] == sum(
         (base["weights"], base["gradients"], base["optimizer"], base["activations"], base["logits"])
@@ -78,7 +78,9 @@ def test_each_choice_moves_its_own_part():
 
 def test_no_weights_are_needed(tmp_path):
     shutil.copy(model_folder("practice-blind") / "config.json", tmp_path)
-    assert estimate(model_config(str(tmp_path)), RECIPE) == estimate(model_config("practice-blind"), RECIPE)
+    assert estimate_memory(model_config(str(tmp_path)), RECIPE) == estimate_memory(
+        model_config("practice-blind"), RECIPE
+    )
     with pytest.raises(InputError, match="neither a practice model"):
         model_config("nowhere")
 

@@ -6,7 +6,7 @@ from ctxft.config import TrainConfig
 from ctxft.models import model_config, pick_device
 from ctxft.prompts import get_arm, text_stages
 from ctxft.run.run import Run
-from ctxft.training.estimate import estimate
+from ctxft.training.estimate import estimate_memory
 
 SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 
@@ -71,10 +71,10 @@ def estimate_lines(
     device = device or pick_device(config.train.device)
     architecture, recipe = model_config(config.model, config.revision), config.train
     estimates = {
-        "one process" if processes == 1 else f"each of {processes}, DDP": estimate(architecture, recipe, device)
+        "one process" if processes == 1 else f"each of {processes}, DDP": estimate_memory(architecture, recipe, device)
     }
     if processes > 1 and device != "cpu":
-        estimates[f"each of {processes}, FSDP"] = estimate(architecture, recipe, device, processes)
+        estimates[f"each of {processes}, FSDP"] = estimate_memory(architecture, recipe, device, processes)
     first = next(iter(estimates.values()))
     lines = [
         f"parameters: {first['parameters']:,}, trained: {first['trained']:,}",

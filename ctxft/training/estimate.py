@@ -81,7 +81,9 @@ def activation_bytes(model: torch.nn.Module, text: PreTrainedConfig, recipe: Tra
     return kept + 3 * tokens * (getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * size
 
 
-def estimate(config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", shards: int = 1) -> dict[str, int]:
+def estimate_memory(
+    config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu", shards: int = 1
+) -> dict[str, int]:
     """Estimate what training takes from the config alone.
 
     Args:
@@ -99,7 +101,7 @@ def estimate(config: PreTrainedConfig, recipe: TrainConfig, device: str = "cpu",
     Example:
         >>> from ctxft.config import TrainConfig
         >>> from ctxft.models import model_config
-        >>> estimate(model_config("practice-blind"), TrainConfig())["parameters"] > 100_000
+        >>> estimate_memory(model_config("practice-blind"), TrainConfig())["parameters"] > 100_000
         True
     """
     compute = torch.float32 if device == "cpu" else torch.bfloat16

@@ -41,7 +41,7 @@ from ctxft.config import TrainConfig
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.models import model_config
 from ctxft.training.distributed import distribute
-from ctxft.training.estimate import estimate
+from ctxft.training.estimate import estimate_memory
 from ctxft.training.loop import Training
 from ctxft.training.loss import patch_loss_forward
 from ctxft.training.model import add_adapters
@@ -226,7 +226,7 @@ def run_case(size: str, method: str, options: argparse.Namespace, folder: Path) 
         "utilisation": sum(needed[timed]) / spent / rate,
         "slowest_step_over_median": max(seconds[timed]) / statistics.median(seconds[timed]),
         "peak_gb": peak,
-        "estimated_gb": estimate(model_config(str(folder)), config, config.device)["total"] / 1e9,
+        "estimated_gb": estimate_memory(model_config(str(folder)), config, config.device)["total"] / 1e9,
         **found,
     }
 

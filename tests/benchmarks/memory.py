@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ctxft.config import TrainConfig
 from ctxft.models import load_tokenizer, model_config
-from ctxft.training.estimate import estimate
+from ctxft.training.estimate import estimate_memory
 from ctxft.training.loop import train_arm
 
 SHAPE = {"vocab_size": 8192, "hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 10}
@@ -74,7 +74,7 @@ def main() -> None:
         for name, recipe in RECIPES.items():
             done = subprocess.run([sys.executable, __file__, name, place], capture_output=True, text=True, check=True)
             measured = float(done.stdout.split("RESULT ")[1])
-            said = estimate(config, recipe)["total"] / 2**20
+            said = estimate_memory(config, recipe)["total"] / 2**20
             print(f"| {name} | {said:.0f} | {measured:.0f} | {said / measured:.2f} |", flush=True)
 
 
