@@ -253,7 +253,7 @@ def test_access_refused_midway_keeps_what_was_written(passages, tokenizers):
         with pytest.raises(InputError, match="refuses access"):
             write(passages, writer_of(stub, batch=3), tokenizers)
         sent = len(stub.requests)
-        assert len(written_in(writer_of(stub))) == sent - 1 >= 5  # those that were under way are kept
+        assert 5 <= len(written_in(writer_of(stub))) == sent - 1 <= 7  # the two that were under way beside it are kept
         assert write(passages, writer_of(stub), tokenizers)["prompts"] == 12
         assert len(stub.requests) == 13
 

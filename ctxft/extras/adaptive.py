@@ -129,30 +129,26 @@ def forbids(benchmarks: Sequence[Benchmark]) -> Callable[[str], str | None]:
         'mine/1'
     """
     grams: dict[tuple[str, ...], str] = {}
-    items: list[tuple[str, int, frozenset[str]]] = []  # name, how many specific words, words of the right answer
-    owners: dict[str, list[int]] = {}  # word -> numbers of the items to which it is specific
+    items: list[tuple[str, set[str], frozenset[str]]] = []  # name, specific words, words of the right answer
     for benchmark in benchmarks:
         words_of_each = [frozenset(words_of(question.question)) for question in benchmark.questions]
         shared = Counter(word for words in words_of_each for word in words)
+        rare = max(COMMON, RARE * len(words_of_each))
         for question, words in zip(benchmark.questions, words_of_each, strict=True):
             name = f"{benchmark.name}/{question.id}"
             for text in (question.question, question.context):
                 grams.update((gram, name) for gram in grams_of(words_of(text)))
-            specific = [word for word in words if shared[word] < max(COMMON, RARE * len(words_of_each))]
-            for word in specific:
-                owners.setdefault(word, []).append(len(items))
-            items.append((name, len(specific), frozenset(words_of(question.choices[question.answer]))))
+            answer = frozenset(words_of(question.choices[question.answer]))
+            items.append((name, {word for word in words if shared[word] < rare}, answer))
 
     def given_away(text: str) -> str | None:
         words = words_of(text)
+        known = set(words)
         for gram in grams_of(words):
             if gram in grams:
                 return grams[gram]
-        known = set(words)
-        hits = Counter(number for word in sorted(known) for number in owners.get(word, ()))
-        for number, count in hits.items():
-            name, size, answer = items[number]
-            if count > HALF * size and answer <= known:
+        for name, specific, answer in items:
+            if answer <= known and len(specific & known) > HALF * len(specific):
                 return name
         return None
 

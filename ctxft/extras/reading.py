@@ -406,14 +406,11 @@ def mine_exercises(text: str, seed: int, passage_id: str, before: str = "", afte
     random = seeded("exercises", seed, passage_id)
     exercises = []
     for kind, rule in RULES.items():
-        mined = [each for each in dict.fromkeys(rule(reading, random)) if _is_valid(each.answer)]
+        mined = [one for one in dict.fromkeys(rule(reading, random)) if len(one.answer.split()) in ANSWER_WORDS]
+        mined = [one for one in mined if in_pairs(one.answer)]
         exercises += random.sample(mined, min(MOST[kind], len(mined)))
     random.shuffle(exercises)
     return exercises
-
-
-def _is_valid(answer: str) -> bool:
-    return len(answer.split()) in ANSWER_WORDS and in_pairs(answer)
 
 
 def exercises_of(passages: Sequence[Passage], seed: int) -> Iterator[list[Exercise]]:
