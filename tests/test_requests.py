@@ -15,7 +15,7 @@ from lm_eval.tasks.medqa.preprocess_medqa import doc_to_text as medqa_text
 from lm_eval.tasks.pubmedqa.preprocess_pubmedqa import doc_to_text as pubmedqa_text
 
 from ctxft.config import EvaluationConfig as Options
-from ctxft.evaluation.benchmarks import Benchmark, Question, Wording, form_of, render, requests_of, style_of, wording_of
+from ctxft.evaluation.benchmarks import Benchmark, Question, Wording, render, requests_of, style_of, wording_of
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.storage import InputError
 from tests.runs import evaluate_task, is_examined, load_benchmarks, prepare
@@ -182,7 +182,6 @@ def test_a_model_that_writes_is_told_the_answers_after_the_examples() -> None:
 
 def test_a_benchmarks_own_form_goes_before_the_experiments() -> None:
     own, free = Benchmark("fiqa", (), "", form="labels"), Benchmark("mine", (), "")
-    assert form_of(own, "cloze") == "labels" and form_of(free, "cloze") == "cloze"
     assert style_of(own, Options(num_fewshot=5, apply_chat_template=True)) == "labels, 5-shot, chat template"
     assert style_of(free, Options(output_type="generate_until")) == "cloze, written answers"
     assert style_of(free, Options()) == "cloze"  # as in metrics.json of older runs

@@ -227,11 +227,6 @@ class Prompt:
     choices: list[Choice]
 
     @property
-    def span(self) -> int:
-        """Positions that the longest text takes: the context and the longest choice without its last id."""
-        return len(self.context) + max(len(choice.ids) for choice in self.choices) - 1
-
-    @property
     def suffix(self) -> int:
         """Ids of all choices that have to be read: of each all but the last."""
         return sum(len(choice.ids) - 1 for choice in self.choices)
@@ -292,14 +287,13 @@ def _split(common: Sequence[int], start: int, end: int, least: int) -> tuple[int
 def batches(group: Group, max_batch_tokens: int) -> Iterator[list[Prompt]]:
     """Yield a group's prompts, longest first; the padded ids of a batch, header included, keep to the budget, or it is one."""
     batch: list[Prompt] = []
-    width = suffix = 0
     for prompt in sorted(group.prompts, key=lambda prompt: (-len(prompt.context), -prompt.suffix)):
-        new = max(width, len(prompt.context)), max(suffix, prompt.suffix)
-        if batch and sum(new) * (len(batch) + 1) > max_batch_tokens:
+        grown = [*batch, prompt]
+        width = len(grown[0].context) + max(one.suffix for one in grown)
+        if batch and width * len(grown) > max_batch_tokens:
             yield batch
-            batch, new = [], (len(prompt.context), prompt.suffix)
-        batch.append(prompt)
-        width, suffix = new
+            grown = [prompt]
+        batch = grown
     if batch:
         yield batch
 
@@ -550,7 +544,8 @@ def _read(
     if not prompts:
         return
     reach = (sliding_window(model) or sys.maxsize) if reads_trees(model) else 0
-    rows, trees = ([p for p in prompts if (p.span <= reach) is tree] for tree in (False, True))
+    spans = [len(prompt.context) + max(len(choice.ids) for choice in prompt.choices) - 1 for prompt in prompts]
+    rows, trees = ([p for p, n in zip(prompts, spans, strict=True) if (n <= reach) is tree] for tree in (False, True))
     copies = max(len(prompt.choices) for prompt in prompts)  # of a context, where each choice has one of its own
     for batch in batches(Group(0, rows), max_batch_tokens // copies):
         yield batch, score_rows(model, batch)

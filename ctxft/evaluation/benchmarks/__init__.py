@@ -2,4 +2,4 @@
 
 from ctxft.evaluation.benchmarks.loading import benchmark_names, load_benchmark, wording_of
 from ctxft.evaluation.benchmarks.records import Benchmark, Question, Wording
-from ctxft.evaluation.benchmarks.requests import FORMS, form_of, render, requests_of, style_of
+from ctxft.evaluation.benchmarks.requests import FORMS, render, requests_of, style_of

@@ -30,11 +30,6 @@ DESCRIPTION = {  # a question about a text, such as PubMedQA's, says itself what
 }
 
 
-def form_of(benchmark: Benchmark, form: str) -> str:
-    """Return the form of a benchmark's questions: its own, where it has one, else the experiment's."""
-    return benchmark.form or check_known(form, FORMS, "form")
-
-
 def style_of(benchmark: Benchmark, options: EvaluationConfig) -> str:
     """Return in words how a benchmark's questions are put; scores of two styles cannot be compared.
 
@@ -47,10 +42,16 @@ def style_of(benchmark: Benchmark, options: EvaluationConfig) -> str:
         "chat template": options.apply_chat_template,
         "written answers": options.output_type == "generate_until",
     }
-    return ", ".join([form_of(benchmark, options.form), *(part for part, holds in parts.items() if holds)])
+    return ", ".join([benchmark.form or options.form, *(part for part, holds in parts.items() if holds)])
 
 
-def render(question: Question, form: str, wording: Wording | None = None) -> tuple[str, list[str]]:
+def render(
+    question: Question,
+    form: str,
+    wording: Wording | None = None,
+    examples: Sequence[Question] = (),
+    generated: bool = False,
+) -> tuple[str, list[str]]:
     """Write a question as a context and the continuations to score.
 
     Args:
@@ -58,6 +59,8 @@ def render(question: Question, form: str, wording: Wording | None = None) -> tup
         form: "mcf" shows the choices and scores their letters; "cloze" hides them and scores their texts; "labels"
             names the labels first, then gives the text, and scores the labels.
         wording: of the benchmark, None for the default one; MMLU's has a line about the subject before the question.
+        examples: solved ones that are shown before the question.
+        generated: a line before the question lists the possible answers, for a model that generates its own.
 
     Returns:
         (context, continuations), each continuation with the space before it.
@@ -76,8 +79,13 @@ def render(question: Question, form: str, wording: Wording | None = None) -> tup
     """
     check_known(form, FORMS, "form")
     wording = wording or Wording()
-    context = _description(question, form, wording) + _question(question, form, wording)
-    return context, [f" {choice}" for choice in _choices(question, form)]
+    choices = _choices(question, form)
+    parts = [_filled((DESCRIPTION | wording.description).get(form, ""), question, wording)]
+    template = (FORMS | wording.question)[form]
+    parts += [f"{_filled(template, e, wording)} {_choices(e, form)[e.answer]}\n\n" for e in examples]
+    if generated:
+        parts.append(f"Answer with exactly one of these and nothing else: {'; '.join(choices)}\n\n")
+    return "".join([*parts, _filled(template, question, wording)]), [f" {choice}" for choice in choices]
 
 
 def examples_for(benchmark: Benchmark, question: Question, num_fewshot: int) -> Sequence[Question]:
@@ -99,8 +107,7 @@ def requests_of(
 
     Args:
         benchmark: the questions, with at least ``num_fewshot`` solved examples in ``dev`` for each.
-        options: form (a benchmark with one of its own keeps that), num_fewshot, apply_chat_template; and output_type, since
-            a line before the question lists the possible answers for a model that generates its own.
+        options: form (a benchmark with one of its own keeps that), num_fewshot, apply_chat_template and output_type.
         tokenizer: has the chat template that makes everything one turn of the user; None leaves the text plain.
 
     Returns:
@@ -116,25 +123,18 @@ def requests_of(
         >>> requests_of(own, EvaluationConfig(form="cloze"))
         [('Question: Which?\\nAnswer:', [' this', ' that'])]
     """
-    form, wording = form_of(benchmark, options.form), benchmark.wording
     if not options.apply_chat_template:
         tokenizer = None
     if tokenizer is not None:
         require_chat_template(tokenizer)
-    requests = []
+    form, generated, requests = benchmark.form or options.form, options.output_type == "generate_until", []
     for question in benchmark.questions:
         examples = examples_for(benchmark, question, options.num_fewshot)
-        choices = _choices(question, form)
-        parts = [_description(question, form, wording)]
-        parts += [f"{_question(e, form, wording)} {_choices(e, form)[e.answer]}\n\n" for e in examples]
-        if options.output_type == "generate_until":
-            parts.append(f"Answer with exactly one of these and nothing else: {'; '.join(choices)}\n\n")
-        context = "".join([*parts, _question(question, form, wording)])
-        if tokenizer is None:
-            requests.append((context, [f" {choice}" for choice in choices]))
-        else:
+        context, continuations = render(question, form, benchmark.wording, examples, generated)
+        if tokenizer is not None:
             context = rendered(tokenizer, [{"role": "user", "content": context}], answer=True)
-            requests.append((context, [guarded(tokenizer, choice) for choice in choices]))
+            continuations = [guarded(tokenizer, text.removeprefix(" ")) for text in continuations]
+        requests.append((context, continuations))
     return requests
 
 
@@ -146,16 +146,6 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _choices(question: Question, form: str) -> list[str]:
     return list(LETTERS[: len(question.choices)]) if form == "mcf" else list(question.choices)
-
-
-def _description(question: Question, form: str, wording: Wording) -> str:
-    """Return what is written once before all examples and the question."""
-    return _filled((DESCRIPTION | wording.description).get(form, ""), question, wording)
-
-
-def _question(question: Question, form: str, wording: Wording) -> str:
-    """Return the question up to "Answer:"."""
-    return _filled((FORMS | wording.question)[form], question, wording)
 
 
 def _filled(template: str, question: Question, wording: Wording) -> str:
