@@ -39,6 +39,7 @@ MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors")
 WHERE_TO_PUT = (
     "put its files (config.json, *.safetensors, tokenizer files) in a folder and give that folder as the model"
 )
+OFFLINE = ("it is not in the local cache and HF_HUB_OFFLINE is set", "unset it")
 NOUNS = {"model": "model", "dataset": "data set"}
 # What a hub's error means and what to do; the first that is anywhere in the chain of causes decides.
 NO_CONNECTION = (errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, errors.HTTPError)  # pyright: ignore[reportPrivateImportUsage]  # of httpx, or of requests
@@ -52,38 +53,12 @@ TROUBLES = (
     ),
     (errors.HFValidationError, "the hub can hold no such name", "correct it"),
     (errors.HfHubHTTPError, "HTTP {status}", "try again later, or log in with `hf auth login`"),
-    (errors.OfflineModeIsEnabled, "it is not in the local cache and HF_HUB_OFFLINE is set", "unset it"),
+    (errors.OfflineModeIsEnabled, *OFFLINE),
     (NO_CONNECTION, "no connection", "check the connection"),
 )
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
-
-
-def hub_error(error: BaseException, source: str, kind: str, instead: str) -> InputError:
-    """Put what a library raised about a hub repository, or a folder in its place, into one sentence.
-
-    Args:
-        error: as caught; its causes and contexts are read too.
-        source: the repository, such as "cais/mmlu".
-        kind: "model" or "dataset".
-        instead: what works without the hub, a clause without a full stop ("pass a folder with --model").
-
-    Example:
-        >>> print(hub_error(ConnectionError("no route"), "gpt2", "model", "pass a local folder"))
-        the model 'gpt2' cannot be loaded from the Hugging Face hub (no connection): check the connection, or pass a local folder.
-    """
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{source}"
-    status = next((link.response.status_code for link in chain if isinstance(link, errors.HfHubHTTPError)), None)
-    what, advice = _trouble(chain)
-    reason, advice = what.format(status=status), advice.format(page=page)
-    where = "" if is_there(source) else " from the Hugging Face hub"
-    return InputError(f"the {NOUNS[kind]} '{source}' cannot be loaded{where} ({reason}): {advice}, or {instead}.")
 
 
 def _trouble(chain: list[BaseException]) -> tuple[str, str]:
@@ -92,25 +67,27 @@ def _trouble(chain: list[BaseException]) -> tuple[str, str]:
         text = str(chain[0])
         gated, revision = "gated" in text, text.startswith("Revision")
         return TROUBLES[0 if gated else 1 if revision else 2][1:]
-    offline = constants.HF_HUB_OFFLINE and any(
-        isinstance(e, errors.LocalEntryNotFoundError | ConnectionError) for e in chain
-    )
     for classes, reason, advice in TROUBLES:
-        if any(isinstance(link, classes) for link in chain) or (offline and classes is errors.OfflineModeIsEnabled):
-            return reason, advice
-    line = next(iter(str(chain[0]).strip().splitlines()), "no message").replace("{", "{{").replace("}", "}}")
+        if link := next((link for link in chain if isinstance(link, classes)), None):
+            if classes is NO_CONNECTION and constants.HF_HUB_OFFLINE:
+                return OFFLINE
+            status = link.response.status_code if isinstance(link, errors.HfHubHTTPError) else ""
+            return reason.format(status=status), advice
+    line = next(iter(str(chain[0]).strip().splitlines()), "no message")
     return f"{type(chain[0]).__name__}: {line}", "correct that"
 
 
 @contextlib.contextmanager
 def hub_errors(source: str, kind: str, instead: str) -> Iterator[None]:
-    """Run a block that loads a model or data set; what it raises about files, network or content becomes an ``InputError``.
+    """Run a block that loads a model or data set; what it raises about files, network or content becomes one sentence.
 
     Args:
-        source, kind, instead: as for ``hub_error``.
+        source: the repository, such as "cais/mmlu", or a folder in its place.
+        kind: "model" or "dataset".
+        instead: what works without the hub, a clause without a full stop ("pass a folder with --model").
 
     Raises:
-        InputError: the block raised such an error; others pass through unchanged.
+        InputError: the block raised such an error, whose causes are read too; others pass through unchanged.
 
     Example:
         >>> with hub_errors("org/name", "model", "give a local folder"):  # doctest: +SKIP
@@ -121,10 +98,19 @@ def hub_errors(source: str, kind: str, instead: str) -> Iterator[None]:
     except InputError:
         raise
     except (*NO_CONNECTION, OSError, errors.HFValidationError) as error:
-        raise hub_error(error, source, kind, instead) from error
-    except (
-        ValueError
-    ) as error:  # a kind that the libraries do not know, an unknown split, or code that would have to run
+        chain: list[BaseException] = []
+        link: BaseException | None = error
+        while link is not None and link not in chain:
+            chain.append(link)
+            link = link.__cause__ or link.__context__
+        reason, advice = _trouble(chain)
+        page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{source}"
+        where = "" if is_there(source) else " from the Hugging Face hub"
+        raise InputError(
+            f"the {NOUNS[kind]} '{source}' cannot be loaded{where} ({reason}): {advice.format(page=page)}, or {instead}."
+        ) from error
+    except ValueError as error:
+        # A kind that the libraries do not know, an unknown split, or code that would have to run.
         raise InputError(f"the {NOUNS[kind]} '{source}' cannot be used: {str(error).splitlines()[0]}") from None
 
 
@@ -142,7 +128,7 @@ def resolve_revision(repo_id: str, kind: str, revision: str | None, instead: str
     """Return the commit that a revision of a hub repository points to now, so that a run can record it.
 
     Args:
-        repo_id, kind, instead: as for ``hub_error``.
+        repo_id, kind, instead: as for ``hub_errors``.
         revision: branch, tag or commit; None is the default branch.
 
     Returns:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ctxft.models import hub_error, hub_errors
+from ctxft.models import hub_errors
 from ctxft.storage import InputError
 
 ANSWERS = {  # repository name: (HTTP status, the hub's error code, its message)
@@ -145,16 +145,17 @@ def test_offline_mode_is_named(tmp_path: Path) -> None:
 
 
 def test_no_connection_and_other_troubles_are_told_apart() -> None:
-    error = hub_error(ConnectionError("Couldn't reach 'a/b' on the Hub"), "a/b", "dataset", "pass --data DIR")
-    assert str(error) == (
+    with pytest.raises(InputError) as caught, hub_errors("a/b", "dataset", "pass --data DIR"):
+        raise ConnectionError("Couldn't reach 'a/b' on the Hub")
+    assert str(caught.value) == (
         "the data set 'a/b' cannot be loaded from the Hugging Face hub (no connection): check the connection, or pass "
         "--data DIR."
     )
-    error = hub_error(OSError("disk full\nmore"), "a/b", "model", "pass a folder")
-    assert (
-        "'a/b' cannot be loaded from the Hugging Face hub (OSError: disk full): correct that, or pass a folder."
-        in str(error)
+    said = (
+        r"'a/b' cannot be loaded from the Hugging Face hub \(OSError: disk {full}\): correct that, or pass a folder\."
     )
+    with pytest.raises(InputError, match=said), hub_errors("a/b", "model", "pass a folder"):
+        raise OSError("disk {full}\nmore")
 
 
 def test_errors_that_are_not_of_the_hub_pass_through() -> None:

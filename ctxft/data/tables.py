@@ -105,7 +105,7 @@ def hub_table(source: str, subset: str | None, split: str, revision: str | None,
     """Yield the records of a hub data set, with their numbers from 1 and where they are.
 
     Args:
-        source, instead: as for ``hub_error``.
+        source, instead: as for ``hub_errors``.
         subset: its name; None takes the default one.
         split: such as "train".
         revision: the commit, from ``resolve_revision``.
