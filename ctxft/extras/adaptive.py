@@ -262,10 +262,16 @@ def _record(rows: list[dict], config: WriterConfig, written: int, usage: Usage, 
     failures = [why for what, why in reasons if what == "failed"]
     rejected = Counter(re.sub("^gives away .*", "gives away an item", why) for what, why in reasons if what != "failed")
     return {
-        **{"writer": config.describe(), "passages": len(rows), "written": written},
-        **{"cached": len(rows) - written - len(failures), "failed": len(failures)},
-        **{"failure": failures[0] if failures else None, "prompts": len(rows) - len(reasons)},
-        **{"rejected": dict(sorted(rejected.items())), **usage.to_json(), "cost": usage.cost(config)},
+        "writer": config.describe(),
+        "passages": len(rows),
+        "written": written,
+        "cached": len(rows) - written - len(failures),
+        "failed": len(failures),
+        "failure": failures[0] if failures else None,
+        "prompts": len(rows) - len(reasons),
+        "rejected": dict(sorted(rejected.items())),
+        **usage.to_json(),
+        "cost": usage.cost(config),
         "paid": {"tokens_in": paid.tokens_in, "tokens_out": paid.tokens_out, "cost": paid.cost(config)},
         "rows": rows,
     }

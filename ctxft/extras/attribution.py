@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-import numpy
 import pandas
 import torch
 from matplotlib.axes import Axes
@@ -250,7 +249,9 @@ def family_gradients(run: Run, model: PreTrainedModel | PeftModel, passages: int
     vectors = torch.stack([mean_gradient(model, Rows(chosen, prompts, special)) for _, prompts in conditions])
     units = normalize(vectors)
     return {
-        **{"passages": len(chosen), "weights": weights, "conditions": [names for names, _ in conditions]},
+        "passages": len(chosen),
+        "weights": weights,
+        "conditions": [names for names, _ in conditions],
         "cosine": (units @ units.T).clamp(-1, 1).tolist(),
         "norms": vectors.norm(dim=1).tolist(),
     }
@@ -302,7 +303,7 @@ def gradient_table(attribution: dict) -> pandas.DataFrame:
     if gradients is None:
         raise InputError("this attribution has no gradients: make it with 1 passage or more for them.")
     names = [condition["family"] for condition in gradients["conditions"]]
-    table = pandas.DataFrame(numpy.round(gradients["cosine"], 3), columns=names)
+    table = pandas.DataFrame(gradients["cosine"], columns=names).round(3)
     table.insert(0, "norm", [float(f"{norm:.4g}") for norm in gradients["norms"]], allow_duplicates=True)
     table.insert(0, "cosine", names, allow_duplicates=True)
     return table

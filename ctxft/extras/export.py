@@ -79,12 +79,17 @@ def export_pairs(run: Run, arm: str, seed: int, form: str, path: Path) -> dict:
             pair = shape(prompts.get(passage.id, ""), passage.text)
             file.write(json.dumps(pair, ensure_ascii=False) + "\n")
     record = {
-        **{"run": run.config.name, "arm": arm, "seed": seed, "form": form, "pairs": len(passages)},
+        "run": run.config.name,
+        "arm": arm,
+        "seed": seed,
+        "form": form,
+        "pairs": len(passages),
         "documents": len({passage.document for passage in passages}),
         "prompts": len({row["text"] for row in sampled}),
         "general_passages_left_out": len(run.text("general")),
         "hashes": {"file": hash_file(path), "sampled prompts": sha256(prompts), **hashes},
-        **{"leaks": leaks, "code": code_revision()},
+        "leaks": leaks,
+        "code": code_revision(),
     }
     write_json(path.with_name(f"{path.name}.manifest.json"), record)
     return record

@@ -146,8 +146,11 @@ def _evaluated(plan: Plan, benchmark: Benchmark, replies: dict[str, dict], faile
         "interval": wilson(sum(outcome["correct"] for outcome in outcomes), len(outcomes)),
         "errors": dict(Counter(failed[key].kind for key in keys if key in failed)),
         "cut": sum(replies[key]["cut"] for key in keys if key in replies),
-        **{"source": benchmark.source, "revision": benchmark.revision, "note": benchmark.note},
-        **{"form": style_of(benchmark, options), "rule": options.output_type},
+        "source": benchmark.source,
+        "revision": benchmark.revision,
+        "note": benchmark.note,
+        "form": style_of(benchmark, options),
+        "rule": options.output_type,
     }
 
 
