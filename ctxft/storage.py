@@ -487,24 +487,21 @@ def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]
 # --- records and stages -----------------------------------------------------------------------------------------------
 
 
-def read_records(path: Path) -> tuple[object, dict[str, typing.Any], list[int]]:
-    """Return the header, the records and the numbers of the damaged lines of a ``RecordLog``, without touching the file.
+def read_records(path: Path) -> tuple[object, dict[str, typing.Any]]:
+    """Return the header and the records of a ``RecordLog``, without touching the file; damaged lines are left out.
 
-    Half a line at the end, left by a kill, does not count; the header is None where there is none, or where it is damaged.
+    The header is None where there is none, or where it is damaged.
     """
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    header, records, damaged = None, {}, []
-    for number, line in enumerate(lines, start=1):
+    header, records = None, {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
         checksum, _, body = line.partition(b" ")
-        if checksum != b"%08x" % zlib.crc32(body):
-            damaged.append(number)
-            continue
-        value = parse_json(body.decode(), f"{path}, line {number}", halves=True)
-        if number == 1:
-            header = value
-        else:
-            records[value[0]] = value[1]
-    return header, records, damaged
+        if checksum == b"%08x" % zlib.crc32(body):
+            value = parse_json(body.decode(), f"{path}, line {number}", halves=True)
+            if number == 1:
+                header = value
+            else:
+                records[value[0]] = value[1]
+    return header, records
 
 
 class RecordLog:
@@ -521,7 +518,6 @@ class RecordLog:
 
     Attributes:
         records: key -> value, those found on disk and those added since; the last one of a key counts.
-        damaged: numbers of the damaged lines.
 
     Raises:
         InputError: another process has the file open.
@@ -539,11 +535,11 @@ class RecordLog:
         self._guard, self._stack = threading.Lock(), contextlib.ExitStack()
         lock = self.path.with_name(f".{self.path.name}.lock")
         self._stack.enter_context(exclusive_lock(lock, f"writes {self.path}", wait))
-        recorded, self.records, self.damaged = read_records(self.path)
+        recorded, self.records = read_records(self.path)
         header = json.loads(json.dumps(header))
         if self.path.exists() and self.path.stat().st_size and recorded != header:
             quarantine(self.path, f"{self.path} was damaged in its first line, or written with other settings.")
-            self.records, self.damaged = {}, []
+            self.records = {}
         self._file = self._stack.enter_context(open(self.path, "ab"))
         self._file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
         if not self.path.stat().st_size:

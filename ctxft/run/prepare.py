@@ -45,10 +45,11 @@ if TYPE_CHECKING:
     from ctxft.run.run import Run
 
 LAYOUT = 2  # of a run folder; raised when an older folder cannot be used any more
-# Inputs that may be elsewhere than when the run was made: their content is compared, not their place.
-BY_HASH = ("model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source")
-WRITER = "prompts.writer"
-HOW_TO_ASK = tuple("key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split())
+# Inputs may be elsewhere than when the run was made: their content is compared, not their place.
+MAY_CHANGE = {"model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source"}
+MAY_CHANGE |= {f"train.{key}" for key in FREE}  # what changes speed only
+HOW_TO_ASK = "key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split()
+MAY_CHANGE |= {f"prompts.writer.{key}" for key in HOW_TO_ASK}
 TEXTS = {  # file of a run folder, without .jsonl -> its source
     "passages": "corpus",
     "held_out": "corpus",
@@ -172,17 +173,10 @@ def check_same(run: Run) -> None:
         pairs = [flat(v, f"{before}{k}.") if isinstance(v, dict) else {f"{before}{k}": v} for k, v in values.items()]
         return {key: value for pair in pairs for key, value in pair.items()}
 
-    def is_free(key: str) -> bool:
-        place_or_speed = key in BY_HASH or key.removeprefix("train.") in FREE
-        return place_or_speed or key.removeprefix(f"{WRITER}.") in HOW_TO_ASK or (key.startswith("ift.") and not staged)
-
-    staged, identity = "instructions" in hashes, run.wanted.identity()
+    identity, unused = run.wanted.identity(), () if "instructions" in hashes else ("ift.",)
     now, then = flat(identity), flat({key: run.manifest.config.get(key) for key in identity})
-    changed = [
-        f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
-        for key in now | then
-        if now.get(key) != then.get(key) and not is_free(key)
-    ]
+    keys = [key for key in now | then if key not in MAY_CHANGE and not key.startswith(unused)]
+    changed = [f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in keys if now.get(key) != then.get(key)]
     for name, (state, _) in inputs_of(run).items():
         if state != hashes.get(name, state if name == "instructions" else None):
             changed.append(f"the {name} changed")

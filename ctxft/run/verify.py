@@ -70,7 +70,7 @@ def verify(source: Run | Path, data: str | None = None) -> list[Finding]:
     try:
         run = Run(Path(source), data=data)
     except DAMAGE as error:
-        return [Finding("manifest.json", False, _in_words(error))]
+        return [_failed("manifest.json", error)]
     with tempfile.TemporaryDirectory() as place:
         return [_finding(*check) for check in _checks(run, Path(place))]
 
@@ -79,14 +79,13 @@ def _finding(what: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(what, True, check())
     except DAMAGE as error:
-        return Finding(what, False, _in_words(error))
+        return _failed(what, error)
 
 
-def _in_words(error: Exception) -> str:
-    """Return one sentence for whatever a damaged file raised."""
-    if isinstance(error, InputError):
-        return str(error)
-    return str(InputError(f"it does not hold what it should ({type(error).__name__}: {error})."))
+def _failed(what: str, error: Exception) -> Finding:
+    if not isinstance(error, InputError):  # whatever a damaged file raised
+        error = InputError(f"it does not hold what it should ({type(error).__name__}: {error}).")
+    return Finding(what, False, str(error))
 
 
 def _checks(run: Run, place: Path) -> Iterator[Check]:
