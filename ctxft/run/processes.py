@@ -146,7 +146,7 @@ def run_tasks(
     command = [sys.executable, "-m", "ctxft", verb, run.wanted.model_dump_json()]
     # seconds: a notebook keeps every state of a bar when nobody looks on, and a log file needs fewer lines still
     often = 0.1 if sys.stderr.isatty() else 1 if "ipykernel" in sys.modules else 10
-    hidden = tick is not None or not tasks
+    hidden = tick is not None or not tasks or "TQDM_DISABLE" in os.environ  # as in the notebooks of the course
     with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often, disable=hidden) as bar:
         show = tick or (lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
         run_parallel(verb, [command + each for each in words], variables, show)
