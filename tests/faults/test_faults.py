@@ -231,7 +231,7 @@ def test_out_of_memory_is_told_and_the_run_goes_on_with_more(pair):
     refused = 0
     for tried in range(FEWER):
         forget(ours)
-        command = [sys.executable, "-c", LIMITED.format(model=ours.model, megabytes=3 + tried % 2), *words]
+        command = [sys.executable, "-c", LIMITED.format(model=ours.model, megabytes=tried % 2), *words]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO_ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode == 0:  # the arenas that it had were enough
