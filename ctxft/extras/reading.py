@@ -270,9 +270,9 @@ def _phrase(text: str) -> str:
     return NEXT.split(text)[0]
 
 
-def _have_content(*phrases: str) -> bool:
-    """Return whether each phrase has a content word: "this" or "because of it" leaves open what is meant."""
-    return all(set(WORD.findall(phrase.lower())) - STOP_WORDS for phrase in phrases)
+def _have_content(both: Both) -> bool:
+    """Return whether cause and effect have a content word each: "this" or "because of it" leaves open what is meant."""
+    return all(set(WORD.findall(answer.lower())) - STOP_WORDS for _, answer in both)
 
 
 def _because(sentence: str) -> Both | None:
@@ -286,8 +286,6 @@ def _because(sentence: str) -> Both | None:
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
     if WORDS["reported"] & set(cause.split()) or cause.split()[0] in WORDS["open"] or not _is_statement(effect):
-        return None
-    if not _have_content(effect, cause):
         return None
     asks_effect = f"What does the text say is so because {match['of'] or ''}{cause}?"
     return (f'What reason does the text give for this: "{effect}"?', cause), (asks_effect, effect)
@@ -305,8 +303,6 @@ def _due(sentence: str) -> Both | None:
     if not match or not _is_subject(match["effect"]):
         return None
     effect, cause = match["effect"], _phrase(match["cause"])
-    if not _have_content(effect, cause):
-        return None
     return (f"{effect} {match['be']} due to what?", cause), (f"What {match['be']} due to {cause}?", effect)
 
 
@@ -324,9 +320,7 @@ def _leads(sentence: str) -> Both | None:
         return None
     if verb == "results in" and (WORDS["verbs"] | WORDS["reported"]) & set(effect.split()):
         return None
-    if (verb.startswith("cause") and effect.split()[0] in WORDS["no_object"]) or not _have_content(
-        match["cause"], effect
-    ):
+    if verb.startswith("cause") and effect.split()[0] in WORDS["no_object"]:
         return None
     singular = {"lead to": "leads to", "give rise to": "gives rise to"}.get(verb, verb)
     return (f"What {singular} {effect}?", match["cause"]), (f"{match['cause']} {verb} what?", effect)
@@ -346,7 +340,7 @@ def _is_subject(phrase: str) -> bool:
 def _therefore(previous: str, sentence: str) -> Both | None:
     """Read "Therefore, E" with the sentence before it in the paragraph as the cause; also "Thus,", "As a result," ..."""
     match = THEREFORE.fullmatch(sentence)
-    if not match or not previous.endswith(".") or not _have_content(previous, match["effect"]):
+    if not match or not previous.endswith("."):
         return None
     asks_cause = f"What does the text take for the reason that {match['effect']}?"
     return (asks_cause, previous[:-1]), (f'What follows, by the text, from this: "{previous}"', match["effect"])
@@ -360,7 +354,7 @@ def causes(reading: Reading, rng: Random) -> Iterator[Exercise]:
                 continue
             asked = 0 if rng.random() < 0.5 else 1
             mined = [_because(sentence), _due(sentence), _leads(sentence), _therefore(previous, sentence)]
-            yield from (Exercise("cause", *both[asked]) for both in mined if both)
+            yield from (Exercise("cause", *both[asked]) for both in mined if both and _have_content(both))
 
 
 def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:

@@ -182,9 +182,8 @@ def _without(sources: PromptSources, passage: Passage, family: str) -> Contextua
 
 
 def _count(sources: PromptSources, passage: Passage, number: str) -> ContextualPrompt:
-    chosen = sorted(
-        sources.strategies.prompts, key=lambda prompt: prompt.id
-    )  # those of a smaller N are among a larger's
+    # the prompts of a smaller N are among those of a larger
+    chosen = sorted(sources.strategies.prompts, key=lambda prompt: prompt.id)
     seeded(sources.seed, sources.strategies.hash, "count").shuffle(chosen)
     return sources.strategies.sample(sources.seed, passage.id, chosen[: int(number)])
 
