@@ -288,8 +288,8 @@ def leaks_text(leaks: dict) -> str:
 def leaks_table(leaks: dict) -> pandas.DataFrame:
     """Return a row for each benchmark: items of each verdict, and found items whose answer follows them."""
     rows = [
-        {"benchmark": name, "items": sum(found["counts"].values()), **found["counts"], "with answer": found["answered"]}
-        for name, found in leaks["benchmarks"].items()
+        {"benchmark": name, "items": sum(leak["counts"].values()), **leak["counts"], "with answer": leak["answered"]}
+        for name, leak in leaks["benchmarks"].items()
     ]
     return pandas.DataFrame(rows)
 

@@ -100,8 +100,8 @@ def explain(error: BaseException | None) -> str | None:
     """
     if error is None:
         return None
-    told = next((number for number in REFUSED if f"os error {number})" in str(error)), 0)
-    if (number := getattr(error, "errno", None) or told) in REFUSED:
+    in_words = next((number for number in REFUSED if f"os error {number})" in str(error)), 0)
+    if (number := getattr(error, "errno", None) or in_words) in REFUSED:
         name = getattr(error, "filename", None)
         return f"{REFUSED[number].format(f', at {name}' if name else '')}. {KEPT}"
     if isinstance(error, MemoryError) or MEMORY.search(str(error)):

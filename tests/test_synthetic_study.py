@@ -16,7 +16,7 @@ from ctxft.cli import main
 from ctxft.storage import FailedError, InputError, exclusive_lock, read_json, write_text
 from ctxft.synthetic.config import SyntheticConfig
 from ctxft.synthetic.figures import curves_figure
-from ctxft.synthetic.study import SyntheticTraining, prepare_study, run_study, run_tasks
+from ctxft.synthetic.study import SyntheticTraining, prepare_study, run_study, run_study_tasks
 
 TINY = {"dims": 2, "points": 4, "layers": 1, "width": 8, "heads": 2, "batch": 8, "start_points": 2, "test_prompts": 16}
 TINY |= {"pretrain_steps": 6, "finetune_steps": 6, "log_every": 2, "points_every": 2}
@@ -76,7 +76,7 @@ def test_a_watcher_sees_the_curves_grow(runs) -> None:
 
 def test_two_runs_of_a_seed_are_equal_and_seeds_differ(runs) -> None:
     for name in ("one", "two"):
-        run_tasks(tiny(name), "polynomial", ["cft"], [0, 1])
+        run_study_tasks(tiny(name), "polynomial", ["cft"], [0, 1])
     one, two, other = (
         SyntheticTraining(tiny(name), seed, "polynomial", "cft") for name, seed in (("one", 0), ("two", 0), ("one", 1))
     )
@@ -90,7 +90,7 @@ def test_two_runs_of_a_seed_are_equal_and_seeds_differ(runs) -> None:
 def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
     steps = {"pretrain_steps": 300, "finetune_steps": 300}
     straight, killed = tiny("straight", **steps), tiny("killed", **steps)
-    run_tasks(straight, "polynomial", ["cft"], [0])
+    run_study_tasks(straight, "polynomial", ["cft"], [0])
     task = json.dumps({"config": vars(killed), "target": "polynomial", "arms": ["cft"], "seeds": [0]})
     for training in (SyntheticTraining(killed, 0), SyntheticTraining(killed, 0, "polynomial", "cft")):  # killed twice
         process = subprocess.Popen([sys.executable, "-m", "ctxft.synthetic", task])
@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(runs) -> None:
         process.wait()
         assert training.log["step"] and not (training.folder / "done.json").exists()
     begun = (SyntheticTraining(killed, 0).folder / "network.safetensors").stat().st_mtime_ns
-    run_tasks(killed, "polynomial", ["cft"], [0])
+    run_study_tasks(killed, "polynomial", ["cft"], [0])
     assert (SyntheticTraining(killed, 0).folder / "network.safetensors").stat().st_mtime_ns == begun, (
         "what was finished stays"
     )
@@ -126,9 +126,9 @@ def test_a_stopped_command_stops_its_workers(runs) -> None:
 
 def test_a_second_process_waits_for_the_arm_that_another_trains(runs) -> None:
     config = tiny("t")
-    run_tasks(config, "relu", ["cft"], [0])
+    run_study_tasks(config, "relu", ["cft"], [0])
     training = SyntheticTraining(config, 0, "relu", "cpt")
-    second = threading.Thread(target=run_tasks, args=(config, "relu", ["cft", "cpt"], [0]))
+    second = threading.Thread(target=run_study_tasks, args=(config, "relu", ["cft", "cpt"], [0]))
     with exclusive_lock(training.folder.with_name(".seed-0.lock"), "trains cpt"):
         second.start()
         time.sleep(0.5)

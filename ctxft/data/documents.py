@@ -66,10 +66,10 @@ def _text_file_rows(config: CorpusConfig, commit: str | None) -> Iterator[Row]:
         patterns = [f"{name}/**" for name in names]
         place = Path(snapshot_download(config.source, repo_type="dataset", revision=commit, allow_patterns=patterns))
     for name in names:
-        found = _files_of(place / name) if (place / name).is_dir() else []
-        if not found:
+        read = _files_of(place / name) if (place / name).is_dir() else []
+        if not read:
             raise InputError(f"{TEXT_FILES} has no folder '{name}' with text files: see its files on the hub.")
-        files += found
+        files += read
     return _file_rows(files, place, config)
 
 

@@ -511,7 +511,7 @@ def score_choices(
 
 
 def _prompts(
-    requests: Sequence[tuple[str, Sequence[str]]], pairs: list[list[Pair]], window: int, names: Sequence[str] | None
+    requests: Sequence[tuple[str, Sequence[str]]], pairs: list[list[Pair]], most: int, names: Sequence[str] | None
 ) -> tuple[list[ChoiceScores], list[Prompt]]:
     """Return what is known of each request before it is read, and the contexts that are left, each with all of its choices.
 
@@ -523,11 +523,11 @@ def _prompts(
         name, cuts = names[request] if names else f"request {request}", [0]
         for number, (text, (before, ids)) in enumerate(zip(texts, encoded, strict=True)):
             _check_pair((before, ids), context, text, f"{name}: ")
-            if len(ids) > window:
+            if len(ids) > most:
                 raise InputError(
-                    f"{name}: a choice has {len(ids)} tokens, but the model reads {window}: shorten {text[:40]!r}."
+                    f"{name}: a choice has {len(ids)} tokens, but the model reads {most}: shorten {text[:40]!r}."
                 )
-            cuts.append(max(0, len(before) + len(ids) - window - 1))
+            cuts.append(max(0, len(before) + len(ids) - most - 1))
             kept = tuple(before[cuts[-1] :])
             prompts.setdefault(kept, Prompt(kept, [])).choices.append(Choice(request, number, tuple(ids)))
         scores.append(ChoiceScores([0.0] * len(encoded), [len(ids) for _, ids in encoded], max(cuts)))

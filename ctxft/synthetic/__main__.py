@@ -5,9 +5,9 @@ import sys
 
 from ctxft.run.processes import die_with_parent
 from ctxft.synthetic.config import SyntheticConfig
-from ctxft.synthetic.study import run_tasks
+from ctxft.synthetic.study import run_study_tasks
 
 if __name__ == "__main__":
     die_with_parent()
     task = json.loads(sys.argv[1])
-    run_tasks(SyntheticConfig(**task.pop("config")), **task)
+    run_study_tasks(SyntheticConfig(**task.pop("config")), **task)

@@ -333,7 +333,7 @@ def trainings(
     return [SyntheticTraining(config, seed) for seed in seeds], arm_by_arm
 
 
-def run_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> None:
+def run_study_tasks(config: SyntheticConfig, target: str, arms: list[str], seeds: list[int]) -> None:
     """Train in this process what is neither done nor being trained by another process, and wait for the rest.
 
     Args:
@@ -423,7 +423,7 @@ def run_study(
         steps = sum(training.steps for training in missing)
         with tqdm(total=steps, desc=f"synthetic {target}", unit="step", leave=False) as bar:
             run_parallel("synthetic", commands, variables, tick, every)
-    run_tasks(config, target, arms, seeds)  # what is done and whole stays, what was damaged is trained again
+    run_study_tasks(config, target, arms, seeds)  # what is done and whole stays, what was damaged is trained again
     study = {"arms": list(arms), **manifest, **read_progress(config, target, arms, seeds)}
     study["pretrain"] = {str(training.seed): training.result for training in before}
     for training in after:
