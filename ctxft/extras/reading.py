@@ -352,9 +352,9 @@ def causes(reading: Reading, rng: Random) -> Iterator[Exercise]:
         for previous, sentence in zip(["", *lines], lines, strict=False):
             if sentence not in reading.sentences:
                 continue
-            asked = 0 if rng.random() < 0.5 else 1
+            direction = 0 if rng.random() < 0.5 else 1
             mined = [_because(sentence), _due(sentence), _leads(sentence), _therefore(previous, sentence)]
-            yield from (Exercise("cause", *both[asked]) for both in mined if both and _have_content(both))
+            yield from (Exercise("cause", *both[direction]) for both in mined if both and _have_content(both))
 
 
 def orders(reading: Reading, rng: Random) -> Iterator[Exercise]:
