@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of pytest-xdist share the folder of their parent
@@ -64,21 +65,28 @@ TIERS = {  # beginnings of the ids of a tier's tests; other slow tests carry its
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Let ``-n 2`` keep tests that share a folder in one process, as if ``--dist loadgroup`` were given."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        config.option.dist = "loadgroup"
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its tier and with the group that runs in one process: its file, or the course as a whole."""
+    """Mark every test with its tier."""
     for item in items:
-        path = item.path.relative_to(REPO).as_posix() if item.path.is_relative_to(REPO) else item.path.as_posix()
         for tier, places in TIERS.items():
             if item.nodeid.startswith(places):
                 item.add_marker(tier)
-        item.add_marker(pytest.mark.xdist_group("course" if path.endswith(".ipynb") else path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a file in one process, since they share what a fixture made, and the course in one, since it shares runs.
+
+    The marker xdist_group would do, but pytest-xdist 3.8 writes it into an attribute that pytest 9.2 does not read.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            return "course" if path.endswith(".ipynb") else path
+
+    return ByFile(config, log)
 
 
 def make_text(seed: int, sentences: int) -> str:
