@@ -80,8 +80,9 @@ def _benchmark(name: str) -> str:
     from ctxft.evaluation.benchmarks import benchmark_names
 
     known = benchmark_names()
-    if Path(name).suffix not in (".jsonl", ".yaml"):
-        check_known(name, [*known, "or the path of a .jsonl or .yaml file"], "benchmark")
+    if name not in known and Path(name).suffix not in (".jsonl", ".yaml"):
+        where = "or the path of a .jsonl or .yaml file"
+        raise InputError(f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, {where}.")
     return _resolved(name, known)
 
 

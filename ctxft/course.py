@@ -22,9 +22,6 @@ from typing import Any
 from unittest import mock
 from xml.etree import ElementTree
 
-import nbformat
-from nbformat import NotebookNode
-
 from ctxft.config import notebook_parameters, to_mapping
 from ctxft.report.page import render_html
 from ctxft.run.prepare import inputs_of
@@ -45,6 +42,12 @@ from ctxft.storage import (
     versions,
     write_text,
 )
+
+try:
+    import nbformat
+    from nbformat import NotebookNode
+except ImportError:
+    raise InputError("the notebooks need packages that are not installed: pip install 'ctxft[notebooks]'.") from None
 
 COMMON = ("profile", "run_name", "overrides")  # parameters that come from the run, for the notebooks that declare them
 # Of nbconvert, with the alternative text of pictures.
@@ -316,7 +319,7 @@ def run_notebooks(
     common = {"profile": source, "run_name": run.wanted.name, "overrides": settings}
     values = common | of_profile | parameters
     inputs = sha256(_inputs(run))  # bad input is reported before any notebook runs
-    if run.manifest.files:
+    if run.is_prepared:
         run.require_prepared()
     folder = run.folder / "notebooks"
     with exclusive_lock(folder / ".run.lock", f"runs the notebooks of {run.folder}"):
@@ -338,7 +341,7 @@ def _check_parameters(parameters: dict, declared: Iterable[set[str]], where: str
 
 def _inputs(run: Run) -> list:
     """Return what all notebooks of a run depend on: config, contents that it names, code, committed results, libraries."""
-    files = [path for path in sorted(PACKAGE_ROOT.rglob("*")) if path.suffix in (".py", ".yaml")]
+    files = [path for path in sorted(PACKAGE_ROOT.rglob("*")) if path.suffix in (".py", ".yaml", ".txt")]
     code = {path.relative_to(PACKAGE_ROOT).as_posix(): hash_file(path) for path in files}
     results = {path.name: hash_file(path) for path in sorted((notebooks_folder() / "results").glob("*.json"))}
     items = [[question.hash for question in benchmark.questions] for benchmark in run.benchmarks]

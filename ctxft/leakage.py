@@ -235,7 +235,7 @@ def texts_read(run: Run) -> Iterator[tuple[str, str]]:
     the two prompt sets are yielded, sampled or not, and those that the trained arms recorded (control prompts are made for
     each passage).
     """
-    if run.manifest.files:
+    if run.is_prepared:
         run.require_prepared()
     for kind, passages in {"document": run.passages, "general text": run.mixed}.items():
         for document, parts in groupby(passages, key=lambda passage: passage.document):

@@ -481,7 +481,7 @@ def exclusive_lock(lock: Path, doing: str, wait: bool = False) -> Iterator[None]
         with FileLock(lock, timeout=-1 if wait else 0):
             yield
     except Timeout:
-        raise BusyError(f"another process {doing}: wait for it, or stop it.") from None
+        raise BusyError(f"another process {doing}: wait for it to end.") from None
 
 
 # --- records and stages -----------------------------------------------------------------------------------------------
@@ -628,11 +628,18 @@ def step(folder: Path, inputs: dict, doing: str = "", wait: bool = False) -> Ite
             yield Step(folder, True, done["result"])
             return
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DONE).unlink(missing_ok=True)
+        for left in (folder / DONE, *folder.rglob(".*.part")):  # what a killed process left
+            left.unlink(missing_ok=True)
         yield (stage := Step(folder, False))
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".damaged"]
         files = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
         write_json(folder / DONE, with_checksum({"inputs": inputs, "files": files, "result": stage.result}))
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a stage is finished and its files are those that it wrote; a changed one is quarantined."""
+    done = read_done(folder)
+    return bool(done) and _is_whole(folder, done["files"])
 
 
 def _is_whole(folder: Path, files: dict[str, str]) -> bool:

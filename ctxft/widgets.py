@@ -417,7 +417,7 @@ class CorpusBrowser(Explorer):
             InputError: a bad corpus, or prompts that leave no room for text.
         """
         run = as_run(run)
-        counts = read_json(run.folder / "ledger.json") if run.manifest.files else run.cut("corpus")[2]
+        counts = read_json(run.folder / "ledger.json") if run.is_prepared else run.cut("corpus")[2]
         return cls(run.passages, run.text("held_out"), counts)
 
     @property
@@ -731,7 +731,7 @@ class TrainingMonitor(Explorer):
             log, saved = read_log(path), checkpoints(path.parent)
             last = [row["loss"] for row in log[-LAST:]]
             task = {"arm": arm, "seed": seed, "done": self.run.is_trained(arm, seed), "step": len(log)}
-            task |= {"steps": len(self.run.order(arm, seed)) if self.run.manifest.files else None}
+            task |= {"steps": len(self.run.order(arm, seed)) if self.run.is_prepared else None}
             task |= {"loss": sum(last) / len(last) if last else None, "tokens": sum(row["tokens"] for row in log)}
             tasks.append(task | {"checkpoint": saved[-1].name if saved else "", "log": log})
         return pandas.DataFrame(tasks)

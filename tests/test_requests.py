@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -209,3 +210,12 @@ def test_an_experiment_asks_with_examples(experiment, questions_file: Path) -> N
         prepare(experiment(name="chat", evaluation=asked | {"apply_chat_template": True}))
     with pytest.raises(InputError, match="num_fewshot must be greater than or equal to 0"):
         experiment(evaluation=asked | {"num_fewshot": -1})
+
+
+def test_a_wording_keeps_its_line_breaks_and_names_the_question_that_it_does_not_fit():
+    wording = Wording(task="Choose", description={"cloze": "{{ task }}\n\n"})
+    own = Benchmark("own", (Question("q1", "Which?", ("x", "y"), 0, "all"),), "a file", wording=wording)
+    assert requests_of(own, Options(form="cloze"))[0][0] == "Choose\n\nQuestion: Which?\nAnswer:"
+    wrong = replace(own, wording=Wording(question={"cloze": "{{ choices[4] }}"}))
+    with pytest.raises(InputError, match=r"question 'q1': the wording '.*choices\[4\].*' cannot be filled in"):
+        requests_of(wrong, Options(form="cloze"))

@@ -20,6 +20,7 @@ import ctxft
 from ctxft.config import PROFILES, ExperimentConfig, from_mapping, load_experiment, to_mapping
 from ctxft.data import documents
 from ctxft.data.rows import IGNORE_INDEX
+from ctxft.evaluation.benchmarks.loading import read_declaration
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
 from ctxft.run import prepare as preparation
@@ -499,6 +500,33 @@ def test_tasks_need_what_comes_before_them(experiment, runs):
     prepare(config)
     with pytest.raises(InputError, match=r"arm 'cpt', seed 0 of .* is not trained yet"):
         evaluate_task(config, "cpt", 0)
+
+
+def test_a_run_sees_what_another_process_prepared(experiment):
+    run = ctxft.Run(experiment())
+    with pytest.raises(InputError, match="is not a run yet: run `ctxft train` first"):
+        run.is_evaluated("base")
+    prepare(run.wanted)
+    assert not run.is_evaluated("base")
+
+
+def test_another_wording_is_evaluated_again(experiment, tmp_path):
+    path = tmp_path / "worded.yaml"
+    row = {"question": "Which?", "choices": ["x", "y"], "answer": 0}
+    write_jsonl(tmp_path / "items.jsonl", [row])
+    text = {"question": "{{ question }}", "choices": "{{ choices }}", "answer": "{{ answer }}"}
+    source = {"pattern": "items[.]jsonl$"}
+    hashes = []
+    for task in ("Choose", "Decide"):
+        wording = {"task": task, "description": {"cloze": "{{ task }}.\n\n"}}
+        path.write_text(yaml.safe_dump({**text, "sources": [source], "wording": wording}))
+        read_declaration.cache_clear()
+        config = experiment(arms=["base"], evaluation={"benchmarks": [str(path)]})
+        prepare(config)
+        evaluate_task(config, "base", 0)
+        found = read_outcomes(config.folder / "evals" / "base" / "seed-0" / "worded.jsonl")
+        hashes.append(found[0]["prompt_hash"])
+    assert hashes[0] != hashes[1]
 
 
 # --- the facade -------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_two_processes_do_not_train_one_task(experiment):
     lock.parent.mkdir(parents=True)
     with (
         FileLock(lock),
-        pytest.raises(InputError, match=r"another process trains cpt:0 in .*: wait for it, or stop it"),
+        pytest.raises(InputError, match=r"another process trains cpt:0 in .*: wait for it to end"),
     ):
         train_task(config, "cpt", 0)
     assert train_task(config, "cpt", 0)["optimizer_steps"] == 3

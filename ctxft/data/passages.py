@@ -12,7 +12,6 @@ import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -172,8 +171,3 @@ def passages_of(
             f"no document of '{config.source}' is left to train on: lower corpus.held_out ({config.held_out})."
         )
     return kept, held, counts
-
-
-def passages_hash(passages: Iterable[Passage]) -> str:
-    """Return one hash for passage ids, token ids, truth labels and order: equal hashes mean that two arms read the same text."""
-    return sha256([[p.id, p.last, p.ids.tolist(), *([] if p.reliable is None else [p.reliable])] for p in passages])

@@ -12,7 +12,7 @@ from ctxft.config import EvaluationConfig
 from ctxft.evaluation.benchmarks import Benchmark, requests_of
 from ctxft.evaluation.outcomes import Outcome, outcome_of
 from ctxft.evaluation.scoring import encode_texts, generate_answers, score_choices
-from ctxft.storage import RecordLog
+from ctxft.storage import InputError, RecordLog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +67,10 @@ def evaluate(
     chosen: dict[str, Any] = {"max_batch_tokens": options.max_batch_tokens, "chat": options.apply_chat_template}
     if options.output_type == "generate_until":
         room, contexts = answer_tokens(tokenizer, requests), [context for _, context, _ in due]
-        generate_answers(model, tokenizer, contexts, room, done=keep, **chosen)
+        try:
+            generate_answers(model, tokenizer, contexts, room, done=keep, **chosen)
+        except InputError as error:
+            raise InputError(f"{benchmark.name}: {error}") from None
     else:
         names = [f"{benchmark.name}, question '{question.id}'" for question, _, _ in due]
         pairs = [(context, texts) for _, context, texts in due]

@@ -292,12 +292,23 @@ def _affordable(
         yield from queries
         return
     longest = max((count_tokens(tokenizer, query.text) for query in queries), default=0)
-    next_ones = config.cost(config.batch * longest, config.batch * config.room) or 0.0
-    for query in queries:
+    for number, query in enumerate(queries):
+        together = min(config.batch, len(queries) - number)  # requests that may be under way with this one
+        next_ones = config.cost(together * longest, together * config.room) or 0.0
         spent = [usage.cost(config) for usage in (before, now)]
         if None in spent or sum(filter(None, spent)) + next_ones > config.limit_cost:
             return
         yield query
+
+
+def _tokenizer_of(config: WriterConfig) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a writer on this machine; raises InputError where it has no chat template."""
+    tokenizer = shared_tokenizer(config.model)
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the writer '{config.model}' has no chat template, so it follows no instruction: choose a model that does."
+        )
+    return tokenizer
 
 
 def _write_here(
@@ -307,11 +318,7 @@ def _write_here(
     usage = Usage()
     if not queries:
         return {}, usage
-    tokenizer, device = shared_tokenizer(config.model), pick_device()
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"the writer '{config.model}' has no chat template, so it follows no instruction: choose a model that does."
-        )
+    tokenizer, device = _tokenizer_of(config), pick_device()
     model = load_model(config.model, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     texts = {query.key: rendered(tokenizer, query.turns, answer=True) for query in queries}
     sizes = dict(zip(texts, map(len, encode_texts(tokenizer, list(texts.values()), chat=True)), strict=True))
@@ -343,7 +350,7 @@ def estimate_cost(
         {"passages", "to write" (not in the log), and what ``ctxft.extras.server.estimate`` returns}.
 
     Raises:
-        InputError: the model on this machine is not found.
+        InputError: the model on this machine is not found, or has no chat template.
 
     Example:
         >>> estimate_cost(passages, config, prompt_set, tokenizer)["cost at most"]  # doctest: +SKIP
@@ -352,7 +359,8 @@ def estimate_cost(
     written = read_records(log_path(config))[1]
     queries = {query.key: query for _, query in jobs_of(passages, config, prompt_set)}
     todo = [query for key, query in queries.items() if key not in written]
-    return {"passages": len(passages), "to write": len(todo), **estimate(todo, config, tokenizer)}
+    reader = tokenizer if config.server else _tokenizer_of(config)
+    return {"passages": len(passages), "to write": len(todo), **estimate(todo, config, reader)}
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -121,11 +121,18 @@ def _hosted(
     """Evaluate a model behind an OpenAI-compatible server on an experiment's benchmarks."""
     from tqdm import tqdm
 
-    from ctxft.config import ServerConfig
+    from ctxft.config import ServerConfig, from_mapping
     from ctxft.extras.hosted import evaluate_hosted, hosted_table, plan_of
     from ctxft.extras.server import Server
 
-    where = ServerConfig(url=server, model=model, key_variable=key_variable, price_in=price_in, price_out=price_out)
+    options = {
+        "url": server,
+        "model": model,
+        "key_variable": key_variable,
+        "price_in": price_in,
+        "price_out": price_out,
+    }
+    where = from_mapping(ServerConfig, options, "ctxft hosted")
     client, plan = Server(where), plan_of(run_of(config, settings, data), where, completions)
     cost = plan.cost()
     _print_cost(cost)
@@ -142,7 +149,7 @@ def _hosted(
 
 def _print_cost(cost: dict) -> None:
     for name, value in cost.items():
-        print(f"{name}: {'unknown without price_in and price_out' if value is None else value}")
+        print(f"{name}: {'unknown without the prices of a server' if value is None else value}")
 
 
 def write_adaptive(

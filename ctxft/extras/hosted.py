@@ -124,7 +124,10 @@ def evaluate_hosted(
         failed = ask_all(server, plan.due(), log, parallel, progress)
         for name, queries in plan.queries.items():
             if not any(query.key in log.records for query in queries):
-                raise FailedError(f"no question of {name} was answered: {failed[queries[-1].key]}")
+                raise FailedError(
+                    f"no question of {name} was answered: {failed[queries[-1].key]} Leave it out of evaluation.benchmarks "
+                    "to see the others."
+                )
         (plan.folder / "metrics.json").unlink(missing_ok=True)  # a kill must not leave old metrics beside new outcomes
         results = {one.name: _evaluated(plan, one, log.records, failed) for one in plan.run.benchmarks}
         requests = server.usage.to_json() | {"cost": server.usage.cost(plan.server)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctxft.config import TrainConfig
 from ctxft.models import model_config, pick_device
-from ctxft.prompts import get_arm, text_stages
+from ctxft.prompts import check_subsets, get_arm, text_stages
 from ctxft.run.run import Run
 from ctxft.training.estimate import estimate_memory
 
@@ -27,6 +27,7 @@ def count_tokens_and_steps(run: Run) -> dict:
     """
     seed = run.config.seeds[0]
     order, targets, reads = run.order("cpt", seed), run.rows("cpt", seed)[0].text_targets, {}
+    check_subsets(run.config.arms, run.prompt_sets.strategies)
     for arm in text_stages(run.config.arms):
         state_of = get_arm(arm).written_state
         if state_of and state_of(run.config) is None:

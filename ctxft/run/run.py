@@ -79,6 +79,8 @@ class Run:
         self._texts: dict[str, list] = {}
         self._rows: dict[Task, tuple[Rows, list[dict]]] = {}
         self._benchmarks: dict[tuple[str, str | None], Benchmark] = {}
+        self._orders: dict[tuple[bool, int], list[list[int]]] = {}
+        self._checked: Manifest | None = None
         self.adopt(Manifest.read(self.folder))
 
     def __fspath__(self) -> str:
@@ -104,11 +106,24 @@ class Run:
         """Return where an arm's outcomes of one seed are."""
         return self.folder / "evals" / arm / f"seed-{seed}"
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the run folder holds a run, perhaps one that another process has prepared since."""
+        if not self.manifest.files:
+            self.adopt(Manifest.read(self.folder))
+        return bool(self.manifest.files)
+
+    def recorded(self) -> Manifest:
+        """Return the manifest; raises InputError where the run is not prepared."""
+        if not self.is_prepared:
+            raise InputError(f"{self.folder} is not a run yet: run `ctxft train` first.")
+        return self.manifest
+
     def require_prepared(self) -> Manifest:
         """Return the manifest; raises InputError where the run is not prepared, or holds another experiment."""
-        if not self.manifest.files:
-            raise InputError(f"{self.folder} is not a run yet: run `ctxft train` first.")
-        preparation.check_same(self)
+        if self.recorded() is not self._checked:
+            preparation.check_same(self)
+            self._checked = self.manifest
         return self.manifest
 
     # --- what the stages share ----------------------------------------------------------------------------------------
@@ -198,12 +213,16 @@ class Run:
 
     def order(self, arm: str, seed: int = 0) -> list[list[int]]:
         """Return the rows of each optimizer step of an arm's last stage: the same for all arms, whatever their prompts."""
-        train, general = self.config.train, self.config.general
-        if get_arm(arm).instructed:
-            return passage_order(targets_of(self.text("instructions")), self.config.ift.recipe(train), seed)
-        # counted by the text alone, not by prompts or exercises that are learned too
-        own, mixed = ([passage.targets for passage in text] for text in (self.passages, self.mixed))
-        return passage_order(own, train, seed, mixed, general.share if general else 0.0)
+        second, train, general = get_arm(arm).instructed, self.config.train, self.config.general
+        if (second, seed) in self._orders:
+            return self._orders[second, seed]
+        if second:
+            order = passage_order(targets_of(self.text("instructions")), self.config.ift.recipe(train), seed)
+        else:  # counted by the text alone, not by prompts or exercises that are learned too
+            own, mixed = ([passage.targets for passage in text] for text in (self.passages, self.mixed))
+            order = passage_order(own, train, seed, mixed, general.share if general else 0.0)
+        self._orders[second, seed] = order
+        return order
 
     def training_data(self, arm: str, seed: int = 0) -> TrainingData:
         """Return what an arm's last stage trains on."""
@@ -232,8 +251,8 @@ class Run:
 
     def is_evaluated(self, arm: str, seed: int = 0) -> bool:
         """Return whether all results of a task are there, of this model and these benchmarks."""
-        results = tasks.valid_results(self, arm, seed)
-        return bool(results["held_out"]) and all(one.name in results["benchmarks"] for one in self.benchmarks)
+        results, due = tasks.results_and_due(self, arm, seed)
+        return bool(results["held_out"]) and not due
 
     def prepare(self) -> Run:
         """Cut the corpus and write what all arms share; a run that is prepared already is checked; returns the run.
@@ -322,7 +341,7 @@ class Run:
         """Return the hash of a task's model; raises InputError if it is not trained yet."""
         tasks.require_trained(self, arm, seed)
         if not get_arm(arm).stages:
-            return self.manifest.hashes.get("model", "")
+            return self.recorded().hashes["model"]
         return self.done(arm, seed)["model_hash"]
 
     def model(self, arm: str = "base", seed: int = 0) -> PreTrainedModel:

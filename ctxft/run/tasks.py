@@ -134,26 +134,27 @@ def benchmark_key(run: Run, arm: str, seed: int, benchmark: Benchmark) -> str:
     """Return what changes whenever another model, other items or another format would give other outcomes."""
     items = [question.hash for question in (*benchmark.questions, *benchmark.dev)]
     model, form = run.model_hash(arm, seed), style_of(benchmark, run.config.evaluation)
-    return sha256([SCORING_REVISION, model, benchmark.name, items, form])
+    return sha256([SCORING_REVISION, model, benchmark.name, items, form, benchmark.wording.model_dump()])
 
 
 def held_out_key(run: Run, arm: str, seed: int) -> str:
     """Return what changes whenever another model or other texts would give other losses."""
-    files, hashes = run.manifest.files, run.manifest.hashes
-    texts = [files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
-    texts.append(files.get("instructions_held_out.jsonl") if has_instructions(run) else None)
-    return sha256([SCORING_REVISION, run.model_hash(arm, seed), texts, hashes["prompts"], probe_state()])
+    manifest = run.recorded()
+    texts = [manifest.files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
+    texts.append(manifest.files.get("instructions_held_out.jsonl") if has_instructions(run) else None)
+    return sha256([SCORING_REVISION, run.model_hash(arm, seed), texts, manifest.hashes["prompts"], probe_state()])
 
 
-def valid_results(run: Run, arm: str, seed: int) -> dict:
-    """Return what metrics.json holds of this model, these items and texts, and this format.
+def results_and_due(run: Run, arm: str, seed: int) -> tuple[dict, list[Benchmark]]:
+    """Return what metrics.json holds, and the benchmarks whose outcomes are not of this model, these items and this format.
 
-    A damaged file is quarantined.
+    Losses of another model or of other texts are left out; a damaged file is quarantined.
     """
     folder = run.eval_folder(arm, seed)
     results = read_or_quarantine(folder / "metrics.json") or {"benchmarks": {}, "held_out": {}}
     if results["held_out"].get("key") != held_out_key(run, arm, seed):
         results["held_out"] = {}
+    due = []
     for benchmark in run.benchmarks:
         record, path = results["benchmarks"].get(benchmark.name, {}), folder / f"{benchmark.name}.jsonl"
         valid = record.get("key") == benchmark_key(run, arm, seed, benchmark) and path.exists()
@@ -161,19 +162,19 @@ def valid_results(run: Run, arm: str, seed: int) -> dict:
             quarantine(path, f"{path} was cut off or changed after it was written.")
             valid = False
         if not valid:
-            results["benchmarks"].pop(benchmark.name, None)
-    return results
+            due.append(benchmark)
+    return results, due
 
 
 def evaluate_task(run: Run, arm: str, seed: int) -> dict:
     """Do what ``Run.evaluate_task`` says."""
-    benchmarks, folder = run.benchmarks, run.eval_folder(arm, seed)  # bad questions before anything is written
+    folder = run.eval_folder(arm, seed)
     path = folder / "metrics.json"
+    run.benchmarks  # noqa: B018  bad questions are reported before anything is written
     run.require_prepared()
     require_trained(run, arm, seed)
     with exclusive_lock(folder.parent / f".seed-{seed}.lock", f"evaluates {arm}:{seed} in {run.folder}"):
-        results = valid_results(run, arm, seed)
-        due = [benchmark for benchmark in benchmarks if benchmark.name not in results["benchmarks"]]
+        results, due = results_and_due(run, arm, seed)
         if not due and results["held_out"]:
             return results
         torch.set_num_threads(run.config.train.threads)
@@ -181,7 +182,8 @@ def evaluate_task(run: Run, arm: str, seed: int) -> dict:
         if not results["held_out"]:
             results["held_out"] = _held_out(run, model) | {"key": held_out_key(run, arm, seed)}
         for benchmark in due:
-            write_json(path, with_checksum(results))  # a kill must not leave metrics of other outcomes
+            results["benchmarks"].pop(benchmark.name, None)  # a kill must not leave metrics of other outcomes
+            write_json(path, with_checksum(results))
             key = benchmark_key(run, arm, seed, benchmark)
             results["benchmarks"][benchmark.name] = _evaluate(run, benchmark, model, folder, key)
         return read_checked(write_json(path, with_checksum(results)))

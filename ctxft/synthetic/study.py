@@ -32,6 +32,7 @@ from ctxft.storage import (
     BusyError,
     InputError,
     code_revision,
+    is_whole,
     read_checked,
     read_json,
     read_jsonl,
@@ -409,7 +410,7 @@ def run_study(
     workers = count_workers(workers, config.threads, config.device)
     manifest = prepare_study(config)
     before, after = trainings(config, target, arms, seeds)
-    missing = [training for training in before + after if not (training.folder / DONE).exists()]
+    missing = [training for training in before + after if not is_whole(training.folder)]
 
     def tick() -> None:
         bar.update(max(0, sum(sum(training.log["step"][-1:]) for training in missing) - bar.n))

@@ -12,19 +12,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 from pydantic import Field
 
 from ctxft.config import Config, load_yaml
 from ctxft.data.tables import hub_table, read_table
-from ctxft.evaluation.benchmarks.records import Benchmark, Form, Question, Template, Wording, questions_of, value_of
+from ctxft.evaluation.benchmarks.records import (
+    DATA_ERRORS,
+    Benchmark,
+    Form,
+    Question,
+    Template,
+    Wording,
+    questions_of,
+    value_of,
+)
 from ctxft.evaluation.benchmarks.requests import examples_for
 from ctxft.models import resolve_revision
 from ctxft.storage import InputError, nearest, read_json, shown
 from ctxft.world.exams import EXAMS, practice_questions
 
 FOLDER = Path(__file__).parent
-DATA_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 DEFAULTS = {
     "keep": "{{ true }}",
     "id": "{{ benchmark }}-{{ '%05d' % number }}",

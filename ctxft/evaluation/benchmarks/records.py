@@ -22,6 +22,8 @@ from ctxft.storage import InputError, check_known, sha256, shown
 
 LETTERS = string.ascii_uppercase
 JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+# What a template raises for values that it cannot use.
+DATA_ERRORS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 WORDING_NAMES = ("question", "context", "choices", "lettered", "subject", "task")  # that a wording's template may use
 Form = Literal["mcf", "cloze", "labels"]
 

@@ -8,13 +8,14 @@ too, so that results can be compared with published ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ctxft.config import EvaluationConfig
 from ctxft.data.chat import guarded, rendered
-from ctxft.evaluation.benchmarks.records import LETTERS, Benchmark, Question, Wording, value_of
-from ctxft.storage import InputError, check_known
+from ctxft.evaluation.benchmarks.records import DATA_ERRORS, JINJA, LETTERS, Benchmark, Question, Wording
+from ctxft.storage import InputError, check_known, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -148,6 +149,16 @@ def _choices(question: Question, form: str) -> list[str]:
     return list(LETTERS[: len(question.choices)]) if form == "mcf" else list(question.choices)
 
 
+_compiled = functools.lru_cache(maxsize=256)(JINJA.from_string)
+
+
 def _filled(template: str, question: Question, wording: Wording) -> str:
     lettered = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, question.choices, strict=False))
-    return str(value_of(template, {**vars(question), "lettered": lettered, "task": wording.task}))
+    values = {**vars(question), "lettered": lettered, "task": wording.task}
+    try:
+        return _compiled(template).render(values)
+    except DATA_ERRORS as error:
+        raise InputError(
+            f"question '{question.id}': the wording {shown(template)} cannot be filled in ({error}): correct it in the "
+            "benchmark's YAML file."
+        ) from None
