@@ -7,7 +7,7 @@ import pandas
 from ctxft.prompts import get_arm, sort_arms
 from ctxft.report.record import RunRecord, Source, as_record
 from ctxft.statistics import compare, corrected
-from ctxft.storage import InputError, check_known
+from ctxft.storage import check_known
 from ctxft.world.exams import EXAMS
 
 
@@ -20,11 +20,7 @@ def compared(run: RunRecord, reference: str) -> dict[str, list[dict]]:
         InputError: the reference was not evaluated, or the arms have different items.
     """
     for name, arms in run.outcomes.items():
-        if reference not in arms:
-            raise InputError(
-                f"the reference arm '{reference}' has no outcomes on {name}: evaluate it, or take another by --reference "
-                f"({', '.join(arms)})."
-            )
+        check_known(reference, arms, f"reference arm (--reference) of {name}")
     tables = {name: compare(arms, reference) for name, arms in run.outcomes.items()}
     return corrected(tables, "all" if searched(run) else "benchmarks")
 
