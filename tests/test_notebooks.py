@@ -187,7 +187,7 @@ def test_the_index_leads_to_every_page_and_log(small_run: Path) -> None:
         assert html.escape(title) in page
     assert "report.html" in links and page.count("<img ") == page.count('" alt="') > 10
     log = (small_run / "notebooks" / "02_domain_text.log").read_text(encoding="utf-8")
-    assert re.search(r"^[\d:]{8} Executing Cell 2-+\n[\d:]{8} python 3", log, flags=re.M)
+    assert log.startswith("python 3") and "12 documents" in log
 
 
 @pytest.mark.notebook
