@@ -132,7 +132,7 @@ def _hosted(
         "price_in": price_in,
         "price_out": price_out,
     }
-    where = from_mapping(ServerConfig, options, "ctxft hosted")
+    where = from_mapping(ServerConfig, options, "options")
     client, plan = Server(where), plan_of(run_of(config, settings, data), where, completions)
     cost = plan.cost()
     _print_cost(cost)
