@@ -84,7 +84,7 @@ def _spread_out(passages: Sequence[Passage], limit: int | None) -> list[Passage]
 
 
 def _random_words(run: Run, passage: Passage, tokens: int) -> list[int]:
-    """Return the ids of random words that take so many tokens, their template included."""
+    """Return the ids of random words that take the given number of tokens, their template included."""
     template = run.template
     inside = tokens - len(template.before) - len(template.after)
     prompt = control_prompt(run.tokenizer, inside, CONTROL_SEED, passage.id, template.separator)
