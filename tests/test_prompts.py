@@ -30,7 +30,7 @@ from ctxft.prompts import (
     get_arm,
     load_prompt_set,
 )
-from ctxft.prompts.controls import shuffled_prompt
+from ctxft.prompts.controls import POOL, shuffled_prompt
 from ctxft.storage import InputError
 from ctxft.world.facts import DOMAINS, SPLITS, entities
 from tests.sampling import TEXT_ARMS, prompt_for
@@ -185,6 +185,30 @@ def test_control_matches_the_prompt_of_cft(tokenizer):
         drawn, control = (prompt_for(arm, f"p{i}", 5, STRATEGIES, NEGATIVE, tokenizer) for arm in ("cft", "control"))
         assert count_tokens(tokenizer, control.text + SEPARATOR) == count_tokens(tokenizer, drawn.text + SEPARATOR)
         assert (drawn.kind, control.kind) == ("strategy", "control")
+
+
+@pytest.mark.parametrize("arm", ["control", "control-shuffled"])
+def test_many_passages_share_a_pool_that_is_made_as_it_is_used(arm: str):
+    class Counting:
+        calls, inner = 0, byte_level_tokenizer()
+
+        def __call__(self, text: str, **options: bool) -> dict:
+            self.calls += 1
+            return self.inner(text, **options)
+
+    tokenizer, one = Counting(), PromptSet("one", "strategy", STRATEGIES.prompts[:1])
+
+    def read(ids: list[str], seed: int) -> dict[str, str]:
+        return {i: prompt_for(arm, i, seed, one, NEGATIVE, tokenizer).text for i in ids}
+
+    ids = [f"p{i}" for i in range(10 * POOL)]
+    first = read(ids[:2], 0)
+    assert tokenizer.calls < 3 * len(COMMON_WORDS)
+    texts = read(ids, 0)
+    assert 0.95 * POOL < len(set(texts.values())) <= POOL
+    calls = tokenizer.calls
+    assert read(ids[::-1], 0) == texts and first.items() < texts.items() and tokenizer.calls == calls
+    assert sum(text == texts[i] for i, text in read(ids[:POOL], 1).items()) < 3  # another seed has a pool of its own
 
 
 def test_control_longer_than_the_word_list():

@@ -20,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxft.prompts.controls import control_prompt, count_tokens, shuffled_prompt
+from ctxft.prompts.controls import control_prompt, prompt_tokens, shuffled_prompt
 from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptSet, load_prompt_set
 from ctxft.storage import InputError, check_known, nearest, seeded
 
@@ -150,7 +150,7 @@ def negative_prompt(sources: PromptSources, passage: Passage) -> ContextualPromp
 
 def _random_words(sources: PromptSources, passage: Passage) -> ContextualPrompt:
     suffix = sources.strategies.suffix
-    tokens = count_tokens(sources.tokenizer, strategy_prompt(sources, passage).text + suffix)
+    tokens = prompt_tokens(sources.tokenizer, strategy_prompt(sources, passage).text + suffix)
     return control_prompt(sources.tokenizer, tokens, sources.seed, passage.id, suffix)
 
 
