@@ -13,6 +13,7 @@ import errno
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -354,24 +355,76 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         raise
 
 
-def read_text(path: Path) -> str:
-    """Return a file's UTF-8 text.
+def _not_text(path: Path, head: bytes) -> InputError:
+    """Return what to say about a file with zero bytes among its first ones: in UTF-16 every other byte may be zero."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    guess = "UTF-16LE" if odd > 9 * even else "UTF-16BE" if even > 9 * odd else None
+    if guess:
+        return InputError(f"{path} looks like {guess}: save it as UTF-8, for example with `iconv -f {guess} -t UTF-8`.")
+    return InputError(f"{path} is no text (byte {head.index(0)} is zero): remove it, or convert it to text.")
+
+
+def _first_bad_byte(stream: typing.BinaryIO) -> int:
+    """Return where a file stops being UTF-8, whose characters never reach across a line end."""
+    offset = 0
+    for line in stream:
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return offset + error.start
+        offset += len(line)
+    return offset
+
+
+@contextlib.contextmanager
+def _open_bytes(path: Path) -> Iterator[typing.Any]:
+    """Open a file as bytes, decompressed where its name ends in .gz or .zst."""
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    with open(path, "rb") as file:
+        if compression:
+            import pyarrow  # takes a moment to import, and only compressed files need it
+
+            yield io.BufferedReader(pyarrow.input_stream(file, compression=compression))
+        else:
+            yield file
+
+
+@contextlib.contextmanager
+def open_text(path: Path, newline: str = "\n", encoding: str = "utf-8-sig") -> Iterator[typing.TextIO]:
+    """Open a text file, plain or compressed (.gz, .zst), to be read piece by piece.
+
+    Args:
+        path: the file.
+        newline: what ends a line, as for Python's ``open``.
+        encoding: other than UTF-8.
 
     Raises:
         InputError: the file is missing, cannot be read, or is not UTF-8 (the byte position is named).
     """
+    path = Path(path)
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        with _open_bytes(path) as stream:
+            if encoding != "latin-1" and b"\0" in (head := stream.peek(4096)[:4096]):
+                raise _not_text(path, head)
+            yield io.TextIOWrapper(stream, encoding, newline=newline)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the path.") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8, for example with iconv."
-        ) from None
+    except UnicodeDecodeError:
+        with _open_bytes(path) as stream:
+            place = _first_bad_byte(stream)
+        raise InputError(f"{path} is not UTF-8 (byte {place}): save it as UTF-8, for example with iconv.") from None
     except (OSError, ValueError) as error:  # a folder, no right to read it, a name of thousands of letters or with NUL
         raise InputError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): check the path."
         ) from None
+
+
+def read_text(path: Path) -> str:
+    """Return a file's UTF-8 text; raises InputError as ``open_text`` does."""
+    with open_text(path) as file:
+        return file.read()
 
 
 def read_json(path: Path) -> typing.Any:
@@ -380,17 +433,18 @@ def read_json(path: Path) -> typing.Any:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) for each non-empty line of a JSON Lines file.
+    """Yield (line number from 1, object) for each non-empty line of a JSON Lines file, read line by line.
 
     Raises:
         InputError: a line is not valid JSON, or not an object; file and line are named.
     """
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            row = parse_json(line, f"{path}, line {number}")
-            if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: a JSON object is needed, found {type(row).__name__}.")
-            yield number, row
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                row = parse_json(line, f"{path}, line {number}")
+                if not isinstance(row, dict):
+                    raise InputError(f"{path}, line {number}: a JSON object is needed, found {type(row).__name__}.")
+                yield number, row
 
 
 def read_yaml(path: Path) -> typing.Any:
