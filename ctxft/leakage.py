@@ -21,9 +21,6 @@ text that a question is about (PubMedQA's abstract) is looked for like the quest
 
 from __future__ import annotations
 
-import re
-import sys
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,46 +29,22 @@ from typing import TYPE_CHECKING
 
 import pandas
 
+from ctxft.data.ngrams import NGRAM, words_of
 from ctxft.evaluation.benchmarks.records import Benchmark
 from ctxft.storage import read_jsonl
 
 if TYPE_CHECKING:
     from ctxft.run.run import Run
 
-NGRAM = 8
 HALF = 0.5  # of its n-grams: an item of which more were found is leaked
 COMMON = 4  # an n-gram that N questions of a benchmark share is the benchmark's wording
 NEAR = 100  # words after a question in which its answer is looked for: other choices may come first
 PLACES = 3  # places kept for each item
-PIECE = 1 << 20  # characters normalized at a time
-WORD = re.compile(r"[^\W_]+")
-INVISIBLE: dict[int, None] = dict.fromkeys(
-    (0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)
-)  # soft hyphens, joiners of no width
 
 VERDICTS = ("leaked", "partial", "short", "common", "clean", "unchecked")
 DIRTY = VERDICTS[:3]
 
 Gram = tuple[str, ...]
-
-
-def words_of(text: str) -> list[str]:
-    """Return a text's words for comparison: NFKC, without case, punctuation, spacing and invisible characters.
-
-    Example:
-        >>> words_of("Which  drug—«Sivvexane»—helps?") == words_of("which DRUG, sivvexane, helps")
-        True
-    """
-    words: list[str] = []
-    start = 0
-    while start < len(text):
-        end = start + PIECE
-        while end < len(text) and not text[end].isspace():
-            end += 1
-        piece = unicodedata.normalize("NFKC", text[start:end].translate(INVISIBLE)).casefold()
-        words.extend(map(sys.intern, WORD.findall(piece)))  # one object a word, not one an occurrence
-        start = end
-    return words
 
 
 @dataclass

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from ctxft.config import CorpusConfig, EvaluationConfig, ExperimentConfig, ServerConfig, from_mapping, load_experiment
 from ctxft.data.documents import Document, read_documents
 from ctxft.data.instructions import instruction_rows, read_instructions
+from ctxft.data.ngrams import NGRAM, words_of
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, requests_of
 from ctxft.evaluation.outcomes import parse_answer
 from ctxft.evaluation.scoring import encode_pair
 from ctxft.extras.server import Query, Reply, Server, ServerError
-from ctxft.leakage import NGRAM, find_leaks, words_of
+from ctxft.leakage import find_leaks
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.options import read_settings
 from ctxft.prompts import ContextualPrompt, load_prompt_set
