@@ -185,6 +185,9 @@ def _evaluate(config: Config, *, task: Tasks, workers: Workers = None, settings:
     run = run_of(config, settings, data)
     if not task:
         print(f"evaluated: {run.evaluate(workers).folder}")
+        for benchmark in run.benchmarks:
+            if benchmark.note:
+                print(f"{benchmark.name}: {benchmark.note}")
     for arm, seed in [parse_task(name, run.evaluate_tasks) for name in task]:
         for benchmark, values in run.evaluate_task(arm, seed)["benchmarks"].items():
             items = f"{values['n']} items" + (f" ({values['note']})" if values["note"] else "")

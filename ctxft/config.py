@@ -36,6 +36,7 @@ from ctxft.world.texts import SOURCES, unreliable_articles
 PROFILES = PACKAGE_ROOT / "profiles"
 MOST = 20  # mistakes that are reported
 LONGEST_NAME = 200  # bytes: a file system takes 255, and files next to the folder have longer names
+HIGHEST_PORT = 65535
 URL = r"https?://(\[[\da-fA-F:.]+\]|[\w.-]+)(:[1-9]\d{0,4})?(/[\w.~%/:@+,=-]*)?"  # a host, its port, a path
 TEXT_FILES = "ywchoi/OpenMedText"  # a hub data set of separate text files in folders, not one table
 # What may change between a stop and a resume: speed and memory, and no result but by rounding (and, with dropout, by other
@@ -77,11 +78,11 @@ def _plugins(folders: list[str]) -> list[str]:
 
 
 def _benchmark(name: str) -> str:
-    from ctxft.evaluation.benchmarks import benchmark_names
+    from ctxft.evaluation.benchmarks import benchmark_names, is_own
 
     known = benchmark_names()
-    if name not in known and Path(name).suffix not in (".jsonl", ".yaml"):
-        where = "or the path of a .jsonl or .yaml file"
+    if name not in known and not is_own(name) and Path(name).suffix != ".yaml":
+        where = "or the path of a file of questions (jsonl, json, csv, tsv, parquet) or of a .yaml file"
         raise InputError(f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, {where}.")
     return _resolved(name, known)
 
@@ -115,11 +116,14 @@ def _filled(text: str) -> str:
 
 
 def _url(url: str) -> str:
-    if not re.fullmatch(URL, url):
+    parts = re.fullmatch(URL, url)
+    if not parts:
         raise InputError(
             "must be a base URL such as http://localhost:8000/v1, without user, password, ? or #: a key goes into the "
             "environment variable that key_variable names."
         )
+    if parts[2] and int(parts[2][1:]) > HIGHEST_PORT:
+        raise InputError(f"names the port {parts[2][1:]}, but ports end at {HIGHEST_PORT}: correct it.")
     return url
 
 
@@ -481,11 +485,11 @@ class EvaluationConfig(Config):
         benchmarks: Benchmarks of the practice world (practice-mmlu, practice-medqa, practice-fiqa, practice-causal20,
             practice-multifin, practice-old, ...: see ``ctxft.world.exams``), mmlu-medical (six subjects), one of them
             (mmlu-anatomy, ...), medqa, medmcqa, pubmedqa, fiqa, causal20, multifin, phrasebank-50agree, ... (all:
-            ``ctxft.evaluation.benchmarks.NAMES``), or paths of your jsonl files.
+            ``ctxft.evaluation.benchmarks.NAMES``), or paths of your files (jsonl, json, csv, tsv, parquet).
         form: "mcf" (multiple-choice form: choices A-D shown, their letters scored), "cloze" (choices not shown, their
             texts scored) or "labels" (the labels named first); pubmedqa and the financial sets are always formatted as
             labels.
-        num_fewshot: Solved questions shown before each: MMLU has five a subject, your x.jsonl those of x.dev.jsonl.
+        num_fewshot: Solved questions shown before each: MMLU has five a subject, your x.csv those of x.dev.csv.
         apply_chat_template: Write each question as a turn of the user in the tokenizer's chat template.
         output_type: "loglikelihood" (the choice whose log-likelihood is highest) or "generate_until" (the model writes
             its answer; for models made to follow instructions).
@@ -509,7 +513,7 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def _check_benchmarks(self) -> Self:
-        from ctxft.evaluation.benchmarks import benchmark_names
+        from ctxft.evaluation.benchmarks import benchmark_name, benchmark_names
 
         known = benchmark_names()
         for pair in self.revisions:
@@ -519,7 +523,7 @@ class EvaluationConfig(Config):
                     f"evaluation.revisions: '{pair}' must be NAME@COMMIT, where NAME is one of evaluation.benchmarks that "
                     "the hub has, such as medqa@1a2b3c4."
                 )
-        stems = [name if name in known else Path(name).stem for name in self.benchmarks]
+        stems = [benchmark_name(name) for name in self.benchmarks]
         if twice := [stem for stem in stems if stems.count(stem) > 1]:
             raise InputError(f"evaluation.benchmarks: two benchmarks are called '{twice[0]}': rename a file.")
         return self

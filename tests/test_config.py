@@ -141,6 +141,12 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path):
         (ExperimentConfig, ["name"], r"must be a mapping of keys to values, found \['name'\]"),
         (ServerConfig, {"url": "ftp://host/v1"}, "url: must be a base URL"),
         (ServerConfig, {"url": "http://host:port/v1"}, "url: must be a base URL"),
+        (
+            ServerConfig,
+            {"url": "http://host:65536/v1"},
+            "url: names the port 65536, but ports end at 65535: correct it",
+        ),
+        (WriterConfig, {"server": "http://[::1]:99999"}, "server: names the port 99999, but ports end at 65535"),
         (ServerConfig, {"url": "http://user:secret@host/v1"}, "without user, password"),
         (ServerConfig, {"url": "https://host/v1?api_key=secret"}, "without user, password"),
         (ServerConfig, SERVER | {"model": " "}, "model: is empty"),

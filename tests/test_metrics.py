@@ -57,6 +57,7 @@ def test_the_numbers_of_a_multiple_choice_exam() -> None:
         "ties": 1,
         "unanswered": 0,
         "truncated_items": 1,
+        "repeated_items": 0,
         "by_subject": {"x": {"n": 1, "accuracy": 0.0}, "y": {"n": 2, "accuracy": 1.0}},
     }
     assert [b["n"] for b in calibrated["bins"]] == [1, 2]

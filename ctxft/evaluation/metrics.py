@@ -35,7 +35,8 @@ def metrics(outcomes: Sequence[Outcome], benchmark: Benchmark) -> Metrics:
     Returns:
         n, the items; accuracy (0 to 1); chance and majority, the accuracy of guessing, and of always naming the commonest
         answer position; ties, items whose two best log-likelihoods are exactly equal; unanswered, items with no answer,
-        counted as wrong; truncated_items, those whose prompt was cut; by_subject, subject -> {"n", "accuracy"}. Where there
+        counted as wrong; truncated_items, those whose prompt was cut; repeated_items, those whose right choice is there
+        twice (they count as any other, as in lm-evaluation-harness); by_subject, subject -> {"n", "accuracy"}. Where there
         are log-likelihoods also accuracy_per_character, accuracy_per_token and ``calibration``, and where all questions
         share their choices what ``label_metrics`` returns. A run stores it for each benchmark, arm and seed.
 
@@ -60,6 +61,7 @@ def metrics(outcomes: Sequence[Outcome], benchmark: Benchmark) -> Metrics:
         "ties": sum(_is_tied(outcome["log_likelihoods"]) for outcome in outcomes),
         "unanswered": sum(outcome["prediction"] is None for outcome in outcomes),
         "truncated_items": sum(outcome["truncated"] > 0 for outcome in outcomes),
+        "repeated_items": benchmark.repeated,
         "by_subject": {},
     }
     for subject in dict.fromkeys(outcome["subject"] for outcome in outcomes):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ctxft.config import PROFILES, ExperimentConfig, TrainConfig, from_mapping, load_experiment, override, to_mapping
 from ctxft.data.passages import Passage
 from ctxft.data.rows import PromptTemplate, Rows, longest_prompt, prompt_template, text_budget
-from ctxft.evaluation.benchmarks import Benchmark, load_benchmark
+from ctxft.evaluation.benchmarks import Benchmark, is_own, load_benchmark
 from ctxft.evaluation.outcomes import Outcome, read_outcomes
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
 from ctxft.prompts import get_arm
@@ -302,9 +302,7 @@ class Run:
         """
         workers = self._count_workers(workers)
         for source in self.config.evaluation.benchmarks:  # bad questions are reported before hours of training
-            if (
-                self.config.evaluation.data or source in EXAMS or source.endswith(".jsonl")
-            ):  # the hub may be out of reach
+            if self.config.evaluation.data or source in EXAMS or is_own(source):  # the hub may be out of reach
                 self.benchmark(source)
         self.prepare()
         tasks.require_written(self)

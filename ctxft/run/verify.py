@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ctxft.config import FREE
-from ctxft.evaluation.benchmarks import Question, benchmark_names, requests_of
+from ctxft.evaluation.benchmarks import Question, benchmark_name, benchmark_names, requests_of
 from ctxft.evaluation.metrics import metrics
 from ctxft.evaluation.outcomes import Outcome, outcome_of, read_outcomes
 from ctxft.evaluation.scoring import ChoiceScores, Generated
@@ -189,7 +189,7 @@ def _outcomes(run: Run, arm: str, seed: int, path: Path, record: dict | None, pl
     options, outcomes = run.config.evaluation, read_outcomes(path)
     if record is None:
         raise InputError(f"{path}: metrics.json knows no such benchmark: evaluate again, or remove the file.")
-    sources = (source for source in (*options.benchmarks, *benchmark_names()) if Path(source).stem == path.stem)
+    sources = (source for source in (*options.benchmarks, *benchmark_names()) if benchmark_name(source) == path.stem)
     benchmark = run.benchmark(next(sources, record["source"]), record["revision"])
     if record["key"] != benchmark_key(run, arm, seed, benchmark):
         raise InputError(f"{path} is of another model, of other items or in another form than now: evaluate again.")

@@ -6,6 +6,7 @@ of local files with their format, and a Jinja template for each part of a questi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from ctxft.config import Config, load_yaml
 from ctxft.data.tables import hub_table, read_table
+from ctxft.evaluation.benchmarks.own import own_rows
 from ctxft.evaluation.benchmarks.records import (
     DATA_ERRORS,
     Benchmark,
@@ -38,6 +40,7 @@ DEFAULTS = {
     "subject": "{{ benchmark }}",
     "choices": "{{ labels }}",
 }
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 Rows = Iterable[tuple[str, dict]]  # (where it is, the record)
 
 
@@ -72,6 +75,7 @@ class Source(Templates):
         pattern: regular expression, in any case, searched in "data-folder/path/of/file"; knows part, parts and split.
         format, columns, encoding: of the files, as for ``read_table``.
         explode: a column of a json file whose list members each make a record, with their ``index``.
+        prefer: of several files that match, the one that matches this pattern too is read, and the note says so.
         several: read all files that match, not exactly one.
     """
 
@@ -84,6 +88,7 @@ class Source(Templates):
     columns: list[str] | None = None
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     explode: str | None = None
+    prefer: str | None = None
     several: bool = False
 
 
@@ -109,6 +114,7 @@ class BenchmarkFile(Templates):
         benchmarks: name -> variant; by default one, with the name of the file.
         labels: the choices of every question, for sets of labeled texts.
         form: the form in which the set is always asked; None leaves it to the experiment.
+        options: the published number of choices of a question.
         allow_empty: accept questions without text, which a few published sets hold.
         fewshot_split: the split of solved examples.
         wording: how its questions read, where that differs from the default.
@@ -122,6 +128,7 @@ class BenchmarkFile(Templates):
     benchmarks: dict[str, Variant] = Field(default_factory=dict)
     labels: list[str] | None = None
     form: Form | None = None
+    options: int | None = None
     allow_empty: bool = False
     fewshot_split: str | None = None
     wording: Wording = Wording()
@@ -151,6 +158,30 @@ def benchmark_names() -> tuple[str, ...]:
     return (*EXAMS, *declared_benchmarks())
 
 
+def is_own(source: str) -> bool:
+    """Return whether a benchmark is a user's file of questions.
+
+    Example:
+        >>> is_own("quiz.csv"), is_own("medqa")
+        (True, False)
+    """
+    return source.lower().endswith(ENDINGS)
+
+
+def benchmark_name(source: str) -> str:
+    """Return what a benchmark is called in a run: its name, or the file's without the ending.
+
+    Example:
+        >>> benchmark_name("mmlu-medical"), benchmark_name("texts/quiz.jsonl")
+        ('mmlu-medical', 'quiz')
+    """
+    if source in benchmark_names():
+        return source
+    name = Path(source).name
+    ending = next(ending for ending in (*ENDINGS, ".yaml", "") if name.lower().endswith(ending))
+    return name[: len(name) - len(ending)]
+
+
 def load_benchmark(
     name: str,
     data: Path | None = None,
@@ -161,19 +192,19 @@ def load_benchmark(
     """Load a benchmark by name, or custom questions by path.
 
     Args:
-        name: one of ``benchmark_names``; the path of a .jsonl file with id, question, choices, answer (an index from 0, or
-            the text of a choice) and optionally subject and context on each line; or the path of a YAML file that
-            declares one benchmark (see ``BenchmarkFile``).
+        name: one of ``benchmark_names``; the path of a file of questions (jsonl, json, csv, tsv, parquet), each with
+            question, choices, answer and optionally id, subject and context (see ``own_rows``); or the path of a YAML
+            file that declares one benchmark (see ``BenchmarkFile``).
         data: a folder that holds benchmark files, in the layouts of their authors or of the hub; None reads the Hugging
             Face hub.
         revision: a commit or tag of the hub table; None takes its main branch.
         limit: at most N questions, taken in turn from each subject, or evenly spaced from sets of labeled texts; None
             takes all.
-        num_fewshot: solved examples to be shown before each question; MMLU has five a subject, a custom file x.jsonl those
-            of x.dev.jsonl next to it; the other sets have none.
+        num_fewshot: solved examples to be shown before each question; MMLU has five a subject, a custom file x.csv those
+            of x.dev.csv next to it; the other sets have none.
 
     Returns:
-        The benchmark. Its ``note`` is not empty if the source does not hold the published number of items.
+        The benchmark. Its ``note`` is not empty if these are not the published items, or hold choices that repeat.
 
     Raises:
         InputError: unknown name, file missing or ambiguous, hub out of reach or gated, columns missing, a record that is
@@ -197,16 +228,16 @@ def load_benchmark(
             raise InputError(f"{path} declares {', '.join(names)}: keep one in a file.")
         _check_stem(path, names[0])
         benchmark = _Reader(path, names[0], data, revision).benchmark(num_fewshot > 0)
-    elif path.suffix == ".jsonl":
-        _check_stem(path, path.stem)
+    elif is_own(name):
+        _check_stem(path, benchmark_name(name))
         benchmark = _load_own(path, num_fewshot > 0)
     else:
         names = benchmark_names()
         raise InputError(
-            f"unknown benchmark '{name}'{nearest(name, names)}; known: {', '.join(names)}, or the path of a .jsonl or"
-            " .yaml file."
+            f"unknown benchmark '{name}'{nearest(name, names)}; known: {', '.join(names)}, or the path of a file"
+            f" ({', '.join(ENDINGS)} or .yaml)."
         )
-    benchmark = benchmark.first(limit)
+    benchmark = _with_repeats(benchmark.first(limit))
     for question in benchmark.questions:
         examples_for(benchmark, question, num_fewshot)  # that they are missing is said before anything is trained
     return benchmark
@@ -228,21 +259,35 @@ def _check_stem(path: Path, name: str) -> None:
         raise InputError(f"{path}: '{name}' is the name of a built-in benchmark: rename the file.")
 
 
-def _load_own(path: Path, fewshot: bool) -> Benchmark:
-    def read(path: Path) -> tuple[Question, ...]:
-        return questions_of(((where, row) for _, where, row in read_table(path)), str(path))
+def _with_repeats(benchmark: Benchmark) -> Benchmark:
+    """Return the benchmark with a note on questions in which a choice is there twice."""
+    repeats = sum(
+        len(set(map(str.strip, question.choices))) < len(question.choices) for question in benchmark.questions
+    )
+    if not repeats:
+        return benchmark
+    note = (
+        f"{repeats} of {len(benchmark.questions)} items have a choice twice, {benchmark.repeated} of them the right one"
+    )
+    return dataclasses.replace(benchmark, note="; ".join(filter(None, [benchmark.note, note])))
 
-    questions, dev = read(path), ()
+
+def _load_own(path: Path, fewshot: bool) -> Benchmark:
+    def read(path: Path) -> tuple[tuple[Question, ...], str]:
+        rows, note = own_rows(read_table(path), path.name)
+        return questions_of(rows, str(path)), note
+
+    (questions, note), dev, name = read(path), (), benchmark_name(str(path))
     if fewshot:
-        examples = path.with_suffix(".dev.jsonl")
+        examples = path.with_name(f"{name}.dev{path.name.removeprefix(name)}")
         if not examples.exists():
             raise InputError(f"{examples} does not exist: put solved questions there, or show none (num_fewshot: 0).")
-        dev, scored = read(examples), {question.hash for question in questions}
+        dev, scored = read(examples)[0], {question.hash for question in questions}
         if shown_too := [example.id for example in dev if example.hash in scored]:
             raise InputError(
                 f"{examples}: '{shown_too[0]}' is also a question of {path}: a question that is scored must not be shown."
             )
-    return Benchmark(path.stem, questions, str(path), dev=dev)
+    return Benchmark(name, questions, str(path), note=note, dev=dev)
 
 
 class _Reader:
@@ -254,7 +299,7 @@ class _Reader:
     def __init__(self, path: Path, name: str, data: Path | None, revision: str | None) -> None:
         self.file = read_declaration(path)
         self.name, self.variant = name, self.file.benchmarks[name]
-        self.items, self.revision = self.variant.items, None
+        self.items, self.revision, self.notes = self.variant.items, None, []
         self.hub = next((source for source in self.file.sources if source.hub and self.variant.hub), None)
         beside = data is None and not self.hub and path.parent != FOLDER
         self.data = path.parent if beside else None if data is None else Path(data)
@@ -280,15 +325,26 @@ class _Reader:
         named = self._matching(pattern) if pattern and self.data else []
         questions, places = self._questions("test", read_json(named[0]) if named else None)
         dev = self._questions(file.fewshot_split)[0] if fewshot and file.fewshot_split else ()
-        notes = []
+        source = ", ".join(dict.fromkeys([*places, *map(str, named)]))
+        benchmark = Benchmark(self.name, questions, source, self.revision, "", file.form, dev, file.wording)
+        return dataclasses.replace(benchmark, note="; ".join(self._notes(benchmark, bool(named))))
+
+    def _notes(self, benchmark: Benchmark, named: bool) -> list[str]:
+        """Return in what the questions are not the published ones."""
+        questions, notes, published = benchmark.questions, list(self.notes), self.file.options
         if self.items not in (None, len(questions)):
             notes.append(f"{self.items} items expected, {len(questions)} found")
-            if pattern and not named:
+            if self.variant.subset and not named:
                 notes.append("the file that names the test items is missing, so all labeled questions are used")
+        counts = [len(question.choices) for question in questions if len(question.choices) != published]
+        if published and counts:
+            sizes = " or ".join(map(str, sorted(set(counts))))
+            notes.append(
+                f"{len(counts)} items have {sizes} choices, not the published {published}: chance is {benchmark.chance:.3f}"
+            )
         if empty := sum(not question.question for question in questions):
             notes.append(f"{empty} without text, as published")
-        source = ", ".join(dict.fromkeys([*places, *map(str, named)]))
-        return Benchmark(self.name, questions, source, self.revision, "; ".join(notes), file.form, dev, file.wording)
+        return notes
 
     def _questions(self, split: str, subset: Any = None) -> tuple[tuple[Question, ...], list[str]]:
         """Return the questions of all parts of a split, and where they came from."""
@@ -313,6 +369,10 @@ class _Reader:
         patterns = [(source, source.pattern) for source in self.file.sources if source.pattern]
         sources = {path: source for source, pattern in patterns for path in self._matching(pattern, part, split)}
         title, paths = self.fill(self.file.title, part, split), sorted(sources)
+        preferred = [path for path in paths if re.search(sources[path].prefer or "$^", path.as_posix())]
+        if len(paths) > len(preferred) == 1:
+            self.notes.append(f"of {len(paths)} files that match, {preferred[0]} was taken")
+            paths = preferred
         if not paths:
             raise InputError(f"{title} were not found under {self.data}: {self.advice(split)}.")
         source, place = sources[paths[0]], ", ".join(map(str, paths))
@@ -330,7 +390,7 @@ class _Reader:
             raise InputError(
                 f"the pattern {pattern!r} of a benchmark file is no regular expression ({error})."
             ) from None
-        root, files = self.data.resolve().name, (path for path in self.data.rglob("*") if path.is_file())
+        root, files = self.data.resolve().name, (path for path in self.data.rglob("[!.]*") if path.is_file())
         return [path for path in files if search(f"{root}/{path.relative_to(self.data).as_posix()}")]
 
 

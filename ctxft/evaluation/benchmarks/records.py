@@ -114,14 +114,14 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Questions under one name, where they came from, and a note where their number is not the published one.
+    """Questions under one name, where they came from, and a note on what a reader of their numbers should know.
 
     Attributes:
         name: as in a config.
         questions: the items that are scored.
         source: file or hub id.
         revision: the hub commit; None for files.
-        note: both numbers where the source does not hold the published number of items, else "".
+        note: where they are not the published items (both numbers), or hold choices that repeat; else "".
         form: the form that these questions always have; None leaves it to the experiment.
         dev: solved examples that may be shown before a question (few-shot); empty unless wanted.
         wording: how the questions read.
@@ -151,6 +151,12 @@ class Benchmark:
         """The classes, where every question has the same choices in the same order; None where each has its own."""
         choices = {question.choices for question in self.questions}
         return choices.pop() if len(choices) == 1 and len(self.questions) > 1 else None
+
+    @property
+    def repeated(self) -> int:
+        """The number of questions whose right choice is there twice, so that one of its two places counts as wrong."""
+        texts = [[choice.strip() for choice in question.choices] for question in self.questions]
+        return sum(own.count(own[q.answer]) > 1 for own, q in zip(texts, self.questions, strict=True))
 
     def only(self, ids: Collection[str]) -> Benchmark:
         """Return the benchmark with only the questions of these ids, in their old order."""
