@@ -82,7 +82,7 @@ def _benchmark(name: str) -> str:
 
     known = benchmark_names()
     if name not in known and not is_own(name) and Path(name).suffix != ".yaml":
-        where = "or the path of a file of questions (jsonl, json, csv, tsv, parquet) or of a .yaml file"
+        where = "or the path of a file of questions (jsonl, json, csv, tsv, parquet, ...) or of a .yaml file"
         raise InputError(f"unknown benchmark '{name}'{nearest(name, known)}; known: {', '.join(known)}, {where}.")
     return _resolved(name, known)
 

@@ -404,7 +404,7 @@ def open_text(path: Path, newline: str = "\n", encoding: str = "utf-8-sig") -> I
     path = Path(path)
     try:
         with _open_bytes(path) as stream:
-            if encoding != "latin-1" and b"\0" in (head := stream.peek(4096)[:4096]):
+            if b"\0" in (head := stream.peek(4096)[:4096]):
                 raise _not_text(path, head)
             yield io.TextIOWrapper(stream, encoding, newline=newline)
     except InputError:

@@ -11,8 +11,10 @@ from pathlib import Path
 import datasets
 import pytest
 
+from ctxft.cli import main
 from ctxft.config import EvaluationConfig
 from ctxft.evaluation.benchmarks import load_benchmark
+from ctxft.report import read_run, write_report
 from ctxft.storage import InputError
 
 REAL = pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")
@@ -60,29 +62,32 @@ def shaped(shape: str) -> list[dict]:
     return rows
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet", "csv", "tsv"])
+SHAPES = [
+    "options and answer_idx",
+    "options and a letter",
+    "options and a number",
+    "options and a text",
+    "a list and a letter",
+    "a list and digits",
+    "labels",
+]
+FLAT = [
+    "columns and a letter",
+    "columns and a number",
+    "a cell of JSON",
+    "a cell of pandas",
+]  # as a table of text has it
+
+
 @pytest.mark.parametrize(
-    "shape",
-    [
-        "options and answer_idx",
-        "options and a letter",
-        "options and a number",
-        "options and a text",
-        "a list and a letter",
-        "a list and digits",
-        "labels",
-        "columns and a letter",
-        "columns and a number",
-        "a cell of JSON",
-        "a cell of pandas",
-    ],
+    ("shape", "ending"),
+    [(shape, ending) for shape in (*SHAPES, *FLAT) for ending in ("jsonl", "json", "parquet")]
+    + [(shape, ending) for shape in FLAT for ending in ("csv", "tsv")],
 )
 def test_custom_questions_in_every_shape_and_format(tmp_path: Path, shape: str, ending: str) -> None:
-    if ending in ("csv", "tsv") and not shape.startswith(("columns", "a cell")):
-        pytest.skip("a table of text has columns or cells")
     benchmark = load_benchmark(write(tmp_path / f"quiz.{ending}", shaped(shape)))
     assert [(q.question, q.choices, q.answer) for q in benchmark.questions] == WANTED
-    first = {"json": 0, "csv": 2, "tsv": 2}.get(ending, 1)  # lines of a table count its header
+    first = {"csv": 2, "tsv": 2}.get(ending, 1)  # lines of a table count its header
     assert [q.id for q in benchmark.questions] == [f"quiz.{ending}:{first}", f"quiz.{ending}:{first + 1}"]
     assert (benchmark.name, benchmark.note) == ("quiz", "")
 
@@ -153,7 +158,22 @@ def test_an_experiment_takes_files_of_every_format(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b.v2.dev.JSON does not exist: put solved questions there"):
         load_benchmark(paths[1], num_fewshot=1)
     write(tmp_path / "b.v2.dev.JSON", [question()])
-    assert load_benchmark(paths[1], num_fewshot=1).dev[0].id == "b.v2.dev.JSON:0"
+    assert load_benchmark(paths[1], num_fewshot=1).dev[0].id == "b.v2.dev.JSON:1"
+
+
+def test_a_note_is_on_the_terminal_in_the_metrics_and_in_the_report(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("CTXFT_RUNS", str(tmp_path / "runs"))
+    path = write(tmp_path / "quiz.csv", [{"question": "Which?", "A": "x", "B": "y", "C": "y", "answer": "B"}])
+    note = "1 of 1 items have a choice twice, 1 of them the right one"
+    settings = ["--set", f"evaluation.benchmarks=[{path}]", "--set", "arms=[base]"]
+    for command in (["train", "mini"], ["evaluate", "mini", "--task", "base:0"], ["evaluate", "mini"]):
+        assert main([*command, *settings]) == 0
+    out = capfd.readouterr().out
+    assert f" of 1 items ({note})" in out and f"\nquiz: {note}\n" in out
+    record = read_run(tmp_path / "runs" / "mini")
+    (measured,) = record.metrics_of("quiz")
+    assert (measured["note"], measured["repeated_items"]) == (note, 1)
+    assert f"<li>quiz: {note}.</li>" in write_report(record, "base").read_text(encoding="utf-8")
 
 
 # --- published sets ---------------------------------------------------------------------------------------------------
@@ -201,6 +221,41 @@ def test_choices_that_repeat_are_noted_and_counted(tmp_path: Path) -> None:
     assert dataclasses.replace(benchmark, questions=benchmark.questions[1:]).repeated == 0
 
 
+CLONES = {  # benchmark -> the table in its repository, the name of its file, and a record
+    "medmcqa": (
+        "data/validation-00000-of-00001.parquet",
+        {"question": "Which?", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 3, "subject_name": "Skin"},
+        3,
+    ),
+    "pubmedqa-labelled": (
+        "pqa_labeled/train-00000-of-00001.parquet",
+        {"pubid": 7, "question": "Is it?", "context": {"contexts": ["Yes."]}, "final_decision": "no"},
+        1,
+    ),
+    "fiqa": (
+        "data/test-00000-of-00001-0a1b.parquet",
+        {"text": "Shares fell.", "choices": ["negative", "positive", "neutral"], "gold": 0},
+        2,
+    ),
+}
+CONFIGS = "configs: [{config_name: pqa_labeled, data_files: [{split: train, path: pqa_labeled/train-*}]}]\n"
+
+
+@pytest.mark.parametrize("name", CLONES)
+def test_a_clone_of_the_data_sets_repository_is_read_under_any_name(tmp_path: Path, name: str) -> None:
+    file, row, answer = CLONES[name]
+    write(tmp_path / file, [row])
+    write(tmp_path / file.replace("validation", "train").replace("test", "train").replace("labeled", "other"), [row])
+    with pytest.raises(InputError, match=r"were not found under .*: put .* and pass --data DIR"):
+        load_benchmark(name, tmp_path)
+    (tmp_path / "README.md").write_text(f"---\n{CONFIGS if 'pubmedqa' in name else 'license: mit'}\n---\n# A card\n")
+    benchmark = load_benchmark(name, tmp_path)
+    assert [q.answer for q in benchmark.questions] == [answer] and benchmark.source == str(tmp_path / file)
+    for other in set(CLONES) - {name}:
+        with pytest.raises(InputError, match=rf"were not found under {tmp_path} \({tmp_path} .*\): put .* --data DIR"):
+            load_benchmark(other, tmp_path)
+
+
 # --- real data --------------------------------------------------------------------------------------------------------
 
 
@@ -217,3 +272,18 @@ def test_real_medqa_with_another_choice_says_so_and_is_one_of_the_shapes(tmp_pat
     five = load_benchmark("medqa", tmp_path)
     assert five.note == "1273 items have 5 choices, not the published 4: chance is 0.200"
     assert five.chance == pytest.approx(0.2) and published.note == ""
+
+
+@REAL
+def test_real_pubmedqa_from_a_clone_is_that_of_its_authors_file(tmp_path: Path) -> None:
+    folder = Path(os.environ["CTXFT_REAL_DATA"]) / "medical" / "pubmedqa"
+    published = json.loads((folder / "ori_pqal.json").read_text(encoding="utf-8"))
+    rows = [
+        {"pubid": int(key), "question": row["QUESTION"], "context": {"contexts": row["CONTEXTS"]}}
+        | {"final_decision": row["final_decision"]}
+        for key, row in published.items()
+    ]
+    write(tmp_path / "pqa_labeled" / "train-00000-of-00001.parquet", rows)
+    (tmp_path / "README.md").write_text(f"---\n{CONFIGS}---\n")
+    clone, own = load_benchmark("pubmedqa-labelled", tmp_path), load_benchmark("pubmedqa-labelled", folder)
+    assert [q.hash for q in clone.questions] == [q.hash for q in own.questions] and clone.note == own.note == ""

@@ -6,6 +6,7 @@ timestamps, "NA" of a CSV file into nothing and ids like "007" into 7, and name 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
@@ -99,7 +100,7 @@ def files_of(place: Path, suffixes: Sequence[str] = TABLES, split: str = "train"
         return files_of(place / split, suffixes)
     fates = {path: _fate(path, place, suffixes) for path in _walk(place)}
     paths = sorted(path for path, fate in fates.items() if fate == "files read")
-    if _is_data_set(place) and any(suffix_of(path) in FORMATS for path in paths):
+    if is_data_set(place) and any(suffix_of(path) in FORMATS for path in paths):
         chosen = _of_split(place, split, subset, suffixes)
         fates |= {path: OTHER_SPLITS for path in set(paths) - set(chosen)}
         return Files(chosen, place, Counter(fates.values()))
@@ -145,7 +146,7 @@ def _fate(path: Path, root: Path, suffixes: Sequence[str]) -> str:
     return f"files not read ({suffix if re.fullmatch(r'[.][a-z][a-z0-9]{0,9}', suffix) else 'no known suffix'})"
 
 
-def _is_data_set(place: Path) -> bool:
+def is_data_set(place: Path) -> bool:
     """Return whether a folder is a copy of a hub data set: by its card, which begins with YAML, or by what `hf` left."""
     card = place / "README.md"
     return (place / ".cache" / "huggingface").is_dir() or (
@@ -218,17 +219,14 @@ def records_of(
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def read_table(
-    path: Path, format: str | None = None, columns: Sequence[str] | None = None, encoding: str = "utf-8"
-) -> Iterator[Row]:
+def read_table(path: Path, format: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the records of a file, which is read piece by piece; only JSON that is one value is read whole.
 
     Args:
         path: the file; text formats also with .gz or .zst.
         format: jsonl, json (an object of records by key, a list, or lines), csv, tsv, parquet, arrow, or text (records of
-            one ``line``); None takes it from the suffix.
+            one ``line``, in UTF-8 or, as older data sets are, latin-1); None takes it from the suffix.
         columns: of a csv file whose first line does not name them.
-        encoding: of text.
 
     Yields:
         (number of the line or row, or the key; where it is, for messages; the record).
@@ -244,17 +242,20 @@ def read_table(
     if format == "jsonl" or (format == "json" and _holds_lines(path)):
         return ((number, f"{path}, line {number}", row) for number, row in read_jsonl(path))
     if format == "text":
-        return _text_rows(path, encoding)
+        return _text_rows(path)
     if format in ("parquet", "arrow"):
         return _arrow_rows(path, format)
     return _csv_rows(path, columns, "\t" if format == "tsv" else ",") if format in ("csv", "tsv") else _json_rows(path)
 
 
-def _text_rows(path: Path, encoding: str) -> Iterator[Row]:
-    with open_text(path, encoding="utf-8-sig" if encoding == "utf-8" else encoding) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, f"{path}, line {number}", {"line": line.removesuffix("\n")}
+def _text_rows(path: Path) -> Iterator[Row]:
+    with open_text(path, encoding="latin-1") as file:  # in which every byte is a character
+        text = file.read()
+    with contextlib.suppress(UnicodeDecodeError):
+        text = text.encode("latin-1").decode("utf-8-sig")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, f"{path}, line {number}", {"line": line}
 
 
 def _batches(path: Path, format: str) -> Iterator[pyarrow.RecordBatch]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ctxft.config import Config, load_yaml
-from ctxft.data.tables import hub_table, read_table
+from ctxft.data.tables import TABLES, files_of, hub_table, is_data_set, read_table, suffix_of
 from ctxft.evaluation.benchmarks.own import own_rows
 from ctxft.evaluation.benchmarks.records import (
     DATA_ERRORS,
@@ -40,7 +40,6 @@ DEFAULTS = {
     "subject": "{{ benchmark }}",
     "choices": "{{ labels }}",
 }
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 Rows = Iterable[tuple[str, dict]]  # (where it is, the record)
 
 
@@ -73,7 +72,7 @@ class Source(Templates):
     Attributes:
         hub, name, split: of the hub table; ``items`` where it publishes another number of them than the files.
         pattern: regular expression, in any case, searched in "data-folder/path/of/file"; knows part, parts and split.
-        format, columns, encoding: of the files, as for ``read_table``.
+        format, columns: of the files, as for ``read_table``.
         explode: a column of a json file whose list members each make a record, with their ``index``.
         prefer: of several files that match, the one that matches this pattern too is read, and the note says so.
         several: read all files that match, not exactly one.
@@ -84,9 +83,8 @@ class Source(Templates):
     split: str = "test"
     items: int | None = None
     pattern: str | None = None
-    format: Literal["csv", "json", "jsonl", "parquet", "text"] | None = None
+    format: Literal["csv", "tsv", "json", "jsonl", "parquet", "arrow", "text"] | None = None
     columns: list[str] | None = None
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
     explode: str | None = None
     prefer: str | None = None
     several: bool = False
@@ -165,7 +163,7 @@ def is_own(source: str) -> bool:
         >>> is_own("quiz.csv"), is_own("medqa")
         (True, False)
     """
-    return source.lower().endswith(ENDINGS)
+    return suffix_of(Path(source)) in TABLES
 
 
 def benchmark_name(source: str) -> str:
@@ -177,9 +175,9 @@ def benchmark_name(source: str) -> str:
     """
     if source in benchmark_names():
         return source
-    name = Path(source).name
-    ending = next(ending for ending in (*ENDINGS, ".yaml", "") if name.lower().endswith(ending))
-    return name[: len(name) - len(ending)]
+    path = Path(source)
+    packed = suffix_of(path) != path.suffix.lower()
+    return Path(path.stem).stem if packed else path.stem
 
 
 def load_benchmark(
@@ -192,11 +190,11 @@ def load_benchmark(
     """Load a benchmark by name, or custom questions by path.
 
     Args:
-        name: one of ``benchmark_names``; the path of a file of questions (jsonl, json, csv, tsv, parquet), each with
-            question, choices, answer and optionally id, subject and context (see ``own_rows``); or the path of a YAML
-            file that declares one benchmark (see ``BenchmarkFile``).
-        data: a folder that holds benchmark files, in the layouts of their authors or of the hub; None reads the Hugging
-            Face hub.
+        name: one of ``benchmark_names``; the path of a file of questions (see ``read_table``), each with question, choices,
+            answer and optionally id, subject and context (see ``own_rows``); or the path of a YAML file that declares one
+            benchmark (see ``BenchmarkFile``).
+        data: a folder that holds benchmark files, in the layouts of their authors or of the hub, or a copy of the set's
+            repository; None reads the Hugging Face hub.
         revision: a commit or tag of the hub table; None takes its main branch.
         limit: at most N questions, taken in turn from each subject, or evenly spaced from sets of labeled texts; None
             takes all.
@@ -235,7 +233,7 @@ def load_benchmark(
         names = benchmark_names()
         raise InputError(
             f"unknown benchmark '{name}'{nearest(name, names)}; known: {', '.join(names)}, or the path of a file"
-            f" ({', '.join(ENDINGS)} or .yaml)."
+            f" ({', '.join(TABLES)} or .yaml)."
         )
     benchmark = _with_repeats(benchmark.first(limit))
     for question in benchmark.questions:
@@ -359,26 +357,48 @@ class _Reader:
             self.items = source.items or self.items
         return tuple(questions), places
 
+    def _table(self, part: str, split: str) -> tuple[str | None, str]:
+        """Return the subset and the split of the hub table that hold a part."""
+        assert self.hub
+        return self.fill(self.hub.name, part, split) or None, self.hub.split if split == "test" else split
+
     def _hub_rows(self, part: str, split: str) -> tuple[Source, Rows, str]:
         assert self.hub and self.hub.hub
-        names = self.fill(self.hub.name, part, split) or None, self.hub.split if split == "test" else split
-        rows = hub_table(self.hub.hub, *names, self.revision, self.advice(split))
+        rows = hub_table(self.hub.hub, *self._table(part, split), self.revision, self.advice(split))
         return self.hub, ((where, {"key": key, **row}) for key, where, row in rows), self.hub.hub
 
     def _file_rows(self, part: str, split: str) -> tuple[Source, Rows, str]:
         patterns = [(source, source.pattern) for source in self.file.sources if source.pattern]
         sources = {path: source for source, pattern in patterns for path in self._matching(pattern, part, split)}
-        title, paths = self.fill(self.file.title, part, split), sorted(sources)
-        preferred = [path for path in paths if re.search(sources[path].prefer or "$^", path.as_posix())]
-        if len(paths) > len(preferred) == 1:
+        sources = sources or self._own_clone(part, split)
+        paths = sorted(sources)
+        better = {path for one, _ in patterns if one.prefer for path in self._matching(one.prefer, part, split)}
+        if len(paths) > len(preferred := [path for path in paths if path in better]) == 1:
             self.notes.append(f"of {len(paths)} files that match, {preferred[0]} was taken")
             paths = preferred
         if not paths:
-            raise InputError(f"{title} were not found under {self.data}: {self.advice(split)}.")
+            raise self._not_found(part, split)
         source, place = sources[paths[0]], ", ".join(map(str, paths))
         if len(paths) > 1 and not source.several:
+            title = self.fill(self.file.title, part, split)
             raise InputError(f"{title} were found more than once under {self.data}: keep one of {place}.")
         return source, (row for path in paths for row in _rows_of(path, source)), place
+
+    def _own_clone(self, part: str, split: str) -> dict[Path, Source]:
+        """Return the files of the hub table, where the data folder is a copy of its repository under any name."""
+        assert self.data
+        if not self.hub or not is_data_set(self.data):
+            return {}
+        subset, name = self._table(part, split)
+        try:
+            paths = files_of(self.data, TABLES, name, subset).paths
+        except InputError as error:  # it is a copy of another data set
+            raise self._not_found(part, split, f" ({str(error).rstrip('.')})") from None
+        return dict.fromkeys(paths, self.hub.replace(several=True))
+
+    def _not_found(self, part: str, split: str, why: str = "") -> InputError:
+        title = self.fill(self.file.title, part, split)
+        return InputError(f"{title} were not found under {self.data}{why}: {self.advice(split)}.")
 
     def _matching(self, pattern: str, part: str = "", split: str = "test") -> list[Path]:
         """Return the files below the data folder that match a pattern."""
@@ -396,7 +416,7 @@ class _Reader:
 
 def _rows_of(path: Path, source: Source) -> Iterator[tuple[str, dict]]:
     """Yield the records of a file, or those that the lists in a column of it hold."""
-    for key, where, row in read_table(path, source.format, source.columns, source.encoding):
+    for key, where, row in read_table(path, source.format, source.columns):
         record = {"file": path.name, "key": key, **row}
         if not source.explode:
             yield where, record
