@@ -112,12 +112,12 @@ def _answer_of(row: dict, labels: list[str], choices: list, where: str) -> tuple
 def _readings(answer: object, labels: list[str], choices: list) -> Readings:
     if isinstance(answer, bool) or not isinstance(answer, (str, int)):
         return {}
-    text, found = str(answer).strip(), {}
+    text, readings = str(answer).strip(), {}
     if isinstance(answer, str) and choices.count(answer) == 1:
-        found["text"] = choices.index(answer)
+        readings["text"] = choices.index(answer)
     named = [number for number, label in enumerate(labels) if label.upper() == text.upper()]
     if len(named) == 1:
-        found["letter"] = named[0]
+        readings["letter"] = named[0]
     elif text.isdecimal() and len(text) <= 2 and int(text) < len(choices):
-        found["number"] = int(text)
-    return found
+        readings["number"] = int(text)
+    return readings
