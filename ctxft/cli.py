@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from ctxft import __version__
 from ctxft.extras.commands import extras, write_adaptive
-from ctxft.options import MANY, PLAIN, Config, Data, Out, Settings, Workers, read_settings, run_of
+from ctxft.options import MANY, PLAIN, Config, Data, Out, Settings, Workers, print_notes, read_settings, run_of
 from ctxft.run.processes import die_with_parent
 from ctxft.storage import KEPT, FailedError, InputError, explain, is_there, read_text, runs_root, write_json, write_text
 
@@ -185,9 +185,7 @@ def _evaluate(config: Config, *, task: Tasks, workers: Workers = None, settings:
     run = run_of(config, settings, data)
     if not task:
         print(f"evaluated: {run.evaluate(workers).folder}")
-        for benchmark in run.benchmarks:
-            if benchmark.note:
-                print(f"{benchmark.name}: {benchmark.note}")
+        print_notes(run)
     for arm, seed in [parse_task(name, run.evaluate_tasks) for name in task]:
         for benchmark, values in run.evaluate_task(arm, seed)["benchmarks"].items():
             items = f"{values['n']} items" + (f" ({values['note']})" if values["note"] else "")
@@ -223,7 +221,7 @@ def _compare(
 
     record = read_run(_folder(run))
     print(results_table(record, reference).to_string(index=False), "\n\nHow to read it")
-    for note in how_to_read(record, reference):
+    for note in (*how_to_read(record, reference), *record.notes()):
         print(textwrap.fill(note, 118, initial_indent="  ", subsequent_indent="  "))
     print("\nWhat the tests show\n" + "\n".join(f"  {verdict}" for verdict in verdicts(record, reference)))
     print("\n" + textwrap.fill(overall(record, reference), 120))

@@ -56,6 +56,13 @@ def run_of(config: str, settings: list[str], data: str | None) -> Run:
     return Run(config, data=data, overrides=read_settings(settings))
 
 
+def print_notes(run: Run) -> None:
+    """Print what to know about the questions of a run's benchmarks, such as that they are fewer than published."""
+    for benchmark in run.benchmarks:
+        if benchmark.note:
+            print(f"{benchmark.name}: {benchmark.note}")
+
+
 def confirm_cost(yes: bool) -> bool:
     """Return whether the user agrees to requests that may cost money, by --yes or at the terminal."""
     if not yes and not sys.stdin.isatty():

@@ -174,6 +174,10 @@ def test_a_note_is_on_the_terminal_in_the_metrics_and_in_the_report(tmp_path: Pa
     (measured,) = record.metrics_of("quiz")
     assert (measured["note"], measured["repeated_items"]) == (note, 1)
     assert f"<li>quiz: {note}.</li>" in write_report(record, "base").read_text(encoding="utf-8")
+    assert (
+        main(["compare", str(record.folder), "--reference", "base"]) == 0
+        and f"  quiz: {note}\n" in capfd.readouterr().out
+    )
 
 
 # --- published sets ---------------------------------------------------------------------------------------------------
@@ -197,6 +201,9 @@ def test_of_the_archive_of_medqa_the_four_options_of_the_us_exam_are_taken(tmp_p
     (tmp_path / folder / "US/4_options/._phrases_no_exclude_test.jsonl").write_bytes(b"\0\5\26\7")  # as Macs pack it
     benchmark = load_benchmark("medqa", tmp_path)
     assert [q.question for q in benchmark.questions] == ["Four?"] and benchmark.source == wanted
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "archive").symlink_to(tmp_path / folder)
+    assert load_benchmark("medqa", tmp_path / "links").questions == benchmark.questions
     if "medqa" in folder:
         assert benchmark.note.startswith(f"of 5 files that match, {wanted} was taken; 1273 items expected")
 

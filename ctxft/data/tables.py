@@ -98,7 +98,7 @@ def files_of(place: Path, suffixes: Sequence[str] = TABLES, split: str = "train"
         if split not in splits:
             raise InputError(f"{place} has no split '{split}': choose one of {', '.join(splits)}.")
         return files_of(place / split, suffixes)
-    fates = {path: _fate(path, place, suffixes) for path in _walk(place)}
+    fates = {path: _fate(path, place, suffixes) for path in walk(place)}
     paths = sorted(path for path, fate in fates.items() if fate == "files read")
     if is_data_set(place) and any(suffix_of(path) in FORMATS for path in paths):
         chosen = _of_split(place, split, subset, suffixes)
@@ -115,7 +115,7 @@ def files_of(place: Path, suffixes: Sequence[str] = TABLES, split: str = "train"
     return Files(paths, place, counts)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """Yield all files below a folder, through links too; each folder is entered once, so that no circle goes on."""
 
     def refuse(error: OSError) -> None:

@@ -24,6 +24,7 @@ from ctxft.options import (
     Workers,
     Yes,
     confirm_cost,
+    print_notes,
     read_settings,
     run_of,
 )
@@ -142,6 +143,7 @@ def _hosted(
         record = evaluate_hosted(plan, client, parallel, bar.update)
     spent = record["requests"]
     print(hosted_table(record).to_string(index=False))
+    print_notes(plan.run)
     print(
         f"\n{spent['requests']} requests, {spent['tokens_in']} tokens in, {spent['tokens_out']} out; in {plan.folder}"
     )

@@ -48,6 +48,11 @@ class RunRecord:
         every = [metrics["benchmarks"] for seeds in self.metrics.values() for metrics in seeds.values()]
         return [metrics[benchmark] for metrics in every if benchmark in metrics]
 
+    def notes(self) -> list[str]:
+        """Return what to know about the questions of each benchmark, such as that they are fewer than published."""
+        notes = {name: {one.get("note") for one in self.metrics_of(name)} for name in self.outcomes}
+        return [f"{name}: {note}" for name, texts in notes.items() for note in sorted(filter(None, texts))]
+
     def baselines(self, benchmark: str) -> dict[str, float]:
         """Return the accuracy (0 to 1) of guessing, and of always giving the most common answer."""
         return {name: self.metrics_of(benchmark)[0][name] for name in ("chance", "majority")}

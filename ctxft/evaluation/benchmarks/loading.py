@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ctxft.config import Config, load_yaml
-from ctxft.data.tables import TABLES, files_of, hub_table, is_data_set, read_table, suffix_of
+from ctxft.data.tables import TABLES, files_of, hub_table, is_data_set, read_table, suffix_of, walk
 from ctxft.evaluation.benchmarks.own import own_rows
 from ctxft.evaluation.benchmarks.records import (
     DATA_ERRORS,
@@ -410,8 +410,9 @@ class _Reader:
             raise InputError(
                 f"the pattern {pattern!r} of a benchmark file is no regular expression ({error})."
             ) from None
-        root, files = self.data.resolve().name, (path for path in self.data.rglob("[!.]*") if path.is_file())
-        return [path for path in files if search(f"{root}/{path.relative_to(self.data).as_posix()}")]
+        root, files = self.data.resolve().name, walk(self.data) if self.data.is_dir() else ()
+        named = {path: f"{root}/{path.relative_to(self.data).as_posix()}" for path in files}
+        return [path for path, name in named.items() if search(name) and path.is_file() and path.name[0] != "."]
 
 
 def _rows_of(path: Path, source: Source) -> Iterator[tuple[str, dict]]:
