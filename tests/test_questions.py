@@ -129,7 +129,10 @@ def test_an_answer_is_taken_for_what_all_answers_can_be(tmp_path: Path, rows: li
         ),
         (question(answer=4), "the answer 4 is outside the choices 0 to 3"),
         (question(answer="A", answer_idx="D"), "'answer_idx' 'D' and 'answer' 'A' are different choices: correct one"),
-        ({"question": "Which?", "answer": 1}, "'choices' must be a list of texts .*columns A, B, ..., found None"),
+        (
+            {"question": "Which?", "answer": 1},
+            "'choices' must be a list of texts .*columns A, B, ..., found .'question', 'answer'",
+        ),
         (question(choices="O or A"), "'choices' must be a list of texts .*found 'O or A'"),
         (question(choices="[" * 9999), "'choices' must be a list of texts"),
         (question(choices={"A": "x", "B": "", "C": "y"}, answer="A"), "'choices' must be a list of 2 to 26 texts"),

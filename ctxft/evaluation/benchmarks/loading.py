@@ -170,7 +170,7 @@ def benchmark_name(source: str) -> str:
     """Return what a benchmark is called in a run: its name, or the file's without the ending.
 
     Example:
-        >>> benchmark_name("mmlu-medical"), benchmark_name("texts/quiz.jsonl")
+        >>> benchmark_name("mmlu-medical"), benchmark_name("texts/quiz.jsonl.gz")
         ('mmlu-medical', 'quiz')
     """
     if source in benchmark_names():

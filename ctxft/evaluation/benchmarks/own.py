@@ -76,7 +76,7 @@ def _choices_of(row: dict, where: str) -> tuple[list[str], list]:
     if not isinstance(value, list):
         raise InputError(
             f"{where}: 'choices' must be a list of texts (or 'options' a mapping {{A: .., B: ..}}, or there must be columns A, "
-            f"B, ..), found {shown(value or None)}."
+            f"B, ..), found {shown(value or list(row))}."
         )
     return list(LETTERS[: len(value)]), value
 
