@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
@@ -181,17 +182,41 @@ class Config(BaseModel):
 # --- the sections of an experiment ------------------------------------------------------------------------------------
 
 
+def template_parts(template: str) -> list[tuple[str, str | None]]:
+    """Return a template's words, each with the field that follows; a field's name alone is a template too.
+
+    Raises:
+        InputError: it names no field, or braces do not match.
+
+    Example:
+        >>> template_parts("{title}: {doc.text}"), template_parts("text")
+        ([('', 'title'), (': ', 'doc.text')], [('', 'text')])
+    """
+    if "{" not in template:
+        return [("", template)]
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InputError(f"text_field {template!r} is no template of fields ({error}): write {{name}}.") from None
+    if not any(part[1] for part in parts) or any(name == "" or form or kind for _, name, form, kind in parts):
+        raise InputError(
+            f"text_field {template!r} is no template of fields: write {{name}}, and nothing else in braces."
+        )
+    return [(words, name) for words, name, _, _ in parts]
+
+
 class CorpusConfig(Config):
     """Where the training texts come from.
 
     Attributes:
-        source: "practice" (or "practice-tuning", "practice-old"), a file (jsonl, parquet, txt, md), a folder of such
-            files, or a hub data set id.
-        text_field: Column or key of the text in jsonl, parquet and hub tables.
-        id_field: Column or key of the document's id; where it is missing, file and line number serve.
+        source: "practice" (or "practice-tuning", "practice-old"), a file (jsonl, json, csv, tsv, txt, md, each also .gz or
+            .zst, or parquet, arrow), a folder of such files, a data set in a folder, or a hub data set id.
+        text_field: Field of the text in records; inside another one ("doc.text"), or a template of several
+            ("{title}\\n\\n{abstract}").
+        id_field: Field of the document's id; where it is missing, used twice, or null here, file and line number serve.
         folders: Folders of a hub data set made of text files (OpenMedText), e.g. ["diseases", "vaccines"].
-        split: Split of a hub table.
-        subset: Name of a hub table's part, where it has several.
+        split: Split of a data set.
+        subset: Name of a data set's part, where it has several.
         revision: Branch, tag or commit on the hub.
         limit: At most this many documents.
         held_out: Fraction of documents that no arm trains on, for the held-out text loss.
@@ -203,7 +228,7 @@ class CorpusConfig(Config):
 
     source: Source = "practice"
     text_field: str = "text"
-    id_field: str = "id"
+    id_field: str | None = "id"
     folders: list[str] | None = None
     split: str = "train"
     subset: str | None = None
@@ -216,6 +241,7 @@ class CorpusConfig(Config):
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
+        template_parts(self.text_field)
         if self.folders is not None and (self.source != TEXT_FILES or not self.folders):
             raise InputError(f"folders names folders of {TEXT_FILES}: leave it out for '{self.source}', or name one.")
         if self.source in SOURCES:

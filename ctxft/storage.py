@@ -355,13 +355,12 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         raise
 
 
-def _not_text(path: Path, head: bytes) -> InputError:
-    """Return what to say about a file with zero bytes among its first ones: in UTF-16 every other byte may be zero."""
+def _utf16(head: bytes) -> str | None:
+    """Return which UTF-16 the first bytes of a file look like, in which every other byte of Latin text is zero; else None."""
     even, odd = head[::2].count(0), head[1::2].count(0)
-    guess = "UTF-16LE" if odd > 9 * even else "UTF-16BE" if even > 9 * odd else None
-    if guess:
-        return InputError(f"{path} looks like {guess}: save it as UTF-8, for example with `iconv -f {guess} -t UTF-8`.")
-    return InputError(f"{path} is no text (byte {head.index(0)} is zero): remove it, or convert it to text.")
+    if even + odd < max(2, len(head) / 20):
+        return None
+    return "UTF-16LE" if odd > 9 * even else "UTF-16BE" if even > 9 * odd else None
 
 
 def _first_bad_byte(stream: typing.BinaryIO) -> int:
@@ -404,8 +403,9 @@ def open_text(path: Path, newline: str = "\n", encoding: str = "utf-8-sig") -> I
     path = Path(path)
     try:
         with _open_bytes(path) as stream:
-            if b"\0" in (head := stream.peek(4096)[:4096]):
-                raise _not_text(path, head)
+            if guess := _utf16(stream.peek(4096)[:4096]):
+                advice = f"save it as UTF-8, for example with `iconv -f {guess} -t UTF-8`"
+                raise InputError(f"{path} is not UTF-8 (it looks like {guess}): {advice}.")
             yield io.TextIOWrapper(stream, encoding, newline=newline)
     except InputError:
         raise

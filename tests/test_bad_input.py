@@ -54,7 +54,7 @@ def config_file(experiment, tmp_path):
         (b'{"id": "a", "text": "Good."}\n{"id": "b"}\n', "line 2: no field 'text'"),
         (b'{"id": "a", "text": "Good."}\n\n{"id": "b", "text"\n', "line 3: invalid JSON"),
         (b'{"id": "a", "text": "Gr\xfc\xdfe."}\n', "is not UTF-8 (byte 23)"),
-        (b'{"id": "a", "text": "Good."}\n{"id": "a", "text": "Too."}\n', "line 2: the id 'a' is used twice"),
+        (b'{"id": "a", "text": "Good."}\n{"id": 0.5, "text": "Too."}\n', "line 2: the id must be"),
     ],
 )
 def test_a_bad_corpus(refuse, config_file, tmp_path, content, said):

@@ -84,9 +84,10 @@ def test_truth_labels_reach_the_passages(tmp_path, tokenizers):
     [
         ('{"id": "c"}', r"line 3: no field 'text' \(found: id\); set corpus.text_field"),
         ('{"id": "c", "text": " "}', "line 3: the record has no text"),
-        ('{"id": "c", "text": 7}', "line 3: the record has no text"),
+        ('{"id": "c", "text": 7}', "line 3: field 'text' is of type int, not text"),
+        ('{"id": "c", "text": "A\\u0000."}', "line 3: the text holds a NUL character"),
         ('{"id": "c", "text": null}', "line 3: the record has no text"),
-        ('{"id": "a", "text": "Again."}', "line 3: the id 'a' is used twice"),
+        ('{"id": [], "text": "Again."}', "line 3: the id must be a text .* or set corpus.id_field=null"),
         ('{"id": "c", "text": "\\ud800"}', "line 3: a text holds a lone surrogate"),
         ('{"id": "c", ', "line 3: invalid JSON"),
     ],
@@ -109,7 +110,7 @@ def test_empty_records_are_skipped_and_counted_where_asked(tmp_path):
     [
         ("empty.jsonl", "is empty: it needs at least one document"),
         ("folder", "is empty: it needs at least one document"),
-        ("table.csv", "a corpus file must be one of"),
+        ("table.xls", "a file to be read must be one of"),
         ("broken.parquet", "is not a parquet file"),
         ("texts/missing.jsonl", "nor an existing file or folder"),
         ("nothing", r"neither of the practice world \(practice, .*\), nor an existing file or folder, nor a hub id"),
@@ -118,7 +119,7 @@ def test_empty_records_are_skipped_and_counted_where_asked(tmp_path):
 def test_a_source_that_holds_no_corpus_is_named(tmp_path, monkeypatch, source, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    for name in ("empty.jsonl", "table.csv", "broken.parquet"):
+    for name in ("empty.jsonl", "table.xls", "broken.parquet"):
         write_text(tmp_path / name, "" if name.startswith("empty") else "no table")
     with pytest.raises(InputError, match=f"{source}.*{said}"):
         read(source)
@@ -134,6 +135,8 @@ def test_a_source_that_holds_no_corpus_is_named(tmp_path, monkeypatch, source, s
         {"folders": ["diseases"]},
         {"wordings": "new"},
         {"unreliable": 0.5, "source": "texts.jsonl"},
+        {"text_field": "{title}{"},
+        {"text_field": "{title:>9}"},
     ],
 )
 def test_settings_out_of_range_are_refused(settings):
@@ -323,8 +326,95 @@ def test_the_ledger_tells_folders_and_licence_of_the_text_files(tmp_path):
     assert module.describe(CorpusConfig(source=str(tmp_path / "texts.jsonl"))) == "texts.jsonl"
 
 
-def test_hidden_files_of_a_folder_are_not_texts(tmp_path):
-    write_text(tmp_path / "a.txt", "A text.")
-    write_text(tmp_path / "._a.txt", "Not a text.")
-    write_text(tmp_path / ".ipynb_checkpoints" / "a.txt", "Not a text either.")
-    assert [document.id for document in read_documents(CorpusConfig(source=str(tmp_path)), Counter())] == ["a.txt"]
+# --- folders, and texts in other fields -------------------------------------------------------------------------------
+
+
+def test_what_a_folder_holds_beside_texts_is_counted(tmp_path):
+    folder = tmp_path / "texts"
+    for name in ("a.txt", "b/c.text", "._a.txt", ".ipynb_checkpoints/a.txt", "__MACOSX/a.txt", "LICENSE.md", "log.txt"):
+        write_text(folder / name, f"In {name}.")
+    (folder / "paper.PDF").write_bytes(b"%PDF")
+    write_text(folder / "notes", "No suffix.")
+    (folder / "gone.txt").symlink_to("nowhere.txt")
+    with pytest.raises(
+        InputError, match=r"files read: 2; .*pdf\): 1; .* devices\): 1; .*no known suffix\): 1.* without"
+    ):
+        read(folder)
+    (folder / "gone.txt").unlink()
+    write_text(tmp_path / "elsewhere" / "d.txt", "In d.")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "b" / "circle").symlink_to(folder)
+    found, counts = read(folder)
+    assert [name for name, _ in found] == ["a.txt", "b/c.text", "link/d.txt"]
+    assert counts == {
+        "files read": 3,
+        "files skipped (hidden or packaging)": 5,
+        "files not read (.pdf)": 1,
+        "files not read (no known suffix)": 1,
+    }
+
+
+def test_a_copy_of_a_data_set_is_read_by_split(tmp_path):
+    write_text(tmp_path / "README.md", "---\nlicense: mit\n---\n# Texts")
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", [{"text": f"For {split}."}])
+    for split in ("train", "test"):
+        found, counts = read(tmp_path, split=split)
+        assert found == [(f"data/{split}.jsonl:1", f"For {split}.")]
+        assert counts["files read"] == counts["files of other splits or subsets"] == 1
+    states = {corpus_state(CorpusConfig(source=str(tmp_path), split=split)) for split in ("train", "test")}
+    assert len(states) == 2
+    with pytest.raises(InputError, match="has no split 'dev': choose one of train, test"):
+        read(tmp_path, split="dev")
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "text"),
+    [
+        ({"doc": {"text": "Inside."}}, "doc.text", "Inside."),
+        ({"doc.text": "Outside."}, "doc.text", "Outside."),
+        ({"title": "A", "n": 2.0, "doc": {"text": "B."}}, "{title} {n}\n\n{doc.text}", "A 2\n\nB."),
+        ({"title": None, "abstract": "B."}, "{title}\n\n{abstract}", "B."),
+    ],
+)
+def test_a_text_may_be_inside_another_field_or_made_of_several(tmp_path, record, field, text):
+    path = write_jsonl(tmp_path / "c.jsonl", [{"id": "a", **record}])
+    assert read(path, text_field=field)[0] == [("a", text)]
+
+
+def test_what_is_no_text_is_named_by_its_type_even_where_empty_records_are_skipped(tmp_path):
+    for value, kind in ((b"A text.", "bytes"), (["A text."], "list"), ({"en": "A text."}, "dict")):
+        pyarrow.parquet.write_table(pyarrow.table({"text": [value]}), tmp_path / "c.parquet")
+        with pytest.raises(InputError, match=f"row 1: field 'text' is of type {kind}, not text"):
+            read(tmp_path / "c.parquet", skip_empty=True)
+    path = write_jsonl(tmp_path / "chat.jsonl", [{"messages": []}])
+    with pytest.raises(InputError, match=r"conversations \('messages'\) belong in ift.source"):
+        read(path)
+
+
+def test_ids_that_repeat_give_way_to_file_and_line(tmp_path):
+    for name in ("a", "b"):
+        rows = [{"id": n, "text": f"{name}{n}"} for n in (0.0, 1)]
+        write_jsonl(tmp_path / f"{name}.jsonl", [*rows, {"id": "b.jsonl:1", "text": "x"}])
+    found, counts = read(tmp_path)
+    assert [name for name, _ in found] == ["0", "1", "b.jsonl:1", "b.jsonl:1~2", "b.jsonl:2", "b.jsonl:3"]
+    assert counts["documents whose id was used twice"] == 3
+    assert [name for name, _ in read(tmp_path / "a.jsonl", id_field=None)[0]] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
+    nested = write_jsonl(tmp_path / "n.jsonl", [{"meta": {"id": "m"}, "text": "t"}])
+    assert read(nested, id_field="meta.id")[0] == [("m", "t")]
+
+
+def test_mistakes_are_told_together_and_no_document_after_the_first(tmp_path):
+    rows = [{"text": "Good."}, *({"text": ""} for _ in range(15)), {"body": "x"}, {"text": "Not yielded."}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    for number in range(30):
+        (tmp_path / f"n{number:02}.txt").write_bytes(b"Gr\xfc\xdfe")
+    found = []
+    with pytest.raises(InputError) as error:
+        found.extend(document.text for document in read_documents(CorpusConfig(source=str(tmp_path)), Counter()))
+    said = str(error.value).splitlines()
+    assert len(said) == 21 and said[-1] == "There are 12 other mistakes."
+    assert "a.jsonl, line 2: the record has no text" in said[0] and said[0].endswith("line 11, 5 more.")
+    assert "a.jsonl, line 17: no field 'text' (found: body)" in said[1]
+    assert "n00.txt is not UTF-8 (byte 2)" in said[2]
+    assert found == ["Good."]

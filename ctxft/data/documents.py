@@ -1,22 +1,26 @@
-"""Read documents from files, hub data sets or the practice world, and check them one by one."""
+"""Read documents from files, folders, data sets or the practice world, and check them one by one."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from ctxft.config import TEXT_FILES, CorpusConfig
-from ctxft.data.tables import check_id, hub_table, read_table
+from ctxft.config import TEXT_FILES, CorpusConfig, template_parts
+from ctxft.data.tables import TABLES, TEXTS, Files, as_integer, files_of, hub_table, id_of, read_table, suffix_of
 from ctxft.models import hub_errors, is_hub_id, resolve_revision
 from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_text, sha256
 from ctxft.world.texts import SOURCES, practice_documents
 
-SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")
+SUFFIXES = (*TABLES, *TEXTS)
 WHERE_TO_PUT = "download it elsewhere and give the folder or file (jsonl, parquet, txt, md) as corpus.source"
+NO_ID = "correct it, or set corpus.id_field=null so that files and lines serve as ids"
+MOST_TOLD, MOST_PLACES = 20, 10  # mistakes, and places of each, in an error; the others are counted
 
 
 @dataclass(frozen=True)
@@ -35,46 +39,76 @@ class Document:
 Row = tuple[str, str, dict]  # (where it is, the id it gets if it has none, the record)
 
 
-def _files_of(place: Path) -> list[Path]:
-    """Return the corpus files of a folder in the order of their names, or the file itself."""
-    if place.is_dir():
-        paths = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(place).parts))
-    if place.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{place}: a corpus file must be one of {', '.join(SUFFIXES)}.")
-    return [place]
+class _Mistakes:
+    """What is wrong with a corpus, reported together at its end: records with the same mistake in one sentence."""
+
+    def __init__(self) -> None:
+        self.numbers, self.places, self.untold = Counter[str](), dict[str, list[str]](), 0
+
+    def add(self, error: InputError, where: str = "") -> None:
+        what = str(error).removeprefix(f"{where}: ")
+        if what not in self.places and len(self.places) == MOST_TOLD:
+            self.untold += 1
+            return
+        self.numbers[what] += 1
+        if self.numbers[what] <= MOST_PLACES:
+            self.places.setdefault(what, []).append(where)
+
+    def tell(self) -> None:
+        """Raise what was added."""
+        sentences = []
+        for what, (first, *others) in self.places.items():
+            file, also = first.rpartition(", ")[0], ""
+            if more := self.numbers[what] - 1 - len(others):
+                others.append(f"{more} more")
+            if others:
+                also = f" The same holds for {', '.join(other.removeprefix(f'{file}, ') for other in others)}."
+            sentences.append((f"{first}: " if first else "") + what + also)
+        if self.untold:
+            sentences.append(f"There are {self.untold} other mistakes.")
+        if sentences:
+            raise InputError(*sentences)
 
 
-def _file_rows(paths: Iterable[Path], root: Path, config: CorpusConfig) -> Iterator[Row]:
-    """Yield the records of files; ids are made from their paths within the corpus."""
-    for path in paths:
-        name = path.relative_to(root).as_posix()
-        if path.suffix.lower() in (".txt", ".md"):
-            yield str(path), name, {config.text_field: read_text(path)}
-        else:
-            yield from ((where, f"{name}:{number}", row) for number, where, row in read_table(path))
+def _listed(config: CorpusConfig) -> Files:
+    return files_of(Path(config.source), SUFFIXES, config.split, config.subset)
 
 
-def _text_file_rows(config: CorpusConfig, commit: str | None) -> Iterator[Row]:
+def _file_rows(files: Files, config: CorpusConfig, mistakes: _Mistakes) -> Iterator[Row]:
+    """Yield the records of files; ids are made from their paths within the corpus. A file that ends too early is a mistake."""
+    for path in files.paths:
+        name = path.relative_to(files.root).as_posix()
+        try:
+            if suffix_of(path) in TEXTS:
+                yield str(path), name, {config.text_field: read_text(path)}
+            else:
+                yield from ((where, f"{name}:{number}", row) for number, where, row in read_table(path))
+        except InputError as error:
+            mistakes.add(error)
+
+
+def _text_files(config: CorpusConfig, commit: str | None) -> Files:
     """Return the text files in the named folders of a hub data set; the cache may hold other folders of it too."""
     if not config.folders:
         raise InputError(
             f"{TEXT_FILES} holds some 127,700 files: name the folders to read, e.g. corpus.folders: [diseases]."
         )
-    names, files = [folder.strip("/") for folder in config.folders], []
+    names = [folder.strip("/") for folder in config.folders]
     with hub_errors(config.source, "dataset", WHERE_TO_PUT):
         patterns = [f"{name}/**" for name in names]
         place = Path(snapshot_download(config.source, repo_type="dataset", revision=commit, allow_patterns=patterns))
+    texts = Files([], place, Counter())
     for name in names:
-        read = _files_of(place / name) if (place / name).is_dir() else []
-        if not read:
+        files = files_of(place / name, SUFFIXES) if (place / name).is_dir() else Files([], place, Counter())
+        if not files.paths:
             raise InputError(f"{TEXT_FILES} has no folder '{name}' with text files: see its files on the hub.")
-        files += read
-    return _file_rows(files, place, config)
+        texts.paths.extend(files.paths)
+        texts.counts.update(files.counts)
+    return texts
 
 
 def _hub_commit(config: CorpusConfig) -> str | None:
-    if Path(config.source).suffix.lower() in SUFFIXES or not is_hub_id(config.source):
+    if suffix_of(Path(config.source)) in SUFFIXES or not is_hub_id(config.source):
         raise InputError(
             f"corpus '{config.source}' is neither of the practice world ({', '.join(SOURCES)}), nor an existing file or "
             "folder, nor a hub id like org/name."
@@ -82,25 +116,29 @@ def _hub_commit(config: CorpusConfig) -> str | None:
     return resolve_revision(config.source, "dataset", config.revision, WHERE_TO_PUT)
 
 
-def _rows(config: CorpusConfig) -> Iterator[Row]:
-    place = Path(config.source)
+def _rows(config: CorpusConfig, counts: Counter, mistakes: _Mistakes) -> Iterator[Row]:
     if config.source in SOURCES:
         rows = practice_documents(config.source, config.unreliable, config.wordings)
         return ((f"{config.source}, document {row['id']}", row["id"], row) for row in rows)
-    if is_there(place):
-        return _file_rows(_files_of(place), place if place.is_dir() else place.parent, config)
-    commit, split = _hub_commit(config), config.split
+    commit, files = None, None
+    if is_there(config.source):
+        files = _listed(config)
+    else:
+        commit = _hub_commit(config)
     if config.source == TEXT_FILES:
-        return _text_file_rows(config, commit)
-    table = hub_table(config.source, config.subset, split, commit, WHERE_TO_PUT)
-    return ((where, f"{split}:{number}", row) for number, (_, where, row) in enumerate(table))
+        files = _text_files(config, commit)
+    if files:
+        counts.update(files.counts)
+        return _file_rows(files, config, mistakes)
+    table = hub_table(config.source, config.subset, config.split, commit, WHERE_TO_PUT)
+    return ((where, f"{config.split}:{number}", row) for number, (_, where, row) in enumerate(table))
 
 
 def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
     """Return what tells whether a corpus is still the same: a hash, and for a hub data set the commit.
 
     Returns:
-        (hash of the files' names and bytes, or of hub id and commit; commit or None).
+        (hash of names and bytes of the files that are read, or of hub id and commit; commit or None).
 
     Example:
         >>> corpus_state(CorpusConfig())[1] is None
@@ -110,7 +148,8 @@ def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
     if config.source in SOURCES:
         return sha256(practice_documents(config.source, config.unreliable, config.wordings)), None
     if is_there(place):
-        return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in _files_of(place)]), None
+        files = _listed(config).paths
+        return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in files]), None
     commit = _hub_commit(config)
     return sha256([config.source, commit]), commit
 
@@ -128,45 +167,115 @@ def describe(config: CorpusConfig) -> str:
     return f"{name}, folders {', '.join(config.folders or [])} (parts carry non-commercial licences: see the data set's card)"
 
 
+def _field(record: dict, name: str) -> object:
+    """Return a field; in a name with dots, of the record inside the record. KeyError: there is none."""
+    first, _, rest = name.partition(".")
+    if name in record or not rest:
+        return record[name]
+    inner = record[first]
+    if inner is None:
+        return None
+    if not isinstance(inner, dict):
+        raise KeyError(name)
+    return _field(inner, rest)
+
+
+def _names(record: dict) -> str:
+    """Return the names of a record's fields, with those inside of them, for a message."""
+    inner = ((name, value if isinstance(value, dict) else {}) for name, value in record.items())
+    return ", ".join(name for field, value in inner for name in ([f"{field}.{key}" for key in value] or [str(field)]))
+
+
+def _part(record: dict, name: str, where: str, numbers: bool) -> str:
+    """Return a field as text, or a number too where it is one part of several; what is not there is empty."""
+    try:
+        value = as_integer(_field(record, name))
+    except KeyError:
+        talk = next((key for key in ("messages", "conversations") if key in record), None)
+        advice = f"conversations ('{talk}') belong in ift.source" if talk else "set corpus.text_field"
+        raise InputError(f"{where}: no field '{name}' (found: {_names(record)}); {advice}.") from None
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int) if numbers else str):
+        raise InputError(
+            f"{where}: field '{name}' is of type {type(value).__name__}, not text: convert it, or set corpus.text_field to "
+            f"another (found: {_names(record)})."
+        )
+    return str(value)
+
+
+def _text(record: dict, config: CorpusConfig, where: str) -> str:
+    """Return a document's text with normalized line ends; empty where the record has none."""
+    name = config.text_field
+    parts = [("", name)] if name in record else template_parts(name)
+    values = [_part(record, name, where, len(parts) > 1) if name else "" for _, name in parts]
+    if not any(value.strip() for value in values):
+        return ""
+    text = "".join(chain(*zip((words for words, _ in parts), values, strict=True)))
+    if "\0" in text:
+        raise InputError(
+            f"{where}: the text holds a NUL character, as UTF-16 and binary data do: save it as UTF-8 text."
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def _id(record: dict, config: CorpusConfig, where: str, default: str, seen: set[bytes], counts: Counter) -> str:
+    """Return a document's id, and remember a digest of it; an id that was there already gives way to file and line."""
+    try:
+        value = _field(record, config.id_field) if config.id_field else None
+    except KeyError:
+        value = None
+    own = [] if value is None else [id_of(value, where, NO_ID)]
+    for identity in chain(own, [default], (f"{default}~{n}" for n in count(2))):
+        digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        if digest not in seen:
+            break
+    seen.add(digest)
+    if own and identity != own[0]:
+        counts["documents whose id was used twice"] += 1
+    if not is_unicode(identity):  # a file's name may be of bytes that are no UTF-8
+        raise InputError(f"{where}: the id '{identity}' is no valid Unicode: rename the file, or give another id.")
+    return identity
+
+
 def read_documents(config: CorpusConfig, counts: Counter) -> Iterator[Document]:
-    """Yield the corpus's documents with normalised line ends, one by one.
+    """Yield the corpus's documents with normalized line ends, one by one.
+
+    After the first mistake no document is yielded: what is left is only checked, and all mistakes are reported together.
 
     Args:
         config: which corpus.
-        counts: "documents empty" is counted here where ``skip_empty`` is set.
+        counts: files read and left out, "documents whose id was used twice" and, where ``skip_empty`` is set, "documents
+            empty" are counted here.
 
     Raises:
-        InputError: unknown source, a record without text (file and line named), a text that is not valid Unicode, two
-            documents with one id, or no document at all.
+        InputError: unknown source, records without text (file and line named), a text that is not valid Unicode, or no
+            document at all.
     """
-    seen: set[str] = set()
-    for where, default, row in _rows(config):
-        if config.limit is not None and len(seen) >= config.limit:
+    seen: set[bytes] = set()
+    mistakes, number = _Mistakes(), 0
+    for where, default, row in _rows(config, counts, mistakes):
+        if number == config.limit:
             break
-        if config.text_field not in row:
-            raise InputError(
-                f"{where}: no field '{config.text_field}' (found: {', '.join(map(str, row))}); set corpus.text_field."
-            )
-        text = row[config.text_field]
-        if not isinstance(text, str) or not text.strip():
-            if config.skip_empty:
-                counts["documents empty"] += 1
-                continue
-            raise InputError(
-                f"{where}: the record has no text; remove it, or set corpus.skip_empty: true to skip such records."
-            )
-        value = row.get(config.id_field)
-        identity = check_id(default if value is None else value, where, seen)
-        if not is_unicode(identity):  # a file's name may be of bytes that are no UTF-8
-            raise InputError(f"{where}: the id '{identity}' is no valid Unicode: rename the file, or give another id.")
+        try:
+            text = _text(row, config, where)
+            if not text and not config.skip_empty:
+                raise InputError(
+                    f"{where}: the record has no text; remove it, or set corpus.skip_empty: true to skip such records."
+                )
+            identity = _id(row, config, where, default, seen, counts) if text else ""
+        except InputError as error:
+            mistakes.add(error, where)
+            continue
+        if not text:
+            counts["documents empty"] += 1
+            continue
+        number += 1
         reliable = row.get("reliable")  # a label if it is true or false; a column of that name may mean something else
-        yield Document(
-            identity,
-            text.replace("\r\n", "\n").replace("\r", "\n").strip(),
-            where,
-            reliable if isinstance(reliable, bool) else None,
-        )
-    if not seen:
+        if not mistakes.numbers:
+            yield Document(identity, text, where, reliable if isinstance(reliable, bool) else None)
+    mistakes.tell()
+    if not number:
         raise InputError(
             f"the corpus '{config.source}' is empty: it needs at least one document with text ({', '.join(SUFFIXES)})."
         )

@@ -36,7 +36,7 @@ FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl"} | {
     f".{name}": name for name in ("json", "csv", "tsv", "parquet", "arrow")
 }
 COMPRESSIBLE = ("jsonl", "json", "csv", "tsv")  # parquet and arrow files hold compressed columns
-TABLES = tuple(FORMATS)
+TABLES, TEXTS = tuple(FORMATS), (".txt", ".text", ".md")
 BATCH = 256  # rows of a parquet or arrow file that are in memory at a time
 PACKAGING = re.compile(
     r"(readme|licen[cs]e([-_.]\w+)?|copying|notice|changelog|citation|contributing|log)(\.(md|txt|rst|cff))?"
@@ -66,7 +66,7 @@ def suffix_of(path: Path) -> str:
         ('.json', '.gz')
     """
     inner = Path(path.stem).suffix.lower()
-    packed = path.suffix.lower() in (".gz", ".zst") and (FORMATS.get(inner) in COMPRESSIBLE or inner in (".txt", ".md"))
+    packed = path.suffix.lower() in (".gz", ".zst") and (FORMATS.get(inner) in COMPRESSIBLE or inner in TEXTS)
     return inner if packed else path.suffix.lower()
 
 
@@ -298,8 +298,10 @@ def _csv_rows(path: Path, columns: Sequence[str] | None, delimiter: str) -> Iter
                 if None in row or None in row.values():  # where DictReader puts what is too much, and what is missing
                     raise InputError(f"{where}: the fields {', '.join(names)} are needed: check the quotes.")
                 yield reader.line_num, where, row
-        except csv.Error as error:  # a field without end, for example
-            raise InputError(f"{path}, line {reader.line_num}: not a CSV file ({error}): check the quotes.") from None
+        except csv.Error as error:  # a field without end, for example, in the record after the last good one
+            raise InputError(
+                f"{path}, line {reader.line_num + 1}: not a CSV file ({error}): check the quotes."
+            ) from None
 
 
 def _holds_lines(path: Path) -> bool:
@@ -328,8 +330,13 @@ def _json_rows(path: Path) -> Iterator[Row]:
 # --- ids and the hub --------------------------------------------------------------------------------------------------
 
 
+def as_integer(value: object) -> object:
+    """Return a number as a whole one where it is: tables with gaps hold 7 as 7.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def id_of(value: object, where: str, instead: str = "correct it") -> str:
-    """Return a record's id as text; tables with gaps hold whole numbers as 7.0.
+    """Return a record's id as text.
 
     Raises:
         InputError: it is no text and no whole number; ``instead`` says what to do.
@@ -338,8 +345,7 @@ def id_of(value: object, where: str, instead: str = "correct it") -> str:
         >>> id_of(7.0, "notes.jsonl, line 2")
         '7'
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = as_integer(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise InputError(f"{where}: the id must be a text or a whole number, found {shown(value)}: {instead}.")
     return str(value)
