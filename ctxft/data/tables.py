@@ -261,10 +261,10 @@ def _text_rows(path: Path) -> Iterator[Row]:
 def _batches(path: Path, format: str) -> Iterator[pyarrow.RecordBatch]:
     """Yield the rows of a parquet or arrow file a few at a time; arrow files are of two kinds."""
     if format == "parquet":
-        with pyarrow.parquet.ParquetFile(path) as table:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as table:
             yield from table.iter_batches(batch_size=BATCH)
         return
-    with pyarrow.memory_map(str(path)) as file:
+    with pyarrow.OSFile(str(path)) as file:
         if file.read(6) == b"ARROW1":
             reader = pyarrow.ipc.open_file(file)
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
