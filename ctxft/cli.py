@@ -20,7 +20,19 @@ from typer.core import TyperGroup
 
 from ctxft import __version__
 from ctxft.extras.commands import extras, write_adaptive
-from ctxft.options import MANY, PLAIN, Config, Data, Out, Settings, Workers, print_notes, read_settings, run_of
+from ctxft.options import (
+    MANY,
+    PLAIN,
+    Config,
+    Data,
+    Out,
+    Settings,
+    Workers,
+    print_left_out,
+    print_notes,
+    read_settings,
+    run_of,
+)
 from ctxft.run.processes import die_with_parent
 from ctxft.storage import KEPT, FailedError, InputError, explain, is_there, read_text, runs_root, write_json, write_text
 
@@ -166,9 +178,10 @@ def _train(config: Config, *, task: Tasks, workers: Workers = None, settings: Se
     run = run_of(config, settings, data)
     if not task and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         print(f"trained: {run.train(workers).folder}")
+        print_left_out(run)
         return
     tasks = [parse_task(name, run.train_tasks) for name in task]
-    run.prepare()
+    print_left_out(run.prepare())
     if not tasks:  # the processes that accelerate launched train each task together
         require_written(run)
     for arm, seed in tasks or run.train_tasks:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from ctxft.storage import InputError, parse_yaml
+from ctxft.storage import InputError, parse_yaml, read_json
 
 if TYPE_CHECKING:
     from ctxft.run.run import Run
@@ -61,6 +61,16 @@ def print_notes(run: Run) -> None:
     for benchmark in run.benchmarks:
         if benchmark.note:
             print(f"{benchmark.name}: {benchmark.note}")
+
+
+def print_left_out(run: Run) -> None:
+    """Print what of a run's texts was left out or named anew: files, empty documents, ids that repeat."""
+    ledger = read_json(run.folder / "ledger.json")
+    kinds = ("files", "documents empty", "documents whose")
+    if counts := [
+        f"{name}: {n}" for name, n in ledger.items() if name.removeprefix("general text: ").startswith(kinds)
+    ]:
+        print("; ".join(counts))
 
 
 def confirm_cost(yes: bool) -> bool:

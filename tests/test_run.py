@@ -23,9 +23,11 @@ from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.benchmarks.loading import read_declaration
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import load_model, load_tokenizer, model_hash
+from ctxft.options import print_left_out
 from ctxft.run import prepare as preparation
 from ctxft.run import run as run_module
 from ctxft.run import tasks
+from ctxft.run.run import Run
 from ctxft.run.tasks import parse_task
 from ctxft.storage import (
     PACKAGE_ROOT,
@@ -137,6 +139,21 @@ def test_relative_paths_become_absolute(tmp_path, monkeypatch):
 
 
 # --- preparation ------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_and_the_terminal_account_for_every_file(experiment, corpus_file, capsys):
+    for name, rows in (("a", 5), ("b", 3)):
+        lines = corpus_file.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
+        write_text(corpus_file.parent / "texts" / f"{name}.jsonl", "".join(lines))
+    write_text(corpus_file.parent / "texts" / "LICENSE", "MIT")
+    write_text(corpus_file.parent / "texts" / "paper.pdf", "%PDF")
+    run = Run(experiment(corpus={"source": str(corpus_file.parent / "texts")})).prepare()
+    files = {"files read": 2, "files not read (.pdf)": 1, "files skipped (hidden or packaging)": 1}
+    ledger = read_json(run.folder / "ledger.json")
+    assert ledger | files | {"documents whose id was used twice": 3, "documents duplicate": 3} == ledger
+    print_left_out(run)
+    out = capsys.readouterr().out
+    assert all(f"{name}: {number}" in out for name, number in files.items()) and out.count("\n") == 1
 
 
 def test_the_ledger_accounts_for_every_token(experiment, model_folders):
