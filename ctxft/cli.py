@@ -246,14 +246,22 @@ def _compare(
 
 
 @app.command("leaks")
-def _leaks(config: Config, *, settings: Settings, data: Data = None, out: Out = None) -> None:
+def _leaks(config: Config, *, workers: Workers = None, settings: Settings, data: Data = None, out: Out = None) -> None:
     """Look for benchmark items in the training texts and prompts of a run."""
     from ctxft.leakage import leaks_text, look_for_leaks
 
-    result = look_for_leaks(run_of(config, settings, data))
+    result = look_for_leaks(run_of(config, settings, data), workers)
     print(leaks_text(result))
     if out:
         print(f"\nitem by item: {write_json(out, result)}")
+
+
+@app.command("leaks-in", hidden=True)
+def _leaks_in(config: str, folder: Path, worker: int, workers: int, shares: int) -> None:
+    """Look for benchmark items in a share of the texts: what the processes of one search do."""
+    from ctxft.leakage import write_share
+
+    write_share(run_of(config, [], None), folder, worker, workers, shares)
 
 
 @app.command("verify")

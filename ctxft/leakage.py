@@ -16,30 +16,42 @@ found; a paraphrase is not. Each item gets the worst of these verdicts:
     unchecked  it has no words
 
 The clean subset leaves out the first three. An answer alone is no evidence; it is looked for after its question only. A
-text that a question is about (PubMedQA's abstract) is looked for like the question, separately.
+text that a question is about (PubMedQA's abstract) is looked for like the question, separately. In scripts without spaces
+between words a character counts half a word (``ctxft.data.ngrams``).
 """
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
 import pandas
+from tqdm import tqdm
 
-from ctxft.data.ngrams import NGRAM, words_of
+from ctxft.data.ngrams import NGRAM, ngram_ends, word_pieces, run_hashes, word_hashes, words_of
 from ctxft.evaluation.benchmarks.records import Benchmark
-from ctxft.storage import read_jsonl
+from ctxft.run.processes import count_workers, progress_bar, run_parallel
+from ctxft.storage import read_json, read_jsonl, write_json
 
 if TYPE_CHECKING:
+    from ctxft.data.passages import Passage
     from ctxft.run.run import Run
 
 HALF = 0.5  # of its n-grams: an item of which more were found is leaked
 COMMON = 4  # an n-gram that N questions of a benchmark share is the benchmark's wording
 NEAR = 100  # words after a question in which its answer is looked for: other choices may come first
 PLACES = 3  # places kept for each item
+BATCH = 1 << 17  # words that are looked at together
+TABLE = 24  # bits of a hash by which most n-grams of a text are passed over
+SHARE = 4000  # passages, instructions: what a process looks at before it says that it goes on
+MANY = 10  # shares for which several processes are worth their start
 
 VERDICTS = ("leaked", "partial", "short", "common", "clean", "unchecked")
 DIRTY = VERDICTS[:3]
@@ -55,6 +67,7 @@ class ItemText:
         benchmark, id, hash: which question.
         kind: "question" or "context".
         words, answer: the words of the text, and of the right answer.
+        short: it has no whole n-gram, so it is looked for as it is.
         ngrams: how many different n-grams it has that fewer than ``COMMON`` questions share.
         matched, common: its own n-grams that were found, and those of the benchmark's wording.
         answered: whether its right answer came after it.
@@ -68,6 +81,7 @@ class ItemText:
     kind: str
     words: Gram
     answer: Gram
+    short: bool = False
     ngrams: int = 0
     matched: set[Gram] = field(default_factory=set)
     common: set[Gram] = field(default_factory=set)
@@ -82,7 +96,7 @@ class ItemText:
             return "unchecked"
         if not self.matched:
             return "common" if self.common else "clean"
-        if len(self.words) < NGRAM:
+        if self.short:
             return "short"
         return "leaked" if len(self.matched) > HALF * self.ngrams else "partial"
 
@@ -93,10 +107,33 @@ class ItemText:
         share = len(self.matched) / self.ngrams if self.ngrams else 0.0
         return {**values, **counts, "share": share, "example": " ".join(min(self.matched or self.common, default=()))}
 
+    def found(self, where: str, at: tuple[int, int], gram: Gram, common: bool, after: Sequence[str]) -> None:
+        """Note that one of its n-grams stands in a text.
 
-def grams_of(words: Sequence[str], n: int = NGRAM) -> Iterator[Gram]:
-    """Yield the n-grams of a list of words, without copying the list."""
-    return zip(*(islice(words, k, None) for k in range(n)), strict=False)
+        Args:
+            where: the text.
+            at: number of the text, and of the n-gram's first word in it.
+            gram: the n-gram, or the whole question.
+            common: whether it is the benchmark's wording.
+            after: the words that follow it.
+        """
+        if common:
+            self.common.add(gram)
+        else:
+            self.matched.add(gram)
+            self.last = at
+            if where not in self.places and len(self.places) < PLACES:
+                self.places.append(where)
+        # The end of a question is often the benchmark's wording, which also ends others: its own words must come before.
+        ends = self.kind == "question" and self.words[-len(gram) :] == gram
+        if (
+            ends
+            and not self.answered
+            and self.answer
+            and self.last[0] == at[0]
+            and at[1] - self.last[1] <= len(self.words)
+        ):
+            self.answered = f" {' '.join(self.answer)} " in f" {' '.join(after)} "
 
 
 class LeakIndex:
@@ -109,59 +146,134 @@ class LeakIndex:
         >>> from ctxft.evaluation.benchmarks import Benchmark, Question
         >>> index = LeakIndex([Benchmark("own", (Question("1", "Which vessel is it?", ("vein", "duct"), 0, "all"),), "")])
         >>> index.read("a text", "Which vessel is it? A vein.")
-        >>> [(part.verdict, part.answered) for part in index.parts]
+        >>> [(part.verdict, part.answered) for part in index.found()]
         [('short', True)]
     """
 
     def __init__(self, benchmarks: Iterable[Benchmark]) -> None:
-        self.parts: list[ItemText] = []
-        self.texts = 0
-        self.words = 0
-        # by length: n-gram -> the texts of items that have it, and whether it is the wording of their benchmark
-        self._owners: dict[int, dict[Gram, list[tuple[ItemText, bool]]]] = {n: {} for n in range(1, NGRAM + 1)}
+        self.texts = self.words = 0
+        self._parts: list[ItemText] = []
+        self._waiting: list[str] = []  # words that were not looked at yet
+        self._begun: list[tuple[int, int, str]] = []  # of each text that they are of: its first word, number and name
+        columns: list[tuple[numpy.ndarray, numpy.ndarray]] = []
         for benchmark in benchmarks:
-            self._add(benchmark)
+            for question in benchmark.questions:
+                answer = tuple(words_of(question.choices[question.answer]))
+                for kind, text in (("question", question.question), ("context", question.context)):
+                    if kind == "question" or text:
+                        words = tuple(map(sys.intern, words_of(text)))
+                        part = ItemText(benchmark.name, question.id, question.hash, kind, words, answer)
+                        columns.append(self._add(part))
+        hashes = numpy.concatenate([numpy.zeros(0, numpy.uint64), *(own for own, _ in columns)])
+        starts = numpy.concatenate([numpy.zeros(0, int), *(first for _, first in columns)])
+        parts = numpy.repeat(numpy.arange(len(columns)), [len(first) for _, first in columns])
+        sizes = numpy.array([len(part.words) * part.short for part in self._parts], int)[parts]
+        names = pandas.Series([part.benchmark for part in self._parts], dtype="category").cat.codes.to_numpy()[parts]
+        grams = pandas.DataFrame({"hash": hashes, "part": parts, "start": starts, "size": sizes, "benchmark": names})
+        sharing = grams.groupby(["size", "hash", "benchmark"])["part"].transform("size").to_numpy()
+        grams["common"] = (sharing >= COMMON) & (sizes == 0)
+        for part, count in zip(
+            self._parts, numpy.bincount(parts[~grams["common"]], minlength=len(sizes)), strict=False
+        ):
+            part.ngrams = int(count)
+        grams, self._grams = grams.sort_values("hash"), {}
+        for size in numpy.unique(sizes).tolist():  # words of questions that are looked for whole; 0: n-grams
+            table = grams.loc[grams["size"] == size]
+            self._grams[size] = [table[name].to_numpy() for name in ("hash", "part", "start", "common")]
+        self._possible = numpy.zeros(1 << TABLE, bool)  # by the first bits of a hash: whether a question has it
+        self._possible[hashes >> numpy.uint64(64 - TABLE)] = True
 
-    def _add(self, benchmark: Benchmark) -> None:
-        owners: dict[Gram, list[ItemText]] = {}
-        for question in benchmark.questions:
-            answer = tuple(words_of(question.choices[question.answer]))
-            for kind, text in (("question", question.question), ("context", question.context)):
-                if kind == "question" or text:
-                    words = tuple(words_of(text))
-                    part = ItemText(benchmark.name, question.id, question.hash, kind, words, answer)
-                    self.parts.append(part)
-                    for gram in set(grams_of(words)) if len(words) >= NGRAM else {words} - {()}:
-                        owners.setdefault(gram, []).append(part)
-        for gram, parts in owners.items():
-            common = len(parts) >= COMMON and len(gram) == NGRAM
-            self._owners[len(gram)].setdefault(gram, []).extend((part, common) for part in parts)
-            for part in parts:
-                part.ngrams += not common
+    def _add(self, part: ItemText) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return the hash of each n-gram of a part, or of all of its words, and where it starts."""
+        self._parts.append(part)
+        hashes = word_hashes(part.words)
+        ends = ngram_ends(hashes)
+        part.short = not len(ends)
+        if part.short:
+            ends = numpy.array([len(hashes)] * (len(hashes) > 0), int)
+        return numpy.unique(run_hashes(hashes, ends), return_index=True)
 
     def read(self, where: str, text: str) -> None:
         """Look for all questions in one whole text (not in passages, so that no n-gram is lost at a cut)."""
-        words = words_of(text)
         self.texts += 1
-        self.words += len(words)
-        for n, owners in self._owners.items():
-            if owners:
-                for place, gram in enumerate(grams_of(words, n)):
-                    for part, common in owners.get(gram, ()):
-                        self._hit(part, gram, common, where, place, words[place + n : place + n + NEAR])
+        self._begun.append((len(self._waiting), self.texts, where))
+        for words in word_pieces(text):
+            self.words += len(words)
+            self._waiting += words
+            if len(self._waiting) >= BATCH:
+                self._look(NEAR + 2 * NGRAM)
 
-    def _hit(self, part: ItemText, gram: Gram, common: bool, where: str, place: int, after: Sequence[str]) -> None:
-        if common:
-            part.common.add(gram)
-        else:
-            part.matched.add(gram)
-            part.last = (self.texts, place)
-            if where not in part.places and len(part.places) < PLACES:
-                part.places.append(where)
-        # The end of a question is often the benchmark's wording, which also ends others: its own words must come before.
-        ends = part.kind == "question" and part.words[-len(gram) :] == gram
-        if ends and part.last[0] == self.texts and place - part.last[1] <= len(part.words) and part.answer:
-            part.answered = part.answered or part.answer in grams_of(after, len(part.answer))
+    def found(self) -> list[ItemText]:
+        """Return what was found of each question, and of the text that it is about."""
+        self._look(0)
+        return self._parts
+
+    def _look(self, keep: int) -> None:
+        """Look for n-grams that begin in the waiting words, but for some of the last, whose text may go on."""
+        words, until = self._waiting, max(len(self._waiting) - keep, 0)
+        hashes, begins = word_hashes(words), [begin for begin, _, _ in self._begun]
+        for size, (known, parts, starts, common) in self._grams.items():
+            ends = numpy.arange(size, len(words) + 1) if size else ngram_ends(hashes)
+            runs = run_hashes(hashes, ends[:until])
+            places = numpy.flatnonzero(self._possible[runs >> numpy.uint64(64 - TABLE)])
+            first, last = (numpy.searchsorted(known, runs[places], side) for side in ("left", "right"))
+            hits = numpy.flatnonzero(first < last)
+            hits = zip(*(column[hits].tolist() for column in (places, ends[places], first, last)), strict=True)
+            for place, end, low, high in hits:
+                text = bisect_right(begins, place)
+                stop = begins[text] if text < len(begins) else len(words)
+                begin, number, where = self._begun[text - 1]
+                gram, after = tuple(words[place:end]), words[end : min(end + NEAR, stop)]
+                for row in range(low, high) if end <= stop else ():
+                    part = self._parts[parts[row]]
+                    if part.words[starts[row] : starts[row] + len(gram)] == gram:
+                        part.found(where, (number, place - begin), gram, bool(common[row]), after)
+        text = bisect_right(begins, until) - 1 if until < len(words) else len(begins)
+        self._begun = [(begin - until, number, where) for begin, number, where in self._begun[max(text, 0) :]]
+        self._waiting = words[until:]
+
+    def take(self) -> dict:
+        """Return what was found as plain values, for ``add``, and forget it."""
+        parts = [
+            [number, sorted(part.matched), sorted(part.common), part.answered, part.places]
+            for number, part in enumerate(self.found())
+            if part.matched or part.common
+        ]
+        taken = {"texts": self.texts, "words": self.words, "parts": parts}
+        self.texts = self.words = 0
+        for number, *_ in parts:
+            part = self._parts[number]
+            part.matched, part.common, part.answered, part.places, part.last = set(), set(), False, [], (-1, 0)
+        return taken
+
+    def add(self, taken: dict) -> None:
+        """Add what another index of the same benchmarks found in the texts that follow."""
+        self.texts += taken["texts"]
+        self.words += taken["words"]
+        for number, matched, common, answered, places in taken["parts"]:
+            part = self._parts[number]
+            part.matched.update(map(tuple, matched))
+            part.common.update(map(tuple, common))
+            part.answered |= answered
+            part.places = list(dict.fromkeys([*part.places, *places]))[:PLACES]
+
+    def result(self) -> dict:
+        """Return what ``find_leaks`` says."""
+        results = {}
+        for part in self.found():
+            results.setdefault(part.benchmark, []).append(part)
+        sizes = {"ngram": NGRAM, "common_from": COMMON, "texts": self.texts, "words": self.words}
+        return {**sizes, "benchmarks": {name: _summary(parts) for name, parts in results.items()}}
+
+
+def _summary(parts: list[ItemText]) -> dict:
+    worst_last = sorted(parts, key=lambda part: -VERDICTS.index(part.verdict))
+    counts = Counter({part.id: part.verdict for part in worst_last}.values())
+    return {
+        "counts": {verdict: counts[verdict] for verdict in VERDICTS},
+        "answered": sum(part.answered for part in parts if part.verdict in ("leaked", "short")),
+        "items": [part.to_json() for part in parts if part.verdict != "clean"],
+    }
 
 
 def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]) -> dict:
@@ -184,37 +296,60 @@ def find_leaks(benchmarks: Sequence[Benchmark], texts: Iterable[tuple[str, str]]
     index = LeakIndex(benchmarks)
     for where, text in texts:
         index.read(where, text)
-    results = {}
-    for benchmark in benchmarks:
-        parts = [part for part in index.parts if part.benchmark == benchmark.name]
-        worst_last = sorted(parts, key=lambda part: -VERDICTS.index(part.verdict))
-        counts = Counter({part.id: part.verdict for part in worst_last}.values())
-        results[benchmark.name] = {
-            "counts": {verdict: counts[verdict] for verdict in VERDICTS},
-            "answered": sum(part.answered for part in parts if part.verdict in ("leaked", "short")),
-            "items": [part.to_json() for part in parts if part.verdict != "clean"],
-        }
-    sizes = {"ngram": NGRAM, "common_from": COMMON, "texts": index.texts, "words": index.words}
-    return {**sizes, "benchmarks": results}
+    return index.result()
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
-def texts_read(run: Run) -> Iterator[tuple[str, str]]:
+def documents_of(passages: Sequence[Passage], begin: int = 0, end: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (id, text) of the documents that begin among some passages; a document is cut where passages are missing.
+
+    Args:
+        passages: slices of the documents, in order; consecutive ones touch.
+        begin, end: numbers of the passages among which a document begins.
+    """
+    end = len(passages) if end is None else end
+    before, parts = passages[begin - 1] if begin else None, []
+    for place in range(begin, len(passages)) if begin < end else ():
+        passage = passages[place]
+        if before is None or (before.document, before.index + 1) != (passage.document, passage.index):
+            if parts:
+                yield parts[0].document, "".join(part.text for part in parts)
+            if place >= end:
+                return
+            parts = [passage]
+        elif parts:
+            parts.append(passage)
+        before = passage
+    if parts:
+        yield parts[0].document, "".join(part.text for part in parts)
+
+
+def texts_read(run: Run, share: int = 0, shares: int = 1) -> Iterator[tuple[str, str]]:
     """Yield what the arms of a run read or will read: whole documents, put together from their passages, instructions, prompts.
 
     General text is read where a fraction of it is mixed in, instructions where an arm has that stage. Of the prompts all of
     the two prompt sets are yielded, sampled or not, and those that the trained arms recorded (control prompts are made for
     each passage).
+
+    Args:
+        run: the run.
+        share, shares: which of so many shares; all of them, one after another, are the whole in its order.
     """
-    if run.is_prepared:
-        run.require_prepared()
-    for kind, passages in {"document": run.passages, "general text": run.mixed}.items():
-        for document, parts in groupby(passages, key=lambda passage: passage.document):
-            yield f"{kind} {document}", "".join(part.text for part in parts)  # passages are slices that touch
-    for row in run.text("instructions"):
-        yield f"instruction {row['id']}", row["text"]
+    sources = {"document": run.passages, "general text": run.mixed, "instruction": run.text("instructions")}
+    total, before = sum(map(len, sources.values())), 0
+    for kind, rows in sources.items():
+        begin, end = (min(max(total * k // shares - before, 0), len(rows)) for k in (share, share + 1))
+        texts = ((row["id"], row["text"]) for row in rows[begin:end]) if kind == "instruction" else None
+        for name, text in texts or documents_of(rows, begin, end):
+            yield f"{kind} {name}", text
+        before += len(rows)
+    if share == shares - 1:
+        yield from _prompts_read(run)
+
+
+def _prompts_read(run: Run) -> Iterator[tuple[str, str]]:
     prompts = {prompt.text: prompt.id for prompt_set in run.prompt_sets for prompt in prompt_set.prompts}
     for text, name in prompts.items():
         yield f"prompt {name}", text
@@ -225,8 +360,28 @@ def texts_read(run: Run) -> Iterator[tuple[str, str]]:
                 yield f"prompt {row['prompt']} ({arm}, {seed})", row["text"]
 
 
-def look_for_leaks(run: Run) -> dict:
+def write_share(run: Run, folder: Path, worker: int, workers: int, shares: int) -> None:
+    """Look for a run's benchmark items in some shares of its texts, and write what is found of each into a folder."""
+    index = LeakIndex(run.benchmarks)
+    for share in range(worker, shares, workers):
+        for where, text in texts_read(run, share, shares):
+            index.read(where, text)
+        write_json(folder / f"{share}.json", index.take())
+
+
+def _look_in_parallel(run: Run, folder: Path, workers: int, shares: int, bar: tqdm) -> None:
+    command = [sys.executable, "-m", "ctxft", "leaks-in", run.wanted.model_dump_json(), str(folder)]
+    variables = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CTXFT_RUNS": str(run.folder.parent)}
+    commands = [[*command, str(worker), str(workers), str(shares)] for worker in range(workers)]
+    run_parallel("leaks", commands, variables, lambda: bar.update(len([*folder.glob("*.json")]) - bar.n))
+
+
+def look_for_leaks(run: Run, workers: int | None = None) -> dict:
     """Look for a run's benchmark items in what its arms read; nothing is written.
+
+    Args:
+        run: the run.
+        workers: processes (None: one a core for a large corpus, else this one).
 
     Returns:
         As ``find_leaks``, with "scores": for each benchmark, arm and seed that is evaluated the items and the accuracy of all
@@ -235,7 +390,22 @@ def look_for_leaks(run: Run) -> dict:
     Raises:
         InputError: the run is of another config, or a benchmark cannot be loaded.
     """
-    leaks = find_leaks(run.benchmarks, texts_read(run))
+    if run.is_prepared:
+        run.require_prepared()
+    index, rows = LeakIndex(run.benchmarks), len(run.passages) + len(run.mixed) + len(run.text("instructions"))
+    shares = max(1 + rows // SHARE, workers or 1)
+    processes = count_workers(workers, 1, "cpu") if workers or shares >= MANY else 1
+    with progress_bar(shares, "leaks", "share", hidden=shares < MANY) as bar, tempfile.TemporaryDirectory() as folder:
+        if run.is_prepared and processes > 1:
+            _look_in_parallel(run, Path(folder), processes, shares, bar)
+        for share in range(shares):
+            if (path := Path(folder) / f"{share}.json").exists():
+                index.add(read_json(path))
+                continue
+            for where, text in texts_read(run, share, shares):
+                index.read(where, text)
+            bar.update()
+    leaks = index.result()
     tasks = [(name, *task) for name in leaks["benchmarks"] for task in run.evaluate_tasks]
     evaluated = [task for task in tasks if (run.eval_folder(*task[1:]) / f"{task[0]}.jsonl").exists()]
     leaks["scores"] = [_scores(run, leaks, *task) for task in evaluated]

@@ -70,11 +70,11 @@ def configuration_block() -> str:
 
 
 def commands_of(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (words, command) of every command that does something."""
+    """Yield (words, command) of every command that does something, but for those that the kit alone gives."""
     if hasattr(command, "commands"):
         for verb, part in command.commands.items():
             yield from commands_of(part, f"{name} {verb}")
-    else:
+    elif not command.hidden:
         yield name, command
 
 

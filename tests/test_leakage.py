@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,7 +16,7 @@ import yaml
 from ctxft.cli import main
 from ctxft.config import to_mapping
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark
-from ctxft.leakage import COMMON, clean_table, find_leaks
+from ctxft.leakage import BATCH, COMMON, LeakIndex, clean_table, documents_of, find_leaks, look_for_leaks
 from ctxft.run.run import Run
 from ctxft.storage import read_jsonl, write_jsonl, write_text
 from tests.runs import check_leaks, evaluate_task, prepare, read_passages, texts_of
@@ -107,6 +109,56 @@ def test_part_of_a_question_and_a_text_that_it_is_about() -> None:
         assert set(verdicts(leaks, "few").values()) == {verdict}
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "before", "after"),
+    [
+        ("哪一种维生素缺乏会使伤口愈合得比平常慢得多？", "维生素丙", "大家都知道，", "。这是很久以前的说法"),
+        ("古い橋のそばの湖に住んでいる魚の名前は何ですか", "コイ", "町の人はよく聞く。", "。と書いてある"),
+        ("ปลาที่อาศัยอยู่ในทะเลสาบข้างสะพานเก่าชื่อว่าอะไร", "ปลาไน", "คนในเมืองมักถามว่า", "แล้วก็ไป"),
+        ("오래된 다리 옆의 호수에 사는 물고기의 이름은 정말 무엇인가?", "잉어", "사람들이 묻는다. ", ". 끝"),
+    ],
+)
+def test_questions_of_any_script_are_found_inside_running_text(question, answer, before, after) -> None:
+    asked = Benchmark("own", (Question("1", question, (answer, "x"), 0, "all"),), "a test")
+    (item,) = find_leaks([asked], [("doc", f"{before}{question}{answer}{after}")])["benchmarks"]["own"]["items"]
+    assert (item["verdict"], item["answered"], item["share"]) == ("leaked", True, 1)
+    half = question[: len(question) // 2]
+    found = [verdicts(find_leaks([asked], [("doc", text)]), "own") for text in (before + after, before + half + after)]
+    assert found[0] == {} and found[1] in ({}, {"1": "partial"})
+    few = Benchmark("few", (Question("1", question[:6], (answer, "x"), 0, "all"),), "a test")
+    assert verdicts(find_leaks([few], [("doc", f"{before}{question}{after}")]), "few") == {"1": "short"}
+
+
+def test_several_indexes_find_what_one_finds() -> None:
+    benchmarks = [exam(), exam(20)]
+    benchmarks[1] = Benchmark("other", benchmarks[1].questions, "a test")
+    asked = [q.question for benchmark in benchmarks for q in benchmark.questions]
+    texts = [
+        (f"doc {n}", " ".join([sentence(40), *RANDOM.sample(asked, n % 3), *asked[n : n + 1], sentence(n % 7)]))
+        for n in range(200)
+    ]
+    texts += [("long", " ".join(text for _, text in texts * 20)), ("empty", ""), ("", asked[0]), ("last", asked[0])]
+    whole, merged, part = find_leaks(benchmarks, texts), LeakIndex(benchmarks), LeakIndex(benchmarks)
+    assert len(texts[200][1].split()) > BATCH
+    for begin, end in ((0, 1), (1, 90), (90, 90), (90, 202), (202, len(texts))):
+        for where, text in texts[begin:end]:
+            part.read(where, text)
+        merged.add(json.loads(json.dumps(part.take())))
+    assert merged.result() == whole and whole["benchmarks"]["exam"]["counts"]["leaked"] > 50
+
+
+def test_a_document_is_cut_where_passages_are_missing() -> None:
+    passages = [
+        SimpleNamespace(document=document, index=index, text=f"{document}{index} ")
+        for document, index in (("a", 0), ("a", 1), ("b", 0), ("b", 2), ("b", 3), ("c", 1), ("d", 2))
+    ]
+    whole = [("a", "a0 a1 "), ("b", "b0 "), ("b", "b2 b3 "), ("c", "c1 "), ("d", "d2 ")]
+    assert list(documents_of(passages)) == whole
+    for cuts in itertools.combinations(range(1, 7), 2):
+        parts = [documents_of(passages, *pair) for pair in itertools.pairwise((0, *cuts, 7))]
+        assert [text for part in parts for text in part] == whole
+
+
 def test_scores_on_the_clean_items_beside_those_on_all(experiment, questions_file) -> None:
     asked = [row["question"] for _, row in read_jsonl(questions_file)]
     corpus = write_jsonl(
@@ -185,6 +237,24 @@ def test_instructions_and_general_text_are_read_too(experiment, tmp_path: Path) 
     places = {own.questions[0].id: ["instruction 8"], own.questions[1].id: ["general text g3"]}
     assert found("both", ["cpt", "cpt-ift"], 0.1) == places
     assert found("neither", ["cpt"], 0.0) == {}  # what no arm reads is no leak
+
+
+@pytest.mark.process
+def test_several_processes_find_what_one_finds(experiment, questions_file, tmp_path: Path) -> None:
+    asked = [row["question"] for _, row in read_jsonl(questions_file)]
+    rows = [
+        {"id": f"d{n}", "text": " ".join([sentence(60), *asked[n % 7 : n % 7 + 1], sentence(60)])} for n in range(40)
+    ]
+    source = str(write_jsonl(tmp_path / "leaked.jsonl", rows))
+    pairs = str(write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": text, "response": "yes"} for text in asked * 3]))
+    texts = {"corpus": {"source": source, "held_out": 0.1}, "general": {"source": source, "share": 0.1}}
+    config = experiment(arms=["cpt", "cpt-ift"], ift={"source": pairs, "max_steps": 1}, **texts)
+    prepare(config)
+    before = sorted(config.folder.rglob("*"))
+    found = look_for_leaks(Run(config))
+    assert found["benchmarks"]["own-questions"]["counts"]["short"] == 6 and found["texts"] > 80
+    assert look_for_leaks(Run(config), workers=2) == found
+    assert sorted(config.folder.rglob("*")) == before
 
 
 @pytest.mark.skipif("CTXFT_REAL_DATA" not in os.environ, reason="CTXFT_REAL_DATA names no folder of real data")

@@ -15,9 +15,8 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ctxft.data.ngrams import words_of
+from ctxft.data.ngrams import grams_of, words_of
 from ctxft.data.rows import prompt_ids
-from ctxft.leakage import grams_of
 from ctxft.models import load_tokenizer
 from ctxft.prompts import (
     COMMON_WORDS,

@@ -9,6 +9,7 @@ than eight words of English, but eight characters of Japanese nine times as ofte
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -29,6 +30,16 @@ BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse
 INVERSE = np.uint64(pow(int(BASE), -1, 1 << 64))
 
 
+def word_pieces(text: str) -> Iterator[list[str]]:
+    """Yield a text's words, as ``words_of`` returns them, those of about a million characters at a time."""
+    start = 0
+    while start < len(text):
+        space = SPACE.search(text, start + PIECE)
+        end = space.start() if space else len(text)
+        yield WORD.findall(unicodedata.normalize("NFKC", INVISIBLE.sub("", text[start:end])).casefold())
+        start = end
+
+
 def words_of(text: str) -> list[str]:
     """Return a text's words for comparison: NFKC, without case, punctuation, spacing and invisible characters.
 
@@ -38,15 +49,7 @@ def words_of(text: str) -> list[str]:
         >>> words_of("この薬 ABC")
         ['こ', 'の', '薬', 'abc']
     """
-    words: list[str] = []
-    start = 0
-    while start < len(text):
-        space = SPACE.search(text, start + PIECE)
-        end = space.start() if space else len(text)
-        piece = unicodedata.normalize("NFKC", INVISIBLE.sub("", text[start:end])).casefold()
-        words.extend(WORD.findall(piece))
-        start = end
-    return words
+    return [word for piece in word_pieces(text) for word in piece]
 
 
 class _Hashes(dict[str, int]):
@@ -81,10 +84,17 @@ def ngram_ends(hashes: np.ndarray, n: int = NGRAM) -> np.ndarray:
     return ends[: np.searchsorted(ends, len(halves))]
 
 
+@functools.cache
+def _powers(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the powers of the base, and of its inverse, to a number that is a power of two."""
+    powers, inverses = (np.full(size, base).cumprod() for base in (BASE, INVERSE))
+    return powers, inverses
+
+
 def run_hashes(hashes: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return a 64-bit hash of each run of words, from the word of its own number to where it ends."""
-    powers, inverses = (np.full(len(hashes), base).cumprod() for base in (BASE, INVERSE))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes * powers)])
+    """Return a 64-bit hash of each run of words: run k goes from word k to where ``ends[k]`` says."""
+    powers, inverses = _powers(1 << len(hashes).bit_length())
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes * powers[: len(hashes)])])
     return (sums[ends] - sums[: len(ends)]) * inverses[: len(ends)]
 
 

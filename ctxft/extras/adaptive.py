@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import ExperimentConfig, WriterConfig
 from ctxft.data.chat import rendered
-from ctxft.data.ngrams import words_of
+from ctxft.data.ngrams import grams_of, words_of
 from ctxft.data.passages import Passage
 from ctxft.evaluation.benchmarks.records import Benchmark
 from ctxft.evaluation.scoring import encode_texts, generate_answers
 from ctxft.extras.server import Query, Reply, Server, ServerError, Usage, ask_all, estimate
-from ctxft.leakage import COMMON, HALF, grams_of
+from ctxft.leakage import COMMON, HALF
 from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer, window_of
 from ctxft.prompts import SEPARATOR, PromptSet, count_tokens
 from ctxft.run.run import Run

@@ -10,10 +10,10 @@ the experiment's benchmarks are refused, all of them at once.
 from __future__ import annotations
 
 import json
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 
-from ctxft.leakage import find_leaks
+from ctxft.leakage import documents_of, find_leaks
 from ctxft.prompts import check_subsets, get_arm
 from ctxft.run.run import Run
 from ctxft.storage import InputError, atomic_file, check_known, code_revision, hash_file, sha256, write_json
@@ -114,9 +114,8 @@ def _require_clean(run: Run, sampled: list[dict]) -> dict:
     # all items, also those that a limit leaves out now: the rest may be evaluated another time
     benchmarks = Run(run.wanted, overrides={"evaluation.limit": None}).benchmarks
     texts = [(f"prompt {row['prompt']}", text) for text, row in {row["text"]: row for row in sampled}.items()]
-    for name, parts in groupby(run.passages, key=lambda passage: passage.document):
-        texts.append((f"document {name}", "".join(passage.text for passage in parts)))
-    leaks, held = find_leaks(benchmarks, texts)["benchmarks"], []
+    documents = ((f"document {name}", text) for name, text in documents_of(run.passages))
+    leaks, held = find_leaks(benchmarks, chain(texts, documents))["benchmarks"], []
     for name, result in leaks.items():
         for item in result["items"]:  # most of one, or a short question with its answer after it
             if item["verdict"] == "leaked" or (item["verdict"] == "short" and item["answered"]):

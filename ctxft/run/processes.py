@@ -126,6 +126,14 @@ def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -
     raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join((lines or ["no message"])[-20:]))
 
 
+def progress_bar(total: int, title: str, unit: str, hidden: bool = False) -> tqdm:
+    """Return a progress bar on stderr; in a log file and in the notebooks of the course there is less of it, or none."""
+    # seconds: a notebook keeps every state of a bar when nobody looks on, and a log file needs fewer lines still
+    often = 0.1 if sys.stderr.isatty() else 1 if "ipykernel" in sys.modules else 10
+    hidden = hidden or not total or "TQDM_DISABLE" in os.environ  # as in the notebooks of the course
+    return tqdm(total=total, desc=title, unit=unit, leave=False, mininterval=often, disable=hidden)
+
+
 def run_tasks(
     verb: str,
     run: Run,
@@ -144,9 +152,6 @@ def run_tasks(
     shares = [tasks[number::workers] for number in range(min(workers, len(tasks)))]
     words = [[word for arm, seed in share for word in ("--task", f"{arm}:{seed}")] for share in shares]
     command = [sys.executable, "-m", "ctxft", verb, run.wanted.model_dump_json()]
-    # seconds: a notebook keeps every state of a bar when nobody looks on, and a log file needs fewer lines still
-    often = 0.1 if sys.stderr.isatty() else 1 if "ipykernel" in sys.modules else 10
-    hidden = tick is not None or not tasks or "TQDM_DISABLE" in os.environ  # as in the notebooks of the course
-    with tqdm(total=len(tasks), desc=verb, unit="task", leave=False, mininterval=often, disable=hidden) as bar:
+    with progress_bar(len(tasks), verb, "task", hidden=tick is not None) as bar:
         show = tick or (lambda: bar.update(max(0, sum(map(done, tasks)) - bar.n)))
         run_parallel(verb, [command + each for each in words], variables, show)

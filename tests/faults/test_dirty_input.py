@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ctxft.config import CorpusConfig, EvaluationConfig, ExperimentConfig, ServerConfig, from_mapping, load_experiment
 from ctxft.data.documents import Document, read_documents
 from ctxft.data.instructions import instruction_rows, read_instructions
-from ctxft.data.ngrams import NGRAM, words_of
+from ctxft.data.ngrams import grams_of, words_of
 from ctxft.data.passages import cut
 from ctxft.data.rows import IGNORE_INDEX, build_row, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Benchmark, Question, load_benchmark, requests_of
@@ -431,6 +431,6 @@ def test_leaks_are_looked_for_in_any_text(tried, question, text, before):
     tried()
     asked = Benchmark("own", (Question("1", question, ("a", "b"), 0, "all"),), "here")
     found = find_leaks([asked], [("doc", f"{before} {question} {text}"), ("other", text)])["benchmarks"]["own"]
-    size = len(words_of(question))
-    wanted = ("unchecked",) if not size else ("short",) if size < NGRAM else ("leaked", "common")
-    assert sum(found["counts"].values()) == 1 and sum(found["counts"][verdict] for verdict in wanted) == 1
+    words = words_of(question)
+    wanted = "unchecked" if not words else "leaked" if any(grams_of(words)) else "short"
+    assert sum(found["counts"].values()) == 1 == found["counts"][wanted]
