@@ -35,7 +35,7 @@ import numpy
 import pandas
 from tqdm import tqdm
 
-from ctxft.data.ngrams import NGRAM, ngram_ends, word_pieces, run_hashes, word_hashes, words_of
+from ctxft.data.ngrams import NGRAM, ngram_ends, run_hashes, word_hashes, word_pieces, words_of
 from ctxft.evaluation.benchmarks.records import Benchmark
 from ctxft.run.processes import count_workers, progress_bar, run_parallel
 from ctxft.storage import read_json, read_jsonl, write_json
