@@ -64,7 +64,7 @@ def print_notes(run: Run) -> None:
 
 
 def print_left_out(run: Run) -> None:
-    """Print what of a run's texts was left out or named anew: files, empty documents, ids that repeat."""
+    """Print which of a run's texts were left out, and how many ids were replaced."""
     ledger = read_json(run.folder / "ledger.json")
     kinds = ("files", "documents empty", "documents whose")
     if counts := [

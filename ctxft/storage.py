@@ -180,7 +180,9 @@ def parse_json(text: str, where: str, halves: bool = False) -> typing.Any:
     except (ValueError, RecursionError) as error:  # Python reads no number of more than 4300 digits
         known = isinstance(error, json.JSONDecodeError)
         why = (
-            f"{error.msg}, column {error.colno}" if known else "nested too deeply, or a number with thousands of digits"
+            f"{error.msg}, {f'line {error.lineno}, ' if error.lineno > 1 else ''}column {error.colno}"
+            if known
+            else "nested too deeply, or a number with thousands of digits"
         )
         raise InputError(f"{where}: invalid JSON ({why}): correct or remove it.") from None
     if not whole:

@@ -104,6 +104,7 @@ def test_subsets_of_a_copy_of_a_data_set(tmp_path):
         ("a.csv", b"id,text\n1,a,b\n", "line 2: the fields id, text are needed"),
         ("a.tsv", b"id\tid\n1\t2\n", r"a column is named twice \(id, id\)"),
         ("a.json", b'{"id": "a"}\n{"id": \n', "line 2: invalid JSON"),
+        ("a.json", b'[{"id": "a"},\n{"id": ]', "invalid JSON .*line 2, column 8"),
         ("a.json", b'[{"id": "a"}, 7]', "record 2: a record is needed, found 7"),
         ("a.csv", "id\nGr\u00fc\u00dfe\n".encode("utf-16-le"), "is not UTF-8 .*iconv -f UTF-16LE"),
         ("a.jsonl", LINES.encode("utf-16-be"), "is not UTF-8 .*iconv -f UTF-16BE"),

@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from ctxft.config import TEXT_FILES, CorpusConfig, template_parts
 from ctxft.data.tables import TABLES, TEXTS, Files, as_integer, files_of, hub_table, id_of, read_table, suffix_of
 from ctxft.models import hub_errors, is_hub_id, resolve_revision
-from ctxft.storage import InputError, hash_file, is_there, is_unicode, read_text, sha256
+from ctxft.storage import InputError, hash_file, is_there, is_unicode, one_line, read_text, sha256
 from ctxft.world.texts import SOURCES, practice_documents
 
 SUFFIXES = (*TABLES, *TEXTS)
@@ -46,7 +46,7 @@ class _Mistakes:
         self.numbers, self.places, self.untold = Counter[str](), dict[str, list[str]](), 0
 
     def add(self, error: InputError, where: str = "") -> None:
-        what = str(error).removeprefix(f"{where}: ")
+        what = str(error).removeprefix(f"{one_line(where)}: ")
         if what not in self.places and len(self.places) == MOST_TOLD:
             self.untold += 1
             return

@@ -272,6 +272,7 @@ def _batches(path: Path, format: str) -> Iterator[pyarrow.RecordBatch]:
             file.seek(0)
             batches = pyarrow.ipc.open_stream(file)
         for batch in batches:
+            batch.validate(full=True)  # Arrow trusts a file's offsets, and would read memory that is not the file's
             yield from (batch.slice(start, BATCH) for start in range(0, batch.num_rows, BATCH))
 
 

@@ -6,6 +6,7 @@ Each test tries ``CTXFT_EXAMPLES`` examples (150 by default); the summary says h
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections import Counter
@@ -72,7 +73,9 @@ def test_records_of_a_corpus(place, tried, rows):
         write_jsonl(place / "again.jsonl", (vars(document) for document in found))  # UTF-8 can hold it all
 
 
-@given(content=broken(json.dumps(DOCUMENT).encode() + b"\n"), suffix=st.sampled_from((".jsonl", ".txt", ".md")))
+@given(
+    content=broken(json.dumps(DOCUMENT).encode() + b"\n"), suffix=st.sampled_from((".jsonl", ".json", ".csv", ".md"))
+)
 def test_bytes_of_a_corpus(place, tried, content, suffix):
     tried()
     path = place / f"bytes{suffix}"
@@ -81,17 +84,25 @@ def test_bytes_of_a_corpus(place, tried, content, suffix):
 
 
 @pytest.fixture(scope="module")
-def parquet(place) -> bytes:
+def tables(place) -> dict[str, bytes]:
+    """A small table in each format of bytes."""
     table = pyarrow.table({"id": ["a", "b", "c"], "text": ["One text.", "Another text.", "A third."]})
     pyarrow.parquet.write_table(table, place / "good.parquet")
-    return (place / "good.parquet").read_bytes()
+    lines = dump_lines(place / "good.jsonl", table.to_pylist()).read_bytes()
+    files = {".parquet": (place / "good.parquet").read_bytes(), ".jsonl.gz": gzip.compress(lines)}
+    files[".jsonl.zst"] = pyarrow.compress(lines, codec="zstd", asbytes=True)
+    for name, new in (("file.arrow", pyarrow.ipc.new_file), ("stream.arrow", pyarrow.ipc.new_stream)):
+        with new(place / name, table.schema) as writer:
+            writer.write_table(table)
+        files[f".{name}"] = (place / name).read_bytes()
+    return files
 
 
-@given(data=st.data())
-def test_bytes_of_a_parquet_file(place, parquet, tried, data):
+@given(data=st.data(), suffix=st.sampled_from((".parquet", ".jsonl.gz", ".jsonl.zst", ".file.arrow", ".stream.arrow")))
+def test_bytes_of_a_table(place, tables, tried, data, suffix):
     tried()
-    path = place / "bad.parquet"
-    path.write_bytes(data.draw(broken(parquet)))
+    path = place / f"bad{suffix}"
+    path.write_bytes(data.draw(broken(tables[suffix])))
     refused(lambda: documents(path), str(path))
 
 
