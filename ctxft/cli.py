@@ -170,6 +170,19 @@ def _course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> 
 # --- experiments ------------------------------------------------------------------------------------------------------
 
 
+@app.command("cut", hidden=True)
+def _cut(config: str, source: str, folder: Path, number: int, processes: int) -> None:
+    """Write every so many-th part of a corpus: what the processes of one preparation do."""
+    from ctxft.data.corpus import write_parts
+    from ctxft.run.prepare import corpus_of
+    from ctxft.run.run import Run
+
+    run = Run(config)
+    corpus = corpus_of(run, source)
+    assert corpus is not None
+    list(write_parts(corpus, run.tokenizer, run.budget, folder, share=(number, processes)))
+
+
 @app.command("train")
 def _train(config: Config, *, task: Tasks, workers: Workers = None, settings: Settings, data: Data = None) -> None:
     """Train the arms of an experiment."""

@@ -34,7 +34,7 @@ from ctxft.data.passages import Passage
 from ctxft.data.rows import Rows, prompt_ids, special_tokens
 from ctxft.evaluation.benchmarks import Question
 from ctxft.prompts import ContextualPrompt, check_subsets, get_arm, text_stages
-from ctxft.prompts.arms import check_labels, table
+from ctxft.prompts.arms import table, with_labels
 from ctxft.prompts.sets import PromptEntry
 from ctxft.report import Table, differences_figure, loss_figure, overall, render_html, results_table
 from ctxft.report.comparisons import compared
@@ -170,7 +170,7 @@ def row_parts(rows: Rows, number: int, tokenizer: PreTrainedTokenizerBase, row: 
     row = row or rows[number]
     ids = row["input_ids"]
     begin, size = 0, len(ids) - rows.passages[number].last
-    bounds = {"start": 1, "prompt": 1 + len(rows.prompts[number]), "text": size - len(rows.after[number])}
+    bounds = {"start": 1, "prompt": 1 + rows.prompt_tokens[number], "text": size - rows.after_tokens[number]}
     pieces, parts = pieces_of(ids, tokenizer), []
     for name, end in (bounds | {"after": size, "end": len(ids)}).items():
         if end > begin:
@@ -272,9 +272,9 @@ class PromptExplorer(Explorer):
             prompt = {"prompt": "your own", "family": "your own", "text": typed.strip()}
         else:
             check_subsets([self.stage], self.strategies)
-            check_labels([self.stage], near, self.run.config.prompts.writer is not None)
-            rows, sampled = build_rows(self.run, self.stage, self.seed, near)
-            prompt = next((one for one in sampled if one["passage"] == self.passage.id), None)
+            near = list(with_labels([self.stage], near, self.run.config.prompts.writer is not None))
+            rows, texts = build_rows(self.run, self.stage, self.seed, near)
+            prompt = next((one for one in texts.records() if one["passage"] == self.passage.id), None)
         return prompt, row_parts(rows, place - first, self.run.tokenizer)
 
     def _typed_ids(self) -> Sequence[int]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 from ctxft import leakage
-from ctxft.config import ExperimentConfig
+from ctxft.config import CorpusConfig, ExperimentConfig
+from ctxft.data.corpus import measure, plan_parts, read_corpus, write_parts
+from ctxft.data.documents import read_documents
+from ctxft.data.passages import Passage
 from ctxft.run.rows import PromptSets, build_rows
 from ctxft.run.run import Run, TrainingData
 from ctxft.run.tasks import Task
@@ -23,7 +29,23 @@ def prompt_sets_of(config: ExperimentConfig) -> PromptSets:
 
 def rows_of(config: ExperimentConfig, arm: str, seed: int, passages, tokenizer=None, general=()):
     """Return an arm's rows for some passages, and the prompts sampled for them."""
-    return build_rows(Run(config), arm, seed, passages, general)
+    rows, texts = build_rows(Run(config), arm, seed, passages, general)
+    return rows, list(texts.records())
+
+
+def passages_of(config: CorpusConfig, tokenizer, budget: int, seed: int = 0) -> tuple[list, list, Counter]:
+    """Return the passages of a corpus: those to train on, those held out, and what was counted."""
+    with tempfile.TemporaryDirectory() as place:
+        counts: Counter = Counter()
+        plan_parts(measure(read_documents(config, counts), counts), Path(place), "")
+        list(write_parts(config, tokenizer, budget, Path(place), seed))
+        kept, held_out, counts = read_corpus(config, Path(place))
+        return [plain(passage) for passage in kept], [plain(passage) for passage in held_out], counts
+
+
+def plain(passage: Passage) -> Passage:
+    """Return a passage with its token ids and text read."""
+    return Passage(**{field.name: getattr(passage, field.name) for field in fields(Passage)})
 
 
 def read_passages(folder: Path, which: str = "passages") -> list:

@@ -85,7 +85,7 @@ def test_passages_leave_room_for_the_longest_prompt_that_may_be_written(adaptive
         adapt(Run(config))
         rows, _ = rows_of(config, "adaptive", 0, read_passages(folder), tokenizer)
     budget = read_json(folder / "ledger.json")["text budget (tokens)"]
-    assert budget == config.train.max_length - 2 - 50 and rows.longest <= config.train.max_length
+    assert budget == config.train.max_length - 2 - 50 and max(rows.lengths) <= config.train.max_length
 
 
 def test_how_a_server_is_asked_may_change_in_a_run_but_not_who_writes(adaptive):
@@ -139,7 +139,7 @@ def test_a_writer_that_fails_is_told_and_nothing_is_trained_with_what_is_missing
 def test_the_oracle_needs_no_writer_and_its_control_does(experiment, runs):
     with pytest.raises(InputError, match="arm 'control-adaptive' reads prompts that a model wrote: name one"):
         prepare(experiment(arms=["cpt", "control-adaptive"]))
-    assert not (runs / "tiny" / "passages.jsonl").exists()
+    assert not (runs / "tiny" / "corpus").exists()
 
 
 def test_what_is_told_of_an_adaptive_arm(adaptive, capsys):

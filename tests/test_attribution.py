@@ -120,7 +120,7 @@ def test_one_document_has_no_interval_and_none_is_refused(experiment, corpus_fil
     assert not math.isnan(value) and math.isnan(low) and math.isnan(high)
     none = experiment(name="none", corpus={"source": str(corpus_file), "held_out": 0.0})
     prepare(none)
-    with pytest.raises(InputError, match=r"held_out\.jsonl holds no passage: raise corpus\.held_out"):
+    with pytest.raises(InputError, match=r"none holds no passage out: raise corpus\.held_out"):
         losses_of(none, "base")
 
 

@@ -167,21 +167,21 @@ def test_damaged_results_are_measured_again(examined, file, damage):
 
 def test_held_out_text_that_was_changed_is_not_measured_on(examined):
     config, folder, _ = examined
-    path = config.folder / "held_out.jsonl"
-    path.write_text(path.read_text().replace('"last": true', '"last": false'))
+    path = config.folder / "corpus" / "passages-00000.arrow"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
     (folder / "metrics.json").unlink()
-    with pytest.raises(InputError, match=r"held_out\.jsonl was changed after it was made"):
+    with pytest.raises(InputError, match=r"passages-00000\.arrow was changed after it was made"):
         evaluate_task(config, "base", 0)
 
 
-@pytest.mark.parametrize("change", [lambda data: data[: len(data) // 2], lambda data: data.replace(b" ", b"\xff", 1)])
+@pytest.mark.parametrize("change", [lambda data: data[: len(data) // 2], lambda data: data.replace(b"\0", b"\xff", 1)])
 def test_passages_that_were_damaged_are_refused_by_their_hash(experiment, change):
     config = experiment()
-    path = prepare(config) / "passages.jsonl"
+    path = prepare(config) / "corpus" / "passages-00000.arrow"
     path.write_bytes(change(path.read_bytes()))
     for call in (lambda: train_task(config, "cpt", 0), lambda: check_leaks(config)):
         with pytest.raises(
-            InputError, match=r"passages\.jsonl was changed after it was made, or removed: remove the folder"
+            InputError, match=r"passages-00000\.arrow was changed after it was made, or removed: remove the folder"
         ):
             call()
 

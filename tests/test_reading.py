@@ -334,7 +334,7 @@ def test_most_passages_of_real_text_have_exercises(source: str, tokenizers):
     passages = []
     for row in random.Random(0).sample(rows, min(60, len(rows))):
         passages += cut(Document(row["id"], row["text"].strip()[:20_000], "here"), tokenizers["byte"], 500)
-    found = list(exercises_of(passages, 0))
+    found = [exercises_of(passages, number, 0) for number in range(len(passages))]
     for passage, exercises in zip(passages, found, strict=True):
         assert_sound(passage.text, exercises)
     kinds = {exercise.kind for exercises in found for exercise in exercises}
@@ -373,7 +373,8 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
         Document("e", text_of(4, 9), "here"), tokenizer, 60
     )
     window, after, dropped = 160, [], 0
-    for passage, exercises in zip(passages, exercises_of(passages, 0), strict=True):
+    for number, passage in enumerate(passages):
+        exercises = exercises_of(passages, number, 0)
         pieces = [exercise_text(exercise) for exercise in exercises]
         kept, ids = fitting_pieces(tokenizer, pieces, window - 1 - len(passage.ids) - passage.last)
         left = len(exercises) - len(kept)
@@ -386,9 +387,9 @@ def test_rows_learn_text_and_exercises_and_end_where_the_document_ends(tokenizer
         text = [*passage.ids, *ids, *([special.eos] if passage.last else [])]
         assert row == {"input_ids": [special.start, *text], "labels": [IGNORE_INDEX, *text]}
         assert row == build_row(passage, (), special, after=ids) and len(text) < window
-    assert rows.text_targets == [len(passage.ids) + passage.last for passage in passages]
+    assert list(rows.text_targets) == [len(passage.ids) + passage.last for passage in passages]
     assert rows.targets == [sum(label != IGNORE_INDEX for label in row["labels"]) for row in rows]
-    assert rows.longest == max(len(row["input_ids"]) for row in rows) <= window
+    assert rows.lengths == [len(row["input_ids"]) for row in rows] and max(rows.lengths) <= window
     counts = arm_tokens(rows)
     assert counts["prompt tokens"] == 0 and counts["target tokens"] == sum(rows.targets)
     plain = Rows(passages, [()] * len(passages), special)
@@ -407,8 +408,8 @@ def test_neighbours_of_the_same_document_tell_what_is_half(tokenizers):
     assert [piece.text.strip()[:5] for piece in pieces] == ["Grey ", "Peter", "They "]
     assert mine_exercises(pieces[1].text, 0, "d#1") != []  # it looks like a whole sentence
     other = cut(Document("other", "and it was so", "here"), tokenizer, 100)
-    assert [len(found) for found in exercises_of([*other, *pieces], 0)] == [0, 0, 0, 0]
-    assert list(exercises_of([other[0], pieces[0], other[0], pieces[1]], 0))[3] != []  # another document tells nothing
+    assert [exercises_of([*other, *pieces], number, 0) for number in range(4)] == [[], [], [], []]
+    assert exercises_of([other[0], pieces[0], other[0], pieces[1]], 3, 0) != []  # another document tells nothing
 
 
 @pytest.mark.parametrize(

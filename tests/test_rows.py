@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ctxft.config import CorpusConfig
 from ctxft.data.documents import Document
-from ctxft.data.passages import cut, passages_of
+from ctxft.data.passages import cut
 from ctxft.data.rows import (
     IGNORE_INDEX,
     PromptTemplate,
@@ -28,6 +28,7 @@ from ctxft.data.rows import (
 from ctxft.models import encode_text, load_tokenizer
 from ctxft.prompts import ContextualPrompt, load_prompt_set
 from ctxft.storage import InputError, read_jsonl
+from tests.runs import passages_of
 from tests.sampling import TEXT_ARMS, prompt_for
 
 TRAINED = TEXT_ARMS
@@ -206,7 +207,8 @@ def test_the_ledger_of_an_arm_adds_up(tokenizers, books, text_of):
     passages = cut(Document("d", text_of(13, 30), "here"), tokenizers["byte"], 40)
     for arm in TRAINED:
         rows, prompts = rows_of(arm, passages, tokenizers["byte"], books)
-        counts = arm_tokens(rows)
+        counts = arm_tokens(Rows(passages, prompts, special_tokens(tokenizers["byte"])))
+        assert counts["tokens read"] == sum(len(row["input_ids"]) for row in rows)
         assert counts["rows"] == len(passages) and counts["prompt tokens"] == sum(map(len, prompts))
         assert counts["target tokens"] == sum(len(p.ids) for p in passages) + 1
         assert counts["tokens read"] == counts["rows"] + counts["prompt tokens"] + counts["target tokens"]
@@ -301,4 +303,5 @@ def test_a_prompt_that_is_learned_is_a_target_and_the_start_token_is_not(tokeniz
         assert row["input_ids"] == own["input_ids"]
         assert targets(row) == prompt + targets(own) and row["labels"][0] == IGNORE_INDEX
     assert learned.targets == [len(targets(row)) for row in learned]
-    assert learned.text_targets == Rows(passages, prompts, special).targets == [len(targets(row)) for row in rows]
+    text = Rows(passages, prompts, special)
+    assert list(learned.text_targets) == text.targets == [len(targets(row)) for row in rows]

@@ -113,21 +113,21 @@ def test_what_changes_speed_only_may_change_in_a_run(experiment):
 
 def test_two_processes_prepare_one_run_one_after_the_other(experiment, monkeypatch):
     config, inside, most, written = experiment(), [], [], []
-    write = preparation.write_texts
+    write = preparation.write_source
 
-    def slow(run, names, folder):
+    def slow(run, source, *more):
         inside.append(1)
         most.append(len(inside))
-        written.extend(names)
+        written.append(source)
         time.sleep(0.5)
         inside.pop()
-        return write(run, names, folder)
+        return write(run, source, *more)
 
-    monkeypatch.setattr(preparation, "write_texts", slow)
+    monkeypatch.setattr(preparation, "write_source", slow)
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(prepare, [config, experiment()]))
-    assert folders == [config.folder] * 2 and most == [1, 1]
-    assert written == ["passages", "held_out"]  # the second found the first one's work
+    assert folders == [config.folder] * 2 and most == [1]
+    assert written == ["corpus"]  # the second found the first one's work
     assert [path.name for path in config.folder.parent.glob("[!.]*")] == [config.name]
 
 
@@ -184,7 +184,8 @@ def test_a_manifest_says_what_was_run_with_what(experiment, model_folders):
     assert manifest["name"] == "tiny" and manifest["config"] == json.loads(json.dumps(to_mapping(config)))
     assert manifest["hashes"]["model"] == model_hash(str(model_folders["byte"]))
     assert set(manifest["hashes"]) == {"model", "corpus", "prompts"}
-    assert manifest["files"] == {name: hash_file(folder / name) for name in ("passages.jsonl", "held_out.jsonl")}
+    names = [f"corpus/{name}-00000.arrow" for name in ("documents", "passages", "text")] + ["corpus/parts.json"]
+    assert manifest["files"] == {name: hash_file(folder / name) for name in names}
     assert manifest["versions"]["torch"] and manifest["code"] and manifest["commits"]["model"] is None
 
 
@@ -198,7 +199,7 @@ def test_the_commit_of_a_hub_corpus_is_recorded_and_read(experiment, monkeypatch
     monkeypatch.setattr(documents, "resolve_revision", lambda name, kind, revision, put: revision or "c0ffee")
     monkeypatch.setattr("datasets.load_dataset", load)
     manifest = read_json(prepare(experiment(corpus={"source": "org/news"})) / "manifest.json")
-    assert manifest["commits"]["corpus"] == "c0ffee" and asked == ["c0ffee"]
+    assert manifest["commits"]["corpus"] == "c0ffee" and asked == ["c0ffee"] * 2  # looked through, then cut
 
 
 def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, monkeypatch):
@@ -212,7 +213,7 @@ def test_a_benchmark_is_loaded_at_the_revision_that_is_asked_for(experiment, mon
 def test_a_prepared_run_is_not_prepared_again(experiment, monkeypatch):
     folder = prepare(experiment())
     before = files_of(folder)
-    monkeypatch.setattr(preparation, "passages_of", lambda *_: pytest.fail("cut again"))
+    monkeypatch.setattr(preparation, "cut_corpus", lambda *_: pytest.fail("cut again"))
     prepare(experiment())
     assert files_of(folder) == before
 
@@ -340,12 +341,13 @@ def test_a_model_that_was_changed_after_training_is_not_examined(experiment):
 
 def test_what_a_killed_preparation_left_is_written_anew(experiment):
     folder = prepare(experiment())
-    expected = (folder / "passages.jsonl").read_bytes()
+    path = folder / "corpus" / "passages-00000.arrow"
+    expected = path.read_bytes()
     (folder / "manifest.json").unlink()
-    (folder / "passages.jsonl").write_text("half")
+    path.write_text("half")
     (folder / ".manifest.json.x.part").write_text("{")
     prepare(experiment())
-    assert (folder / "passages.jsonl").read_bytes() == expected and (folder / "manifest.json").exists()
+    assert path.read_bytes() == expected and (folder / "manifest.json").exists()
 
 
 # --- tasks ------------------------------------------------------------------------------------------------------------
@@ -374,7 +376,9 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
     }
     assert {"tokenizer.json", "model.safetensors"} <= {path.name for path in (place / "model").iterdir()}
     assert load_experiment(place / "config.yaml") == config
-    assert [row["passage"] for _, row in read_jsonl(place / "prompts.jsonl")] == [p.id for p in read_passages(folder)]
+    read = {index for _, row in read_jsonl(place / "log.jsonl") for index in row["passages"]}
+    ids = [passage.id for number, passage in enumerate(read_passages(folder)) if number in read]
+    assert [row["passage"] for _, row in read_jsonl(place / "prompts.jsonl")] == ids
     scores = {arm: evaluate_task(config, arm, 0) for arm in ("base", "cft")}
     outcomes = read_outcomes(folder / "evals" / "cft" / "seed-0" / "own-questions.jsonl")
     assert len(outcomes) == 6 and scores["cft"]["benchmarks"]["own-questions"]["n"] == 6
@@ -398,7 +402,7 @@ def test_train_and_evaluate_once_and_only_what_is_due(experiment, questions_file
 
 def test_the_adaptive_arm_reads_what_the_label_says_and_needs_one(experiment, corpus_file):
     config = experiment(arms=["cpt", "cft", "neg", "adaptive"])
-    with pytest.raises(InputError, match=r"arm adaptive .* passage '.*' has none: give every document"):
+    with pytest.raises(InputError, match=r"arm adaptive .* '.*' has none: give every document"):
         prepare(config)
     assert not config.folder.exists()
     rows = [{**row, "reliable": number % 2 == 0} for number, row in read_jsonl(corpus_file)]
@@ -422,11 +426,11 @@ def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the
     rows = {arm: dict(read_json(folder / "arms" / arm / "seed-0" / "done.json")) for arm in config.arms}
     logs = {arm: [row for _, row in read_jsonl(folder / "arms" / arm / "seed-0" / "log.jsonl")] for arm in config.arms}
     tokenizer, passages = load_tokenizer(config.model), read_passages(folder)
-    assert hash_file(folder / "passages.jsonl") == read_json(folder / "manifest.json")["files"]["passages.jsonl"]
     for arm in config.arms:
         assert [step["passages"] for step in logs[arm]] == [step["passages"] for step in logs["cpt"]]
         read, _ = rows_of(config, arm, 0, passages, tokenizer)
-        for row, passage, prompt, after in zip(read, passages, read.prompts, read.after, strict=True):
+        for number, (row, passage) in enumerate(zip(read, passages, strict=True)):
+            prompt, after = (part[number] if len(part) else () for part in (read.prompts, read.after))
             end = [tokenizer.eos_token_id] * passage.last
             learned = [*(prompt if arm == "cft-learned" else ()), *passage.ids, *after, *end]
             assert [label for label in row["labels"] if label != IGNORE_INDEX] == learned
@@ -443,12 +447,15 @@ def test_arms_that_take_a_prompt_apart_share_passages_steps_and_targets_with_the
     assert {row["family"] for row in drawn["only-critical"].values()} == {"critical"}
     assert "critical" not in {row["family"] for row in drawn["without-critical"].values()}
     ledger = read_json(folder / "ledger.json")
-    asked = drawn["reading"].values()
+    asked = list(run_module.Run(config).rows("reading", 0)[1].records())
+    assert drawn["reading"].items() <= {row["passage"]: row for row in asked}.items()
     assert sum(row["exercises"] for row in asked) == ledger["reading: exercises"] > 0
     assert sum(row["dropped"] for row in asked) == ledger["reading: exercises that the window had no room for"]
     assert ledger["control-shuffled: prompts of another length than cft's"] == 0
     assert ledger["control-neutral: prompts of another length than cft's"] > 0
-    off = sum(r["tokens"] - drawn["cft"][p]["tokens"] for p, r in drawn["control-neutral"].items())
+    run = run_module.Run(config)
+    neutral, cft = (sum(row["tokens"] for row in run.rows(arm, 0)[1].records()) for arm in ("control-neutral", "cft"))
+    off = neutral - cft
     assert ledger["control-neutral: prompt tokens more than cft's"] == off
 
 
@@ -497,8 +504,8 @@ def test_nothing_is_held_out_where_nothing_was_asked_to_be(experiment, corpus_fi
 
 def test_passages_that_were_edited_are_not_trained_on(experiment):
     config = experiment()
-    path = prepare(config) / "passages.jsonl"
-    write_jsonl(path, [{**row, "ids": row["ids"][::-1]} for _, row in read_jsonl(path)])
+    path = prepare(config) / "corpus" / "passages-00000.arrow"
+    path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match=f"{re.escape(str(path))} was changed after it was made"):
         train_task(config, "cpt", 0)
 

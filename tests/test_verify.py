@@ -132,17 +132,16 @@ def worse(rows: list) -> None:
     rows[2]["log_likelihoods"][0] -= 1e-6
 
 
+IDS, TEXT, GENERAL = "corpus/passages-00000.arrow", "corpus/text-00000.arrow", "general/text-00000.arrow"
 DAMAGE = {  # name -> (what is done to the run folder, what must be named, and what the sentence must say)
-    "a bit of the passages": (lambda r: flip(r / "passages.jsonl"), "passages.jsonl", "passages.jsonl"),
-    "text of a passage": (
-        lambda r: edit_lines(r / "passages.jsonl", lambda rows: rows[1].update(text="Other text.")),
-        "passages.jsonl", "line 2 is not what its source gives",
+    "a bit of the passages": (lambda r: flip(r / IDS), IDS, "is not what its source gives"),
+    "cut text": (lambda r: cut(r / TEXT), TEXT, "is not what its source gives"),
+    "general text in place of the corpus": (lambda r: swap(r / GENERAL, r / TEXT), GENERAL, "is not what its source gives"),
+    "a missing text": (lambda r: (r / TEXT).unlink(), TEXT, "was removed"),
+    "other counts": (
+        lambda r: edit_json(r / "corpus/parts.json", lambda v: v["counts"].update({"documents empty": 3})),
+        "corpus/parts.json", "is not what its source gives",
     ),
-    "cut held-out text": (lambda r: cut(r / "held_out.jsonl"), "held_out.jsonl", "held_out.jsonl, line"),
-    "general text in another order": (
-        lambda r: edit_lines(r / "general.jsonl", list.reverse), "general.jsonl", "line 1 is not what its source gives",
-    ),
-    "a missing text": (lambda r: (r / "held_out.jsonl").unlink(), "held_out.jsonl", "held_out.jsonl does not exist"),
     "an instruction": (
         lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()),
         "instructions.jsonl", "line 1 is not what its source gives",
@@ -152,12 +151,12 @@ DAMAGE = {  # name -> (what is done to the run folder, what must be named, and w
         "ledger.json", 'tokens read": 1',
     ),
     "a hash in the manifest": (
-        lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({"passages.jsonl": "0" * 64})),
+        lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({IDS: "0" * 64})),
         "manifest.json", "checksum",
     ),
     "a hash in the manifest, sealed again": (
-        lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({"held_out.jsonl": "0" * 64}), seal=True),
-        "held_out.jsonl", "not the one that manifest.json holds",
+        lambda r: edit_json(r / "manifest.json", lambda v: v["files"].update({TEXT: "0" * 64}), seal=True),
+        TEXT, "not the one that manifest.json holds",
     ),
     "a rate in the manifest, sealed again": (
         lambda r: edit_json(r / "manifest.json", lambda v: v["config"]["train"].update(learning_rate=0.5), seal=True),

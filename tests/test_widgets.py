@@ -206,7 +206,7 @@ def test_the_prompt_explorer_follows_its_controls(explorer):
     assert counts(explorer)["learned"] == counts(explorer)["read"] - 1
     explorer.arm.value = "neg"
     explorer.number.value = len(explorer.passages)
-    assert "The idea" not in explorer.text and explorer.passage is last
+    assert "The idea" not in explorer.text and explorer.passage == last
     assert html.escape(explorer.row[0]["text"]) in explorer.view.value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -17,7 +18,6 @@ import pytest
 
 from ctxft.config import CorpusConfig, WriterConfig
 from ctxft.data.chat import rendered
-from ctxft.data.passages import passages_of
 from ctxft.evaluation.benchmarks import Benchmark, Question
 from ctxft.extras.adaptive import (
     adapt,
@@ -44,7 +44,7 @@ from ctxft.storage import (
     write_jsonl,
 )
 from ctxft.world.facts import model_folder
-from tests.runs import prepare, read_passages
+from tests.runs import passages_of, prepare, read_passages
 from tests.stub_server import StubServer, good_text, passage_of
 
 PROMPTS = load_prompt_set("strategies")
@@ -384,16 +384,14 @@ def test_a_model_without_a_chat_template_is_refused(passages, tokenizers, model_
 # --- kills and rivals -------------------------------------------------------------------------------------------------
 
 PROCESS = """
-import json, sys
-from ctxft.data.passages import Passage
+import json, pickle, sys
 from ctxft.models import load_tokenizer
 from ctxft.prompts import load_prompt_set
-from ctxft.storage import read_jsonl
 from ctxft.extras.adaptive import write_prompts
 from ctxft.config import WriterConfig
 
 file, folder, values = sys.argv[1:]
-passages = [Passage.from_json(row) for _, row in read_jsonl(file)]
+passages = pickle.load(open(file, "rb"))
 config = WriterConfig(**json.loads(values))
 record = write_prompts(passages, config, load_prompt_set("strategies"), load_tokenizer(folder), lambda text: None)
 print(json.dumps(record))
@@ -401,7 +399,8 @@ print(json.dumps(record))
 
 
 def start(passages, config: WriterConfig, folder: Path, place: Path) -> subprocess.Popen:
-    file = write_jsonl(place / "passages.jsonl", [passage.to_json() for passage in passages])
+    file = place / "passages.pickle"
+    file.write_bytes(pickle.dumps(passages))
     environment = {**os.environ, "STUB_KEY": KEY, "PYTHONPATH": str(REPO_ROOT), "HF_DEBUG": "1"}
     command = [sys.executable, "-c", PROCESS, str(file), str(folder), json.dumps(config.model_dump())]
     with open(place / "said.txt", "a") as said:  # of a pipe that nobody reads the end comes soon

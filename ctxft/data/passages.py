@@ -1,6 +1,6 @@
-"""Cut documents into passages, and count every token.
+"""Cut documents into passages.
 
-    Document -> drop duplicates, hold some out -> token ids of the whole document
+    Document -> token ids of the whole document
              -> Passage(document, index, ids[start:end]) that ends at a paragraph or sentence wherever one is near
 
 A document is tokenized once and sliced, so a passage's ids never depend on a prompt: all arms train on the same ones.
@@ -11,17 +11,15 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from ctxft.config import CorpusConfig
-from ctxft.data.documents import Document, read_documents
+from ctxft.data.documents import Document
 from ctxft.models import encode_text
-from ctxft.storage import InputError, seeded, sha256
 
 PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
+ENDS = ("at a document", "at a paragraph", "at a sentence", "inside a sentence")
 SENTENCE_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*(?=\s)")
 
 
@@ -55,15 +53,6 @@ class Passage:
     def targets(self) -> int:
         """Target tokens: the text's, and EOS where the document ends; the same in every arm."""
         return len(self.ids) + self.last
-
-    def to_json(self) -> dict:
-        """Return the passage as plain values."""
-        return {**self.__dict__, "ids": self.ids.tolist()}
-
-    @classmethod
-    def from_json(cls, row: dict) -> Passage:
-        """Make a passage again from ``to_json``'s values."""
-        return cls(**{**row, "ids": array("i", row["ids"])})
 
 
 def cut_points(text: str, starts: list[int], budget: int) -> list[tuple[int, str]]:
@@ -99,16 +88,13 @@ def cut_points(text: str, starts: list[int], budget: int) -> list[tuple[int, str
     return [*points, (len(starts), "at a document")]
 
 
-def cut(
-    document: Document, tokenizer: PreTrainedTokenizerBase, budget: int, counts: Counter | None = None
-) -> list[Passage]:
+def cut(document: Document, tokenizer: PreTrainedTokenizerBase, budget: int) -> list[Passage]:
     """Tokenize a document once, without special tokens, and slice it into passages of at most ``budget`` tokens.
 
     Args:
         document: the document.
         tokenizer: of the model that will be trained.
         budget: text tokens a passage may have: the window less what surrounds the text.
-        counts: counts how passages end ("passages ending at a sentence", ...).
 
     Returns:
         The passages in order; their ids joined are the document's ids.
@@ -121,53 +107,4 @@ def cut(
         where = (f"{document.id}#{index}", document.id, index, begin)
         passages.append(Passage(*where, end == len(ids), part, text, document.reliable, ends))
         begin = end
-        if counts is not None:
-            counts[f"passages ending {ends}"] += 1
     return passages
-
-
-def passages_of(
-    config: CorpusConfig, tokenizer: PreTrainedTokenizerBase, budget: int, seed: int = 0
-) -> tuple[list[Passage], list[Passage], Counter]:
-    """Read a corpus and cut it into passages for training and passages held out from every arm.
-
-    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
-    the seed and each document's text alone, so neither ids nor their order nor copies can move one.
-
-    Args:
-        config: the corpus.
-        tokenizer: of the model to be trained.
-        budget: text tokens a passage may have.
-        seed: of the choice of held-out documents.
-
-    Returns:
-        (training passages, held-out passages, counts of documents and tokens: read = duplicate + held out + kept).
-
-    Raises:
-        InputError: bad records, or nothing left to train on.
-    """
-    counts: Counter = Counter()
-    hashes: set[str] = set()
-    kept: list[Passage] = []
-    held: list[Passage] = []
-    for document in read_documents(config, counts):
-        ends: Counter = Counter()
-        pieces = cut(document, tokenizer, budget, ends)
-        tokens = sum(len(piece.ids) for piece in pieces)
-        digest = sha256(" ".join(document.text.split()))
-        fate = "held out" if seeded("held out", seed, digest).random() < config.held_out else "kept"
-        fate = "duplicate" if digest in hashes else fate
-        hashes.add(digest)
-        for name in ("read", fate):
-            counts[f"documents {name}"] += 1
-            counts[f"tokens {name}"] += tokens
-        if fate == "kept":
-            kept.extend(pieces)
-            counts.update(ends)
-        elif fate == "held out":
-            held.extend(pieces)
-    if not kept:
-        raise InputError(
-            f"no document of '{config.source}' is left to train on: lower corpus.held_out ({config.held_out})."
-        )
-    return kept, held, counts

@@ -15,13 +15,17 @@ L = - 1/n sum_k log p(x_k | c, x_<k) over the n text tokens (Choi et al., arXiv 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ctxft.data.corpus import targets_of_passages
 from ctxft.data.passages import Passage
 from ctxft.models import encode_text
 from ctxft.prompts import SEPARATOR, ContextualPrompt, PromptSet
@@ -199,10 +203,10 @@ class Rows(Sequence):
 
     Args:
         passages: the passages, in order.
-        prompts: for each passage the ids of its prompt and separator.
+        prompts: for each passage, or for the first of them, the ids of its prompt and separator; none for an arm without.
         special: the tokenizer's special tokens.
         learned: prompts are targets too.
-        after: for each passage the ids of exercises after it; None for an arm without exercises.
+        after: for each passage, or for the first of them, the ids of exercises after it; none for an arm without.
     """
 
     def __init__(
@@ -211,50 +215,65 @@ class Rows(Sequence):
         prompts: Sequence[Sequence[int]],
         special: SpecialTokens,
         learned: bool = False,
-        after: Sequence[Sequence[int]] | None = None,
+        after: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.passages, self.prompts, self.special, self.learned = passages, prompts, special, learned
-        self.after = [()] * len(passages) if after is None else after
+        self.passages, self.prompts, self.special, self.learned, self.after = passages, prompts, special, learned, after
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def __getitem__(self, number: int) -> dict[str, list[int]]:
-        return build_row(self.passages[number], self.prompts[number], self.special, self.learned, self.after[number])
+        prompt, after = (part[number] if number < len(part) else () for part in (self.prompts, self.after))
+        return build_row(self.passages[number], prompt, self.special, self.learned, after)
 
-    @property
-    def text_targets(self) -> list[int]:
+    @cached_property
+    def text_targets(self) -> array:
         """Targets of each row that are its text (and EOS): the same in every arm, so they fix the steps of all."""
-        return [passage.targets for passage in self.passages]
+        return targets_of_passages(self.passages)
+
+    @cached_property
+    def prompt_tokens(self) -> array:
+        """Tokens of each row that are prompt and separator."""
+        return self._lengths(self.prompts)
+
+    @cached_property
+    def after_tokens(self) -> array:
+        """Tokens of each row that are exercises."""
+        return self._lengths(self.after)
+
+    def _lengths(self, parts: Sequence[Sequence[int]]) -> array:
+        return array("i", (len(parts[number]) for number in range(len(parts)))) + array(
+            "i", bytes(4 * (len(self) - len(parts)))
+        )
 
     @property
     def targets(self) -> list[int]:
         """All target tokens of each row: those of the text in every arm that learns no prompt and no exercises."""
-        learned = map(len, self.prompts) if self.learned else [0] * len(self)
-        return [sum(counts) for counts in zip(self.text_targets, learned, map(len, self.after), strict=True)]
+        learned = self.prompt_tokens if self.learned else [0] * len(self)
+        return [sum(counts) for counts in zip(self.text_targets, learned, self.after_tokens, strict=True)]
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        counts = zip(self.text_targets, map(len, self.prompts), map(len, self.after), strict=True)
-        return 1 + max(map(sum, counts))
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [
+            1 + sum(counts) for counts in zip(self.text_targets, self.prompt_tokens, self.after_tokens, strict=True)
+        ]
 
 
-def arm_tokens(rows: Iterable[dict[str, list[int]]]) -> dict[str, int]:
+def arm_tokens(rows: Rows, number: int | None = None) -> dict[str, int]:
     """Count one arm's rows, the tokens it reads, those that are prompt (separator included), and its targets.
 
-    Example:
-        >>> arm_tokens([{"input_ids": [1, 5, 6, 7, 2], "labels": [-100, -100, 6, 7, 2]}])
-        {'rows': 1, 'tokens read': 5, 'prompt tokens': 1, 'target tokens': 3}
+    Args:
+        rows: of the arm.
+        number: count the first so many; None counts all.
     """
-    number = read = targets = 0
-    for row in rows:
-        number += 1
-        read += len(row["input_ids"])
-        targets += sum(label != IGNORE_INDEX for label in row["labels"])
+    number = len(rows) if number is None else number
+    counts = (rows.text_targets, rows.prompt_tokens, rows.after_tokens)
+    text, prompt, after = (sum(islice(tokens, number)) for tokens in counts)
+    targets = text + after + (prompt if rows.learned else 0)
     return {
         "rows": number,
-        "tokens read": read,
-        "prompt tokens": read - targets - number,
+        "tokens read": number + prompt + text + after,
+        "prompt tokens": 0 if rows.learned else prompt,
         "target tokens": targets,
     }

@@ -413,7 +413,7 @@ def require_untrained(folder: Path, rows: Sequence[dict]) -> None:
     now = Counter(row["prompt"] for row in rows if row["prompt"])
     for path in folder.glob("arms/*adaptive*/seed-*/prompts.jsonl"):
         read = Counter(row["prompt"] for _, row in read_jsonl(path) if row["prompt"].startswith(WRITTEN_ID))
-        if read != now:
+        if read - now:
             raise InputError(
                 f"{path.parent} was trained with other written prompts than there are now: what was written is kept, but "
                 "to use it remove that folder, or run under another name."

@@ -7,7 +7,7 @@ reading            no prompt, but exercises after the text: AdaptLLM (Cheng et a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ctxft.extras.reading import exercise_text, exercises_of
@@ -99,9 +99,8 @@ def exchanged(written: Mapping[str, ContextualPrompt | None], seed: int) -> dict
     return {**written, **{passage: written[other] for passage, other in zip(passages, others, strict=True)}}
 
 
-def _exercises(passages: Sequence[Passage], seed: int) -> Iterator[list[str]]:
-    for exercises in exercises_of(passages, seed):
-        yield [exercise_text(exercise) for exercise in exercises]
+def _exercises(passages: Sequence[Passage], number: int, seed: int) -> list[str]:
+    return [exercise_text(exercise) for exercise in exercises_of(passages, number, seed)]
 
 
 ARMS = [

@@ -116,7 +116,7 @@ def prompt_losses(run: Run, model: PreTrainedModel, limit: int | None = None) ->
     """
     passages = _spread_out(run.text("held_out"), limit)
     if not passages:
-        raise InputError(f"{run.folder / 'held_out.jsonl'} holds no passage: raise corpus.held_out.")
+        raise InputError(f"{run.folder} holds no passage out: raise corpus.held_out.")
     texts = pandas.DataFrame(
         {
             "passage": range(len(passages)),

@@ -66,7 +66,7 @@ def export_pairs(run: Run, arm: str, seed: int, form: str, path: Path) -> dict:
     if path.is_dir():
         raise InputError(f"{path} is a folder: --out needs the name of a file.")
     hashes, passages = run.require_prepared().hashes, run.passages
-    sampled = run.rows(arm, seed)[1]
+    sampled = list(run.rows(arm, seed)[1].records())
     prompts = {row["passage"]: row["text"] for row in sampled}
     for passage in passages:
         if not passage.text.strip():

@@ -407,22 +407,18 @@ def mine_exercises(text: str, seed: int, passage_id: str, before: str = "", afte
     return exercises
 
 
-def exercises_of(passages: Sequence[Passage], seed: int) -> Iterator[list[Exercise]]:
-    """Yield the exercises of each passage, whose neighbors show which sentences a cut has left half.
+def exercises_of(passages: Sequence[Passage], number: int, seed: int) -> list[Exercise]:
+    """Return the exercises of a passage, whose neighbors show which sentences a cut has left half.
 
     Args:
-        passages: of whole documents, in order, as ``passages_of`` returns them.
+        passages: of whole documents, in order.
+        number: of the passage, from 0.
         seed: of the run.
-
-    Example:
-        >>> rows = list(exercises_of(passages, seed=0))  # doctest: +SKIP
-        >>> len(rows) == len(passages)  # doctest: +SKIP
-        True
     """
-    for number, passage in enumerate(passages):
-        around = [passages[place] if 0 <= place < len(passages) else None for place in (number - 1, number + 1)]
-        before, after = (other.text if other and other.document == passage.document else "" for other in around)
-        yield mine_exercises(passage.text, seed, passage.id, before, after)
+    passage = passages[number]
+    around = [passages[place] if 0 <= place < len(passages) else None for place in (number - 1, number + 1)]
+    before, after = (other.text if other and other.document == passage.document else "" for other in around)
+    return mine_exercises(passage.text, seed, passage.id, before, after)
 
 
 def exercise_text(exercise: Exercise) -> str:

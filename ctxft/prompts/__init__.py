@@ -4,7 +4,6 @@ from ctxft.prompts.arms import (
     Arm,
     PromptSources,
     add_plugins,
-    check_labels,
     check_subsets,
     get_arm,
     sort_arms,

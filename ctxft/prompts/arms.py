@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctxft.prompts.controls import control_prompt, prompt_tokens, shuffled_prompt
 from ctxft.prompts.sets import FAMILY_NAME, ContextualPrompt, PromptSet, load_prompt_set
@@ -27,7 +27,10 @@ from ctxft.storage import InputError, check_known, nearest, seeded
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ctxft.data.documents import Document
     from ctxft.data.passages import Passage
+
+    Text = TypeVar("Text", Document, Passage)
 
 IFT = "-ift"
 PLUGINS = "CTXFT_PLUGINS"
@@ -64,8 +67,8 @@ class Arm:
         color: in all figures and tables.
         prompt: takes ``PromptSources``, a passage and, if the name has a parameter, its value; returns the prompt that is
             prepended to the passage, or None. An arm without such a function reads no prompt.
-        after: takes the passages and the seed; yields for each passage pieces of text that follow it and are learned like it.
-            As many of them as fit are kept.
+        after: takes the passages, the number of one of them, and the seed; returns pieces of text that follow this passage
+            and are learned like it. As many of them as fit are kept.
         learn_prompt: the prompt is a target too.
         control: the ledger says how far its prompts differ in length from cft's.
         compared: ablation tables compare it with the arms that read a part of the prompt set.
@@ -84,7 +87,7 @@ class Arm:
     reads: str
     color: str = "#777777"
     prompt: Callable[..., ContextualPrompt | None] | None = None
-    after: Callable[[Sequence[Passage], int], Iterator[Sequence[str]]] | None = None
+    after: Callable[[Sequence[Passage], int, int], Sequence[str]] | None = None
     learn_prompt: bool = False
     control: bool = False
     compared: bool = True
@@ -349,22 +352,22 @@ def check_subsets(names: Iterable[str], prompt_set: PromptSet) -> None:
             raise InputError(f"arm '{name}' asks for more prompts than the {size} of prompt set '{prompt_set.name}'.")
 
 
-def require_label(passage_id: str, reliable: bool | None) -> None:
-    """Raise InputError if a passage has no truth label, by which arm adaptive chooses its prompt."""
+def require_label(identity: str, reliable: bool | None) -> None:
+    """Raise InputError if a passage or document has no truth label, by which arm adaptive chooses its prompt."""
     if reliable is None:
         raise InputError(
-            f"arm adaptive chooses the prompt by a truth label, but passage '{passage_id}' has none: give every document "
-            "of the corpus a field 'reliable' (true or false), name a model that writes the prompts (prompts.writer), or "
+            f"arm adaptive chooses the prompt by a truth label, but '{identity}' has none: give every document of "
+            "the corpus a field 'reliable' (true or false), name a model that writes the prompts (prompts.writer), or "
             "leave the arm out."
         )
 
 
-def check_labels(names: Iterable[str], passages: Iterable[Passage], writer: bool) -> None:
-    """Refuse arms that need truth labels or a writer of prompts that the experiment does not have.
+def with_labels(names: Iterable[str], texts: Iterable[Text], writer: bool) -> Iterator[Text]:
+    """Yield documents or passages, and refuse arms that need truth labels or a writer of prompts which are not there.
 
     Args:
         names: of the arms.
-        passages: those that are trained on.
+        texts: each with ``id`` and ``reliable``.
         writer: whether the config names a model that writes prompts.
     """
     needs = {need: name for name in names for need in get_arm(name).needs}
@@ -372,6 +375,7 @@ def check_labels(names: Iterable[str], passages: Iterable[Passage], writer: bool
         raise InputError(
             f"arm '{needs['writer']}' reads prompts that a model wrote: name one (prompts.writer), or leave the arm out."
         )
-    if "label" in needs and not writer:
-        for passage in passages:
-            require_label(passage.id, passage.reliable)
+    for text in texts:
+        if "label" in needs and not writer:
+            require_label(text.id, text.reliable)
+        yield text

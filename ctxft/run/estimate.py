@@ -33,8 +33,7 @@ def count_tokens_and_steps(run: Run) -> dict:
         if state_of and state_of(run.config) is None:
             continue  # nobody knows yet how long its prompts will be
         rows, _ = run.rows(arm, seed)
-        beside = zip(rows.prompts, rows.after, targets, strict=True)
-        lengths = [1 + len(prompt) + len(after) + count for prompt, after, count in beside]
+        lengths = rows.lengths
         reads[arm] = sum(lengths[index] for step in order for index in step)
     return {"steps": len(order), "targets": sum(targets[index] for step in order for index in step), "reads": reads}
 

@@ -1,6 +1,6 @@
 """Write what all arms of a run share: the passages, the account of every token, and what it was all made from.
 
-    corpus, general text, instructions -> passages.jsonl, held_out.jsonl, ... , ledger.json, manifest.json
+    corpus, general text, instructions -> corpus/, general/, instructions.jsonl, ... , ledger.json, manifest.json
 
 All arms read the same passages in the same order with the same targets; only what is prepended to the text differs. The
 manifest is written last, with a SHA-256 of each text, so a folder that has one is whole.
@@ -9,20 +9,23 @@ manifest is written last, with a SHA-256 of each text, so a folder that has one 
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxft.config import FREE, ExperimentConfig, from_mapping, to_mapping
-from ctxft.data.documents import corpus_state
+from ctxft.config import FREE, CorpusConfig, ExperimentConfig, from_mapping, to_mapping
+from ctxft.data.corpus import Measured, measure, plan_parts, read_corpus, write_parts
+from ctxft.data.documents import corpus_state, read_documents
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
-from ctxft.data.passages import Passage, passages_of
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
-from ctxft.prompts import check_labels, check_subsets, get_arm, sort_arms, text_stages
-from ctxft.prompts.arms import require_named
+from ctxft.prompts import check_subsets, get_arm, sort_arms, text_stages
+from ctxft.prompts.arms import require_named, with_labels
+from ctxft.run.processes import count_workers, run_parts
 from ctxft.run.rows import arm_ledger, corpus_ledger
 from ctxft.storage import (
     InputError,
@@ -44,24 +47,28 @@ from ctxft.world.exams import practice_instructions
 if TYPE_CHECKING:
     from ctxft.run.run import Run
 
-LAYOUT = 2  # of a run folder; raised when an older folder cannot be used any more
+LAYOUT = 3  # of a run folder; raised when an older folder cannot be used any more
+CUT_REVISION = 1  # raised when the same text would be cut into other passages
+FEW = 4  # parts of a corpus for which a process of its own is worth its start
 # Inputs may be elsewhere than when the run was made: their content is compared, not their place.
 MAY_CHANGE = {"model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source"}
 MAY_CHANGE |= {f"train.{key}" for key in FREE}  # what changes speed only
 HOW_TO_ASK = "key_variable batch timeout retries requests_per_minute price_in price_out limit_cost".split()
 MAY_CHANGE |= {f"prompts.writer.{key}" for key in HOW_TO_ASK}
-TEXTS = {  # file of a run folder, without .jsonl -> its source
-    "passages": "corpus",
-    "held_out": "corpus",
-    "general": "general",
-    "general_held_out": "general",
-    "instructions": "instructions",
-    "instructions_held_out": "instructions",
+SOURCES = ("corpus", "general", "instructions")
+INSTRUCTIONS = ("instructions.jsonl", "instructions_held_out.jsonl")  # rows to train on, rows held out
+TEXTS = {  # name of a text -> its source, and whether it is held out
+    "passages": ("corpus", False),
+    "held_out": ("corpus", True),
+    "general": ("general", False),
+    "general_held_out": ("general", True),
+    "instructions": ("instructions", False),
+    "instructions_held_out": ("instructions", True),
 }
-Cut = tuple[list, list, Counter]  # rows to train on, rows held out, counts
+Cut = tuple[Sequence, Sequence, Counter]  # rows to train on, rows held out, counts
 # What a run folder may hold without a manifest: executed notebooks, answers of hosted models, and what a killed
 # preparation left behind.
-UNPREPARED = {"notebooks", "hosted", "index.html", "ledger.json", *(f"{name}.jsonl" for name in TEXTS)}
+UNPREPARED = {"notebooks", "hosted", "index.html", "ledger.json", "corpus", "general", *INSTRUCTIONS}
 
 
 @dataclass
@@ -73,7 +80,7 @@ class Manifest:
         config: of the experiment, as plain values; arms and seeds that were added later are in it too.
         hashes: of the inputs (model, corpus, prompts, general, instructions).
         commits: of the inputs from the hub, by the same names; None for others.
-        files: file name -> SHA-256 of each text of the run folder.
+        files: path -> SHA-256 of each file of the texts of the run folder.
         versions, code: of the libraries and of this package, when the run was made.
         layout: of the run folder.
     """
@@ -189,13 +196,60 @@ def check_same(run: Run) -> None:
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 
+def corpus_of(run: Run, source: str) -> CorpusConfig | None:
+    """Return the config of the corpus or of the general text; None where the run has none."""
+    return run.config.general if source == "general" else run.config.corpus
+
+
 def cut_text(run: Run, source: str) -> Cut:
-    """Return a source of a run as rows: passages of corpus or general text, or instructions; none where the run has none."""
-    config = run.config
+    """Return a source of a run as rows: passages of corpus or general text, or instructions; none where the run has none.
+
+    Passages are those of the run folder; where they are not there yet, they are cut into the run's workshop.
+    """
     if source == "instructions":
-        return split_instructions(run) if has_instructions(run) else ([], [], Counter())
-    corpus = config.general if source == "general" else config.corpus
-    return passages_of(corpus, run.tokenizer, run.budget) if corpus else ([], [], Counter())
+        return _read_instructions(run) if has_instructions(run) else ([], [], Counter())
+    config = corpus_of(run, source)
+    if config is None:
+        return [], [], Counter()
+    files = [name for name in run.manifest.files if name.startswith(f"{source}/")]
+    for name in files:
+        _require_unchanged(run, name)
+    return read_corpus(config, run.folder / source if files else cut_corpus(run, source, run.workshop / source))
+
+
+def measure_text(run: Run, source: str) -> Measured:
+    """Look through the corpus or the general text, and check that the arms find what they need in the corpus."""
+    config, counts = corpus_of(run, source), Counter[str]()
+    assert config is not None
+    documents = read_documents(config, counts)
+    if source == "corpus":
+        documents = with_labels(run.config.arms, documents, run.config.prompts.writer is not None)
+    return measure(documents, counts)
+
+
+def _require_unchanged(run: Run, name: str) -> None:
+    path = run.folder / name
+    if not path.exists() or hash_file(path) != run.manifest.files[name]:
+        raise InputError(f"{path} was changed after it was made, or removed: remove the folder and start from scratch.")
+
+
+def cut_corpus(run: Run, source: str, folder: Path, workers: int | None = None) -> Path:
+    """Write the passages of the corpus or of the general text into a folder, in as many processes as it is worth.
+
+    What a killed process has finished there is kept.
+    """
+    config = corpus_of(run, source)
+    assert config is not None
+    options = config.model_dump(exclude={"source", "revision", "held_out"})
+    made_from = [corpus_state(config)[0], options, CUT_REVISION]
+    model = model_hash(run.config.model, run.config.revision)
+    parts = plan_parts(run.measured(source), folder, sha256([*made_from, model, run.budget]))
+    workers = min(workers or count_workers(None, 1, "cpu"), parts // FEW)
+    if workers > 1:
+        run_parts(run, source, folder, parts, workers)
+    for _ in write_parts(config, run.tokenizer, run.budget, folder):
+        pass
+    return folder
 
 
 def split_instructions(run: Run) -> Cut:
@@ -220,34 +274,28 @@ def split_instructions(run: Run) -> Cut:
     return *rows, counts
 
 
-def read_text_rows(run: Run, name: str) -> list:
-    """Return the passages or instruction rows of one file of a run folder; where it is not written yet, from its source.
+def _read_instructions(run: Run) -> Cut:
+    """Return the instruction rows of the run folder, or from their source, whose counts are not kept."""
+    if any(name not in run.manifest.files for name in INSTRUCTIONS):
+        return split_instructions(run)
+    for name in INSTRUCTIONS:
+        _require_unchanged(run, name)
+    kept, held_out = ([row for _, row in read_jsonl(run.folder / name)] for name in INSTRUCTIONS)
+    return kept, held_out, Counter()
 
-    Raises:
-        InputError: the file is missing, or not the one that was written.
+
+def write_source(run: Run, source: str, folder: Path, workers: int | None = None) -> dict[str, str]:
+    """Write the texts of a source, made from what they are made from, into a folder.
+
+    Returns:
+        The SHA-256 of each file by its path in the folder.
     """
-    source, path = TEXTS[name], run.folder / f"{name}.jsonl"
-    if path.name not in run.manifest.files or (source == "instructions" and not has_instructions(run)):
-        return _build_text(run, name)
-    if not path.exists() or hash_file(path) != run.manifest.files[path.name]:
-        raise InputError(f"{path} was changed after it was made, or removed: remove the folder and start from scratch.")
-    rows = [row for _, row in read_jsonl(path)]
-    return rows if source == "instructions" else [Passage.from_json(row) for row in rows]
-
-
-def _build_text(run: Run, name: str) -> list:
-    kept, held_out, _ = run.cut(TEXTS[name])
-    return held_out if name.endswith("held_out") else kept
-
-
-def write_texts(run: Run, names: Iterable[str], folder: Path) -> dict[str, str]:
-    """Write texts, cut from their sources, into a folder; returns the SHA-256 of each file by its name."""
-    files = {}
-    for name in names:
-        rows = (row if isinstance(row, dict) else row.to_json() for row in _build_text(run, name))
-        path = write_jsonl(folder / f"{name}.jsonl", rows)
-        files[path.name] = hash_file(path)
-    return files
+    if source == "instructions":
+        parts = (run.cut(source) if INSTRUCTIONS[0] not in run.manifest.files else split_instructions(run))[:2]
+        paths = [write_jsonl(folder / name, rows) for name, rows in zip(INSTRUCTIONS, parts, strict=True)]
+    else:
+        paths = sorted(cut_corpus(run, source, folder / source, workers).iterdir())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
 
 
 def ledger_of(run: Run, seed: int) -> dict:
@@ -263,7 +311,7 @@ def ledger_of(run: Run, seed: int) -> dict:
 def _with_arms(run: Run, ledger: dict) -> dict:
     """Return a ledger with the instructions and with the arms that it lacks."""
     if has_instructions(run) and "instructions read" not in ledger:
-        ledger = ledger | run.cut("instructions")[2]
+        ledger = ledger | (run.cut("instructions")[2] or split_instructions(run)[2])
     for stage in text_stages(run.config.arms):
         ledger = ledger | arm_ledger(run, stage, ledger)
     return ledger
@@ -272,10 +320,10 @@ def _with_arms(run: Run, ledger: dict) -> dict:
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def prepare(run: Run) -> None:
+def prepare(run: Run, workers: int | None = None) -> None:
     """Do what ``Run.prepare`` says."""
     run.adopt(Manifest.read(run.folder))
-    config, ledger = run.config, {}
+    config = run.config
     check_model(config.model, config.revision, config.train.max_length)
     if config.evaluation.apply_chat_template:
         require_chat_template(run.tokenizer)  # reported before hours of training
@@ -287,11 +335,21 @@ def prepare(run: Run) -> None:
             raise InputError(
                 f"{run.folder} is not empty and not a run (no manifest.json): choose another name, or empty it."
             )
-        run.adopt(_extended(run))
-        check_labels(config.arms, run.passages, config.prompts.writer is not None)
-        ledger = ledger_of(run, config.seeds[0])  # bad input is reported before anything is written
+        for source in SOURCES[: 2 if config.general else 1]:
+            run.measured(source)  # bad input is reported before anything is written
+        assert run.budget
     with exclusive_lock(run.folder.parent / f".{run.folder.name}.lock", f"prepares {run.folder}", wait=True):
-        _write(run, ledger)
+        there = Manifest.read(run.folder)
+        run.adopt(there)
+        if there.files:
+            check_same(run)
+        run.adopt(_extended(run))
+        workshop = run.folder.parent / f".{run.folder.name}.texts"  # kept by a kill, removed where input is bad
+        try:
+            _write(run, there, workshop, workers)
+        except InputError:
+            shutil.rmtree(workshop, ignore_errors=True)
+            raise
 
 
 def _extended(run: Run) -> Manifest:
@@ -311,18 +369,25 @@ def _extended(run: Run) -> Manifest:
     return replace(then, config=config, hashes=hashes, commits=commits)
 
 
-def _write(run: Run, ledger: dict) -> None:
+def _write(run: Run, there: Manifest, workshop: Path, workers: int | None) -> None:
     """Write what is not there yet: texts, ledger, and the manifest last."""
-    there, path = Manifest.read(run.folder), run.folder / "ledger.json"
-    if there.files:
-        run.adopt(there)
-        check_same(run)
-        run.adopt(_extended(run))
-        ledger = _with_arms(run, read_json(path))
-    manifest = run.manifest
-    names = [name for name in TEXTS if f"{name}.jsonl" not in manifest.files and run.cut(TEXTS[name])[2]]
-    manifest.files = manifest.files | write_texts(run, names, run.folder)
+    files: dict[str, str] = {}
+    for source in SOURCES:
+        wanted = has_instructions(run) if source == "instructions" else corpus_of(run, source)
+        if wanted and not any(name.startswith(source) for name in run.manifest.files):
+            files |= write_source(run, source, workshop, workers)
+    run.use_workshop(workshop)
+    path = run.folder / "ledger.json"
+    ledger = _with_arms(run, read_json(path)) if there.files else ledger_of(run, run.config.seeds[0])
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(name.split("/")[0] for name in files):
+        if (run.folder / name).is_dir():
+            shutil.rmtree(run.folder / name)  # a kill left it behind, without a manifest
+        os.replace(workshop / name, run.folder / name)
+    run.manifest.files = run.manifest.files | files
     if not path.exists() or read_json(path) != ledger:
         write_json(path, ledger)
-    if manifest != there:
-        write_json(run.folder / "manifest.json", with_checksum(asdict(manifest)))
+    if run.manifest != there:
+        write_json(run.folder / "manifest.json", with_checksum(asdict(run.manifest)))
+    run.use_workshop(None)
+    shutil.rmtree(workshop, ignore_errors=True)

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
@@ -124,6 +125,16 @@ def _raise_failure(verb: str, command: list[str], code: int, lines: list[str]) -
     if sentence:
         raise FailedError(sentence)
     raise FailedError(f"`ctxft {verb}` stopped:\n" + "\n".join((lines or ["no message"])[-20:]))
+
+
+def run_parts(run: Run, source: str, folder: Path, parts: int, workers: int) -> None:
+    """Cut the parts of a corpus in as many processes, `python -m ctxft cut`, and show how many are written."""
+    command = [sys.executable, "-m", "ctxft", "cut", run.config.model_dump_json(), source, str(folder)]
+    variables = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CTXFT_RUNS": str(run.folder.parent)}
+    with progress_bar(parts, source, "part") as bar:
+        written = folder.glob
+        commands = [[*command, str(number), str(workers)] for number in range(workers)]
+        run_parallel("train", commands, variables, lambda: bar.update(len([*written("documents-*.arrow")]) - bar.n))
 
 
 def progress_bar(total: int, title: str, unit: str, hidden: bool = False) -> tqdm:

@@ -6,11 +6,14 @@ passages.jsonl + the prompt sampled for each passage -> input_ids, labels -> led
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy
+
 from ctxft.config import ExperimentConfig
+from ctxft.data.corpus import FATES
 from ctxft.data.documents import describe
 from ctxft.data.passages import Passage
 from ctxft.data.rows import (
@@ -20,13 +23,13 @@ from ctxft.data.rows import (
     prompt_ids,
     special_tokens,
 )
-from ctxft.prompts import PromptSet, PromptSources, get_arm, load_prompt_set
+from ctxft.prompts import ContextualPrompt, PromptSet, PromptSources, get_arm, load_prompt_set
 from ctxft.storage import InputError, sha256
 
 if TYPE_CHECKING:
     from ctxft.run.run import Run
 
-FATES = ("duplicate", "held out", "kept")  # what becomes of a document
+KNOWN = 4096  # prompts whose token ids are kept: a prompt set has few, a corpus many passages
 
 
 class PromptSets(NamedTuple):
@@ -58,10 +61,60 @@ def load_prompt_sets(config: ExperimentConfig) -> PromptSets:
     return PromptSets(strategies, negative)
 
 
+class ArmTexts(Sequence[array]):
+    """What an arm adds to each passage, made when it is asked for: the token ids of a prompt, or of exercises.
+
+    Args:
+        run: the run.
+        arm: one with a single stage of text.
+        seed: of the prompts.
+        passages: of the domain.
+    """
+
+    def __init__(self, run: Run, arm: str, seed: int, passages: Sequence[Passage]) -> None:
+        self.run, self.spec, self.seed, self.passages = run, get_arm(arm), seed, passages
+        written = self.spec.written(run.config, seed) if self.spec.written else None
+        self.sources = PromptSources(seed, *run.prompt_sets, run.tokenizer, written)
+        self._encode = lru_cache(KNOWN)(self._prompt_ids)
+
+    def __len__(self) -> int:
+        return len(self.passages) if self.spec.prompt or self.spec.after else 0
+
+    def __getitem__(self, place):  # type: ignore[override]
+        if self.spec.after:
+            return self._exercises(place)[1]
+        return self._encode(self.spec.prompt_of(self.sources, self.passages[place]))
+
+    def _prompt_ids(self, prompt: ContextualPrompt | None) -> array:
+        return array("i", prompt_ids(self.run.tokenizer, prompt, self.run.template))
+
+    def _exercises(self, place: int) -> tuple[Sequence[str], array, int]:
+        """Return the pieces of text for which max_length has room, their ids, and how many pieces it has no room for."""
+        assert self.spec.after
+        pieces = self.spec.after(self.passages, place, self.seed)
+        room = self.run.config.train.max_length - 1 - self.passages[place].targets
+        kept, ids = fitting_pieces(self.run.tokenizer, pieces, room)
+        return kept, array("i", ids), len(pieces) - len(kept)
+
+    def records(self, places: Iterable[int] | None = None) -> Iterator[dict]:
+        """Yield what was added to each passage, or to some of them, by number: passage id, prompt id, text and its tokens."""
+        for place in range(len(self)) if places is None else places:
+            passage = self.passages[place]
+            if self.spec.after:
+                kept, ids, dropped = self._exercises(place)
+                text = "".join(kept)
+                record = {"prompt": f"exercises-{sha256(text)[:12]}", "family": self.spec.name, "text": text}
+                counts = {"tokens": len(ids), "exercises": len(kept), "dropped": dropped}
+                yield {"passage": passage.id, **record, **counts}
+            elif prompt := self.spec.prompt_of(self.sources, passage):
+                record = {"prompt": prompt.id, "family": prompt.family, "text": prompt.text}
+                yield {"passage": passage.id, **record, "tokens": len(self._encode(prompt))}
+
+
 def build_rows(
     run: Run, arm: str, seed: int, passages: Sequence[Passage], general: Sequence[Passage] = ()
-) -> tuple[Rows, list[dict]]:
-    """Build an arm's training rows and record which prompt was sampled for each passage.
+) -> tuple[Rows, ArmTexts]:
+    """Return an arm's training rows, and what it adds to each passage.
 
     Args:
         run: the run.
@@ -71,50 +124,13 @@ def build_rows(
         general: passages of general text, whose rows follow; they have no prompt in any arm.
 
     Returns:
-        (rows with ``input_ids`` and ``labels``, records with passage id, prompt id, prompt text and its tokens).
+        (rows with ``input_ids`` and ``labels``, prompts or exercises of the passages of the domain).
     """
-    spec, special = get_arm(arm), special_tokens(run.tokenizer)
-    texts, none = [*passages, *general], [array("i")] * len(general)
-    if spec.after is not None:
-        after, records = _texts_after(run, arm, passages, spec.after(passages, seed))
-        return Rows(texts, [array("i")] * len(texts), special, after=after + none), records
-    max_length, prompts, records = run.config.train.max_length, [], []
-    sources = PromptSources(
-        seed, *run.prompt_sets, run.tokenizer, spec.written(run.config, seed) if spec.written else None
-    )
-    known: dict[str, array] = {"": array("i")}  # a prompt set has few prompts, a corpus many passages
-    for passage in passages:
-        prompt = spec.prompt_of(sources, passage)
-        if prompt is None:
-            prompts.append(known[""])
-            continue
-        if prompt.text not in known:
-            known[prompt.text] = array("i", prompt_ids(run.tokenizer, prompt, run.template))
-        prompts.append(known[prompt.text])
-        record = {"passage": passage.id, "prompt": prompt.id, "family": prompt.family, "text": prompt.text}
-        records.append(record | {"tokens": len(prompts[-1])})
-    rows = Rows(texts, prompts + none, special, learned=spec.learn_prompt)
-    if rows.longest > max_length:  # only a prompt of no prompt set can be longer than what passages leave
-        raise InputError(
-            f"a row of arm '{arm}' takes {rows.longest} tokens, more than train.max_length ({max_length}): its prompts are "
-            "longer than those of the prompt sets; raise train.max_length under another name, or leave the arm out."
-        )
-    return rows, records
-
-
-def _texts_after(
-    run: Run, arm: str, passages: Sequence[Passage], texts: Iterable[Sequence[str]]
-) -> tuple[list[array], list[dict]]:
-    """Return the ids of what an arm reads after each passage, as many pieces as max_length has room for, and records."""
-    after, records = [], []
-    for passage, pieces in zip(passages, texts, strict=True):
-        kept, ids = fitting_pieces(run.tokenizer, pieces, run.config.train.max_length - 1 - passage.targets)
-        after.append(array("i", ids))
-        text = "".join(kept)
-        record = {"passage": passage.id, "prompt": f"exercises-{sha256(text)[:12]}", "family": arm, "text": text}
-        counts = {"tokens": len(ids), "exercises": len(kept), "dropped": len(pieces) - len(kept)}
-        records.append(record | counts)
-    return after, records
+    spec, special, texts = get_arm(arm), special_tokens(run.tokenizer), ArmTexts(run, arm, seed, passages)
+    both: Sequence[Passage] = passages + general if general else passages  # type: ignore[operator]
+    if spec.after:
+        return Rows(both, (), special, after=texts), texts
+    return Rows(both, texts, special, learned=spec.learn_prompt), texts
 
 
 # --- ledger -----------------------------------------------------------------------------------------------------------
@@ -124,7 +140,9 @@ def corpus_ledger(run: Run) -> dict:
     """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
     passages, held_out, counts = run.cut("corpus")
     counted = {
-        f"{what} {fate}": counts[f"{what} {fate}"] for what in ("documents", "tokens") for fate in ("read", *FATES)
+        f"{what} {fate}": counts[f"{what} {fate}"]
+        for what in ("documents", "tokens")
+        for fate in ("read", *reversed(FATES))
     }
     notes = special_tokens(run.tokenizer).notes
     return {
@@ -153,16 +171,24 @@ def arm_ledger(run: Run, arm: str, ledger: dict) -> dict:
     if f"{arm}: rows" in ledger and (not state or ledger.get(f"{arm}: prompts of") == state):
         return {}
     seed, number = ledger["seed of the prompts counted here"], len(run.passages)
-    rows, records = run.rows(arm, seed)
-    counts: dict[str, int | str] = {**arm_tokens(islice(rows, number))}
+    rows, texts = run.rows(arm, seed)
+    max_length, longest = run.config.train.max_length, max(rows.lengths)
+    if longest > max_length:  # only a prompt of no prompt set can be longer than what passages leave
+        raise InputError(
+            f"a row of arm '{arm}' takes {longest} tokens, more than train.max_length ({max_length}): "
+            "its prompts are longer than those of the prompt sets; raise train.max_length under another name, or leave the "
+            "arm out."
+        )
+    counts: dict[str, int | str] = {**arm_tokens(rows, number)}
     if spec.after:
-        counts["exercises"] = sum(record["exercises"] for record in records)
-        counts["exercises that the window had no room for"] = sum(record["dropped"] for record in records)
+        exercises = [(record["exercises"], record["dropped"]) for record in texts.records()]
+        counts["exercises"], counts["exercises that the window had no room for"] = map(
+            sum, zip(*exercises, strict=True)
+        )
     if spec.control:  # matched to the token, or as near as its kind of prompt comes
-        prompts = (rows.prompts[:number], run.rows("cft", seed)[0].prompts[:number])
-        off = [len(own) - len(cft) for own, cft in zip(*prompts, strict=True)]
-        counts["prompts of another length than cft's"] = sum(map(bool, off))
-        counts["prompt tokens more than cft's"] = sum(off)
+        off = numpy.subtract(rows.prompt_tokens, run.rows("cft", seed)[0].prompt_tokens)
+        counts["prompts of another length than cft's"] = int((off != 0).sum())
+        counts["prompt tokens more than cft's"] = int(off.sum())
     if state and spec.written:  # passages without a written prompt read cft's
         written = spec.written(run.config, seed) or {}
         counts["passages without a written prompt"] = sum(prompt is None for prompt in written.values())

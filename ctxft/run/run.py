@@ -7,8 +7,9 @@ built at first use and kept; ``prepare``, ``train`` and ``evaluate`` do what is 
 from __future__ import annotations
 
 import copy
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ctxft.config import PROFILES, ExperimentConfig, TrainConfig, from_mapping, load_experiment, override, to_mapping
+from ctxft.data.corpus import Measured, targets_of_passages
 from ctxft.data.passages import Passage
 from ctxft.data.rows import PromptTemplate, Rows, longest_prompt, prompt_template, text_budget
 from ctxft.evaluation.benchmarks import Benchmark, is_own, load_benchmark
@@ -24,9 +26,9 @@ from ctxft.models import load_model, model_hash, pick_device, shared_tokenizer
 from ctxft.prompts import get_arm
 from ctxft.run import prepare as preparation
 from ctxft.run import tasks
-from ctxft.run.prepare import Manifest
+from ctxft.run.prepare import TEXTS, Manifest
 from ctxft.run.processes import count_workers, run_tasks
-from ctxft.run.rows import PromptSets, build_rows, load_prompt_sets
+from ctxft.run.rows import ArmTexts, PromptSets, build_rows, load_prompt_sets
 from ctxft.run.tasks import Task
 from ctxft.storage import InputError, is_there, nearest, parse_json, read_checked, runs_root
 from ctxft.training.loop import targets_of
@@ -35,10 +37,10 @@ from ctxft.world.exams import EXAMS
 
 
 class TrainingData(NamedTuple):
-    """What one training reads: its rows, the prompt sampled for each passage, the recipe, and the rows of each step."""
+    """What one training reads: its rows, the prompts of the passages that it reads, the recipe, the rows of each step."""
 
     rows: Sequence[dict]
-    sampled: list[dict]
+    sampled: Iterable[dict]
     recipe: TrainConfig
     order: list[list[int]]
 
@@ -76,8 +78,9 @@ class Run:
         settings = (overrides or {}) | {key: value for key, value in named.items() if value is not None}
         self.wanted = _config_of(source, settings)
         self._cuts: dict[str, preparation.Cut] = {}
-        self._texts: dict[str, list] = {}
-        self._rows: dict[Task, tuple[Rows, list[dict]]] = {}
+        self._measured: dict[str, Measured] = {}
+        self._workshop: Path | None = None
+        self._rows: dict[Task, tuple[Rows, ArmTexts]] = {}
         self._benchmarks: dict[tuple[str, str | None], Benchmark] = {}
         self._orders: dict[tuple[bool, int], list[list[int]]] = {}
         self._checked: Manifest | None = None
@@ -158,21 +161,39 @@ class Run:
         train = self.config.train
         return text_budget(train.max_length, self.longest_prompt, train.min_text_tokens)
 
+    @property
+    def workshop(self) -> Path:
+        """Where passages are cut before the run is prepared: a temporary folder, or what ``use_workshop`` was given."""
+        if self._workshop is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="ctxft-")
+            self._workshop = Path(self._temporary.name)
+        return self._workshop
+
+    def use_workshop(self, place: Path | None) -> None:
+        """Cut passages in a folder from now on; None takes a temporary one."""
+        self._workshop = place
+
+    def measured(self, source: str) -> Measured:
+        """Return what one look through the corpus or the general text shows; bad records are found then."""
+        if source not in self._measured:
+            self._measured[source] = preparation.measure_text(self, source)
+        return self._measured[source]
+
     def cut(self, source: str) -> preparation.Cut:
         """Return a source of ``TEXTS`` as rows, cut once: those to train on, those held out, counts."""
         if source not in self._cuts:
             self._cuts[source] = preparation.cut_text(self, source)
         return self._cuts[source]
 
-    def text(self, name: str) -> list:
-        """Return what a file of ``TEXTS`` holds, and before the run is prepared what it will hold; empty where there is none."""
-        if name not in self._texts:
-            self._texts[name] = preparation.read_text_rows(self, name)
-        return self._texts[name]
+    def text(self, name: str) -> Sequence:
+        """Return a text of ``TEXTS``, and before the run is prepared what it will be; empty where there is none."""
+        source, held_out = TEXTS[name]
+        kept, left_out, _ = self.cut(source)
+        return left_out if held_out else kept
 
     @property
-    def passages(self) -> list[Passage]:
-        """The passages that every arm trains on."""
+    def passages(self) -> Sequence[Passage]:
+        """The passages that every arm trains on, each read when it is asked for."""
         return self.text("passages")
 
     @property
@@ -199,14 +220,14 @@ class Run:
 
     # --- what an arm reads --------------------------------------------------------------------------------------------
 
-    def rows(self, stage: str, seed: int = 0) -> tuple[Rows, list[dict]]:
-        """Return the rows of one stage of text, those of mixed-in general text last, and the prompts sampled for them."""
+    def rows(self, stage: str, seed: int = 0) -> tuple[Rows, ArmTexts]:
+        """Return the rows of one stage of text, those of mixed-in general text last, and what the arm adds to them."""
         if (stage, seed) not in self._rows:
             self._rows[stage, seed] = build_rows(self, stage, seed, self.passages, self.mixed)
         return self._rows[stage, seed]
 
     @property
-    def mixed(self) -> list[Passage]:
+    def mixed(self) -> Sequence[Passage]:
         """The passages of general text that every arm reads too."""
         general = self.config.general
         return self.text("general") if general and general.share else []
@@ -219,7 +240,7 @@ class Run:
         if second:
             order = passage_order(targets_of(self.text("instructions")), self.config.ift.recipe(train), seed)
         else:  # counted by the text alone, not by prompts or exercises that are learned too
-            own, mixed = ([passage.targets for passage in text] for text in (self.passages, self.mixed))
+            own, mixed = map(targets_of_passages, (self.passages, self.mixed))
             order = passage_order(own, train, seed, mixed, general.share if general else 0.0)
         self._orders[second, seed] = order
         return order
@@ -229,7 +250,9 @@ class Run:
         train, order = self.config.train, self.order(arm, seed)
         if get_arm(arm).instructed:
             return TrainingData(self.text("instructions"), [], self.config.ift.recipe(train), order)
-        return TrainingData(*self.rows(arm, seed), train, order)
+        rows, texts = self.rows(arm, seed)
+        read = sorted({place for step in order for place in step if place < len(texts)})
+        return TrainingData(rows, texts.records(read), train, order)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
@@ -254,15 +277,18 @@ class Run:
         results, due = tasks.results_and_due(self, arm, seed)
         return bool(results["held_out"]) and not due
 
-    def prepare(self) -> Run:
+    def prepare(self, workers: int | None = None) -> Run:
         """Cut the corpus and write what all arms share; a run that is prepared already is checked; returns the run.
 
-        Processes that prepare the same run at the same time do so one after another.
+        Processes that prepare the same run at the same time do so one after another. One that was killed goes on where it was.
+
+        Args:
+            workers: processes that cut a large corpus; None takes one a core. The files are the same for any number.
 
         Raises:
             InputError: bad input, a folder that is not a run, or a run with another config (what differs is named).
         """
-        preparation.prepare(self)
+        preparation.prepare(self, workers)
         return self
 
     def train_task(self, arm: str, seed: int = 0, quiet: bool = True) -> dict:
@@ -300,11 +326,11 @@ class Run:
             InputError: bad input, with the message of the task that met it.
             FailedError: a task stopped for another reason; the end of its output is shown.
         """
-        workers = self._count_workers(workers)
+        processes, workers = workers, self._count_workers(workers)
         for source in self.config.evaluation.benchmarks:  # bad questions are reported before hours of training
             if self.config.evaluation.data or source in EXAMS or is_own(source):  # the hub may be out of reach
                 self.benchmark(source)
-        self.prepare()
+        self.prepare(processes)
         tasks.require_written(self)
         waiting = [task for task in self.train_tasks if not self.is_trained(*task)]
         run_tasks("train", self, waiting, workers, lambda task: self.is_trained(*task), tick)

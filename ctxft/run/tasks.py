@@ -26,7 +26,7 @@ from ctxft.evaluation.outcomes import write_outcomes
 from ctxft.evaluation.probe import forgetting, mean_loss, probe_state
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
-from ctxft.run.prepare import has_instructions
+from ctxft.run.prepare import INSTRUCTIONS, has_instructions
 from ctxft.storage import (
     InputError,
     RecordLog,
@@ -140,8 +140,8 @@ def benchmark_key(run: Run, arm: str, seed: int, benchmark: Benchmark) -> str:
 def held_out_key(run: Run, arm: str, seed: int) -> str:
     """Return what changes whenever another model or other texts would give other losses."""
     manifest = run.recorded()
-    texts = [manifest.files.get(f"{name}.jsonl") for name in ("held_out", "general_held_out")]
-    texts.append(manifest.files.get("instructions_held_out.jsonl") if has_instructions(run) else None)
+    names = ("corpus/", "general/", *(INSTRUCTIONS[1:] if has_instructions(run) else ()))
+    texts = [digest for name, digest in sorted(manifest.files.items()) if name.startswith(names)]
     return sha256([SCORING_REVISION, run.model_hash(arm, seed), texts, manifest.hashes["prompts"], probe_state()])
 
 

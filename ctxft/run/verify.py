@@ -23,7 +23,7 @@ from ctxft.evaluation.outcomes import Outcome, outcome_of, read_outcomes
 from ctxft.evaluation.scoring import ChoiceScores, Generated
 from ctxft.models import model_hash
 from ctxft.prompts import get_arm, text_stages
-from ctxft.run.prepare import inputs_of, ledger_of, write_texts
+from ctxft.run.prepare import INSTRUCTIONS, SOURCES, inputs_of, ledger_of, write_source
 from ctxft.run.run import Run
 from ctxft.run.tasks import benchmark_key, held_out_key
 from ctxft.storage import (
@@ -103,7 +103,14 @@ def _checks(run: Run, place: Path) -> Iterator[Check]:
         for task in sorted(folder.glob(pattern)):
             arm, seed = task.parent.name, int(task.name.removeprefix("seed-"))
             yield str(task.relative_to(folder)), partial(check, run, arm, seed, place)
-    known = {"arms", "evals", "manifest.json", "ledger.json", "adaptive.json", *manifest.files}
+    known = {
+        "arms",
+        "evals",
+        "manifest.json",
+        "ledger.json",
+        "adaptive.json",
+        *(name.split("/")[0] for name in manifest.files),
+    }
     left = [path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith(".")]
     left += [str(path.relative_to(folder)) for path in folder.rglob("*.damaged")]
     yield (
@@ -138,10 +145,17 @@ def _input(run: Run, name: str) -> str:
 
 
 def _text(run: Run, file: str, place: Path) -> str:
-    write_texts(run, [Path(file).stem], place)
-    message = _require_same(run.folder / file, place / file, "its source")
-    _require_hash(run.folder / file, hash_file(place / file), run.manifest.files[file], "manifest.json")
-    return message
+    source, path = "instructions" if file in INSTRUCTIONS else file.split("/")[0], run.folder / file
+    if not (place / file).exists() and source in SOURCES:
+        write_source(run, source, place)
+    if file in INSTRUCTIONS:
+        _require_same(path, place / file, "its source")
+    elif not path.exists():
+        raise InputError(f"{path} was removed: remove the folder and start from scratch.")
+    elif not (place / file).exists() or hash_file(place / file) != hash_file(path):
+        raise InputError(f"{path} is not what its source gives.")
+    _require_hash(path, hash_file(path), run.manifest.files[file], "manifest.json")
+    return "as its source gives it"
 
 
 def _ledger(run: Run, place: Path) -> str:

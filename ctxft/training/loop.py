@@ -152,7 +152,7 @@ def train_arm(
     attention = choose_attention(config.attn_implementation, config.pack, device)
     order = passage_order(targets_of(rows), config, seed) if order is None else order
     network = trainable_model(model, revision, config, attention, start)
-    check_row_lengths(rows, network, config)
+    check_row_lengths((rows[index] for index in sorted({index for step in order for index in step})), network, config)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {key: value for key, value in config.model_dump().items() if key not in FREE}
     recipe |= {"seed": seed, "rows": len(rows), "start": model_hash(str(start)) if start else None}
@@ -173,11 +173,10 @@ def train_arm(
         save_model(network, accelerator, Path(place), model)
         tokenizer.save_pretrained(place)
     if main:
-        targets = targets_of(rows)
         record = {
             "optimizer_steps": len(order),
             "passages": len(rows),
-            "target_tokens": sum(targets[index] for step in order for index in step),
+            "target_tokens": sum(row["target_tokens"] for _, row in read_jsonl(folder / "log.jsonl")),
             "seconds": round(seconds, 2),
             "model_hash": model_hash(str(folder / "model")),
             "train": config.model_dump(),

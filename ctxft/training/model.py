@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -84,9 +84,9 @@ def trainable_model(
     return adapted
 
 
-def check_row_lengths(rows: Sequence[Row], model: torch.nn.Module, config: TrainConfig) -> None:
+def check_row_lengths(rows: Iterable[Row], model: torch.nn.Module, config: TrainConfig) -> None:
     """Raise InputError if a row is longer than max_length or the model's limit."""
-    longest = getattr(rows, "longest", None) or max(len(row["input_ids"]) for row in rows)
+    longest = max(len(row["input_ids"]) for row in rows)
     limit = window_of(cast(PreTrainedModel, model))
     if longest > min(config.max_length, limit or longest):
         raise InputError(

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from collections.abc import Sequence
 
 from ctxft.config import TrainConfig
 from ctxft.storage import seeded
 
 
-def _epoch(passages: int, general: int, fraction: float, seed: int, epoch: int) -> list[int]:
+def _epoch(passages: int, general: int, fraction: float, seed: int, epoch: int) -> array:
     """Return one epoch's order: every passage once, and as many passages of general text as the fraction asks for.
 
     General text is sampled without replacement while it lasts; its indices follow those of the passages.
     """
-    indices = list(range(passages))
+    indices = array("i", range(passages))
     seeded("order", seed, epoch).shuffle(indices)
     wanted = round(fraction / (1 - fraction) * passages) if general else 0
     random, sample = seeded("replay", seed, epoch), []
@@ -54,7 +55,7 @@ def passage_order(
         >>> len(order), sorted(order[0] + order[1][:1])
         (3, [0, 1, 2])
     """
-    counts = [*targets, *general]
+    counts = array("i", targets) + array("i", general)
     steps: list[list[int]] = []
     step: list[int] = []
     tokens = 0

@@ -17,7 +17,9 @@ from ctxft.cli import main
 from ctxft.config import ExperimentConfig, load_experiment
 from ctxft.evaluation.outcomes import read_outcomes
 from ctxft.models import shared_tokenizer
+from ctxft.prompts import get_arm
 from ctxft.report import f1_table, loss_table, read_run, results_table
+from ctxft.run.run import Run
 from ctxft.storage import hash_file, read_json, read_jsonl
 from ctxft.synthetic.figures import read_result, study_table
 from tests.golden.model import build_model
@@ -106,7 +108,8 @@ def _cut_and_resume(config: ExperimentConfig, arm: str, seed: int) -> None:
 
 def _read(config: ExperimentConfig, tasks: Sequence[tuple], evaluated: Sequence[tuple]) -> dict:
     """Read what is on disk, and build the rows of each training again."""
-    texts = {name: read_passages(config.folder, name) for name in TEXTS if (config.folder / f"{name}.jsonl").exists()}
+    texts = {name: list(read_passages(config.folder, name)) for name in TEXTS}
+    texts = {name: passages for name, passages in texts.items() if passages}
     made: dict = {name: {} for name in ("prompts", "order", "rows", "log", "outcomes", "held_out", "weights")}
     for arm, seed in tasks:
         name, folder = f"{arm}:{seed}", arm_folder(config, arm, seed)
@@ -115,8 +118,7 @@ def _read(config: ExperimentConfig, tasks: Sequence[tuple], evaluated: Sequence[
         ids = [row["id"] for row in rows] if "id" in rows[0] else _ids(texts)
         steps = [row for _, row in read_jsonl(folder / "log.jsonl")]
         made["prompts"][name] = [
-            [row["passage"], row["prompt"], row["family"], row["text"]]
-            for _, row in read_jsonl(folder / "prompts.jsonl")
+            [row["passage"], row["prompt"], row["family"], row["text"]] for row in _prompts(config, arm, seed, folder)
         ]
         made["order"][name] = [" ".join(ids[place] for place in step["passages"]) for step in steps]
         made["rows"][name] = _rows(rows)
@@ -135,6 +137,14 @@ def _read(config: ExperimentConfig, tasks: Sequence[tuple], evaluated: Sequence[
         }
         made["held_out"][f"{arm}:{seed}"] = {key: metrics["held_out"].get(key) for key in HELD_OUT}
     return {"passages": _passages(texts), "ledger": _ledger(config)} | made
+
+
+def _prompts(config: ExperimentConfig, arm: str, seed: int, folder: Path) -> list[dict]:
+    """Return the prompts of all passages; those that the steps read are on disk."""
+    written = [row for _, row in read_jsonl(folder / "prompts.jsonl")]
+    records = [] if get_arm(arm).instructed else list(Run(config).rows(arm, seed)[1].records())
+    assert [row for row in records if row in written] == written
+    return records
 
 
 def _rounded(value: object) -> object:

@@ -1,0 +1,315 @@
+"""Keep a corpus as passages on disk: Arrow files that are written part by part, and read memory-mapped.
+
+    parts.json              what the files were made from, the documents of each part, counts of what was read
+    documents-00000.arrow   id, truth label, digest, draw for the held-out text, passages and tokens of each document
+    passages-00000.arrow    document, index, start, how it ends, and token ids of each passage: uncompressed, so that
+                            processes share one copy in memory
+    text-00000.arrow        the passages' text, compressed: training does not read it
+
+A part holds whole documents, and is written by one process; the bytes do not depend on how many processes there are. Its
+file of documents takes its place last, so a part that has one is whole, and a killed preparation goes on after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import pandas
+import pyarrow
+from transformers import PreTrainedTokenizerBase
+
+from ctxft.config import CorpusConfig
+from ctxft.data.documents import Document, read_documents
+from ctxft.data.passages import ENDS, Passage, cut
+from ctxft.storage import InputError, atomic_file, read_json, seeded, sha256, write_json
+
+PART = 1 << 25  # characters in a part, at least
+MOST_PARTS = 128  # a process opens three files for each
+BATCH = 1 << 14  # passages in a batch of token ids
+TEXT_BATCH = 1 << 8  # passages in a batch of text, which is decompressed as a whole
+FATES = ("kept", "held out", "duplicate")  # what becomes of a document
+DOCUMENTS = pyarrow.schema(
+    {
+        "id": pyarrow.string(),
+        "reliable": pyarrow.bool_(),
+        "digest": pyarrow.binary(16),
+        "draw": pyarrow.float64(),
+        "passages": pyarrow.int32(),
+        "tokens": pyarrow.int64(),
+    }
+)
+TEXT = pyarrow.schema({"text": pyarrow.string()})
+
+
+def _passage_schema(tokenizer: PreTrainedTokenizerBase) -> pyarrow.Schema:
+    numbers = dict.fromkeys(("document", "index", "start"), pyarrow.int32())
+    ids = pyarrow.uint16() if len(tokenizer) <= 1 << 16 else pyarrow.uint32()
+    return pyarrow.schema({**numbers, "ends": pyarrow.int8(), "ids": pyarrow.list_(ids)})
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class _Table:
+    """An Arrow file that takes its rows one by one, and its place when it is whole."""
+
+    def __init__(self, file: contextlib.ExitStack, path: Path, schema: pyarrow.Schema, batch: int, **options: str):
+        self.schema, self.batch, self.rows = schema, batch, []
+        sink = file.enter_context(atomic_file(path, binary=True))
+        options = pyarrow.ipc.IpcWriteOptions(**options)
+        self.writer = file.enter_context(pyarrow.ipc.new_file(sink, schema, options=options))
+
+    def add(self, *row: object) -> None:
+        self.rows.append(row)
+        if len(self.rows) == self.batch:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.rows:
+            columns = zip(zip(*self.rows, strict=True), self.schema.types, strict=True)
+            arrays = [pyarrow.array(values, type=kind) for values, kind in columns]
+            self.writer.write_batch(pyarrow.record_batch(arrays, schema=self.schema))
+            self.rows = []
+
+
+def _part_file(folder: Path, kind: str, number: int) -> Path:
+    return folder / f"{kind}-{number:05d}.arrow"
+
+
+class Measured(NamedTuple):
+    """What one look through a corpus shows: the characters of each document, and what was counted."""
+
+    sizes: array
+    counts: Counter[str]
+
+
+def measure(documents: Iterable[Document], counts: Counter[str]) -> Measured:
+    """Read documents from the first to the last, so that bad records are found before anything is written.
+
+    Args:
+        documents: as from ``read_documents``.
+        counts: what was counted when the last document was read.
+    """
+    return Measured(array("q", (len(document.text) for document in documents)), counts)
+
+
+def plan_parts(measured: Measured, folder: Path, key: str) -> int:
+    """Decide which documents make a part, and return how many parts there are.
+
+    Args:
+        measured: what ``measure`` found.
+        folder: where parts.json goes; what was made from something else is removed from it.
+        key: of what the passages are made from: corpus, tokenizer, budget.
+    """
+    path, (sizes, counts) = folder / "parts.json", measured
+    if path.exists() and read_json(path)["key"] == key:
+        return len(read_json(path)["documents"])
+    for left in folder.glob("*.arrow"):
+        left.unlink()
+    most, parts, characters = max(PART, sum(sizes) // MOST_PARTS), [0], 0
+    for size in sizes:
+        if characters >= most:
+            parts.append(0)
+            characters = 0
+        parts[-1] += 1
+        characters += size
+    write_json(path, {"key": key, "documents": parts, "counts": dict(counts)})
+    return len(parts)
+
+
+def write_parts(
+    config: CorpusConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
+    folder: Path,
+    seed: int = 0,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[int]:
+    """Write the parts of a corpus that are not there yet.
+
+    Args:
+        config: the corpus.
+        tokenizer: of the model to be trained.
+        budget: text tokens a passage may have.
+        folder: with parts.json.
+        seed: of the choice of held-out text.
+        share: (k, n): only the parts k, k + n, k + 2n ...
+
+    Yields:
+        The number of each part, when it is written.
+    """
+    sizes = read_json(folder / "parts.json")["documents"]
+    missing = [n for n in range(share[0], len(sizes), share[1]) if not _part_file(folder, "documents", n).exists()]
+    documents, read = read_documents(config, Counter()), 0
+    for number in missing:
+        begin = sum(sizes[:number])
+        _write_part(
+            folder, number, islice(documents, begin - read, begin - read + sizes[number]), tokenizer, budget, seed
+        )
+        read = begin + sizes[number]
+        yield number
+
+
+def _write_part(
+    folder: Path, number: int, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, budget: int, seed: int
+) -> None:
+    with contextlib.ExitStack() as files:  # they take their places in the opposite order
+        about = _Table(files, _part_file(folder, "documents", number), DOCUMENTS, BATCH)
+        passages = _Table(files, _part_file(folder, "passages", number), _passage_schema(tokenizer), BATCH)
+        text = _Table(files, _part_file(folder, "text", number), TEXT, TEXT_BATCH, compression="zstd")
+        for place, document in enumerate(documents):
+            pieces = cut(document, tokenizer, budget)
+            for piece in pieces:
+                passages.add(place, piece.index, piece.start, ENDS.index(piece.ends), piece.ids)
+                text.add(piece.text)
+            digest = sha256(" ".join(document.text.split()))
+            draw, tokens = seeded("held out", seed, digest).random(), sum(len(piece.ids) for piece in pieces)
+            about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), tokens)
+        for table in (about, passages, text):
+            table.flush()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Part:
+    """The passages of one part, memory-mapped."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        about, passages, text = (
+            pyarrow.ipc.open_file(pyarrow.memory_map(str(_part_file(folder, kind, number))))
+            for kind in ("documents", "passages", "text")
+        )
+        self.documents = about.read_all()
+        self.names, self.labels = (self.documents[name].combine_chunks() for name in ("id", "reliable"))
+        self.document, self.texts = (-1, "", None), (-1, [])  # those read last: the next one is often of the same
+        self.batches = [passages.get_batch(place) for place in range(passages.num_record_batches)]
+        self.columns = [
+            [batch.column(name).to_numpy() for name in ("document", "index", "start", "ends")] for batch in self.batches
+        ]
+        lists = [batch.column("ids") for batch in self.batches]
+        self.ids = [(ids.offsets.to_numpy(), ids.values.to_numpy()) for ids in lists]
+        self.text = text
+
+    def __len__(self) -> int:
+        return sum(batch.num_rows for batch in self.batches)
+
+    def ends(self) -> numpy.ndarray:
+        return numpy.concatenate([numpy.zeros(0, numpy.int8), *(columns[3] for columns in self.columns)])
+
+    def lengths(self) -> numpy.ndarray:
+        return numpy.concatenate([numpy.zeros(0, numpy.int32), *(numpy.diff(offsets) for offsets, _ in self.ids)])
+
+    def passage(self, row: int) -> Passage:
+        batch, place = divmod(row, BATCH)
+        number, index, start, ends = (int(column[place]) for column in self.columns[batch])
+        if self.document[0] != number:
+            self.document = number, self.names[number].as_py(), self.labels[number].as_py()
+        _, name, reliable = self.document
+        passage, load = object.__new__(_Stored), {"ids": self.token_ids, "text": self.text_of}
+        known = {"id": f"{name}#{index}", "document": name, "index": index, "start": start, "reliable": reliable}
+        passage.__dict__.update(known, last=ends == 0, ends=ENDS[ends], _load=load, _row=row)
+        return passage
+
+    def token_ids(self, row: int) -> array:
+        batch, place = divmod(row, BATCH)
+        offsets, values = self.ids[batch]
+        return array("i", values[offsets[place] : offsets[place + 1]].astype(numpy.int32).tobytes())
+
+    def text_of(self, row: int) -> str:
+        batch, place = divmod(row, TEXT_BATCH)
+        if self.texts[0] != batch:
+            self.texts = batch, self.text.get_batch(batch).column("text").to_pylist()
+        return self.texts[1][place]
+
+
+class _Stored(Passage):
+    """A passage whose token ids and text are read when they are asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("ids", "text"):
+            raise AttributeError(name)
+        self.__dict__[name] = self.__dict__["_load"][name](self.__dict__["_row"])
+        return self.__dict__[name]
+
+
+class Passages(Sequence[Passage]):
+    """Passages of a corpus on disk, each read when it is asked for: memory does not grow with the text.
+
+    Args:
+        parts: the files.
+        rows: which of their passages, by number.
+    """
+
+    def __init__(self, parts: list[_Part], rows: numpy.ndarray) -> None:
+        self.parts, self.rows = parts, rows
+        self.firsts = numpy.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place):  # type: ignore[override]
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        row = self.rows[place]
+        part = int(numpy.searchsorted(self.firsts, row, "right")) - 1
+        return self.parts[part].passage(int(row - self.firsts[part]))
+
+    def __add__(self, other: Passages) -> Passages:
+        """Return these passages, then those of another corpus."""
+        return Passages([*self.parts, *other.parts], numpy.concatenate([self.rows, other.rows + self.firsts[-1]]))
+
+    @property
+    def targets(self) -> array:
+        """The target tokens of each passage, as ``Passage.targets``."""
+        counts = [part.lengths() + (part.ends() == 0) for part in self.parts]
+        return array("i", numpy.concatenate(counts)[self.rows].astype(numpy.int32).tobytes())
+
+
+def targets_of_passages(passages: Sequence[Passage]) -> array:
+    """Return the target tokens of each passage."""
+    return passages.targets if isinstance(passages, Passages) else array("i", (p.targets for p in passages))
+
+
+def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages, Counter]:
+    """Open a corpus that was written as a whole, and tell training and held-out text apart.
+
+    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
+    the seed and each document's text alone, so neither ids nor their order nor copies can move one.
+
+    Args:
+        config: the corpus.
+        folder: where its files are.
+
+    Returns:
+        (training passages, held-out passages, counts of documents and tokens: read = duplicate + held out + kept).
+
+    Raises:
+        InputError: nothing is left to train on.
+    """
+    record = read_json(folder / "parts.json")
+    parts = [_Part(folder, number) for number in range(len(record["documents"]))]
+    about = pyarrow.concat_tables([part.documents for part in parts])
+    tokens, passages, draws = (about[name].to_numpy() for name in ("tokens", "passages", "draw"))
+    digests = numpy.frombuffer(b"".join(about["digest"].to_pylist()), numpy.uint64).reshape(-1, 2)
+    fates = (draws < config.held_out).astype(numpy.int8)
+    fates[pandas.DataFrame(digests).duplicated()] = FATES.index("duplicate")
+    counts, of_passages = Counter(record["counts"]), numpy.repeat(fates, passages)
+    for name, chosen in (("read", fates >= 0), *((name, fates == fate) for fate, name in enumerate(FATES))):
+        if chosen.any():
+            counts.update({f"documents {name}": int(chosen.sum()), f"tokens {name}": int(tokens[chosen].sum())})
+    kept, held = (Passages(parts, numpy.flatnonzero(of_passages == fate).astype(numpy.int32)) for fate in (0, 1))
+    if not kept:
+        raise InputError(
+            f"no document of '{config.source}' is left to train on: lower corpus.held_out ({config.held_out})."
+        )
+    ends = numpy.bincount(numpy.concatenate([part.ends() for part in parts])[kept.rows], minlength=len(ENDS))
+    counts.update({f"passages ending {ENDS[kind]}": int(number) for kind, number in enumerate(ends) if number})
+    return kept, held, counts
