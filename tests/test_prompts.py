@@ -450,7 +450,7 @@ def test_the_adaptive_prompt_follows_the_truth_label(tokenizers) -> None:
         of = {arm: prompt_for(arm, passage, 0, STRATEGIES, NEGATIVE, tokenizer) for arm in ("cft", "neg")}
         for reliable, arm in ((True, "cft"), (False, "neg")):
             assert prompt_for("adaptive", passage, 0, STRATEGIES, NEGATIVE, tokenizer, reliable) == of[arm]
-    with pytest.raises(InputError, match=r"passage 'p#0' has none: give every document .* a field 'reliable'"):
+    with pytest.raises(InputError, match=r"'p#0' has none: give every document .* a field 'reliable'"):
         prompt_for("adaptive", "p#0", 0, STRATEGIES, NEGATIVE, tokenizer)
 
 

@@ -27,11 +27,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import CorpusConfig
 from ctxft.data.documents import Document, read_documents
-from ctxft.data.passages import ENDS, Passage, cut
+from ctxft.data.passages import ENDS, Passage, cut_each
 from ctxft.storage import InputError, atomic_file, read_json, seeded, sha256, write_json
 
 PART = 1 << 25  # characters in a part, at least
 MOST_PARTS = 128  # a process opens three files for each
+TOGETHER, TOGETHER_CHARACTERS = 64, 1 << 20  # documents that are tokenized together, and their characters at most
 BATCH = 1 << 14  # passages in a batch of token ids
 TEXT_BATCH = 1 << 8  # passages in a batch of text, which is decompressed as a whole
 FATES = ("kept", "held out", "duplicate")  # what becomes of a document
@@ -74,9 +75,19 @@ class _Table:
     def flush(self) -> None:
         if self.rows:
             columns = zip(zip(*self.rows, strict=True), self.schema.types, strict=True)
-            arrays = [pyarrow.array(values, type=kind) for values, kind in columns]
+            arrays = [_column(values, kind) for values, kind in columns]
             self.writer.write_batch(pyarrow.record_batch(arrays, schema=self.schema))
             self.rows = []
+
+
+def _column(values: tuple, kind: pyarrow.DataType) -> pyarrow.Array:
+    if not pyarrow.types.is_list(kind):
+        return pyarrow.array(values, type=kind)
+    ids = numpy.concatenate(
+        [numpy.frombuffer(one, numpy.int32) for one in values]
+    )  # much faster than element by element
+    offsets = numpy.cumsum([0, *map(len, values)], dtype=numpy.int32)
+    return pyarrow.ListArray.from_arrays(offsets, pyarrow.array(ids.astype(kind.value_type.to_pandas_dtype())))
 
 
 def _part_file(folder: Path, kind: str, number: int) -> Path:
@@ -157,6 +168,19 @@ def write_parts(
         yield number
 
 
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents in groups that are tokenized together: a tokenizer keeps some 100 bytes for each of their tokens."""
+    batch, characters = [], 0
+    for document in documents:
+        if len(batch) == TOGETHER or (batch and characters + len(document.text) > TOGETHER_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(document)
+        characters += len(document.text)
+    if batch:
+        yield batch
+
+
 def _write_part(
     folder: Path, number: int, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, budget: int, seed: int
 ) -> None:
@@ -164,14 +188,16 @@ def _write_part(
         about = _Table(files, _part_file(folder, "documents", number), DOCUMENTS, BATCH)
         passages = _Table(files, _part_file(folder, "passages", number), _passage_schema(tokenizer), BATCH)
         text = _Table(files, _part_file(folder, "text", number), TEXT, TEXT_BATCH, compression="zstd")
-        for place, document in enumerate(documents):
-            pieces = cut(document, tokenizer, budget)
-            for piece in pieces:
-                passages.add(place, piece.index, piece.start, ENDS.index(piece.ends), piece.ids)
-                text.add(piece.text)
-            digest = sha256(" ".join(document.text.split()))
-            draw, tokens = seeded("held out", seed, digest).random(), sum(len(piece.ids) for piece in pieces)
-            about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), tokens)
+        place = 0
+        for batch in _batches(documents):
+            for document, pieces in zip(batch, cut_each(batch, tokenizer, budget), strict=True):
+                for piece in pieces:
+                    passages.add(place, piece.index, piece.start, ENDS.index(piece.ends), piece.ids)
+                    text.add(piece.text)
+                digest = sha256(" ".join(document.text.split()))
+                draw, tokens = seeded("held out", seed, digest).random(), sum(len(piece.ids) for piece in pieces)
+                about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), tokens)
+                place += 1
         for table in (about, passages, text):
             table.flush()
 
