@@ -1,7 +1,7 @@
 """Read tables record by record, from files, folders and the hub, each record with where it is.
 
 The formats are read by readers that keep values as they are: the builders of ``datasets`` turn dates of JSON lines into
-timestamps, "NA" of a CSV file into nothing and ids like "007" into 7, and name no line.
+timestamps, "NA" of a CSV file into nothing and ids like "007" into 7, and name rows of a block instead of lines.
 """
 
 from __future__ import annotations
