@@ -477,9 +477,10 @@ class InstructionConfig(Config):
     """The second stage of arms such as ``cft-ift``: supervised fine-tuning on instructions, the same for every arm.
 
     Attributes:
-        source: "practice", a jsonl file (prompt and response, or instruction, input and output, or messages), or a hub
-            id.
-        split: Of a hub data set.
+        source: "practice", a file or folder (jsonl, json, csv, tsv, parquet or arrow; the shapes of records are in the
+            guide), or a hub id.
+        split: Of a data set.
+        subset: Of a data set.
         revision: Of a hub data set.
         limit: At most this many instructions.
         held_out: Fraction of instructions that are kept for the probe of what the answers look like.
@@ -489,6 +490,7 @@ class InstructionConfig(Config):
 
     source: Source = "practice"
     split: str = "train"
+    subset: str | None = None
     revision: str | None = None
     limit: Count | None = None
     held_out: Fraction = 0.05

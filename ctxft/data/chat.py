@@ -11,12 +11,20 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from ctxft.storage import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MARK = "\U0010fffe"  # Unicode promises that this is never a character
+END = "\U0010ffff"  # so is this one: it stands where a message ends
+NOT_FOUND = (
+    "the answers cannot be found in what the model's chat template writes, since it leaves out, repeats or moves messages: "
+    "take a tokenizer with another template, or make each question with its answer a record."
+)
+SPACE = re.compile(r"\s*")
 
 
 def _spellings(tokenizer: PreTrainedTokenizerBase, mark: str = "") -> re.Pattern[str] | None:
@@ -55,9 +63,83 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]
         tokenizer: with a chat template.
         turns: {"role", "content"}, the oldest first.
         answer: open the assistant's turn after them.
+
+    Raises:
+        InputError: the template refuses the turns.
     """
     safe = [{key: guarded(tokenizer, text) for key, text in turn.items()} for turn in turns]
-    return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=answer))
+    try:
+        return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=answer))
+    except TemplateError as error:
+        raise InputError(
+            f"the model's chat template refuses the turns {', '.join(turn['role'] for turn in turns)} ({error}): put a "
+            "system text into the first question, and let user and assistant take turns."
+        ) from None
+
+
+def _past(spellings: re.Pattern[str] | None, text: str, at: int, words: str) -> tuple[int, bool]:
+    """Return where words that the template writes end in a text, white space before them skipped, and whether all are there.
+
+    Of words that go on otherwise, only whole control tokens and whole stretches between them count.
+    """
+    start = SPACE.match(text, at).end() if words.strip() else at  # type: ignore[union-attr]  # it matches nothing too
+    for piece in re.split(f"({spellings.pattern})" if spellings else "$^", words.lstrip() or words):
+        if not text.startswith(piece, start):
+            return at, False
+        at = start = start + len(piece)
+    return start, True
+
+
+def _marked(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer: bool) -> str:
+    """Return turns as ``rendered`` does, with a mark where messages end; templates move those of the system elsewhere."""
+    ended = []
+    for turn in turns:
+        content = turn["content"].rstrip()
+        mark = "" if turn["role"] == "system" else END
+        ended.append(turn | {"content": content + mark + turn["content"][len(content) :]})
+    return rendered(tokenizer, ended, answer)
+
+
+def rendered_answers(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answers: Sequence[int]
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return a conversation as the chat template writes it, and where answers are in it.
+
+    An answer begins after what opens the assistant's turn, and ends after what closes it. Templates may write a message
+    differently before others (without its reasoning, for example), so all are rendered at once, and a second time with a
+    mark at the end of each message.
+
+    Args:
+        tokenizer: with a chat template.
+        turns: {"role", "content"}, the oldest first; the last is the assistant's.
+        answers: their numbers from 0; each comes after another turn.
+
+    Returns:
+        The text, as from ``rendered``; (begin, end) of each answer, in characters.
+
+    Raises:
+        InputError: the template refuses the turns, or leaves out, repeats or moves some, so that answers cannot be found.
+    """
+    text = rendered(tokenizer, turns, answer=False)
+    if not answers:
+        return text, []
+    marked, said = _marked(tokenizer, turns, False), [n for n, turn in enumerate(turns) if turn["role"] != "system"]
+    places = [match.start() - before for before, match in enumerate(re.finditer(END, marked))]
+    if marked.replace(END, "") != text or len(places) != len(said):
+        raise InputError(NOT_FOUND)
+    ends = dict(zip(said, places, strict=True))
+    before = [turn | {"content": turn["content"].rstrip()} for turn in turns[: answers[0]]]
+    opening = _marked(tokenizer, before, True).rpartition(END)[2]
+    closing, spellings, spans = text[places[-1] :], _spellings(tokenizer), []
+    for number in answers:
+        question = max(other for other in said if other < number)
+        begin, whole = _past(spellings, text, ends[question], opening)
+        written = unguarded(text[begin : ends[number]]).strip()
+        if not whole and not turns[number]["content"].rstrip().endswith(written):
+            raise InputError(NOT_FOUND)
+        last = number == len(turns) - 1
+        spans.append((begin, len(text) if last else _past(spellings, text, ends[number], closing)[0]))
+    return text, spans
 
 
 def encode_rendered(

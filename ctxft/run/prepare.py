@@ -21,6 +21,7 @@ from ctxft.config import FREE, CorpusConfig, ExperimentConfig, from_mapping, to_
 from ctxft.data.corpus import Measured, measure, plan_parts, read_corpus, write_parts
 from ctxft.data.documents import corpus_state, read_documents
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
+from ctxft.data.tables import TABLES, files_of
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
 from ctxft.prompts import check_subsets, get_arm, sort_arms, text_stages
@@ -32,6 +33,7 @@ from ctxft.storage import (
     code_revision,
     exclusive_lock,
     hash_file,
+    is_there,
     read_checked,
     read_json,
     read_jsonl,
@@ -163,11 +165,12 @@ def has_instructions(run: Run) -> bool:
 
 
 def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
-    source = config.ift.source
+    source, place = config.ift.source, Path(config.ift.source)
     if source == PRACTICE:
         return sha256(practice_instructions()), None
-    if Path(source).is_file():
-        return hash_file(Path(source)), None
+    if is_there(place):
+        paths = files_of(place, TABLES, config.ift.split, config.ift.subset).paths
+        return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in paths]), None
     commit = resolve_revision(source, "dataset", config.ift.revision, WHERE_TO_PUT)
     return sha256([source, commit]), commit
 
@@ -263,12 +266,14 @@ def split_instructions(run: Run) -> Cut:
     """
     options, counts = run.config.ift, Counter[str]()
     rows: tuple[list[dict], list[dict]] = ([], [])
-    records = read_instructions(options.source, options.split, options.revision, options.limit)
+    records = read_instructions(options.source, options.split, options.revision, options.limit, options.subset)
     for row in instruction_rows(records, run.tokenizer, run.config.train.max_length, counts):
         rows[seeded("held out", row["id"]).random() < options.held_out].append(row)
     if not rows[0]:
         raise InputError(
-            f"no instruction of '{options.source}' is left to train on: raise train.max_length or lower ift.held_out."
+            f"no instruction of '{options.source}' is left to train on (read: {counts['instructions read']}, longer than the "
+            f"window: {counts['instructions longer than the window']}, without an answer to learn: "
+            f"{counts['instructions without an answer to learn']}): raise train.max_length or lower ift.held_out."
         )
     counts["instructions held out"] = len(rows[1])
     return *rows, counts
