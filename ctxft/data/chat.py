@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -24,7 +25,6 @@ NOT_FOUND = (
     "the answers cannot be found in what the model's chat template writes, since it leaves out, repeats or moves messages: "
     "take a tokenizer with another template, or make each question with its answer a record."
 )
-SPACE = re.compile(r"\s*")
 
 
 def _spellings(tokenizer: PreTrainedTokenizerBase, mark: str = "") -> re.Pattern[str] | None:
@@ -32,6 +32,10 @@ def _spellings(tokenizer: PreTrainedTokenizerBase, mark: str = "") -> re.Pattern
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     names = sorted(added | set(tokenizer.all_special_tokens), key=lambda name: (-len(name), name))
     return re.compile("|".join(re.escape(name[0] + mark + name[1:]) for name in names)) if names else None
+
+
+def _guard(spellings: re.Pattern[str] | None, text: str) -> str:
+    return spellings.sub(lambda match: match[0][0] + MARK + match[0][1:], text) if spellings else text
 
 
 def guarded(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -42,8 +46,7 @@ def guarded(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         >>> guarded(load_tokenizer("practice-blind"), "plain text")
         'plain text'
     """
-    spellings = _spellings(tokenizer)
-    return spellings.sub(lambda match: match[0][0] + MARK + match[0][1:], text) if spellings else text
+    return _guard(_spellings(tokenizer), text)
 
 
 def unguarded(text: str) -> str:
@@ -67,7 +70,8 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]
     Raises:
         InputError: the template refuses the turns.
     """
-    safe = [{key: guarded(tokenizer, text) for key, text in turn.items()} for turn in turns]
+    spellings = _spellings(tokenizer)
+    safe = [{key: _guard(spellings, text) for key, text in turn.items()} for turn in turns]
     try:
         return str(tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=answer))
     except TemplateError as error:
@@ -77,17 +81,14 @@ def rendered(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]
         ) from None
 
 
-def _past(spellings: re.Pattern[str] | None, text: str, at: int, words: str) -> tuple[int, bool]:
-    """Return where words that the template writes end in a text, white space before them skipped, and whether all are there.
-
-    Of words that go on otherwise, only whole control tokens and whole stretches between them count.
-    """
-    start = SPACE.match(text, at).end() if words.strip() else at  # type: ignore[union-attr]  # it matches nothing too
-    for piece in re.split(f"({spellings.pattern})" if spellings else "$^", words.lstrip() or words):
+def _past(text: str, at: int, pieces: Sequence[str]) -> tuple[int, bool]:
+    """Return where the pieces that a text has from a position on end, white space before them skipped, and whether it has all."""
+    start = len(text) - len(text[at:].lstrip()) if "".join(pieces).strip() else at
+    for piece in pieces:
         if not text.startswith(piece, start):
             return at, False
         at = start = start + len(piece)
-    return start, True
+    return at, True
 
 
 def _marked(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer: bool) -> str:
@@ -130,15 +131,19 @@ def rendered_answers(
     ends = dict(zip(said, places, strict=True))
     before = [turn | {"content": turn["content"].rstrip()} for turn in turns[: answers[0]]]
     opening = _marked(tokenizer, before, True).rpartition(END)[2]
-    closing, spellings, spans = text[places[-1] :], _spellings(tokenizer), []
+    closing = text[places[-1] :]
+    closing, spellings, spans = closing.lstrip() or closing, _spellings(tokenizer), []
+    pieces = re.split(f"({spellings.pattern})", closing) if spellings else [closing]
     for number in answers:
-        question = max(other for other in said if other < number)
-        begin, whole = _past(spellings, text, ends[question], opening)
-        written = unguarded(text[begin : ends[number]]).strip()
-        if not whole and not turns[number]["content"].rstrip().endswith(written):
-            raise InputError(NOT_FOUND)
-        last = number == len(turns) - 1
-        spans.append((begin, len(text) if last else _past(spellings, text, ends[number], closing)[0]))
+        asked, end = ends[max(other for other in said if other < number)], ends[number]
+        begin, whole = _past(text, asked, [opening.lstrip() or opening])
+        if not whole:  # a generation may begin with words that no answer has, "<think>" for example
+            answer = _guard(spellings, turns[number]["content"].rstrip())
+            backward = zip(reversed(text[asked:end]), reversed(answer), strict=False)
+            begin = end - sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], backward))
+            if begin == end:
+                raise InputError(NOT_FOUND)
+        spans.append((begin, len(text) if number == len(turns) - 1 else _past(text, end, pieces)[0]))
     return text, spans
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ SHAPES = (
     "response, completion or answer)"
 )
 TOOLS = "tool calls are not trained on: leave such conversations out"
-PAIR = "preference pairs are not trained on: keep what was chosen, as 'completion' (a whole conversation: as 'messages')"
+PAIR = (
+    "preference pairs are not trained on: keep what was chosen, as 'completion' (a whole conversation: as 'messages')"
+)
 REASONING = "reasoning apart from the content is not read: write it into the content as the model's template does"
 REFUSED = {
     **dict.fromkeys(("tools", "tool_calls", "function_call", "functions"), TOOLS),
@@ -98,7 +101,9 @@ def read_instructions(
         yield _instruction(row, where, _identity(row, number, where, seen))
 
 
-def _records(source: str, split: str, subset: str | None, revision: str | None) -> Iterator[tuple[int | str, str, dict]]:
+def _records(
+    source: str, split: str, subset: str | None, revision: str | None
+) -> Iterator[tuple[int | str, str, dict]]:
     if source == PRACTICE:
         return ((row["id"], f"practice world, {row['id']}", row) for row in practice_instructions())
     return records_of(source, split, subset, revision, WHERE_TO_PUT)
@@ -196,7 +201,9 @@ def _instruction(row: dict, where: str, identity: str) -> Instruction:
     for role, text, _ in messages:
         if not text.strip() and not (role == "system" or (role == "assistant" and alone)):
             raise InputError(f"{where} (id '{identity}'): a message of role {role} is empty: leave the record out.")
-    targets = (n for n, (role, text, learned) in enumerate(messages) if role == "assistant" and learned and text.strip())
+    targets = (
+        n for n, (role, text, learned) in enumerate(messages) if role == "assistant" and learned and text.strip()
+    )
     return Instruction(identity, tuple((role, text) for role, text, _ in messages), where, tuple(targets))
 
 
@@ -252,7 +259,8 @@ def instruction_row(instruction: Instruction, tokenizer: PreTrainedTokenizerBase
         ids, starts, spans = _encoded(instruction, tokenizer)
     except InputError as error:
         raise InputError(f"{instruction.where}: {error}") from None
-    answers = [any(begin <= start < end for begin, end in spans) for start in starts]
+    edges = [edge for span in spans for edge in span]
+    answers = [bisect_right(edges, start) % 2 for start in starts]
     return {"input_ids": ids, "labels": [i if answer else IGNORE_INDEX for i, answer in zip(ids, answers, strict=True)]}
 
 

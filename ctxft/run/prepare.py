@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctxft.config import FREE, CorpusConfig, ExperimentConfig, from_mapping, to_mapping
+from ctxft.config import FREE, CorpusConfig, ExperimentConfig, InstructionConfig, from_mapping, to_mapping
 from ctxft.data.corpus import Measured, measure, plan_parts, read_corpus, write_parts
 from ctxft.data.documents import corpus_state, read_documents
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
-from ctxft.data.tables import TABLES, files_of
+from ctxft.data.tables import TABLES, Files, files_of
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
 from ctxft.prompts import check_subsets, get_arm, sort_arms, text_stages
@@ -164,13 +164,18 @@ def has_instructions(run: Run) -> bool:
     return any(get_arm(arm).instructed for arm in run.wanted.arms)
 
 
+def _instruction_files(options: InstructionConfig) -> Files | None:
+    """Return the files of instructions, where there are any."""
+    place = Path(options.source)
+    return files_of(place, TABLES, options.split, options.subset) if is_there(place) else None
+
+
 def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
-    source, place = config.ift.source, Path(config.ift.source)
+    source = config.ift.source
     if source == PRACTICE:
         return sha256(practice_instructions()), None
-    if is_there(place):
-        paths = files_of(place, TABLES, config.ift.split, config.ift.subset).paths
-        return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in paths]), None
+    if files := _instruction_files(config.ift):
+        return sha256([[path.relative_to(files.root).as_posix(), hash_file(path)] for path in files.paths]), None
     commit = resolve_revision(source, "dataset", config.ift.revision, WHERE_TO_PUT)
     return sha256([source, commit]), commit
 
@@ -265,6 +270,8 @@ def split_instructions(run: Run) -> Cut:
         InputError: a bad record, or nothing left to train on.
     """
     options, counts = run.config.ift, Counter[str]()
+    if options.source != PRACTICE and (files := _instruction_files(options)):
+        counts.update({f"instruction {fate}": number for fate, number in files.counts.items()})
     rows: tuple[list[dict], list[dict]] = ([], [])
     records = read_instructions(options.source, options.split, options.revision, options.limit, options.subset)
     for row in instruction_rows(records, run.tokenizer, run.config.train.max_length, counts):
