@@ -14,6 +14,7 @@ from ctxft.data.instructions import Instruction, instruction_row, instruction_ro
 from ctxft.data.rows import IGNORE_INDEX
 from ctxft.evaluation.scoring import encode_pair
 from ctxft.models import load_model, load_tokenizer, model_hash
+from ctxft.options import print_left_out
 from ctxft.run import prepare as preparation
 from ctxft.run.run import Run
 from ctxft.storage import InputError, read_json, read_jsonl, with_checksum, write_json, write_jsonl
@@ -310,7 +311,7 @@ def test_arms_of_two_stages_share_instructions_order_and_steps(experiment):
     assert model.config.vocab_size
 
 
-def test_a_folder_of_instructions_is_accounted_for_and_may_not_change(experiment, tmp_path):
+def test_a_folder_of_instructions_is_accounted_for_and_may_not_change(experiment, tmp_path, capsys):
     folder = tmp_path / "talks"
     folder.mkdir()
     rows = [{"question": f"the hill {n}?", "answer": "a river"} for n in range(6)]
@@ -318,7 +319,11 @@ def test_a_folder_of_instructions_is_accounted_for_and_may_not_change(experiment
     write_jsonl(folder / "b.ndjson", [*rows[3:], {"question": "the house?", "answer": ""}])
     (folder / "c.pdf").write_bytes(b"%PDF")
     config = experiment(arms=["cpt", "cpt-ift"], ift={"source": str(folder), "held_out": 0.0})
-    prepare(config)
+    print_left_out(Run(config).prepare())
+    said = "instruction files read: 2; instruction files not read (.pdf): 1; instructions without an answer to learn: 1"
+    assert sorted(said.split("; ")) == sorted(
+        p for p in capsys.readouterr().out.strip().split("; ") if "instruction" in p
+    )
     ledger = read_json(config.folder / "ledger.json")
     assert (ledger["instruction files read"], ledger["instruction files not read (.pdf)"]) == (2, 1)
     assert (ledger["instructions kept"], ledger["instructions without an answer to learn"]) == (6, 1)
