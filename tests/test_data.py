@@ -347,7 +347,12 @@ def test_what_a_folder_holds_beside_texts_is_counted(tmp_path):
     }
 
 
-def test_a_copy_of_a_data_set_is_read_by_split(tmp_path):
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_copy_of_a_data_set_is_read_by_split(tmp_path, linked):
+    if linked:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        tmp_path = tmp_path / "link"
     write_text(tmp_path / "README.md", "---\nlicense: mit\n---\n# Texts")
     for split in ("train", "test"):
         write_jsonl(tmp_path / "data" / f"{split}.jsonl", [{"text": f"For {split}."}])

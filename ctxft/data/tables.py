@@ -168,13 +168,12 @@ def _of_split(place: Path, split: str, subset: str | None, suffixes: Sequence[st
     splits = {str(name): [Path(file) for file in paths] for name, paths in files.items()}
     if split not in splits:
         raise InputError(f"{place} has no split '{split}': choose one of {', '.join(splits)}.")
+    root = place.resolve()  # as `datasets` does
     for path in splits[split]:
-        if suffix_of(path) not in suffixes or not Path(os.path.normpath(path)).is_relative_to(os.path.abspath(place)):
+        if suffix_of(path) not in suffixes or not Path(os.path.normpath(path)).is_relative_to(root):
             raise InputError(
-                f"{path} of {place} cannot be read: a data set's files are in its folder, and one of "
-                f"{', '.join(suffixes)}."
+                f"{path} of {place} cannot be read: a data set's files are in its folder, and one of {', '.join(suffixes)}."
             )
-    root = os.path.abspath(place)
     return [place / os.path.relpath(path, root) for path in splits[split]]
 
 
