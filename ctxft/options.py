@@ -66,7 +66,8 @@ def print_notes(run: Run) -> None:
 def print_left_out(run: Run) -> None:
     """Print which of a run's texts and instructions were left out, and how many ids were replaced."""
     ledger = read_json(run.folder / "ledger.json")
-    kinds = ("files", "documents empty", "documents whose", "instruction files", "instructions l", "instructions w")
+    documents = ("files", "documents empty", "documents whose")
+    kinds = (*documents, "instruction files", "instructions longer", "instructions without")
     if counts := [
         f"{name}: {n}" for name, n in ledger.items() if name.removeprefix("general text: ").startswith(kinds)
     ]:
