@@ -331,6 +331,8 @@ def test_a_folder_of_instructions_is_accounted_for_and_may_not_change(experiment
     write_jsonl(folder / "b.ndjson", rows[3:])
     with pytest.raises(InputError, match="the instructions changed"):
         prepare(config)
+    with pytest.raises(InputError, match=r"none.json' is neither an existing file or folder nor a hub id"):
+        prepare(experiment(name="other", arms=["cpt-ift"], ift={"source": str(folder / "none.json")}))
 
 
 def test_a_second_stage_may_be_added_later_and_then_not_be_changed(experiment):

@@ -208,11 +208,25 @@ def records_of(
         if not paths:
             raise InputError(f"{place} holds no file that can be read ({', '.join(TABLES)}): give another one.")
         return (row for path in paths for row in read_table(path))
-    if suffix_of(place) in FORMATS or not is_hub_id(source):
+    return hub_table(source, subset, split, hub_commit(source, revision, instead), instead)
+
+
+def hub_commit(source: str, revision: str | None, instead: str) -> str | None:
+    """Return the commit of a hub data set, as ``resolve_revision`` does, for a source that is no existing file or folder.
+
+    Raises:
+        InputError: it is no hub id either, or the hub cannot be reached or refuses.
+
+    Example:
+        >>> hub_commit("answers.json", None, "give a file")
+        Traceback (most recent call last):
+        ctxft.storage.InputError: 'answers.json' is neither an existing file or folder nor a hub id like org/name: check the path.
+    """
+    if suffix_of(Path(source)) in FORMATS or not is_hub_id(source):
         raise InputError(
             f"'{source}' is neither an existing file or folder nor a hub id like org/name: check the path."
         )
-    return hub_table(source, subset, split, resolve_revision(source, "dataset", revision, instead), instead)
+    return resolve_revision(source, "dataset", revision, instead)
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from ctxft.config import FREE, CorpusConfig, ExperimentConfig, InstructionConfig
 from ctxft.data.corpus import Measured, measure, plan_parts, read_corpus, write_parts
 from ctxft.data.documents import corpus_state, read_documents
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
-from ctxft.data.tables import TABLES, Files, files_of
+from ctxft.data.tables import TABLES, Files, files_of, hub_commit
 from ctxft.evaluation.benchmarks.requests import require_chat_template
-from ctxft.models import check_model, model_hash, resolve_model, resolve_revision
+from ctxft.models import check_model, model_hash, resolve_model
 from ctxft.prompts import check_subsets, get_arm, sort_arms, text_stages
 from ctxft.prompts.arms import require_named, with_labels
 from ctxft.run.processes import count_workers, run_parts
@@ -176,7 +176,7 @@ def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
         return sha256(practice_instructions()), None
     if files := _instruction_files(config.ift):
         return sha256([[path.relative_to(files.root).as_posix(), hash_file(path)] for path in files.paths]), None
-    commit = resolve_revision(source, "dataset", config.ift.revision, WHERE_TO_PUT)
+    commit = hub_commit(source, config.ift.revision, WHERE_TO_PUT)
     return sha256([source, commit]), commit
 
 
