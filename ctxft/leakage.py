@@ -51,7 +51,7 @@ PLACES = 3  # places kept for each item
 BATCH = 1 << 17  # words that are looked at together
 TABLE = 24  # bits of a hash by which most n-grams of a text are passed over
 SHARE = 4000  # passages, instructions: what a process looks at before it says that it goes on
-MANY = 10  # shares for which several processes are worth their start
+MANY = 50  # shares, some 200 MB, for which several processes are worth their start
 
 VERDICTS = ("leaked", "partial", "short", "common", "clean", "unchecked")
 DIRTY = VERDICTS[:3]
@@ -395,7 +395,7 @@ def look_for_leaks(run: Run, workers: int | None = None) -> dict:
     index, rows = LeakIndex(run.benchmarks), len(run.passages) + len(run.mixed) + len(run.text("instructions"))
     shares = max(1 + rows // SHARE, workers or 1)
     processes = count_workers(workers, 1, "cpu") if workers or shares >= MANY else 1
-    with progress_bar(shares, "leaks", "share", hidden=shares < MANY) as bar, tempfile.TemporaryDirectory() as folder:
+    with progress_bar(shares, "leaks", "share", hidden=shares == 1) as bar, tempfile.TemporaryDirectory() as folder:
         if run.is_prepared and processes > 1:
             _look_in_parallel(run, Path(folder), processes, shares, bar)
         for share in range(shares):
