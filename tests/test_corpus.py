@@ -19,7 +19,7 @@ from ctxft.data.documents import read_documents
 from ctxft.data.passages import cut
 from ctxft.run.run import Run
 from ctxft.storage import REPO_ROOT, hash_file, write_jsonl
-from tests.runs import plain
+from tests.runs import passages_of, plain
 
 
 @pytest.fixture
@@ -123,3 +123,23 @@ Run({{"name": sys.argv[1], "model": {experiment().model!r}, "corpus": {{"source"
     done = {name for name in left if name.startswith("documents")}
     assert done and {name: (killed / name).stat().st_mtime_ns for name in done} == {name: left[name] for name in done}
     assert [passage.id for passage in Run(runs / "killed").passages] == [p.id for p in Run(runs / "straight").passages]
+
+
+# --- held out ---------------------------------------------------------------------------------------------------------
+
+
+def test_copies_that_differ_in_case_and_punctuation_are_on_the_same_side(tokenizers, text_of, tmp_path):
+    texts = [text_of(n, 3) for n in range(60)]
+    changed = [
+        lambda text: text.upper(),
+        lambda text: f"({text})",
+        lambda text: text.replace(" ", " \u2014 "),
+    ]
+    rows = [{"id": f"d{n}", "text": text} for n, text in enumerate(texts)]
+    rows += [{"id": f"copy-{n}", "text": changed[n % 3](text)} for n, text in enumerate(texts)]
+    rows += [{"id": "marks", "text": "?!"}, {"id": "others", "text": "..."}]
+    config = CorpusConfig(source=str(write_jsonl(tmp_path / "twins.jsonl", rows)), held_out=0.3)
+    kept, held, counts = passages_of(config, tokenizers["byte"], 50)
+    sides = {passage.document: side for side, passages in (("kept", kept), ("held", held)) for passage in passages}
+    assert all(sides[f"d{n}"] == sides[f"copy-{n}"] for n in range(60)) and len(set(sides.values())) == 2
+    assert counts["documents duplicate"] == 0 and len(sides) == 122

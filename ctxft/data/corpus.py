@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import CorpusConfig
 from ctxft.data.documents import Document, read_documents
+from ctxft.data.ngrams import words_of
 from ctxft.data.passages import ENDS, Passage, cut_each
 from ctxft.storage import InputError, atomic_file, read_json, seeded, sha256, write_json
 
@@ -194,8 +195,9 @@ def _write_part(
                 for piece in pieces:
                     passages.add(place, piece.index, piece.start, ENDS.index(piece.ends), piece.ids)
                     text.add(piece.text)
-                digest = sha256(" ".join(document.text.split()))
-                draw, tokens = seeded("held out", seed, digest).random(), sum(len(piece.ids) for piece in pieces)
+                digest, words = sha256(" ".join(document.text.split())), " ".join(words_of(document.text))
+                draw = seeded("held out", seed, sha256(words) if words else digest).random()
+                tokens = sum(len(piece.ids) for piece in pieces)
                 about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), tokens)
                 place += 1
         for table in (about, passages, text):
@@ -308,7 +310,8 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
     """Open a corpus that was written as a whole, and tell training and held-out text apart.
 
     Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
-    the seed and each document's text alone, so neither ids nor their order nor copies can move one.
+    the seed and each document's words alone, so neither ids nor their order nor copies can move one, and copies that
+    differ in case, punctuation and spacing are on the same side.
 
     Args:
         config: the corpus.
