@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from ctxft.data import corpus as module
 from ctxft.data.corpus import measure, plan_parts, read_corpus, write_parts
 from ctxft.data.documents import read_documents
 from ctxft.data.passages import cut
+from ctxft.extras.reading import exercises_of, mine_exercises
+from ctxft.leakage import documents_of
 from ctxft.run.run import Run
 from ctxft.storage import REPO_ROOT, hash_file, write_jsonl
 from tests.runs import passages_of, plain
@@ -102,6 +105,8 @@ def test_kill_9_in_the_middle_of_several_processes_loses_no_part(experiment, run
     code = f"""
 from ctxft.data import corpus
 from ctxft.run import prepare
+from ctxft.extras.reading import exercises_of, mine_exercises
+from ctxft.leakage import documents_of
 from ctxft.run.run import Run
 corpus.PART = {sum(len(row["text"]) for row in rows) // 16}
 import sys
@@ -143,3 +148,34 @@ def test_copies_that_differ_in_case_and_punctuation_are_on_the_same_side(tokeniz
     sides = {passage.document: side for side, passages in (("kept", kept), ("held", held)) for passage in passages}
     assert all(sides[f"d{n}"] == sides[f"copy-{n}"] for n in range(60)) and len(set(sides.values())) == 2
     assert counts["documents duplicate"] == 0 and len(sides) == 122
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_of_a_long_document_a_share_of_passages_is_held_out(tokenizers, text_of, tmp_path, share):
+    """A single text, and one long text among short ones: the share of tokens is near what was asked for."""
+    long = " ".join(text_of(n, 40) for n in range(8))
+    alone = [{"id": "book", "text": long}]
+    for rows in (alone, [*alone, *({"id": f"d{n}", "text": text_of(100 + n, 3)} for n in range(200))]):
+        config = CorpusConfig(source=str(write_jsonl(tmp_path / "texts.jsonl", rows)), held_out=share)
+        kept, held, counts = passages_of(config, tokenizers["byte"], 50)
+        assert abs(counts["tokens held out"] / counts["tokens read"] - share) < 0.25 * share
+        assert counts["tokens read"] == counts["tokens kept"] + counts["tokens held out"]
+        assert counts["documents read"] == counts["documents kept"] + counts["documents held out"] == len(rows)
+        assert counts["documents kept, but for some passages"] == 1
+        of_book = [passage.index for passage in held if passage.document == "book"]
+        steps = {later - one for one, later in itertools.pairwise(of_book)}
+        assert steps <= {round(1 / share) - 1, round(1 / share), round(1 / share) + 1} and len(of_book) > 5
+        trained = [passage.index for passage in kept if passage.document == "book"]
+        assert sorted(of_book + trained) == list(range(len(of_book) + len(trained)))
+        short = {passage.document for passage in held} - {"book"}
+        assert not short & {passage.document for passage in kept}
+
+
+def test_neighbors_of_a_passage_that_was_held_out_are_not_read_with_it(tokenizers, text_of, tmp_path):
+    rows = [{"id": "book", "text": " ".join(text_of(n, 40) for n in range(4))}]
+    config = CorpusConfig(source=str(write_jsonl(tmp_path / "texts.jsonl", rows)), held_out=0.2)
+    kept, held, _ = passages_of(config, tokenizers["byte"], 50)
+    texts = [text for _, text in documents_of(kept)]
+    assert "".join(passage.text for passage in kept) == "".join(texts) and len(texts) > len(held) / 2 > 1
+    place = next(n for n, (one, later) in enumerate(itertools.pairwise(kept)) if later.index > one.index + 1)
+    assert exercises_of(kept, place, 0) == mine_exercises(kept[place].text, 0, kept[place].id, kept[place - 1].text, "")

@@ -306,12 +306,30 @@ def targets_of_passages(passages: Sequence[Passage]) -> array:
     return passages.targets if isinstance(passages, Passages) else array("i", (p.targets for p in passages))
 
 
+def _held_out(draws: numpy.ndarray, sizes: numpy.ndarray, share: float, whole: numpy.ndarray) -> numpy.ndarray:
+    """Return for each passage whether it is held out.
+
+    A short document is held out as a whole, with probability ``share``. Of one that would be a large part of a text, more than
+    1 / ``share`` passages, that share of passages is held out instead, evenly spaced from a random start on.
+
+    Args:
+        draws: of each document, from 0 to below 1.
+        sizes: passages of each document.
+        share: of the tokens that are to be held out.
+        whole: of each document, whether it is held out as a whole, however long it is.
+    """
+    draw, size = numpy.repeat(draws, sizes), numpy.repeat(sizes, sizes)
+    index = numpy.arange(len(size)) - numpy.repeat(numpy.cumsum(sizes) - sizes, sizes)
+    spaced = numpy.floor((index + 1) * share + draw) > numpy.floor(index * share + draw)
+    return numpy.where((size * share > 1) & ~numpy.repeat(whole, sizes), spaced, draw < share)
+
+
 def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages, Counter]:
     """Open a corpus that was written as a whole, and tell training and held-out text apart.
 
-    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
-    the seed and each document's words alone, so neither ids nor their order nor copies can move one, and copies that
-    differ in case, punctuation and spacing are on the same side.
+    Exact duplicates (same text but for white space) are dropped and counted. Which documents, or passages of a long one, are
+    held out depends on the seed and each document's words alone, so neither ids nor their order nor copies can move one,
+    and copies that differ in case, punctuation and spacing are on the same side, each as a whole.
 
     Args:
         config: the corpus.
@@ -326,15 +344,27 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
     record = read_json(folder / "parts.json")
     parts = [_Part(folder, number) for number in range(len(record["documents"]))]
     about = pyarrow.concat_tables([part.documents for part in parts])
-    tokens, passages, draws = (about[name].to_numpy() for name in ("tokens", "passages", "draw"))
+    sizes, counts = about["passages"].to_numpy(), Counter(record["counts"])
     digests = numpy.frombuffer(b"".join(about["digest"].to_pylist()), numpy.uint64).reshape(-1, 2)
-    fates = (draws < config.held_out).astype(numpy.int8)
-    fates[pandas.DataFrame(digests).duplicated()] = FATES.index("duplicate")
-    counts, of_passages = Counter(record["counts"]), numpy.repeat(fates, passages)
-    for name, chosen in (("read", fates >= 0), *((name, fates == fate) for fate, name in enumerate(FATES))):
-        if chosen.any():
-            counts.update({f"documents {name}": int(chosen.sum()), f"tokens {name}": int(tokens[chosen].sum())})
-    kept, held = (Passages(parts, numpy.flatnonzero(of_passages == fate).astype(numpy.int32)) for fate in (0, 1))
+    again, draws = pandas.DataFrame(digests).duplicated().to_numpy(), about["draw"].to_numpy()
+    twins = pandas.Series(draws).isin(draws[~again][pandas.Series(draws[~again]).duplicated()]).to_numpy()
+    fates = _held_out(draws, sizes, config.held_out, twins).astype(numpy.int8)
+    fates[numpy.repeat(again, sizes)] = FATES.index("duplicate")
+    tokens = numpy.concatenate([part.lengths() for part in parts])
+    documents = numpy.repeat(numpy.arange(len(sizes)), sizes)
+    passages = {
+        "read": numpy.arange(len(fates)),
+        **{name: numpy.flatnonzero(fates == n) for n, name in enumerate(FATES)},
+    }
+    inside = {name: numpy.unique(documents[rows]) for name, rows in passages.items()}
+    both = numpy.intersect1d(inside["kept"], inside["held out"])
+    inside["held out"] = numpy.setdiff1d(inside["held out"], both)
+    for name, rows in passages.items():
+        if len(rows):
+            counts.update({f"documents {name}": len(inside[name]), f"tokens {name}": int(tokens[rows].sum())})
+    if len(both):
+        counts["documents kept, but for some passages"] = len(both)
+    kept, held = (Passages(parts, passages[name].astype(numpy.int32)) for name in FATES[:2])
     if not kept:
         raise InputError(
             f"no document of '{config.source}' is left to train on: lower corpus.held_out ({config.held_out})."

@@ -417,7 +417,8 @@ def exercises_of(passages: Sequence[Passage], number: int, seed: int) -> list[Ex
     """
     passage = passages[number]
     around = [passages[place] if 0 <= place < len(passages) else None for place in (number - 1, number + 1)]
-    before, after = (other.text if other and other.document == passage.document else "" for other in around)
+    near = [other and other.document == passage.document and abs(other.index - passage.index) == 1 for other in around]
+    before, after = (other.text if other and touches else "" for other, touches in zip(around, near, strict=True))
     return mine_exercises(passage.text, seed, passage.id, before, after)
 
 
