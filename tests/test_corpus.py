@@ -179,3 +179,21 @@ def test_neighbors_of_a_passage_that_was_held_out_are_not_read_with_it(tokenizer
     assert "".join(passage.text for passage in kept) == "".join(texts) and len(texts) > len(held) / 2 > 1
     place = next(n for n, (one, later) in enumerate(itertools.pairwise(kept)) if later.index > one.index + 1)
     assert exercises_of(kept, place, 0) == mine_exercises(kept[place].text, 0, kept[place].id, kept[place - 1].text, "")
+
+
+def test_held_out_documents_that_are_nearly_those_trained_on_are_counted(tokenizers, text_of, tmp_path):
+    """Every text comes twice, the second time with another first sentence; what is held out alone has no twin left."""
+    rows = [{"id": f"d{n}", "text": text_of(n, 40)} for n in range(60)]
+    near = [{"id": f"near-{n}", "text": f"Another beginning. {row['text']}"} for n, row in enumerate(rows)]
+    counted = {}
+    for name, chosen in (("apart", rows), ("near", [*rows, *near])):
+        config = CorpusConfig(source=str(write_jsonl(tmp_path / f"{name}.jsonl", chosen)), held_out=0.1)
+        _, held, counts = passages_of(config, tokenizers["byte"], 400)
+        counted[name] = counts["documents held out that are near-duplicates of text trained on"]
+        documents = {passage.document for passage in held}
+    alone = [one for one in documents if _twin(one) not in documents]
+    assert counted == {"apart": 0, "near": len(alone)} and len(alone) > 3
+
+
+def _twin(name: str) -> str:
+    return name.replace("near-", "d") if name.startswith("near") else name.replace("d", "near-")

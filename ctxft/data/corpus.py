@@ -1,7 +1,8 @@
 """Keep a corpus as passages on disk: Arrow files that are written part by part, and read memory-mapped.
 
     parts.json              what the files were made from, the documents of each part, counts of what was read
-    documents-00000.arrow   id, truth label, digest, draw for the held-out text, passages and tokens of each document
+    documents-00000.arrow   id, truth label, digest, draw for the held-out text, passages of each document, and the hashes
+                            of some of its n-grams
     passages-00000.arrow    document, index, start, how it ends, and token ids of each passage: uncompressed, so that
                             processes share one copy in memory
     text-00000.arrow        the passages' text, compressed: training does not read it
@@ -27,13 +28,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ctxft.config import CorpusConfig
 from ctxft.data.documents import Document, read_documents
-from ctxft.data.ngrams import words_of
+from ctxft.data.ngrams import ngram_hashes, words_of
 from ctxft.data.passages import ENDS, Passage, cut_each
 from ctxft.storage import InputError, atomic_file, read_json, seeded, sha256, write_json
 
 PART = 1 << 25  # characters in a part, at least
 MOST_PARTS = 128  # a process opens three files for each
 TOGETHER, TOGETHER_CHARACTERS = 64, 1 << 20  # documents that are tokenized together, and their characters at most
+SKETCHED = 16  # one n-gram in so many is kept to compare documents by
+NEAR = 0.5  # of a held-out document's n-grams: one of which more are in training text is a near-duplicate of it
 BATCH = 1 << 14  # passages in a batch of token ids
 TEXT_BATCH = 1 << 8  # passages in a batch of text, which is decompressed as a whole
 FATES = ("kept", "held out", "duplicate")  # what becomes of a document
@@ -44,7 +47,7 @@ DOCUMENTS = pyarrow.schema(
         "digest": pyarrow.binary(16),
         "draw": pyarrow.float64(),
         "passages": pyarrow.int32(),
-        "tokens": pyarrow.int64(),
+        "sketch": pyarrow.list_(pyarrow.uint64()),
     }
 )
 TEXT = pyarrow.schema({"text": pyarrow.string()})
@@ -84,11 +87,10 @@ class _Table:
 def _column(values: tuple, kind: pyarrow.DataType) -> pyarrow.Array:
     if not pyarrow.types.is_list(kind):
         return pyarrow.array(values, type=kind)
-    ids = numpy.concatenate(
-        [numpy.frombuffer(one, numpy.int32) for one in values]
-    )  # much faster than element by element
+    # much faster than element by element
+    numbers = numpy.concatenate([numpy.asarray(one) for one in values]).astype(kind.value_type.to_pandas_dtype())
     offsets = numpy.cumsum([0, *map(len, values)], dtype=numpy.int32)
-    return pyarrow.ListArray.from_arrays(offsets, pyarrow.array(ids.astype(kind.value_type.to_pandas_dtype())))
+    return pyarrow.ListArray.from_arrays(offsets, pyarrow.array(numbers))
 
 
 def _part_file(folder: Path, kind: str, number: int) -> Path:
@@ -169,6 +171,12 @@ def write_parts(
         yield number
 
 
+def _sketch(words: list[str]) -> numpy.ndarray:
+    """Return the hashes of some of a text's n-grams, chosen by hash: texts that share n-grams share this share of them."""
+    hashes = numpy.unique(ngram_hashes(words))
+    return hashes[hashes < numpy.uint64((1 << 64) // SKETCHED)]
+
+
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Yield documents in groups that are tokenized together: a tokenizer keeps some 100 bytes for each of their tokens."""
     batch, characters = [], 0
@@ -195,10 +203,9 @@ def _write_part(
                 for piece in pieces:
                     passages.add(place, piece.index, piece.start, ENDS.index(piece.ends), piece.ids)
                     text.add(piece.text)
-                digest, words = sha256(" ".join(document.text.split())), " ".join(words_of(document.text))
-                draw = seeded("held out", seed, sha256(words) if words else digest).random()
-                tokens = sum(len(piece.ids) for piece in pieces)
-                about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), tokens)
+                digest, words = sha256(" ".join(document.text.split())), words_of(document.text)
+                draw = seeded("held out", seed, sha256(" ".join(words)) if words else digest).random()
+                about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), _sketch(words))
                 place += 1
         for table in (about, passages, text):
             table.flush()
@@ -371,4 +378,32 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
         )
     ends = numpy.bincount(numpy.concatenate([part.ends() for part in parts])[kept.rows], minlength=len(ENDS))
     counts.update({f"passages ending {ENDS[kind]}": int(number) for kind, number in enumerate(ends) if number})
+    if len(inside["held out"]):
+        counts.update(_near_duplicates(parts, inside["kept"], inside["held out"]))
     return kept, held, counts
+
+
+def _near_duplicates(parts: list[_Part], kept: numpy.ndarray, held_out: numpy.ndarray) -> dict[str, int]:
+    """Count the held-out documents of whose n-grams more than ``NEAR`` are in documents that are trained on.
+
+    Args:
+        parts: of the corpus.
+        kept, held_out: numbers of documents.
+    """
+    firsts = numpy.cumsum([0, *(len(part.documents) for part in parts)])
+
+    def hashes_of(chosen: numpy.ndarray) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
+        """Yield for each part the hashes of its chosen documents, and the document of each."""
+        for part, first in zip(parts, firsts, strict=False):
+            inside = chosen[(chosen >= first) & (chosen < first + len(part.documents))]
+            lists = part.documents["sketch"].take(inside - first).combine_chunks()
+            yield lists.values.to_numpy(), numpy.repeat(inside, numpy.diff(lists.offsets.to_numpy()))
+
+    hashes, documents = map(numpy.concatenate, zip(*hashes_of(held_out), strict=True))
+    known = numpy.unique(hashes)
+    found = numpy.zeros(len(known), bool)
+    for trained, _ in hashes_of(kept):
+        found |= numpy.isin(known, trained)
+    _, owners = numpy.unique(documents, return_inverse=True)
+    shares = numpy.bincount(owners, found[numpy.searchsorted(known, hashes)]) / numpy.bincount(owners)
+    return {"documents held out that are near-duplicates of text trained on": int((shares > NEAR).sum())}
