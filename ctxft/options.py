@@ -64,14 +64,19 @@ def print_notes(run: Run) -> None:
 
 
 def print_left_out(run: Run) -> None:
-    """Print which of a run's texts and instructions were left out, and how many ids were replaced."""
+    """Print which of a run's texts and instructions were left out or held out, and how many ids were replaced."""
     ledger = read_json(run.folder / "ledger.json")
-    documents = ("files", "documents empty", "documents whose")
+    documents = ("files", "documents empty", "documents whose", "documents held out that are", "documents kept, but")
     kinds = (*documents, "instruction files", "instructions longer", "instructions without")
     if counts := [
-        f"{name}: {n}" for name, n in ledger.items() if name.removeprefix("general text: ").startswith(kinds)
+        f"{name}: {n}" for name, n in ledger.items() if n and name.removeprefix("general text: ").startswith(kinds)
     ]:
         print("; ".join(counts))
+    share, wanted = ledger["tokens held out"] / ledger["tokens read"], run.config.corpus.held_out
+    if abs(share - wanted) > wanted / 4:
+        print(
+            f"held out: {share:.1%} of the tokens, where {wanted:.1%} was asked for: documents are held out as a whole"
+        )
 
 
 def confirm_cost(yes: bool) -> bool:
