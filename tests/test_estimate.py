@@ -11,6 +11,7 @@ from peft import PeftModel
 from ctxft.cli import main
 from ctxft.config import TrainConfig
 from ctxft.models import load_model, model_config
+from ctxft.run import estimate
 from ctxft.run.estimate import count_tokens_and_steps
 from ctxft.run.run import Run
 from ctxft.storage import InputError, read_json, write_jsonl
@@ -101,6 +102,19 @@ def test_tokens_and_steps_are_those_of_the_training(experiment, tmp_path, text_o
     ledger = read_json(config.folder / "ledger.json")
     assert said["reads"]["cpt"] >= 2 * ledger["cpt: tokens read"]
     assert (said["targets"] > 2 * 1.5 * ledger["cpt: target tokens"]) == bool(share)
+
+
+def test_of_a_large_corpus_a_sample_is_counted(experiment, monkeypatch):
+    config = experiment({"max_steps": None, "train_batch_size": 1}, arms=["cpt", "cft"])
+    exact = count_tokens_and_steps(Run(config))
+    monkeypatch.setattr(estimate, "SAMPLED", sum(Run(config).measured("corpus").sizes) // 3)
+    counted = count_tokens_and_steps(Run(config))
+    assert counted["times"] == pytest.approx(3, rel=0.3) and exact["times"] == 1
+    assert counted["targets"] == pytest.approx(exact["targets"], rel=0.4)
+    assert any("on a sample of 1 / 3 of the corpus" in line for line in estimate.estimate_lines(Run(config)))
+    assert not config.folder.exists()
+    prepare(config)
+    assert count_tokens_and_steps(Run(config)) == exact
 
 
 def test_the_command(runs, capsys):

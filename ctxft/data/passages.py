@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.documents import Document
 
@@ -109,14 +110,12 @@ def cut_each(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, 
     """Yield the passages of each of several documents, which are tokenized together: faster than ``cut``."""
     texts = [document.text for document in documents]
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    for number, (document, ids) in enumerate(zip(documents, encoded["input_ids"], strict=True)):
-        yield _pieces(document, ids, partial(_start, encoded, number), budget)
+    for document, tokens in zip(documents, encoded.encodings or (), strict=True):
+        yield _pieces(document, tokens.ids, partial(_start, tokens), budget)
 
 
-def _start(encoded: BatchEncoding, number: int, token: int) -> int:
-    span = encoded.token_to_chars(number, token)
-    assert span is not None
-    return span.start
+def _start(tokens: Encoding, place: int) -> int:
+    return (tokens.token_to_chars(place) or (0, 0))[0]
 
 
 def _pieces(document: Document, ids: list[int], start_of: Callable[[int], int], budget: int) -> list[Passage]:

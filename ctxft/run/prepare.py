@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 3  # of a run folder; raised when an older folder cannot be used any more
 CUT_REVISION = 1  # raised when the same text would be cut into other passages
-FEW = 4  # parts of a corpus for which a process of its own is worth its start
+FEW = 2  # parts of a corpus for which a process of its own is worth its start
 # Inputs may be elsewhere than when the run was made: their content is compared, not their place.
 MAY_CHANGE = {"model", "corpus.source", "prompts.strategies", "prompts.negative", "general.source", "ift.source"}
 MAY_CHANGE |= {f"train.{key}" for key in FREE}  # what changes speed only
