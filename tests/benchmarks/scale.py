@@ -237,6 +237,10 @@ class Measured:
             self.private = max(self.private, total / 1024)
             time.sleep(0.1)
 
+    def runs(self) -> bool:
+        """Return whether the process has not ended yet; it is left for ``wait``."""
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def wait(self) -> Measured:
         """Wait for the end of the process."""
         assert self.process.stdout
@@ -341,7 +345,7 @@ class Bench:
             self.do("prepare", self.config)
         expected = size_of(whole)
         killed = Measured("prepare", self.config, runs=runs, caches=caches)
-        while size_of(runs) < expected / 2 and killed.process.poll() is None:
+        while size_of(runs) < expected / 2 and killed.runs():
             time.sleep(0.05)
         killed.process.kill()
         killed.wait()
