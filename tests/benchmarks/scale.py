@@ -108,11 +108,11 @@ class Copies:
 
     def check(self, models: dict[str, str], number: int = 6) -> list[str]:
         """Report how many 8 words in a row two copies share, and how far their tokens are from those of the first."""
-        from ctxft.leakage import grams_of, words_of
+        from ctxft.data.ngrams import ngram_hashes, words_of
         from ctxft.models import load_tokenizer
 
         def grams(copy: list[str]) -> numpy.ndarray:
-            return numpy.unique([hash(gram) for text in copy for gram in grams_of(words_of(text))])
+            return numpy.unique(numpy.concatenate([ngram_hashes(words_of(text)) for text in copy]))
 
         copies = [[*islice(self.copy(k), 0, None, 4)] for k in range(number)]
         sets = [grams(copy) for copy in copies]
