@@ -39,6 +39,7 @@ import numpy
 import psutil
 
 MB = 1e6
+SAMPLE = 30  # MB at most that the tokenizer alone reads: its speed does not depend on the size
 BAND = 4  # words of neighboring frequency that stand for one another
 WORD = re.compile(r"\w+|\W+")
 ARMS = ["base", "cpt", "cft", "neg"]
@@ -157,17 +158,17 @@ def make_bpe(folder: str, documents: list[str]) -> None:
 
 
 def tokenize(corpus: str, model: str, batch: int) -> dict:
-    """Tokenize the documents, so many at a time; only the tokenizer is timed."""
+    """Tokenize the first documents, so many at a time; only the tokenizer is timed."""
     from ctxft.models import load_tokenizer
 
-    tokenizer, cpu, tokens = load_tokenizer(model), 0.0, 0
+    tokenizer, cpu, tokens, size = load_tokenizer(model), 0.0, 0, 0
     with open(corpus, encoding="utf-8") as file:
-        while texts := [json.loads(line)["text"] for line in islice(file, batch)]:
+        while size < SAMPLE * MB and (texts := [json.loads(line)["text"] for line in islice(file, batch)]):
             started = time.process_time()
             found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             cpu += time.process_time() - started
-            tokens += sum(map(len, found))
-    return {"cpu": cpu, "tokens": tokens}
+            tokens, size = tokens + sum(map(len, found)), size + sum(len(text.encode()) for text in texts)
+    return {"cpu": cpu, "tokens": tokens, "megabytes": size / MB}
 
 
 def on_run(verb: str, config: dict, *values: int) -> dict:
@@ -290,27 +291,32 @@ class Bench:
 
     def row(self, what: str, done: Measured, more: str = "") -> None:
         """Print a line of the table."""
-        cpu, rate = done.found["cpu"], self.megabytes / done.found["cpu"]
-        wall = f"{done.found['seconds']:.1f}" if "seconds" in done.found else ""
-        values = [f"{self.megabytes:g}", self.name, what, f"{cpu:.1f}", f"{rate:.2f}", wall]
+        found = done.found
+        size = found.get("megabytes", self.megabytes)
+        wall = f"{found['seconds']:.1f}" if "seconds" in found else ""
+        values = [f"{size:.0f}", self.name, what, f"{found['cpu']:.1f}", f"{size / found['cpu']:.2f}", wall]
         print("| " + " | ".join([*values, f"{done.peak:.0f}", f"{done.private:.0f}", more]) + " |", flush=True)
 
     def prepare(self) -> None:
-        """Tokenizer alone, then the preparation."""
+        """The preparation in one process, between two rounds of the tokenizer alone."""
         model, corpus = self.config["model"], str(self.corpus)
         single = self.do("tokenize", corpus, model, 1)
-        self.row("tokenizer alone, a document at a time", single, f"{single.found['tokens']} tokens")
-        alone = self.do("tokenize", corpus, model, 100)
-        self.row("tokenizer alone, 100 documents at a time", alone)
-        done = self.do("prepare", self.config)
+        tokens = single.found["tokens"] / single.found["megabytes"]
+        self.row("tokenizer alone, a document at a time", single, f"{tokens / 1000:.0f},000 tokens a MB")
+        before = self.do("tokenize", corpus, model, 100)
+        done = self.do("prepare", self.config, 1)
+        after = self.do("tokenize", corpus, model, 100)
+        for tokenizer in (before, after):
+            self.row("tokenizer alone, 100 documents at a time", tokenizer)
         disk = size_of(*self.where.values()) / MB / self.megabytes
-        speed = alone.found["cpu"] / done.found["cpu"]
+        alone = (before.found["cpu"] + after.found["cpu"]) / (before.found["megabytes"] + after.found["megabytes"])
+        speed = alone * self.megabytes / done.found["cpu"]
         self.row("preparation", done, f"{speed:.0%} of the tokenizer's speed; disk {disk:.2f} times the text")
 
     def arms(self) -> None:
         """The preparation with arm control too."""
         config = self.config | {"name": "with-control", "arms": [*ARMS, "control"]}
-        self.row("preparation with control", self.do("prepare", config))
+        self.row("preparation with control", self.do("prepare", config, 1))
 
     def train(self) -> None:
         """A training of 20 steps."""
@@ -338,22 +344,22 @@ class Bench:
             shutil.rmtree(runs)
 
     def kill(self) -> None:
-        """A preparation that is killed half-way, and goes on."""
-        runs, caches = self.place / "runs-killed", self.where["caches"]
-        whole = self.place / "runs"
-        if not (whole / "scale").exists():
-            self.do("prepare", self.config)
-        expected = size_of(whole)
-        killed = Measured("prepare", self.config, runs=runs, caches=caches)
-        while size_of(runs) < expected / 2 and killed.runs():
+        """A preparation that is killed half-way, and goes on; a file that is kept may have moved."""
+        folders = [self.place / f"runs-{name}" for name in ("whole", "killed")]
+        whole, killed = (
+            Measured("prepare", self.config, 1, runs=runs, caches=self.where["caches"]) for runs in folders
+        )
+        while size_of(folders[1]) < 0.6 * self.megabytes * MB and killed.runs():
             time.sleep(0.05)
         killed.process.kill()
         killed.wait()
-        left = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-        done = Measured("prepare", self.config, runs=runs, caches=caches).wait()
-        kept = sum(path.exists() and path.stat().st_mtime_ns == then for path, then in left.items())
-        same = "same bytes" if state_of(runs / "scale") == state_of(whole / "scale") else "OTHER BYTES"
-        self.row("preparation after kill -9", done, f"{kept} of {len(left)} files kept, {same}")
+        left = [path for path in folders[1].rglob("*.arrow") if path.is_file()]
+        states = {(path.stat().st_ino, path.stat().st_mtime_ns) for path in left}
+        done = Measured("prepare", self.config, 1, runs=folders[1], caches=self.where["caches"]).wait()
+        whole.wait()
+        now = {(path.stat().st_ino, path.stat().st_mtime_ns) for path in folders[1].rglob("*.arrow")}
+        same = "same bytes" if len({str(state_of(runs / "scale")) for runs in folders}) == 1 else "OTHER BYTES"
+        self.row("preparation after kill -9", done, f"{len(states & now)} of {len(left)} whole files kept, {same}")
 
 
 def main() -> None:
