@@ -88,9 +88,10 @@ def test_a_killed_preparation_goes_on_after_its_last_whole_part(config, tokenize
     writer.close()
     whole = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*-00001.arrow")}
     (tmp_path / "killed" / "passages-00002.arrow").write_bytes(b"half")  # its documents are not there yet
+    (tmp_path / "killed" / ".text-00002.arrow.x.part").write_bytes(b"half")
     plan(config, tmp_path / "killed")
     written = list(write_parts(config, tokenizers["byte"], 40, tmp_path / "killed"))
-    assert written[0] == 2
+    assert written[0] == 2 and not list((tmp_path / "killed").glob(".*"))
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
     plan(config, tmp_path / "killed", key="another tokenizer")

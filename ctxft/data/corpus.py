@@ -123,6 +123,8 @@ def plan_parts(measured: Measured, folder: Path, key: str) -> int:
         key: of what the passages are made from: corpus, tokenizer, budget.
     """
     path, (sizes, counts) = folder / "parts.json", measured
+    for left in folder.glob(".*.part"):  # what a killed process was writing
+        left.unlink()
     if path.exists() and read_json(path)["key"] == key:
         return len(read_json(path)["documents"])
     for left in folder.glob("*.arrow"):
