@@ -263,16 +263,21 @@ def test_where_no_sentence_ends_the_cut_is_counted_as_such(tokenizers):
     assert all(len(passage.ids) == 10 for passage in passages[:-1])
 
 
+def letter(token: int) -> tuple[int, int]:
+    """Return where a token is that is one character."""
+    return token, token + 1
+
+
 def test_cut_points_prefer_paragraph_then_sentence_then_the_limit():
-    text = "A b. C d.\n\nE f. G h. I"  # a token a character
-    assert cut_points(text, int, len(text), 12)[0] == (9, "at a paragraph")
-    assert cut_points(text, int, len(text), 8)[0] == (
+    text = "A b. C d.\n\nE f. G h. I"
+    assert cut_points(text, letter, len(text), 12)[0] == (9, "at a paragraph")
+    assert cut_points(text, letter, len(text), 8)[0] == (
         8,
         "inside a sentence",
     )  # the sentence end at 4 is in the first half
-    assert cut_points("Ab cd. Ef gh", int, 12, 8)[0] == (6, "at a sentence")
-    assert cut_points("3.5 is no end", int, 13, 4)[0] == (4, "inside a sentence")
-    assert cut_points("short", [0].__getitem__, 1, 4) == [(1, "at a document")]
+    assert cut_points("Ab cd. Ef gh", letter, 12, 8)[0] == (6, "at a sentence")
+    assert cut_points("3.5 is no end", letter, 13, 4)[0] == (4, "inside a sentence")
+    assert cut_points("short", letter, 1, 4) == [(1, "at a document")]
 
 
 # --- the account of tokens --------------------------------------------------------------------------------------------

@@ -175,8 +175,8 @@ def write_parts(
 
 def _sketch(words: list[str]) -> numpy.ndarray:
     """Return the hashes of some of a text's n-grams, chosen by hash: texts that share n-grams share this share of them."""
-    hashes = numpy.unique(ngram_hashes(words))
-    return hashes[hashes < numpy.uint64((1 << 64) // SKETCHED)]
+    hashes = ngram_hashes(words)
+    return numpy.unique(hashes[hashes < numpy.uint64((1 << 64) // SKETCHED)])
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

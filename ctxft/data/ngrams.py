@@ -24,6 +24,8 @@ KNOWN = 1 << 20  # words whose hashes are kept
 UNSPACED = "\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
 UNSPACED += "\U00020000-\U0003ffff"
 WORD = re.compile(rf"(?=[^\W_])[{UNSPACED}]|[^\W_{UNSPACED}]+")
+APART = {code: " " for code in range(128) if not chr(code).isalnum()}  # of ASCII, what is in no word
+ANY_UNSPACED, SPACED_WORD = re.compile(f"[{UNSPACED}]"), re.compile(r"[^\W_]+")
 SPACE = re.compile(r"\s")
 INVISIBLE = re.compile("[\u00ad\u200b\u200c\u200d\u2060\ufeff]")  # soft hyphens, joiners of no width
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse
@@ -36,7 +38,12 @@ def word_pieces(text: str) -> Iterator[list[str]]:
     while start < len(text):
         space = SPACE.search(text, start + PIECE)
         end = space.start() if space else len(text)
-        yield WORD.findall(unicodedata.normalize("NFKC", INVISIBLE.sub("", text[start:end])).casefold())
+        piece = text[start:end]
+        if piece.isascii():  # much faster
+            yield piece.lower().translate(APART).split()
+        else:
+            piece = unicodedata.normalize("NFKC", INVISIBLE.sub("", piece)).casefold()
+            yield (WORD if ANY_UNSPACED.search(piece) else SPACED_WORD).findall(piece)
         start = end
 
 

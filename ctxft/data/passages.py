@@ -13,9 +13,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from ctxft.data.documents import Document
@@ -57,12 +56,12 @@ class Passage:
         return len(self.ids) + self.last
 
 
-def cut_points(text: str, start_of: Callable[[int], int], tokens: int, budget: int) -> list[tuple[int, str]]:
+def cut_points(text: str, span_of: Callable[[int], Any], tokens: int, budget: int) -> list[tuple[int, str]]:
     """Choose where a tokenized document is cut, so that no piece exceeds the budget and pieces end at natural places.
 
     Args:
         text: the document.
-        start_of: gives the character position at which a token starts; asked only where a cut may be.
+        span_of: gives the character positions at which a token starts and ends; asked only where a cut may be.
         tokens: that the document has.
         budget: tokens a passage may have at most.
 
@@ -72,7 +71,7 @@ def cut_points(text: str, start_of: Callable[[int], int], tokens: int, budget: i
         a sentence end there, and that before a cut inside a sentence.
 
     Example:
-        >>> cut_points("Ab. Cd.", [0, 2, 4, 6].__getitem__, tokens=4, budget=3)
+        >>> cut_points("Ab. Cd.", lambda token: (2 * token, 2 * token + 2), tokens=4, budget=3)
         [(2, 'at a sentence'), (4, 'at a document')]
     """
     paragraphs = [match.start() for match in PARAGRAPH_END.finditer(text)]
@@ -80,11 +79,12 @@ def cut_points(text: str, start_of: Callable[[int], int], tokens: int, budget: i
     points, begin = [], 0
     while tokens - begin > budget:
         least, most = begin + budget // 2, begin + budget
+        first, last = span_of(least)[0], span_of(most)[0]
         for kind, ends in (("at a paragraph", paragraphs), ("at a sentence", sentences)):
-            place = bisect_right(ends, start_of(most)) - 1
-            end = bisect_left(range(most), ends[place], begin, key=start_of) if place >= 0 else 0
-            if end > least:
-                points.append((end, kind))
+            place = bisect_right(ends, last) - 1
+            if place >= 0 and ends[place] > first:
+                # a span is less than the tuple of a position, which has no end, where it starts before it
+                points.append((bisect_left(range(most), (ends[place],), least + 1, key=span_of), kind))
                 break
         else:
             points.append((most, "inside a sentence"))
@@ -109,19 +109,16 @@ def cut(document: Document, tokenizer: PreTrainedTokenizerBase, budget: int) -> 
 def cut_each(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, budget: int) -> Iterator[list[Passage]]:
     """Yield the passages of each of several documents, which are tokenized together: faster than ``cut``."""
     texts = [document.text for document in documents]
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    unused = {"return_attention_mask": False, "return_token_type_ids": False}
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False, **unused)
     for document, tokens in zip(documents, encoded.encodings or (), strict=True):
-        yield _pieces(document, tokens.ids, partial(_start, tokens), budget)
+        yield _pieces(document, tokens.ids, tokens.token_to_chars, budget)
 
 
-def _start(tokens: Encoding, place: int) -> int:
-    return (tokens.token_to_chars(place) or (0, 0))[0]
-
-
-def _pieces(document: Document, ids: list[int], start_of: Callable[[int], int], budget: int) -> list[Passage]:
-    begin, start, passages = 0, start_of(0) if ids else 0, []
-    for index, (end, ends) in enumerate(cut_points(document.text, start_of, len(ids), budget)):
-        stop = start_of(end) if end < len(ids) else len(document.text)
+def _pieces(document: Document, ids: list[int], span_of: Callable[[int], Any], budget: int) -> list[Passage]:
+    begin, start, passages = 0, span_of(0)[0] if ids else 0, []
+    for index, (end, ends) in enumerate(cut_points(document.text, span_of, len(ids), budget)):
+        stop = span_of(end)[0] if end < len(ids) else len(document.text)
         text, part = document.text[start:stop], array("i", ids[begin:end])
         where = (f"{document.id}#{index}", document.id, index, begin)
         passages.append(Passage(*where, end == len(ids), part, text, document.reliable, ends))

@@ -126,6 +126,10 @@ class PromptSet:
         head = {"name": self.name, "kind": self.kind, "version": self.version, **options}
         return {**head, "families": families, "prompts": prompts}
 
+    @cached_property
+    def _odds(self) -> list[float]:
+        return [self.weights.get(family, 1.0) for family in self.families]
+
     def sample(
         self, seed: int, passage_id: str, allowed: Collection[ContextualPrompt] | None = None
     ) -> ContextualPrompt:
@@ -142,9 +146,8 @@ class PromptSet:
         if allowed is not None and not set(self.prompts) & set(allowed):
             raise ValueError("no prompt of the prompt set is allowed")
         random = seeded(seed, passage_id, self.hash)
-        weights = [self.weights.get(family, 1.0) for family in self.families]
         for _ in range(MANY):
-            family = random.choices(self.families, weights)[0] if self.weights else random.choice(self.families)
+            family = random.choices(self.families, self._odds)[0] if self.weights else random.choice(self.families)
             prompt = random.choice(self.members[family])
             if allowed is None or prompt in allowed:
                 return prompt
