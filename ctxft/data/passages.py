@@ -109,8 +109,14 @@ def cut(document: Document, tokenizer: PreTrainedTokenizerBase, budget: int) -> 
 def cut_each(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, budget: int) -> Iterator[list[Passage]]:
     """Yield the passages of each of several documents, which are tokenized together: faster than ``cut``."""
     texts = [document.text for document in documents]
-    unused = {"return_attention_mask": False, "return_token_type_ids": False}
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False, **unused)
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
     for document, tokens in zip(documents, encoded.encodings or (), strict=True):
         yield _pieces(document, tokens.ids, tokens.token_to_chars, budget)
 
