@@ -219,8 +219,8 @@ class CorpusConfig(Config):
         subset: Name of a data set's part, where it has several.
         revision: Branch, tag or commit on the hub.
         limit: At most this many documents.
-        held_out: Fraction of the tokens that no arm trains on, for the held-out text loss: whole documents, and of a long
-            one passages that are evenly spaced.
+        held_out: Fraction of the tokens that no arm trains on, for the held-out text loss: whole documents, and of one that
+            is a large part of the corpus, passages that are evenly spaced.
         skip_empty: Count and skip records without text instead of refusing them.
         unreliable: Practice world only: fraction of the articles about each entity that state random facts (in quarters).
         wordings: Practice world only: sentences that the practice models met in pre-training ("seen"), or not

@@ -198,3 +198,11 @@ def test_held_out_documents_that_are_nearly_those_trained_on_are_counted(tokeniz
 
 def _twin(name: str) -> str:
     return name.replace("near-", "d") if name.startswith("near") else name.replace("d", "near-")
+
+
+def test_among_many_long_documents_whole_ones_are_held_out(tokenizers, text_of, tmp_path):
+    rows = [{"id": f"d{n}", "text": text_of(n, 60)} for n in range(80)]
+    config = CorpusConfig(source=str(write_jsonl(tmp_path / "texts.jsonl", rows)), held_out=0.2)
+    kept, held, counts = passages_of(config, tokenizers["byte"], 40)
+    assert len(kept) + len(held) > 80 / 0.2 and counts["documents held out"] > 4
+    assert not {passage.document for passage in kept} & {passage.document for passage in held}

@@ -318,8 +318,9 @@ def targets_of_passages(passages: Sequence[Passage]) -> array:
 def _held_out(draws: numpy.ndarray, sizes: numpy.ndarray, share: float, whole: numpy.ndarray) -> numpy.ndarray:
     """Return for each passage whether it is held out.
 
-    A short document is held out as a whole, with probability ``share``. Of one that would be a large part of a text, more than
-    1 / ``share`` passages, that share of passages is held out instead, evenly spaced from a random start on.
+    A document is held out as a whole, with probability ``share``. Of one so long that this would leave the share to chance, that
+    share of passages is held out instead, evenly spaced from a random start on: one of more than 1 / ``share`` passages,
+    and more than a fourth of all that are to be held out.
 
     Args:
         draws: of each document, from 0 to below 1.
@@ -327,18 +328,20 @@ def _held_out(draws: numpy.ndarray, sizes: numpy.ndarray, share: float, whole: n
         share: of the tokens that are to be held out.
         whole: of each document, whether it is held out as a whole, however long it is.
     """
+    whole = whole | (sizes * share <= 1) | (sizes <= share * sizes.sum() / 4)
     draw, size = numpy.repeat(draws, sizes), numpy.repeat(sizes, sizes)
     index = numpy.arange(len(size)) - numpy.repeat(numpy.cumsum(sizes) - sizes, sizes)
     spaced = numpy.floor((index + 1) * share + draw) > numpy.floor(index * share + draw)
-    return numpy.where((size * share > 1) & ~numpy.repeat(whole, sizes), spaced, draw < share)
+    return numpy.where(numpy.repeat(whole, sizes), draw < share, spaced)
 
 
 def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages, Counter]:
     """Open a corpus that was written as a whole, and tell training and held-out text apart.
 
-    Exact duplicates (same text but for white space) are dropped and counted. Which documents, or passages of a long one, are
-    held out depends on the seed and each document's words alone, so neither ids nor their order nor copies can move one,
-    and copies that differ in case, punctuation and spacing are on the same side, each as a whole.
+    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on the
+    seed and each document's words alone, so neither ids nor their order nor copies can move one, and copies that differ in
+    case, punctuation and spacing are on the same side, each as a whole. Of one that is a large part of the corpus, passages
+    are held out.
 
     Args:
         config: the corpus.
