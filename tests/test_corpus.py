@@ -15,7 +15,7 @@ import pytest
 
 from ctxft.config import CorpusConfig
 from ctxft.data import corpus as module
-from ctxft.data.corpus import measure, plan_parts, read_corpus, write_parts
+from ctxft.data.corpus import count_near_duplicates, measure, plan_parts, read_corpus, write_parts
 from ctxft.data.documents import read_documents
 from ctxft.data.passages import cut
 from ctxft.extras.reading import exercises_of, mine_exercises
@@ -189,8 +189,10 @@ def test_held_out_documents_that_are_nearly_those_trained_on_are_counted(tokeniz
     counted = {}
     for name, chosen in (("apart", rows), ("near", [*rows, *near])):
         config = CorpusConfig(source=str(write_jsonl(tmp_path / f"{name}.jsonl", chosen)), held_out=0.1)
-        _, held, counts = passages_of(config, tokenizers["byte"], 400)
-        counted[name] = counts["documents held out that are near-duplicates of text trained on"]
+        plan(config, tmp_path / name)
+        list(write_parts(config, tokenizers["byte"], 400, tmp_path / name))
+        kept, held, _ = read_corpus(config, tmp_path / name)
+        counted[name] = count_near_duplicates(kept, held)
         documents = {passage.document for passage in held}
     alone = [one for one in documents if _twin(one) not in documents]
     assert counted == {"apart": 0, "near": len(alone)} and len(alone) > 3

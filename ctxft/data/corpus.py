@@ -221,8 +221,12 @@ class _Part:
 
     def __init__(self, folder: Path, number: int) -> None:
         about, passages, text = (
-            pyarrow.ipc.open_file(pyarrow.memory_map(str(_part_file(folder, kind, number))))
-            for kind in ("documents", "passages", "text")
+            pyarrow.ipc.open_file(opened(str(_part_file(folder, kind, number))))
+            for kind, opened in (
+                ("documents", pyarrow.memory_map),
+                ("passages", pyarrow.memory_map),
+                ("text", pyarrow.OSFile),  # compressed: mapped, what was read would stay in memory
+            )
         )
         self.documents = about.read_all()
         self.names, self.labels = (self.documents[name].combine_chunks() for name in ("id", "reliable"))
@@ -304,6 +308,15 @@ class Passages(Sequence[Passage]):
         return Passages([*self.parts, *other.parts], numpy.concatenate([self.rows, other.rows + self.firsts[-1]]))
 
     @property
+    def documents(self) -> numpy.ndarray:
+        """The number of the document that each passage is of."""
+        firsts = numpy.cumsum([0, *(len(part.documents) for part in self.parts)])
+        numbers = [
+            first + column[0] for part, first in zip(self.parts, firsts, strict=False) for column in part.columns
+        ]
+        return numpy.concatenate(numbers)[self.rows]
+
+    @property
     def targets(self) -> array:
         """The target tokens of each passage, as ``Passage.targets``."""
         counts = [part.lengths() + (part.ends() == 0) for part in self.parts]
@@ -357,7 +370,7 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
     parts = [_Part(folder, number) for number in range(len(record["documents"]))]
     about = pyarrow.concat_tables([part.documents for part in parts])
     sizes, counts = about["passages"].to_numpy(), Counter(record["counts"])
-    digests = numpy.frombuffer(b"".join(about["digest"].to_pylist()), numpy.uint64).reshape(-1, 2)
+    digests = numpy.frombuffer(about["digest"].combine_chunks().buffers()[1], numpy.uint64).reshape(-1, 2)
     again, draws = pandas.DataFrame(digests).duplicated().to_numpy(), about["draw"].to_numpy()
     twins = pandas.Series(draws).isin(draws[~again][pandas.Series(draws[~again]).duplicated()]).to_numpy()
     fates = _held_out(draws, sizes, config.held_out, twins).astype(numpy.int8)
@@ -383,18 +396,15 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
         )
     ends = numpy.bincount(numpy.concatenate([part.ends() for part in parts])[kept.rows], minlength=len(ENDS))
     counts.update({f"passages ending {ENDS[kind]}": int(number) for kind, number in enumerate(ends) if number})
-    if len(inside["held out"]):
-        counts.update(_near_duplicates(parts, inside["kept"], inside["held out"]))
     return kept, held, counts
 
 
-def _near_duplicates(parts: list[_Part], kept: numpy.ndarray, held_out: numpy.ndarray) -> dict[str, int]:
-    """Count the held-out documents of whose n-grams more than ``NEAR`` are in documents that are trained on.
-
-    Args:
-        parts: of the corpus.
-        kept, held_out: numbers of documents.
-    """
+def count_near_duplicates(kept: Passages, held_out: Passages) -> int:
+    """Count the documents held out of whose n-grams more than ``NEAR`` are in documents that are trained on."""
+    parts, trained = kept.parts, numpy.unique(kept.documents)
+    apart = numpy.setdiff1d(held_out.documents, trained)
+    if not len(apart):
+        return 0
     firsts = numpy.cumsum([0, *(len(part.documents) for part in parts)])
 
     def hashes_of(chosen: numpy.ndarray) -> Iterator[tuple[numpy.ndarray, numpy.ndarray]]:
@@ -404,11 +414,11 @@ def _near_duplicates(parts: list[_Part], kept: numpy.ndarray, held_out: numpy.nd
             lists = part.documents["sketch"].take(inside - first).combine_chunks()
             yield lists.values.to_numpy(), numpy.repeat(inside, numpy.diff(lists.offsets.to_numpy()))
 
-    hashes, documents = map(numpy.concatenate, zip(*hashes_of(held_out), strict=True))
+    hashes, documents = map(numpy.concatenate, zip(*hashes_of(apart), strict=True))
     known = numpy.unique(hashes)
     found = numpy.zeros(len(known), bool)
-    for trained, _ in hashes_of(kept):
-        found |= numpy.isin(known, trained)
+    for seen, _ in hashes_of(trained):
+        found |= numpy.isin(known, seen)
     _, owners = numpy.unique(documents, return_inverse=True)
     shares = numpy.bincount(owners, found[numpy.searchsorted(known, hashes)]) / numpy.bincount(owners)
-    return {"documents held out that are near-duplicates of text trained on": int((shares > NEAR).sum())}
+    return int((shares > NEAR).sum())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy
 
 from ctxft.config import ExperimentConfig
-from ctxft.data.corpus import FATES
+from ctxft.data.corpus import FATES, Passages, count_near_duplicates
 from ctxft.data.documents import describe
 from ctxft.data.passages import Passage
 from ctxft.data.rows import (
@@ -139,6 +139,9 @@ def build_rows(
 def corpus_ledger(run: Run) -> dict:
     """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
     passages, held_out, counts = run.cut("corpus")
+    assert isinstance(passages, Passages) and isinstance(held_out, Passages)
+    near = {"documents held out that are near-duplicates of text trained on": count_near_duplicates(passages, held_out)}
+    near = near if held_out else {}
     counted = {
         f"{what} {fate}": counts[f"{what} {fate}"]
         for what in ("documents", "tokens")
@@ -148,6 +151,7 @@ def corpus_ledger(run: Run) -> dict:
     return {
         "corpus": describe(run.config.corpus),
         **counts,
+        **near,
         **counted,
         "tokens unaccounted": counts["tokens read"] - sum(counts[f"tokens {fate}"] for fate in FATES),
         "passages": len(passages),
