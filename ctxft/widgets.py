@@ -381,7 +381,7 @@ class CorpusBrowser(Explorer):
 
     Args:
         kept, held_out: passages in the order of the corpus.
-        counts: what became of all documents, as a ledger or ``passages_of`` counts them ("documents read", ...).
+        counts: what became of all documents, as in a ledger ("documents read", ...).
 
     Raises:
         InputError: there is no passage.

@@ -33,12 +33,12 @@ def rows_of(config: ExperimentConfig, arm: str, seed: int, passages, tokenizer=N
     return rows, list(texts.records())
 
 
-def passages_of(config: CorpusConfig, tokenizer, budget: int, seed: int = 0) -> tuple[list, list, Counter]:
+def passages_of(config: CorpusConfig, tokenizer, budget: int) -> tuple[list, list, Counter]:
     """Return the passages of a corpus: those to train on, those held out, and what was counted."""
     with tempfile.TemporaryDirectory() as place:
         counts: Counter = Counter()
         plan_parts(measure(read_documents(config, counts), counts), Path(place), "")
-        list(write_parts(config, tokenizer, budget, Path(place), seed))
+        list(write_parts(config, tokenizer, budget, Path(place)))
         kept, held_out, counts = read_corpus(config, Path(place))
         return [plain(passage) for passage in kept], [plain(passage) for passage in held_out], counts
 

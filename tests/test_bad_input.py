@@ -227,7 +227,7 @@ def test_a_hub_out_of_reach_says_what_to_put_where(config_file, runs, tmp_path):
         lines,
         [
             ("'org/model'", "config.json, *.safetensors, tokenizer files", "in a folder"),
-            ("'org/texts'", "file (jsonl, parquet, txt, md) as corpus.source"),
+            ("'org/texts'", "the folder or file as corpus.source"),
             ("'ywchoi/OpenMedText'", "as corpus.source"),
             ("MedQA", "phrases_no_exclude_test.jsonl", "--data DIR"),
             ("cais/mmlu", "anatomy_test.csv", "--data DIR"),

@@ -134,13 +134,13 @@ def worse(rows: list) -> None:
 
 IDS, TEXT, GENERAL = "corpus/passages-00000.arrow", "corpus/text-00000.arrow", "general/text-00000.arrow"
 DAMAGE = {  # name -> (what is done to the run folder, what must be named, and what the sentence must say)
-    "a bit of the passages": (lambda r: flip(r / IDS), IDS, "is not what its source gives"),
-    "cut text": (lambda r: cut(r / TEXT), TEXT, "is not what its source gives"),
-    "general text in place of the corpus": (lambda r: swap(r / GENERAL, r / TEXT), GENERAL, "is not what its source gives"),
+    "a bit of the passages": (lambda r: flip(r / IDS), IDS, "was cut off or changed"),
+    "cut text": (lambda r: cut(r / TEXT), TEXT, "was cut off or changed"),
+    "general text in place of the corpus": (lambda r: swap(r / GENERAL, r / TEXT), GENERAL, "was cut off or changed"),
     "a missing text": (lambda r: (r / TEXT).unlink(), TEXT, "was removed"),
     "other counts": (
         lambda r: edit_json(r / "corpus/parts.json", lambda v: v["counts"].update({"documents empty": 3})),
-        "corpus/parts.json", "is not what its source gives",
+        "corpus/parts.json", "was cut off or changed",
     ),
     "an instruction": (
         lambda r: edit_lines(r / "instructions.jsonl", lambda rows: rows[0]["labels"].reverse()),

@@ -448,7 +448,7 @@ def test_a_log_is_followed_while_it_grows_and_when_it_is_cut_back(tmp_path):
 def test_every_stage_is_followed_to_the_steps_that_training_takes(experiment):
     general = {"source": "practice-old", "share": 0.2, "limit": 20}
     epoch = {"max_steps": None, "num_train_epochs": 1}
-    run = Run(experiment(epoch, arms=["cpt", "cft-ift"], general=general, ift={"limit": 12}))
+    run = Run(experiment(epoch, arms=["cpt", "cft-ift"], general=general, ift={"limit": 24}))
     monitor = TrainingMonitor(run)
     assert monitor.progress()["steps"].isna().all()
     run.prepare()

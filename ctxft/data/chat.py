@@ -124,22 +124,22 @@ def rendered_answers(
     text = rendered(tokenizer, turns, answer=False)
     if not answers:
         return text, []
-    marked, said = _marked(tokenizer, turns, False), [n for n, turn in enumerate(turns) if turn["role"] != "system"]
+    marked, spoken = _marked(tokenizer, turns, False), [n for n, turn in enumerate(turns) if turn["role"] != "system"]
     places = [match.start() - before for before, match in enumerate(re.finditer(END, marked))]
-    if marked.replace(END, "") != text or len(places) != len(said):
+    if marked.replace(END, "") != text or len(places) != len(spoken):
         raise InputError(NOT_FOUND)
-    ends = dict(zip(said, places, strict=True))
+    ends = dict(zip(spoken, places, strict=True))
     before = [turn | {"content": turn["content"].rstrip()} for turn in turns[: answers[0]]]
     opening = _marked(tokenizer, before, True).rpartition(END)[2]
     closing = text[places[-1] :]
     closing, spellings, spans = closing.lstrip() or closing, _spellings(tokenizer), []
     pieces = re.split(f"({spellings.pattern})", closing) if spellings else [closing]
     for number in answers:
-        asked, end = ends[max(other for other in said if other < number)], ends[number]
-        begin, whole = _past(text, asked, [opening.lstrip() or opening])
+        question_end, end = ends[max(other for other in spoken if other < number)], ends[number]
+        begin, whole = _past(text, question_end, [opening.lstrip() or opening])
         if not whole:  # a generation may begin with words that no answer has, "<think>" for example
             answer = _guard(spellings, turns[number]["content"].rstrip())
-            backward = zip(reversed(text[asked:end]), reversed(answer), strict=False)
+            backward = zip(reversed(text[question_end:end]), reversed(answer), strict=False)
             begin = end - sum(1 for _ in takewhile(lambda letters: letters[0] == letters[1], backward))
             if begin == end:
                 raise InputError(NOT_FOUND)

@@ -30,12 +30,13 @@ from ctxft.config import CorpusConfig
 from ctxft.data.documents import Document, read_documents
 from ctxft.data.ngrams import ngram_hashes, words_of
 from ctxft.data.passages import ENDS, Passage, cut_each
-from ctxft.storage import InputError, atomic_file, read_json, seeded, sha256, write_json
+from ctxft.storage import InputError, atomic_file, hash_file, read_json, seeded, sha256, write_json
 
 PART = 1 << 25  # characters in a part, at least
 MOST_PARTS = 128  # a process opens three files for each
 TOGETHER, TOGETHER_CHARACTERS = 64, 1 << 20  # documents that are tokenized together, and their characters at most
 SKETCHED = 16  # one n-gram in so many is kept to compare documents by
+SHORT = 256  # n-grams of a text of which all are kept
 NEAR = 0.5  # of a held-out document's n-grams: one of which more are in training text is a near-duplicate of it
 BATCH = 1 << 14  # passages in a batch of token ids
 TEXT_BATCH = 1 << 8  # passages in a batch of text, which is decompressed as a whole
@@ -47,6 +48,7 @@ DOCUMENTS = pyarrow.schema(
         "digest": pyarrow.binary(16),
         "draw": pyarrow.float64(),
         "passages": pyarrow.int32(),
+        "tokens": pyarrow.int64(),
         "sketch": pyarrow.list_(pyarrow.uint64()),
     }
 )
@@ -145,7 +147,6 @@ def write_parts(
     tokenizer: PreTrainedTokenizerBase,
     budget: int,
     folder: Path,
-    seed: int = 0,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[int]:
     """Write the parts of a corpus that are not there yet.
@@ -155,7 +156,6 @@ def write_parts(
         tokenizer: of the model to be trained.
         budget: text tokens a passage may have.
         folder: with parts.json.
-        seed: of the choice of held-out text.
         share: (k, n): only the parts k, k + n, k + 2n ...
 
     Yields:
@@ -166,17 +166,17 @@ def write_parts(
     documents, read = read_documents(config, Counter()), 0
     for number in missing:
         begin = sum(sizes[:number])
-        _write_part(
-            folder, number, islice(documents, begin - read, begin - read + sizes[number]), tokenizer, budget, seed
-        )
+        part = islice(documents, begin - read, begin - read + sizes[number])
+        _write_part(folder, number, part, sizes[number], tokenizer, budget)
         read = begin + sizes[number]
         yield number
 
 
 def _sketch(words: list[str]) -> numpy.ndarray:
-    """Return the hashes of some of a text's n-grams, chosen by hash: texts that share n-grams share this share of them."""
+    """Return the hashes of some of a text's n-grams, chosen by hash, or of all of a short text."""
     hashes = ngram_hashes(words)
-    return numpy.unique(hashes[hashes < numpy.uint64((1 << 64) // SKETCHED)])
+    chosen = hashes < numpy.uint64((1 << 64) // SKETCHED)
+    return numpy.unique(hashes if len(hashes) < SHORT else hashes[chosen])
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -193,7 +193,12 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _write_part(
-    folder: Path, number: int, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, budget: int, seed: int
+    folder: Path,
+    number: int,
+    documents: Iterable[Document],
+    planned: int,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
 ) -> None:
     with contextlib.ExitStack() as files:  # they take their places in the opposite order
         about = _Table(files, _part_file(folder, "documents", number), DOCUMENTS, BATCH)
@@ -201,16 +206,33 @@ def _write_part(
         text = _Table(files, _part_file(folder, "text", number), TEXT, TEXT_BATCH, compression="zstd")
         place = 0
         for batch in _batches(documents):
-            for document, pieces in zip(batch, cut_each(batch, tokenizer, budget), strict=True):
+            for document, (pieces, tokens) in zip(batch, cut_each(batch, tokenizer, budget), strict=True):
                 for piece in pieces:
                     passages.add(place, piece.index, piece.start, ENDS.index(piece.ends), piece.ids)
                     text.add(piece.text)
                 digest, words = sha256(" ".join(document.text.split())), words_of(document.text)
-                draw = seeded("held out", seed, sha256(" ".join(words)) if words else digest).random()
-                about.add(document.id, document.reliable, bytes.fromhex(digest[:32]), draw, len(pieces), _sketch(words))
+                draw = seeded("held out", 0, sha256(" ".join(words)) if words else digest).random()
+                about.add(
+                    document.id,
+                    document.reliable,
+                    bytes.fromhex(digest[:32]),
+                    draw,
+                    len(pieces),
+                    tokens,
+                    _sketch(words),
+                )
                 place += 1
+        if place != planned:
+            raise InputError("the corpus changed while it was read: run the command again.")
         for table in (about, passages, text):
             table.flush()
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Return whether two files of corpora hold the same, even if another version of Arrow compressed one of them."""
+    if hash_file(one) == hash_file(other) or one.suffix != ".arrow":
+        return hash_file(one) == hash_file(other)
+    return pyarrow.ipc.open_file(str(one)).read_all().equals(pyarrow.ipc.open_file(str(other)).read_all())
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -238,6 +260,10 @@ class _Part:
         lists = [batch.column("ids") for batch in self.batches]
         self.ids = [(ids.offsets.to_numpy(), ids.values.to_numpy()) for ids in lists]
         self.text = text
+        self.batch, self.text_batch = (
+            self.batches[0].num_rows,
+            text.get_batch(0).num_rows,
+        )  # of all batches but the last
 
     def __len__(self) -> int:
         return sum(batch.num_rows for batch in self.batches)
@@ -249,7 +275,7 @@ class _Part:
         return numpy.concatenate([numpy.zeros(0, numpy.int32), *(numpy.diff(offsets) for offsets, _ in self.ids)])
 
     def passage(self, row: int) -> Passage:
-        batch, place = divmod(row, BATCH)
+        batch, place = divmod(row, self.batch)
         number, index, start, ends = (int(column[place]) for column in self.columns[batch])
         if self.document[0] != number:
             self.document = number, self.names[number].as_py(), self.labels[number].as_py()
@@ -260,12 +286,12 @@ class _Part:
         return passage
 
     def token_ids(self, row: int) -> array:
-        batch, place = divmod(row, BATCH)
+        batch, place = divmod(row, self.batch)
         offsets, values = self.ids[batch]
         return array("i", values[offsets[place] : offsets[place + 1]].astype(numpy.int32).tobytes())
 
     def text_of(self, row: int) -> str:
-        batch, place = divmod(row, TEXT_BATCH)
+        batch, place = divmod(row, self.text_batch)
         if self.texts[0] != batch:
             self.texts = batch, self.text.get_batch(batch).column("text").to_pylist()
         return self.texts[1][place]
@@ -328,7 +354,7 @@ def targets_of_passages(passages: Sequence[Passage]) -> array:
     return passages.targets if isinstance(passages, Passages) else array("i", (p.targets for p in passages))
 
 
-def _held_out(draws: numpy.ndarray, sizes: numpy.ndarray, share: float, whole: numpy.ndarray) -> numpy.ndarray:
+def _held_out(draws: numpy.ndarray, sizes: numpy.ndarray, share: float, undivided: numpy.ndarray) -> numpy.ndarray:
     """Return for each passage whether it is held out.
 
     A document is held out as a whole, with probability ``share``. Of one so long that this would leave the share to chance, that
@@ -339,20 +365,20 @@ def _held_out(draws: numpy.ndarray, sizes: numpy.ndarray, share: float, whole: n
         draws: of each document, from 0 to below 1.
         sizes: passages of each document.
         share: of the tokens that are to be held out.
-        whole: of each document, whether it is held out as a whole, however long it is.
+        undivided: of each document, whether it is held out as a whole, however long it is.
     """
-    whole = whole | (sizes * share <= 1) | (sizes <= share * sizes.sum() / 4)
+    undivided = undivided | (sizes * share <= 1) | (sizes <= share * sizes.sum() / 4)
     draw, size = numpy.repeat(draws, sizes), numpy.repeat(sizes, sizes)
     index = numpy.arange(len(size)) - numpy.repeat(numpy.cumsum(sizes) - sizes, sizes)
     spaced = numpy.floor((index + 1) * share + draw) > numpy.floor(index * share + draw)
-    return numpy.where(numpy.repeat(whole, sizes), draw < share, spaced)
+    return numpy.where(numpy.repeat(undivided, sizes), draw < share, spaced)
 
 
 def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages, Counter]:
     """Open a corpus that was written as a whole, and tell training and held-out text apart.
 
-    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on the
-    seed and each document's words alone, so neither ids nor their order nor copies can move one, and copies that differ in
+    Exact duplicates (same text but for white space) are dropped and counted. Which documents are held out depends on
+    each document's words alone, so neither ids nor their order nor copies can move one, and copies that differ in
     case, punctuation and spacing are on the same side, each as a whole. Of one that is a large part of the corpus, passages
     are held out.
 
@@ -377,13 +403,11 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
     fates[numpy.repeat(again, sizes)] = FATES.index("duplicate")
     tokens = numpy.concatenate([part.lengths() for part in parts])
     documents = numpy.repeat(numpy.arange(len(sizes)), sizes)
-    passages = {
-        "read": numpy.arange(len(fates)),
-        **{name: numpy.flatnonzero(fates == n) for n, name in enumerate(FATES)},
-    }
+    passages = {name: numpy.flatnonzero(fates == number) for number, name in enumerate(FATES)}
     inside = {name: numpy.unique(documents[rows]) for name, rows in passages.items()}
     both = numpy.intersect1d(inside["kept"], inside["held out"])
     inside["held out"] = numpy.setdiff1d(inside["held out"], both)
+    counts.update({"documents read": sum(record["documents"]), "tokens read": int(about["tokens"].to_numpy().sum())})
     for name, rows in passages.items():
         if len(rows):
             counts.update({f"documents {name}": len(inside[name]), f"tokens {name}": int(tokens[rows].sum())})
@@ -400,7 +424,12 @@ def read_corpus(config: CorpusConfig, folder: Path) -> tuple[Passages, Passages,
 
 
 def count_near_duplicates(kept: Passages, held_out: Passages) -> int:
-    """Count the documents held out of whose n-grams more than ``NEAR`` are in documents that are trained on."""
+    """Count the documents held out of whose n-grams more than ``NEAR`` are in documents that are trained on.
+
+    Args:
+        kept: passages that are trained on, first those of the corpus that the others are of.
+        held_out: passages that are held out.
+    """
     parts, trained = kept.parts, numpy.unique(kept.documents)
     apart = numpy.setdiff1d(held_out.documents, trained)
     if not len(apart):
@@ -416,9 +445,9 @@ def count_near_duplicates(kept: Passages, held_out: Passages) -> int:
 
     hashes, documents = map(numpy.concatenate, zip(*hashes_of(apart), strict=True))
     known = numpy.unique(hashes)
-    found = numpy.zeros(len(known), bool)
+    matched = numpy.zeros(len(known), bool)
     for seen, _ in hashes_of(trained):
-        found |= numpy.isin(known, seen)
+        matched |= numpy.isin(known, seen)
     _, owners = numpy.unique(documents, return_inverse=True)
-    shares = numpy.bincount(owners, found[numpy.searchsorted(known, hashes)]) / numpy.bincount(owners)
+    shares = numpy.bincount(owners, matched[numpy.searchsorted(known, hashes)]) / numpy.bincount(owners)
     return int((shares > NEAR).sum())

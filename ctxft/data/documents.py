@@ -12,13 +12,24 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from ctxft.config import TEXT_FILES, CorpusConfig, template_parts
-from ctxft.data.tables import TABLES, TEXTS, Files, as_integer, files_of, hub_table, id_of, read_table, suffix_of
+from ctxft.data.tables import (
+    TABLES,
+    TEXTS,
+    Files,
+    as_integer,
+    files_of,
+    hash_files,
+    hub_table,
+    id_of,
+    read_table,
+    suffix_of,
+)
 from ctxft.models import hub_errors, is_hub_id, resolve_revision
-from ctxft.storage import InputError, hash_file, is_there, is_unicode, one_line, read_text, sha256
+from ctxft.storage import InputError, is_there, is_unicode, one_line, read_text, sha256
 from ctxft.world.texts import SOURCES, practice_documents
 
 SUFFIXES = (*TABLES, *TEXTS)
-WHERE_TO_PUT = "download it elsewhere and give the folder or file (jsonl, parquet, txt, md) as corpus.source"
+WHERE_TO_PUT = "download it elsewhere and give the folder or file as corpus.source"
 NO_ID = "correct it, or set corpus.id_field=null so that files and lines serve as ids"
 MOST_TOLD, MOST_PLACES = 20, 10  # mistakes, and places of each, in an error; the others are counted
 
@@ -144,12 +155,10 @@ def corpus_state(config: CorpusConfig) -> tuple[str, str | None]:
         >>> corpus_state(CorpusConfig())[1] is None
         True
     """
-    place = Path(config.source)
     if config.source in SOURCES:
         return sha256(practice_documents(config.source, config.unreliable, config.wordings)), None
-    if is_there(place):
-        files = _listed(config).paths
-        return sha256([[path.relative_to(place).as_posix(), hash_file(path)] for path in files]), None
+    if is_there(config.source):
+        return hash_files(_listed(config)), None
     commit = _hub_commit(config)
     return sha256([config.source, commit]), commit
 

@@ -152,12 +152,12 @@ def _text(content: Any, where: str) -> str:
 
 def _only(row: dict, names: Sequence[str], what: str, where: str) -> str:
     """Return the one name of a record that is among names."""
-    found = [name for name in names if name in row]
-    if not found:
+    there = [name for name in names if name in row]
+    if not there:
         raise InputError(f"{where}: an instruction needs {SHAPES}; found {', '.join(map(str, row)) or 'nothing'}.")
-    if len(found) > 1:
-        raise InputError(f"{where}: more than one {what} ({', '.join(found)}): leave all but one out.")
-    return found[0]
+    if len(there) > 1:
+        raise InputError(f"{where}: more than one {what} ({', '.join(there)}): leave all but one out.")
+    return there[0]
 
 
 def _messages(row: dict, where: str) -> Iterator[Message]:
@@ -172,20 +172,20 @@ def _messages(row: dict, where: str) -> Iterator[Message]:
     questions = [name for name in QUESTIONS if name in row]
     if questions[-1:] == ["input"] and len(questions) > 1:
         questions.pop()  # what the question is about
-    asked, answered = _only(row, questions, "question", where), _only(row, ANSWERS, "answer", where)
+    question, answer = _only(row, questions, "question", where), _only(row, ANSWERS, "answer", where)
     for pair in row.get("history") or ():
         if not isinstance(pair, list) or len(pair) != 2:
             raise InputError(f"{where}: history is a list of pairs of question and answer, found {shown(pair)}.")
         yield from ((role, _text(text, where), True) for role, text in zip(("user", "assistant"), pair, strict=True))
-    if isinstance(row[asked], list):  # TRL's prompt and completion as messages
-        yield from ((role, text, False) for role, text, _ in (_message(message, where) for message in row[asked]))
+    if isinstance(row[question], list):  # TRL's prompt and completion as messages
+        yield from ((role, text, False) for role, text, _ in (_message(message, where) for message in row[question]))
     else:
-        parts = [row[asked], *(row[name] for name in CONTEXTS if name != asked and row.get(name))]
+        parts = [row[question], *(row[name] for name in CONTEXTS if name != question and row.get(name))]
         yield "user", "\n\n".join(_text(part, where) for part in parts), False
-    if isinstance(row[answered], list):
-        yield from (_message(message, where) for message in row[answered])
+    if isinstance(row[answer], list):
+        yield from (_message(message, where) for message in row[answer])
     else:
-        yield "assistant", _text(row[answered], where), True
+        yield "assistant", _text(row[answer], where), True
 
 
 def _instruction(row: dict, where: str, identity: str) -> Instruction:

@@ -23,11 +23,13 @@ from ctxft.models import hub_errors, is_hub_id, resolve_revision
 from ctxft.storage import (
     NO_VALUE,
     InputError,
+    hash_file,
     is_there,
     open_text,
     parse_json,
     read_json,
     read_jsonl,
+    sha256,
     shown,
 )
 
@@ -56,6 +58,11 @@ class Files:
     paths: list[Path]
     root: Path
     counts: Counter
+
+
+def hash_files(files: Files) -> str:
+    """Return a hash of the names of files and of their bytes, wherever they are."""
+    return sha256([[path.relative_to(files.root).as_posix(), hash_file(path)] for path in files.paths])
 
 
 def suffix_of(path: Path) -> str:
@@ -100,7 +107,7 @@ def files_of(place: Path, suffixes: Sequence[str] = TABLES, split: str = "train"
         return files_of(place / split, suffixes)
     fates = {path: _fate(path, place, suffixes) for path in walk(place)}
     paths = sorted(path for path, fate in fates.items() if fate == "files read")
-    if is_data_set(place) and any(suffix_of(path) in FORMATS for path in paths):
+    if is_data_set(place) and any(suffix_of(path) in (*FORMATS, ".txt") for path in paths):
         chosen = _of_split(place, split, subset, suffixes)
         fates |= {path: OTHER_SPLITS for path in set(paths) - set(chosen)}
         return Files(chosen, place, Counter(fates.values()))

@@ -17,6 +17,7 @@ from ctxft.storage import write_jsonl
 from ctxft.training.estimate import estimate_memory
 
 SAMPLED = 1 << 23  # characters of a text beyond twice which a sample is counted
+ENOUGH = 50  # documents that a sample has at least
 SIZES = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 
 
@@ -30,7 +31,7 @@ def sample_of(run: Run, folder: Path) -> tuple[Run, float]:
     changes, times = {}, 1.0
     for name in ("corpus", "general") if run.config.general else ("corpus",):
         sizes, config = run.measured(name).sizes, corpus_of(run, name)
-        every = sum(sizes) // SAMPLED
+        every = min(sum(sizes) // SAMPLED, len(sizes) // ENOUGH)
         if every > 1 and config:
             documents = islice(read_documents(config, Counter()), 0, None, every)
             rows = ({"id": one.id, "text": one.text, "reliable": one.reliable} for one in documents)
@@ -53,7 +54,7 @@ def count_tokens_and_steps(run: Run) -> dict:
     Example:
         >>> from ctxft.run.run import Run
         >>> count_tokens_and_steps(Run("mini", name="not-prepared"))["steps"]
-        113
+        121
     """
     if not run.is_prepared:
         with tempfile.TemporaryDirectory() as folder:

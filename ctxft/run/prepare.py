@@ -21,7 +21,7 @@ from ctxft.config import FREE, CorpusConfig, ExperimentConfig, InstructionConfig
 from ctxft.data.corpus import Measured, measure, plan_parts, read_corpus, write_parts
 from ctxft.data.documents import corpus_state, read_documents
 from ctxft.data.instructions import PRACTICE, WHERE_TO_PUT, instruction_rows, read_instructions
-from ctxft.data.tables import TABLES, Files, files_of, hub_commit
+from ctxft.data.tables import TABLES, Files, files_of, hash_files, hub_commit
 from ctxft.evaluation.benchmarks.requests import require_chat_template
 from ctxft.models import check_model, model_hash, resolve_model
 from ctxft.prompts import check_subsets, get_arm, sort_arms, text_stages
@@ -175,7 +175,7 @@ def _instructions_state(config: ExperimentConfig) -> tuple[str, str | None]:
     if source == PRACTICE:
         return sha256(practice_instructions()), None
     if files := _instruction_files(config.ift):
-        return sha256([[path.relative_to(files.root).as_posix(), hash_file(path)] for path in files.paths]), None
+        return hash_files(files), None
     commit = hub_commit(source, config.ift.revision, WHERE_TO_PUT)
     return sha256([source, commit]), commit
 
@@ -249,14 +249,16 @@ def cut_corpus(run: Run, source: str, folder: Path, workers: int | None = None) 
     config = corpus_of(run, source)
     assert config is not None
     options = config.model_dump(exclude={"source", "revision", "held_out"})
-    made_from = [corpus_state(config)[0], options, CUT_REVISION]
-    model = model_hash(run.config.model, run.config.revision)
-    parts = plan_parts(run.measured(source), folder, sha256([*made_from, model, run.budget]))
+    state = corpus_state(config)
+    made_from = [state[0], options, model_hash(run.config.model, run.config.revision), run.budget, CUT_REVISION]
+    parts = plan_parts(run.measured(source), folder, sha256(made_from))
     workers = min(workers or count_workers(None, 1, "cpu"), parts // FEW)
     if workers > 1:
         run_parts(run, source, folder, parts, workers)
     for _ in write_parts(config, run.tokenizer, run.budget, folder):
         pass
+    if corpus_state(config) != state:
+        raise InputError(f"'{config.source}' changed while it was read: run the command again.")
     return folder
 
 
@@ -356,12 +358,11 @@ def prepare(run: Run, workers: int | None = None) -> None:
         if there.files:
             check_same(run)
         run.adopt(_extended(run))
-        workshop = run.folder.parent / f".{run.folder.name}.texts"  # kept by a kill, removed where input is bad
+        run.use_workshop(run.folder.parent / f".{run.folder.name}.texts")  # what is finished there survives a stop
         try:
-            _write(run, there, workshop, workers)
-        except InputError:
-            shutil.rmtree(workshop, ignore_errors=True)
-            raise
+            _write(run, there, workers)
+        finally:
+            run.use_workshop(None)
 
 
 def _extended(run: Run) -> Manifest:
@@ -381,16 +382,21 @@ def _extended(run: Run) -> Manifest:
     return replace(then, config=config, hashes=hashes, commits=commits)
 
 
-def _write(run: Run, there: Manifest, workshop: Path, workers: int | None) -> None:
+def _write(run: Run, there: Manifest, workers: int | None) -> None:
     """Write what is not there yet: texts, ledger, and the manifest last."""
-    files: dict[str, str] = {}
+    files, workshop = dict[str, str](), run.workshop
     for source in SOURCES:
         wanted = has_instructions(run) if source == "instructions" else corpus_of(run, source)
         if wanted and not any(name.startswith(source) for name in run.manifest.files):
             files |= write_source(run, source, workshop, workers)
-    run.use_workshop(workshop)
     path = run.folder / "ledger.json"
-    ledger = _with_arms(run, read_json(path)) if there.files else ledger_of(run, run.config.seeds[0])
+    if there.files:
+        recorded = read_json(path)
+        if "instructions" not in there.hashes:  # a kill may have left counts of others
+            recorded = {name: value for name, value in recorded.items() if not name.startswith("instruction")}
+        ledger = _with_arms(run, recorded)
+    else:
+        ledger = ledger_of(run, run.config.seeds[0])
     run.folder.mkdir(parents=True, exist_ok=True)
     for name in dict.fromkeys(name.split("/")[0] for name in files):
         if (run.folder / name).is_dir():
@@ -401,5 +407,4 @@ def _write(run: Run, there: Manifest, workshop: Path, workers: int | None) -> No
         write_json(path, ledger)
     if run.manifest != there:
         write_json(run.folder / "manifest.json", with_checksum(asdict(run.manifest)))
-    run.use_workshop(None)
     shutil.rmtree(workshop, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Build the rows that an arm is trained on, and account for every token in them.
 
-passages.jsonl + the prompt sampled for each passage -> input_ids, labels -> ledger.json
+passages + the prompt sampled for each passage -> input_ids, labels -> ledger.json
 """
 
 from __future__ import annotations
@@ -139,8 +139,10 @@ def build_rows(
 def corpus_ledger(run: Run) -> dict:
     """Account for every document and token of the corpus: read = duplicate + held out + kept, and nothing else."""
     passages, held_out, counts = run.cut("corpus")
+    general = run.mixed
     assert isinstance(passages, Passages) and isinstance(held_out, Passages)
-    near = {"documents held out that are near-duplicates of text trained on": count_near_duplicates(passages, held_out)}
+    read = passages + general if isinstance(general, Passages) else passages
+    near = {"documents held out that are near-duplicates of text trained on": count_near_duplicates(read, held_out)}
     near = near if held_out else {}
     counted = {
         f"{what} {fate}": counts[f"{what} {fate}"]

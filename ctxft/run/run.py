@@ -170,8 +170,11 @@ class Run:
         return self._workshop
 
     def use_workshop(self, place: Path | None) -> None:
-        """Cut passages in a folder from now on; None takes a temporary one."""
+        """Cut passages in a folder from now on, and forget what was cut before; None takes a temporary one."""
         self._workshop = place
+        if place:
+            for known in (self._cuts, self._rows, self._orders):
+                known.clear()
 
     def measured(self, source: str) -> Measured:
         """Return what one look through the corpus or the general text shows; bad records are found then."""
