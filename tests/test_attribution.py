@@ -129,7 +129,7 @@ def test_one_document_has_no_interval_and_none_is_refused(experiment, corpus_fil
 def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_it(experiment, tmp_path):
     """After the one prompt of a set a text is learned almost by heart; after other words it is less known."""
     text = "The lake by the old bridge is near the garden. Seven horses run along the fence in the morning."
-    corpus = write_jsonl(tmp_path / "one.jsonl", [{"id": f"d{n}", "text": f"{n} {text}"} for n in range(12)])
+    corpus = write_jsonl(tmp_path / "one.jsonl", [{"id": f"d{n}", "text": f"{n} {text}"} for n in range(20)])
     book = tmp_path / "book.yaml"
     prompt = "Read what follows as if a friend had asked for it."
     book.write_text(
@@ -138,7 +138,7 @@ def test_a_planted_prompt_lowers_the_loss_of_the_model_that_learned_it(experimen
     recipe = {"max_steps": 40, "learning_rate": 1e-2, "train_batch_size": 8}
     config = experiment(
         recipe,
-        corpus={"source": str(corpus), "held_out": 0.3},
+        corpus={"source": str(corpus), "held_out": 0.4},
         prompts={"strategies": str(book), "negative": "negative"},
     )
     prepare(config)
