@@ -55,10 +55,9 @@ def test_arms_read_what_was_written_and_share_the_rest(adaptive):
     assert sum(record["rejected"].values()) == 1
 
     train_all(config, 1)
-    drawn = {
-        arm: {r["passage"]: r for _, r in read_jsonl(folder / "arms" / arm / "seed-0" / "prompts.jsonl")}
-        for arm in ARMS
-    }
+    drawn = {arm: {r["passage"]: r for r in Run(config).rows(arm, 0)[1].records()} for arm in ARMS}
+    for arm, records in drawn.items():  # those of the passages that the steps read are on disk
+        assert all(records[r["passage"]] == r for _, r in read_jsonl(Run(config).arm_folder(arm) / "prompts.jsonl"))
     for passage, prompt in written.items():
         read = drawn["adaptive"][passage]
         assert read["text"] == (prompt.text if prompt else drawn["cft"][passage]["text"])

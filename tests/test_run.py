@@ -566,7 +566,7 @@ def test_from_the_package_to_a_table(experiment):
     table = ctxft.results_table(run)
     assert list(table["arm"])[:3] == ["base", "cpt", "cft"]
     again = ctxft.Run(run.folder)
-    assert again.passages == run.passages and again.is_trained("cft") and again.is_evaluated("cft")
+    assert list(again.passages) == list(run.passages) and again.is_trained("cft") and again.is_evaluated("cft")
     assert ctxft.Run("tiny", seeds=[0, 1]).train_tasks == [("cpt", 0), ("cpt", 1), ("cft", 0), ("cft", 1)]
     assert len(again.outcomes("own-questions", "cft")) == 6
 
