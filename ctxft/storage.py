@@ -260,6 +260,9 @@ def _weigh(node: yaml.Node, where: str, known: dict[int, int]) -> int:
 # --- seeds and hashes -------------------------------------------------------------------------------------------------
 
 
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode
+
+
 def sha256(value: object) -> str:
     """Return the SHA-256 of a JSON value (keys sorted), of a string, or of bytes, as 64 hexadecimal digits.
 
@@ -270,7 +273,7 @@ def sha256(value: object) -> str:
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogatepass")
     elif not isinstance(value, bytes):
-        value = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+        value = _canonical(value).encode()
     return hashlib.sha256(value).hexdigest()
 
 
