@@ -172,7 +172,7 @@ def _course(folder: Annotated[Path, Argument(help="a new or empty folder")]) -> 
 
 @app.command("cut", hidden=True)
 def _cut(config: str, source: str, folder: Path, number: int, processes: int) -> None:
-    """Write every so many-th part of a corpus: what the processes of one preparation do."""
+    """Write every N-th part of a corpus: what each process of a preparation does."""
     from ctxft.data.corpus import write_parts
     from ctxft.run.prepare import corpus_of
     from ctxft.run.run import Run
@@ -271,7 +271,7 @@ def _leaks(config: Config, *, workers: Workers = None, settings: Settings, data:
 
 @app.command("leaks-in", hidden=True)
 def _leaks_in(config: str, folder: Path, worker: int, workers: int, shares: int) -> None:
-    """Look for benchmark items in a share of the texts: what the processes of one search do."""
+    """Look for benchmark items in a fraction of the texts: what each process of a search does."""
     from ctxft.leakage import write_share
 
     write_share(run_of(config, [], None), folder, worker, workers, shares)

@@ -50,7 +50,7 @@ NEAR = 100  # words after a question in which its answer is looked for: other ch
 PLACES = 3  # places kept for each item
 BATCH = 1 << 17  # words that are looked at together
 TABLE = 24  # bits of a hash by which most n-grams of a text are passed over
-SHARE = 4000  # passages, instructions: what a process looks at before it says that it goes on
+SHARE = 4000  # passages, instructions: what a process looks at before the progress bar moves
 MANY = 50  # shares, some 200 MB, for which several processes are worth their start
 
 VERDICTS = ("leaked", "partial", "short", "common", "clean", "unchecked")
@@ -209,7 +209,7 @@ class LeakIndex:
         return self._parts
 
     def _look(self, keep: int) -> None:
-        """Look for n-grams that begin in the waiting words, but for some of the last, whose text may go on."""
+        """Look for n-grams that begin in the waiting words, but for some of the last, whose text may continue."""
         words, until = self._waiting, max(len(self._waiting) - keep, 0)
         hashes, begins = word_hashes(words), [begin for begin, _, _ in self._begun]
         for size, (known, parts, starts, common) in self._grams.items():
@@ -335,7 +335,7 @@ def texts_read(run: Run, share: int = 0, shares: int = 1) -> Iterator[tuple[str,
 
     Args:
         run: the run.
-        share, shares: which of so many shares; all of them, one after another, are the whole in its order.
+        share, shares: which of N shares; all of them, one after another, are the whole in its order.
     """
     sources = {"document": run.passages, "general text": run.mixed, "instruction": run.text("instructions")}
     total, before = sum(map(len, sources.values())), 0

@@ -8,7 +8,7 @@
     text-00000.arrow        the passages' text, compressed: training does not read it
 
 A part holds whole documents, and is written by one process; the bytes do not depend on how many processes there are. Its
-file of documents takes its place last, so a part that has one is whole, and a killed preparation goes on after it.
+file of documents takes its place last, so a part that has one is whole, and a killed preparation resumes after it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ctxft.storage import InputError, atomic_file, hash_file, read_json, seeded,
 PART = 1 << 25  # characters in a part, at least
 MOST_PARTS = 128  # a process opens three files for each
 TOGETHER, TOGETHER_CHARACTERS = 64, 1 << 20  # documents that are tokenized together, and their characters at most
-SKETCHED = 16  # one n-gram in so many is kept to compare documents by
+SKETCHED = 16  # one n-gram in N is kept to compare documents by
 SHORT = 128  # n-grams of a text of which all are kept
 NEAR = 0.5  # of a held-out document's n-grams: one of which more are in training text is a near-duplicate of it
 BATCH = 1 << 14  # passages in a batch of token ids

@@ -265,7 +265,7 @@ def arm_tokens(rows: Rows, number: int | None = None) -> dict[str, int]:
 
     Args:
         rows: of the arm.
-        number: count the first so many; None counts all.
+        number: count the first N; None counts all.
     """
     number = len(rows) if number is None else number
     counts = (rows.text_targets, rows.prompt_tokens, rows.after_tokens)

@@ -123,7 +123,7 @@ def files_of(place: Path, suffixes: Sequence[str] = TABLES, split: str = "train"
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder, through links too; each folder is entered once, so that no circle goes on."""
+    """Yield all files below a folder, through links too; each folder is entered once, so that a circle of links ends."""
 
     def refuse(error: OSError) -> None:
         raise InputError(

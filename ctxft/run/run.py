@@ -283,7 +283,7 @@ class Run:
     def prepare(self, workers: int | None = None) -> Run:
         """Cut the corpus and write what all arms share; a run that is prepared already is checked; returns the run.
 
-        Processes that prepare the same run at the same time do so one after another. One that was killed goes on where it was.
+        Processes that prepare the same run at the same time do so one after another. One that was killed resumes where it was.
 
         Args:
             workers: processes that cut a large corpus; None takes one a core. The files are the same for any number.
